@@ -1,0 +1,1 @@
+"""The HTTP front end, its client and the ``symadj`` command line."""

@@ -1,0 +1,59 @@
+"""Errors that are part of the interface; the API turns each into problem+json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Conflict", "IdempotencyMismatch", "InvalidParameter", "NotFound", "SymadjError", "Unauthorized"]
+
+
+class SymadjError(Exception):
+    """Base: an HTTP status, a short code (the problem's type), a title, and the detail in ``str(error)``."""
+
+    status = 500
+    code = "internal"
+    title = "Internal error"
+
+    def __init__(self, detail: str, **extensions: Any) -> None:
+        super().__init__(detail)
+        self.extensions = extensions
+
+
+class NotFound(SymadjError):
+    """What was asked for does not exist."""
+
+    status = 404
+    code = "not-found"
+    title = "Not found"
+
+
+class Conflict(SymadjError):
+    """The thing exists but is not in a state that allows the request."""
+
+    status = 409
+    code = "conflict"
+    title = "Conflict with the current state"
+
+
+class InvalidParameter(SymadjError):
+    """A parameter has the right type but no meaning here."""
+
+    status = 422
+    code = "invalid-parameter"
+    title = "Invalid parameter"
+
+
+class IdempotencyMismatch(SymadjError):
+    """An Idempotency-Key was used before, with another body."""
+
+    status = 422
+    code = "idempotency-key-reused"
+    title = "Idempotency-Key used with another body"
+
+
+class Unauthorized(SymadjError):
+    """No token, or one that opens nothing here."""
+
+    status = 401
+    code = "unauthorized"
+    title = "Unauthorized"

@@ -1,0 +1,23 @@
+"""Identifiers that sort by the time of their making."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+__all__ = ["new_job_id"]
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
+
+
+def _base32(number: int, digits: int) -> str:
+    out = ""
+    for _ in range(digits):
+        number, remainder = divmod(number, 32)
+        out = _ALPHABET[remainder] + out
+    return out
+
+
+def new_job_id() -> str:
+    """Return ``job-`` + 10 digits of milliseconds + 6 random digits; valid as a Ray submission id and file name."""
+    return f"job-{_base32(time.time_ns() // 1_000_000, 10)}{_base32(secrets.randbits(30), 6)}"

@@ -1,0 +1,141 @@
+"""A client of Ray's HTTP interface: jobs and nodes. HTTP alone, so that nobody here needs to load Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+__all__ = ["Node", "RayJob", "RayJobs", "RayRefused", "RayUnreachable"]
+
+
+class RayUnreachable(Exception):
+    """Ray does not answer; what was asked may or may not have happened. Ask again later."""
+
+
+class RayRefused(Exception):
+    """Ray answered, and the answer is no."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A living node and what it has in all, free or not. ``memory`` is in bytes."""
+
+    cpus: float
+    gpus: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class RayJob:
+    """State of one Ray job: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED, and Ray's words."""
+
+    status: str
+    message: str
+
+    @property
+    def ended(self) -> bool:
+        """Whether its driver is gone."""
+        return self.status in {"SUCCEEDED", "FAILED", "STOPPED"}
+
+
+class RayJobs:
+    """Ray's Jobs and state interfaces at one address."""
+
+    def __init__(self, dashboard: str, token: str | None = None, *, timeout: float = 30.0) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        # A proxy of the environment has no business between the dispatcher and its cluster.
+        self._client = httpx.Client(base_url=dashboard, headers=headers, timeout=timeout, trust_env=False)
+
+    def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        try:
+            response = self._client.request(method, path, **arguments)
+        except httpx.TransportError as error:
+            raise RayUnreachable(f"{method} {path}: {error or type(error).__name__}") from error
+        if response.status_code in {401, 403}:
+            raise RayRefused(f"Ray asks for another token (status {response.status_code}): set SYMADJ_RAY_TOKEN")
+        return response
+
+    def nodes(self) -> list[Node]:
+        """Return the living nodes.
+
+        Raises:
+            RayUnreachable: no answer.
+        """
+        response = self._request("GET", "/api/v0/nodes", params={"detail": "true", "limit": 10_000})
+        if response.status_code != 200:
+            raise RayUnreachable(f"GET /api/v0/nodes: status {response.status_code}: {response.text[:500]}")
+        nodes = []
+        for node in response.json()["data"]["result"]["result"]:
+            if node["state"] == "ALIVE":
+                total = node["resources_total"]
+                nodes.append(Node(total.get("CPU", 0.0), total.get("GPU", 0.0), total.get("memory", 0.0)))
+        return nodes
+
+    def submit(
+        self, submission_id: str, entrypoint: str, environment: dict[str, str], metadata: dict[str, str]
+    ) -> None:
+        """Start a driver. A job of this id that Ray has already is taken as the one meant.
+
+        The driver itself reserves no CPU: with one each, two drivers could hold what their own workers wait for.
+
+        Raises:
+            RayUnreachable: no answer: it may or may not have started.
+            RayRefused: Ray will not start it.
+        """
+        response = self._request(
+            "POST",
+            "/api/jobs/",
+            json={
+                "submission_id": submission_id,
+                "entrypoint": entrypoint,
+                "entrypoint_num_cpus": 0,
+                "runtime_env": {"env_vars": environment},
+                "metadata": metadata,
+            },
+        )
+        if response.status_code == 200 or "already exists" in response.text:
+            return
+        raise RayRefused(f"status {response.status_code}: {_last_line(response.text)}")
+
+    def job(self, submission_id: str) -> RayJob | None:
+        """Return the state of a job, None if Ray knows none of this id.
+
+        Raises:
+            RayUnreachable: no answer.
+        """
+        response = self._request("GET", f"/api/jobs/{submission_id}")
+        if response.status_code == 404:
+            return None
+        if response.status_code != 200:
+            raise RayUnreachable(f"GET job: status {response.status_code}: {_last_line(response.text)}")
+        body = response.json()
+        return RayJob(body["status"], body.get("message") or "")
+
+    def logs(self, submission_id: str, *, lines: int = 20) -> str:
+        """Return the last lines that a job printed; empty where there are none to be had."""
+        try:
+            response = self._request("GET", f"/api/jobs/{submission_id}/logs")
+        except (RayUnreachable, RayRefused):
+            return ""
+        if response.status_code != 200:
+            return ""
+        return "\n".join(response.json().get("logs", "").splitlines()[-lines:])
+
+    def stop(self, submission_id: str) -> None:
+        """Ask Ray to stop a job; no error if it has ended or never was.
+
+        Raises:
+            RayUnreachable: no answer.
+        """
+        self._request("POST", f"/api/jobs/{submission_id}/stop")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return lines[-1][:500] if lines else "no words"

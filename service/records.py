@@ -1,0 +1,136 @@
+"""What workers send to the API: records in numbered batches, and the order that started them.
+
+Pydantic only: the API, the store and the workers import it. Every record of one source (``rank-0``, ``rank-1``,
+``driver``) of one attempt has a sequence number, 1, 2, 3 ...; the API keeps the last number that it has stored, so
+a batch may be sent again after a lost answer without doubling anything, and a hole is noticed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from service.spec import JobSpec
+from service.states import JobState, ReasonCode
+
+__all__ = [
+    "MAX_BATCH_RECORDS",
+    "ArtifactRecord",
+    "Batch",
+    "BatchAnswer",
+    "EventRecord",
+    "MemoryRecord",
+    "OutcomeRecord",
+    "Phase",
+    "Record",
+    "RunOrder",
+    "StepRecord",
+]
+
+MAX_BATCH_RECORDS = 1000
+
+# JSON has no NaN and no infinity: these travel as the strings "NaN", "Infinity" and "-Infinity".
+Number = Annotated[
+    float,
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}]}),
+]
+MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.]{0,99}$")]
+Bytes = Annotated[int, Field(ge=0, lt=2**63)]
+Phase = Literal["forward", "backward", "optimizer"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
+
+    time: datetime
+
+
+class StepRecord(_Record):
+    """Scalars of one optimiser step, the same on all ranks and sent by rank 0."""
+
+    kind: Literal["step"] = "step"
+    step: int = Field(ge=0, lt=2**63, description="Steps completed, counted from 1; 0 is before training.")
+    metrics: dict[MetricName, Number] = Field(max_length=100)
+
+
+class MemoryRecord(_Record):
+    """Memory of one rank in one phase of one step, in bytes.
+
+    ``idle`` is what the process held when the step began, ``peak`` the most that it held within the phase: the
+    kernel's high-water mark of resident memory for the host, the allocator's for the device. ``null`` where the
+    platform gives no such figure.
+    """
+
+    kind: Literal["memory"] = "memory"
+    step: int = Field(ge=1, lt=2**63)
+    rank: int = Field(ge=0, lt=2**31)
+    phase: Phase
+    host_idle_bytes: Bytes | None
+    host_peak_bytes: Bytes | None
+    device_idle_bytes: Bytes | None
+    device_peak_bytes: Bytes | None
+
+
+class EventRecord(_Record):
+    """Something that happened in the run and that a person may want to know."""
+
+    kind: Literal["event"] = "event"
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+    message: str = Field(max_length=10_000)
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class ArtifactRecord(_Record):
+    """A finished file in the job's folder of the artifact storage."""
+
+    kind: Literal["artifact"] = "artifact"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
+    media_type: str = Field(max_length=100)
+    bytes: Bytes
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class OutcomeRecord(_Record):
+    """How the attempt ended; the last record of the driver."""
+
+    kind: Literal["outcome"] = "outcome"
+    state: Literal[JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED]
+    reason: ReasonCode | None = None
+    message: str = Field("", max_length=20_000)
+    data: dict[str, Any] = Field(default_factory=dict, description="Where it happened, and advice.")
+    result: dict[str, Any] | None = None
+
+
+Record = Annotated[
+    StepRecord | MemoryRecord | EventRecord | ArtifactRecord | OutcomeRecord, Field(discriminator="kind")
+]
+
+
+class Batch(BaseModel):
+    """Records ``first_seq``, ``first_seq + 1`` ... of one source of one attempt."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
+
+    source: Annotated[str, Field(pattern=r"^(driver|rank-\d{1,6})$")]
+    first_seq: int = Field(ge=1, lt=2**63)
+    records: list[Record] = Field(min_length=1, max_length=MAX_BATCH_RECORDS)
+
+
+class BatchAnswer(BaseModel):
+    """The API's word on a batch."""
+
+    next_seq: int = Field(description="The number of the record that the API waits for.")
+    cancel: bool = Field(description="The job is to stop at its next step.")
+
+
+class RunOrder(BaseModel):
+    """All that a run is told, in the environment variable ``SYMADJ_RUN_ORDER`` of its Ray job."""
+
+    job_id: str
+    attempt: int
+    api_url: str
+    token: str
+    storage: str = Field(description="Folder shared by all nodes; the run writes under it alone.")
+    spec: JobSpec

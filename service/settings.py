@@ -1,0 +1,47 @@
+"""Settings of the API and the dispatcher: environment variables ``SYMADJ_*``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["Settings"]
+
+
+class Settings(BaseSettings):
+    """What the processes of a deployment are told; ``symadj serve`` sets it all for a laptop."""
+
+    model_config = SettingsConfigDict(env_prefix="SYMADJ_", extra="ignore")
+
+    data: Path = Field(Path("symadj-data"), description="Folder of the embedded store and of the job storage.")
+    store_url: str | None = Field(None, description="SQLAlchemy URL; default: SQLite in the data folder.")
+    storage: Path | None = Field(
+        None, description="Folder of artifacts that all nodes share; default: `jobs` in the data folder."
+    )
+    api_url: str = Field("http://127.0.0.1:8000", description="Where workers reach the API.")
+    ray_dashboard: str = Field("http://127.0.0.1:8265", description="Ray's HTTP address (Ray Jobs API).")
+    ray_token: SecretStr | None = Field(None, description="Ray's auth token, where Ray asks for one.")
+    spool: Path | None = Field(
+        None,
+        description="Folder of the workers' spools, on each node; default: in the system's temporary folder.",
+    )
+    worker_python: str = Field(sys.executable, description="The interpreter that has symadj, on the nodes of Ray.")
+    cluster_may_grow: bool = Field(
+        False,
+        description="Whether a job that is too large for the cluster waits for it to grow, or is refused.",
+    )
+    poll_seconds: float = Field(0.5, gt=0, le=60, description="Pause between two rounds of the dispatcher.")
+    cancel_grace_seconds: float = Field(
+        15.0, ge=0, description="How long a run may take to stop by itself before Ray is told to stop it."
+    )
+
+    def resolved_store_url(self) -> str:
+        """Return the store's URL; the embedded SQLite file unless one is set."""
+        return self.store_url or f"sqlite:///{(self.data / 'symadj.sqlite').resolve()}"
+
+    def resolved_storage(self) -> Path:
+        """Return the folder under which every job has one of its own."""
+        return (self.storage or self.data / "jobs").resolve()

@@ -1,0 +1,37 @@
+"""Opaque keyset cursors over (time, id)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from datetime import datetime
+
+from service.errors import InvalidParameter
+
+__all__ = ["decode", "encode"]
+
+
+def encode(time: datetime, identifier: str) -> str:
+    """Return a cursor that points just past the row with this time and id."""
+    return base64.urlsafe_b64encode(json.dumps([time.isoformat(), identifier]).encode()).decode().rstrip("=")
+
+
+def decode(cursor: str) -> tuple[datetime, str]:
+    """Return what ``encode`` was given.
+
+    Raises:
+        InvalidParameter: the cursor is not one of ours.
+    """
+    try:
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        time_text, identifier = json.loads(raw)
+        time = datetime.fromisoformat(time_text)
+        if time.tzinfo is None or not isinstance(identifier, str):
+            raise ValueError(raw)
+    except (ValueError, TypeError, RecursionError, binascii.Error) as error:
+        raise InvalidParameter(
+            f"after={cursor!r} is not a cursor: pass the `next_after` of the page before, unchanged",
+            pointer="after",
+        ) from error
+    return time, identifier

@@ -1,0 +1,53 @@
+"""Queries on events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from service.store.tables import Event, Job
+
+__all__ = ["after", "append"]
+
+
+def append(
+    session: Session,
+    job: Job,
+    *,
+    actor: str,
+    name: str,
+    message: str,
+    data: dict[str, Any] | None = None,
+    time: datetime | None = None,
+) -> None:
+    """Write an event of a job, under the job's next event number."""
+    seq = session.execute(
+        sa.update(Job)
+        .where(Job.id == job.id)
+        .values(event_seq=Job.event_seq + 1)
+        .returning(Job.event_seq)
+        .execution_options(synchronize_session=False)
+    ).scalar_one()
+    session.add(
+        Event(
+            job_id=job.id,
+            seq=seq,
+            time=time or datetime.now(UTC),
+            attempt=job.attempt,
+            actor=actor,
+            name=name,
+            message=message,
+            data=data or {},
+        )
+    )
+
+
+def after(session: Session, job_id: str, *, after_seq: int, limit: int) -> Sequence[Event]:
+    """Return the events of a job with numbers above ``after_seq``, in order."""
+    return session.scalars(
+        sa.select(Event).where(Event.job_id == job_id, Event.seq > after_seq).order_by(Event.seq).limit(limit)
+    ).all()

@@ -1,0 +1,183 @@
+"""Queries on jobs and attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from service.errors import NotFound
+from service.states import ACTIVE, TRANSITIONS, JobState
+from service.store import cursors, events
+from service.store.tables import Attempt, IdempotencyKey, Job
+
+__all__ = [
+    "active",
+    "add",
+    "add_attempt",
+    "attempt",
+    "attempt_by_token",
+    "count_by_state",
+    "delete",
+    "get",
+    "idempotency_key",
+    "lock",
+    "next_queued",
+    "page",
+    "remember_key",
+    "transition",
+]
+
+
+@dataclass(frozen=True)
+class JobPage:
+    """A page of jobs, newest first; ``next_after`` continues it."""
+
+    jobs: Sequence[Job]
+    next_after: str | None
+
+
+def add(session: Session, job: Job) -> None:
+    """Store a new job and its first event."""
+    session.add(job)
+    session.flush()
+    events.append(session, job, actor=job.owner, name="queued", message="The job was accepted.")
+
+
+def get(session: Session, job_id: str) -> Job:
+    """Return a job.
+
+    Raises:
+        NotFound: there is none of this id.
+    """
+    job = session.get(Job, job_id)
+    if job is None:
+        raise NotFound(f"there is no job {job_id!r}")
+    return job
+
+
+def lock(session: Session, job_id: str) -> Job:
+    """Return a job and hold its row until the session commits: who holds it gives out its sequence numbers.
+
+    Raises:
+        NotFound: there is none of this id.
+    """
+    job = session.get(Job, job_id, with_for_update=True, populate_existing=True)
+    if job is None:
+        raise NotFound(f"there is no job {job_id!r}")
+    return job
+
+
+def page(
+    session: Session,
+    *,
+    states: Collection[JobState] = (),
+    name: str | None = None,
+    label: tuple[str, str] | None = None,
+    limit: int,
+    after: str | None = None,
+) -> JobPage:
+    """Return jobs, newest first, that are in one of ``states`` and have the name and the label asked for."""
+    query = sa.select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
+    if states:
+        query = query.where(Job.state.in_(states))
+    if name is not None:
+        query = query.where(Job.name == name)
+    if label is not None:
+        query = query.where(Job.spec[("labels", label[0])].as_string() == label[1])
+    if after is not None:
+        time, job_id = cursors.decode(after)
+        query = query.where(sa.tuple_(Job.created_at, Job.id) < sa.tuple_(time, job_id))
+    rows = session.scalars(query).all()
+    more = len(rows) > limit
+    rows = rows[:limit]
+    return JobPage(rows, cursors.encode(rows[-1].created_at, rows[-1].id) if more else None)
+
+
+def transition(
+    session: Session,
+    job: Job,
+    to: JobState,
+    *,
+    actor: str,
+    message: str,
+    data: dict[str, Any] | None = None,
+    **columns: Any,
+) -> bool:
+    """Move a job to another state and write the event; return False where the job is not in a state that allows it.
+
+    The update itself is guarded by the states that may precede ``to``, so that two processes can't both move a job.
+    """
+    now = datetime.now(UTC)
+    allowed = [state for state, following in TRANSITIONS.items() if to in following]
+    if to is JobState.RUNNING:
+        columns.setdefault("started_at", now)
+    if not TRANSITIONS[to]:
+        columns.setdefault("finished_at", now)
+    moved = session.execute(
+        sa.update(Job)
+        .where(Job.id == job.id, Job.state.in_(allowed))
+        .values(state=to.value, updated_at=now, **columns)
+        .returning(Job.id)
+        .execution_options(synchronize_session=False)
+    ).scalar_one_or_none()
+    session.refresh(job)
+    if moved is None:
+        return False
+    events.append(session, job, actor=actor, name=to.value, message=message, data=data)
+    return True
+
+
+def next_queued(session: Session, *, limit: int) -> Sequence[Job]:
+    """Return the first jobs of the queue: highest priority, then first come."""
+    return session.scalars(
+        sa.select(Job)
+        .where(Job.state == JobState.QUEUED)
+        .order_by(Job.priority.desc(), Job.created_at, Job.id)
+        .limit(limit)
+    ).all()
+
+
+def active(session: Session) -> Sequence[Job]:
+    """Return the jobs that hold a part of the cluster."""
+    return session.scalars(sa.select(Job).where(Job.state.in_(ACTIVE)).order_by(Job.created_at, Job.id)).all()
+
+
+def delete(session: Session, job: Job) -> None:
+    """Delete a job and all that hangs on it."""
+    session.delete(job)
+
+
+def count_by_state(session: Session) -> dict[JobState, int]:
+    """Return how many jobs are in each state, zeros included."""
+    rows = session.execute(sa.select(Job.state, sa.func.count()).group_by(Job.state)).all()
+    return dict.fromkeys(JobState, 0) | {JobState(state): count for state, count in rows}
+
+
+def add_attempt(session: Session, attempt: Attempt) -> None:
+    """Store a new attempt."""
+    session.add(attempt)
+
+
+def attempt(session: Session, job_id: str, number: int) -> Attempt:
+    """Return an attempt that is known to exist."""
+    return session.get_one(Attempt, (job_id, number))
+
+
+def attempt_by_token(session: Session, token_hash: bytes) -> Attempt | None:
+    """Return the attempt to which a token belongs."""
+    return session.scalars(sa.select(Attempt).where(Attempt.token_hash == token_hash)).one_or_none()
+
+
+def idempotency_key(session: Session, owner: str, key: str) -> IdempotencyKey | None:
+    """Return what was answered to this owner under this key."""
+    return session.get(IdempotencyKey, (owner, key))
+
+
+def remember_key(session: Session, key: IdempotencyKey) -> None:
+    """Keep an answer for repetitions of its request."""
+    session.add(key)

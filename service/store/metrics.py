@@ -1,0 +1,156 @@
+"""Queries on metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from service.store.tables import Job, MetricPoint, MetricSeries
+
+__all__ = ["Bucket", "Step", "append", "buckets", "one_series", "points", "series"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The metrics of one step."""
+
+    step: int
+    time: datetime
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Neighbouring points of a series, drawn together so that a spike stays visible.
+
+    ``mean``, ``minimum`` and ``maximum`` are over the finite values and None where there is none;
+    ``non_finite`` counts the others.
+    """
+
+    first_step: int
+    last_step: int
+    points: int
+    minimum: float | None
+    maximum: float | None
+    mean: float | None
+    last: float | None
+    non_finite: int
+
+
+def append(session: Session, job: Job, attempt: int, steps: Sequence[Step]) -> None:
+    """Store the metrics of steps. A step that was stored before (before a resume, say) is replaced.
+
+    ``job`` must be locked: its ``metric_seq`` is raised by one a value.
+    """
+    if not steps:
+        return
+    by_name: dict[str, dict[int, tuple[datetime, float | None]]] = {}
+    for item in steps:
+        for name, value in item.metrics.items():
+            by_name.setdefault(name, {})[item.step] = (item.time, None if math.isnan(value) else value)
+    seq = job.metric_seq
+    for name, values in by_name.items():
+        replaced = session.scalars(
+            sa.delete(MetricPoint)
+            .where(MetricPoint.job_id == job.id, MetricPoint.name == name, MetricPoint.step.in_(values))
+            .returning(MetricPoint.seq)
+            .execution_options(synchronize_session=False)
+        ).all()
+        rows: list[dict[str, Any]] = []
+        for step, (time, stored) in sorted(values.items()):
+            seq += 1
+            rows.append(
+                {"job_id": job.id, "name": name, "seq": seq, "step": step}
+                | {"time": time, "attempt": attempt, "value": stored}
+            )
+        session.execute(sa.insert(MetricPoint), rows)
+        newest = rows[-1]
+        known = session.get(MetricSeries, (job.id, name))
+        if known is None:
+            known = MetricSeries(job_id=job.id, name=name, points=0)
+            session.add(known)
+        known.points += len(rows) - len(replaced)
+        known.last_seq, known.last_step, known.last_value = seq, newest["step"], newest["value"]
+    job.metric_seq = seq
+
+
+def series(session: Session, job_id: str) -> Sequence[MetricSeries]:
+    """Return every metric of a job with its newest value."""
+    return session.scalars(
+        sa.select(MetricSeries).where(MetricSeries.job_id == job_id).order_by(MetricSeries.name)
+    ).all()
+
+
+def one_series(session: Session, job_id: str, name: str) -> MetricSeries | None:
+    """Return one metric of a job with its newest value."""
+    return session.get(MetricSeries, (job_id, name))
+
+
+def points(session: Session, job_id: str, name: str, *, after_seq: int, limit: int) -> Sequence[MetricPoint]:
+    """Return values with numbers above ``after_seq``, in the order in which they were stored."""
+    return session.scalars(
+        sa.select(MetricPoint)
+        .where(MetricPoint.job_id == job_id, MetricPoint.name == name, MetricPoint.seq > after_seq)
+        .order_by(MetricPoint.seq)
+        .limit(limit)
+    ).all()
+
+
+def buckets(session: Session, job_id: str, name: str, *, count: int) -> list[Bucket]:
+    """Return a whole series in at most ``count`` buckets of equally many rows, made by the database."""
+    largest = 1.7976931348623157e308
+    finite = sa.case((sa.func.abs(MetricPoint.value) <= largest, MetricPoint.value))
+    numbered = (
+        sa.select(
+            MetricPoint.step,
+            MetricPoint.value,
+            finite.label("finite"),
+            sa.func.ntile(count).over(order_by=MetricPoint.step).label("bucket"),
+        )
+        .where(MetricPoint.job_id == job_id, MetricPoint.name == name)
+        .subquery()
+    )
+    grouped = (
+        sa.select(
+            sa.func.min(numbered.c.step).label("first_step"),
+            sa.func.max(numbered.c.step).label("last_step"),
+            sa.func.count().label("points"),
+            sa.func.min(numbered.c.finite).label("minimum"),
+            sa.func.max(numbered.c.finite).label("maximum"),
+            sa.func.avg(numbered.c.finite).label("mean"),
+            sa.func.count(numbered.c.finite).label("finite"),
+        )
+        .group_by(numbered.c.bucket)
+        .subquery()
+    )
+    rows = session.execute(
+        sa.select(grouped, MetricPoint.value.label("last"))
+        .join(
+            MetricPoint,
+            sa.and_(
+                MetricPoint.job_id == job_id,
+                MetricPoint.name == name,
+                MetricPoint.step == grouped.c.last_step,
+            ),
+        )
+        .order_by(grouped.c.first_step)
+    ).all()
+    return [
+        Bucket(
+            first_step=row.first_step,
+            last_step=row.last_step,
+            points=row.points,
+            minimum=row.minimum,
+            maximum=row.maximum,
+            mean=row.mean,
+            last=row.last,
+            non_finite=row.points - row.finite,
+        )
+        for row in rows
+    ]

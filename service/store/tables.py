@@ -1,0 +1,217 @@
+"""The store's tables (SQLAlchemy 2). SQLite and PostgreSQL alike; migrations are beside, in ``migrations/``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+__all__ = [
+    "Artifact",
+    "Attempt",
+    "Base",
+    "Event",
+    "IdempotencyKey",
+    "IngestSource",
+    "Job",
+    "MemoryPoint",
+    "MetricPoint",
+    "MetricSeries",
+]
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware datetimes in UTC, also on SQLite, which keeps no time zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Store UTC; a naive datetime is a bug and refused."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"naive datetime {value!r}: the store keeps aware ones")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return what was stored, aware."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, int: BigInteger, float: Float}  # noqa: RUF012
+
+
+class Job(Base):
+    """One training job; the truth about it."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    owner: Mapped[str] = mapped_column(String(100))
+    spec: Mapped[dict[str, Any]]
+    priority: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16))
+    attempt: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    reason: Mapped[str | None] = mapped_column(String(32))
+    message: Mapped[str | None] = mapped_column(Text)
+    reason_data: Mapped[dict[str, Any] | None]
+    result: Mapped[dict[str, Any] | None]
+    # The highest peak of any rank so far, so that polling for progress reads no telemetry.
+    host_peak_bytes: Mapped[int | None]
+    device_peak_bytes: Mapped[int | None]
+    # Last sequence numbers given out; read and raised under the row's lock, so that a reader who has seen
+    # number n will never see a smaller one appear (which autoincrement does not promise on PostgreSQL).
+    event_seq: Mapped[int] = mapped_column(default=0)
+    metric_seq: Mapped[int] = mapped_column(default=0)
+    memory_seq: Mapped[int] = mapped_column(default=0)
+
+    __table_args__ = (
+        Index("ix_jobs_created", "created_at", "id"),
+        Index("ix_jobs_queue", "state", "priority", "created_at"),
+    )
+
+
+class Attempt(Base):
+    """One try at a job: one Ray job."""
+
+    __tablename__ = "attempts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    submission_id: Mapped[str] = mapped_column(String(100), unique=True)
+    token_hash: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
+    created_at: Mapped[datetime]
+    submitted_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    lease_token: Mapped[str | None] = mapped_column(String(64))
+    lease_expires_at: Mapped[datetime | None]
+
+
+class Event(Base):
+    """Something that happened to a job."""
+
+    __tablename__ = "events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    time: Mapped[datetime]
+    attempt: Mapped[int]
+    actor: Mapped[str] = mapped_column(String(100))
+    name: Mapped[str] = mapped_column(String(64))
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any]]
+
+
+class IngestSource(Base):
+    """How far the records of one source of one attempt are stored."""
+
+    __tablename__ = "ingest_sources"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    source: Mapped[str] = mapped_column(String(32), primary_key=True)
+    next_seq: Mapped[int]
+
+
+class MetricSeries(Base):
+    """One metric of one job: the newest value, without a look at the points."""
+
+    __tablename__ = "metric_series"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    points: Mapped[int]
+    last_seq: Mapped[int]
+    last_step: Mapped[int]
+    last_value: Mapped[float | None]
+
+
+class MetricPoint(Base):
+    """One value of one metric at one step; NULL is NaN."""
+
+    __tablename__ = "metric_points"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    step: Mapped[int]
+    time: Mapped[datetime]
+    attempt: Mapped[int]
+    value: Mapped[float | None]
+
+    __table_args__ = (UniqueConstraint("job_id", "name", "step"),)
+
+
+class MemoryPoint(Base):
+    """Memory of one rank in one phase of one step, in bytes."""
+
+    __tablename__ = "memory_points"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    step: Mapped[int]
+    rank: Mapped[int] = mapped_column(Integer)
+    phase: Mapped[str] = mapped_column(String(16))
+    time: Mapped[datetime]
+    attempt: Mapped[int]
+    host_idle_bytes: Mapped[int | None]
+    host_peak_bytes: Mapped[int | None]
+    device_idle_bytes: Mapped[int | None]
+    device_peak_bytes: Mapped[int | None]
+
+    __table_args__ = (UniqueConstraint("job_id", "rank", "phase", "step"),)
+
+
+class Artifact(Base):
+    """A finished file of a job."""
+
+    __tablename__ = "artifacts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    media_type: Mapped[str] = mapped_column(String(100))
+    bytes: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    attempt: Mapped[int]
+    created_at: Mapped[datetime]
+
+
+class IdempotencyKey(Base):
+    """A repeatable POST: who sent which body under which key, and the answer."""
+
+    __tablename__ = "idempotency_keys"
+
+    owner: Mapped[str] = mapped_column(String(100), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    body_hash: Mapped[bytes] = mapped_column(LargeBinary(32))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime]
