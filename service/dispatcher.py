@@ -29,6 +29,8 @@ log = logging.getLogger("symadj.dispatcher")
 ACTOR = "dispatcher"
 # Time from the claim of a job to Ray's answer; a claim older than that has lost its dispatcher.
 LEASE_SECONDS = 60.0
+# Submissions of one job that Ray may refuse before it is the job's fault.
+MAX_REFUSALS = 10
 
 
 class Dispatcher:
@@ -44,6 +46,7 @@ class Dispatcher:
 
         Raises:
             RayUnreachable: Ray does not answer; nothing is lost, the next round will see.
+            RayRefused: Ray says no; likewise.
         """
         self._watch()
         self._start()
@@ -119,6 +122,16 @@ class Dispatcher:
             if job.state == JobState.QUEUED:
                 lifecycle.fail(session, job, ReasonCode.CANNOT_FIT, lack, actor=ACTOR)
 
+    def _refused(self, job: Job, words: str) -> None:
+        """Settle a job that Ray would not start: often Ray is only not ready yet."""
+        with self._database.session() as session:
+            job = jobs.lock(session, job.id)
+            if job.attempt < MAX_REFUSALS:
+                lifecycle.put_back(session, job, actor=ACTOR, message=f"Ray does not take it now: {words}")
+            else:
+                message = f"Ray refused the job {job.attempt} times. {words}"
+                lifecycle.fail(session, job, ReasonCode.CLUSTER_LOST, message, actor=ACTOR)
+
     def _submit(self, job: Job) -> bool:
         with self._database.session() as session:
             claim = lifecycle.claim(session, jobs.lock(session, job.id), actor=ACTOR, lease_seconds=LEASE_SECONDS)
@@ -143,8 +156,8 @@ class Dispatcher:
                 {"symadj_job": claim.job.id, "symadj_name": claim.job.name},
             )
         except RayRefused as error:
-            self._fail(claim.job, ReasonCode.INTERNAL, f"Ray refuses the job: {error}")
-            return False
+            self._refused(claim.job, str(error))
+            raise
         # Where Ray did not answer, nothing is written: the claim expires, and whether Ray has the job decides.
         with self._database.session() as session:
             job = jobs.lock(session, claim.job.id)
@@ -187,6 +200,7 @@ def main() -> None:
             if not unreachable:
                 log.warning("waiting for Ray: %s", error)
             unreachable = True
+            stopping.wait(5 * settings.poll_seconds)
         except Exception:
             log.exception("a round failed; the next one starts anew")
         else:

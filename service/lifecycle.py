@@ -22,6 +22,7 @@ from service.store.tables import Attempt, IdempotencyKey, Job
 
 __all__ = [
     "Claim",
+    "artifact_folder",
     "cancel",
     "claim",
     "delete",
@@ -158,8 +159,13 @@ def delete(session: Session, job: Job, *, storage: Path) -> None:
 
 
 def job_folder(storage: Path, job_id: str) -> Path:
-    """Return the folder of one job in the artifact storage."""
+    """Return the folder of one job in the shared storage."""
     return storage / job_id
+
+
+def artifact_folder(storage: Path, job_id: str) -> Path:
+    """Return the folder of a job's finished files."""
+    return job_folder(storage, job_id) / "artifacts"
 
 
 def end(session: Session, job: Job, outcome: OutcomeRecord, *, actor: str) -> None:

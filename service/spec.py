@@ -17,7 +17,7 @@ from pydantic import (
     PlainSerializer,
     WithJsonSchema,
     model_validator,
-)
+)from pydantic_core import PydanticCustomError
 
 __all__ = ["JobSpec"]
 
@@ -307,6 +307,11 @@ class Evaluation(Section):
 # -------------------------------------------------------------------------------------------------------- the job
 
 
+def _misfit(pointer: str, message: str) -> PydanticCustomError:
+    """Return an error about two fields that is shown at one of them (a JSON pointer)."""
+    return PydanticCustomError("misfit", "{message}", {"message": message, "pointer": pointer})
+
+
 LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$")]
 
 
@@ -329,14 +334,16 @@ class JobSpec(Section):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> JobSpec:
         if self.data.batch_size % self.resources.workers:
-            raise ValueError(
+            raise _misfit(
+                "/data/batch_size",
                 f"data.batch_size {self.data.batch_size} is not a multiple of resources.workers "
-                f"{self.resources.workers}: every worker takes an equal share of a batch"
+                f"{self.resources.workers}: every worker takes an equal share of a batch",
             )
         if self.optimizer.schedule.kind == "cosine" and self.stop.kind != "steps":
-            raise ValueError(
+            raise _misfit(
+                "/optimizer/schedule/kind",
                 "optimizer.schedule.kind cosine needs stop.kind steps: the decay ends at the last step, "
-                "which stop.kind minutes does not know"
+                "which stop.kind minutes does not know",
             )
         return self
 

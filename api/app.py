@@ -1,0 +1,68 @@
+"""The FastAPI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from api import __version__, problems
+from api.monitoring import RequestMetrics, make_registry
+from api.routers import artifacts, datasets, events, health, ingest, jobs, memory, metrics
+from service.settings import Settings
+from service.store import Database
+
+__all__ = ["create_app"]
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return the application; its store is migrated when it starts.
+
+    ``uvicorn --factory api.app:create_app`` runs it.
+    """
+    settings = settings or Settings()
+    database = Database(settings.resolved_store_url())
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await run_sync(database.migrate)
+        yield
+        database.close()
+
+    app = FastAPI(
+        title="symadj",
+        version=__version__,
+        description="Trains continuous normalizing flows with exact gradients at the least memory.",
+        lifespan=lifespan,
+    )
+    app.state.settings = settings
+    app.state.database = database
+    app.state.prometheus = make_registry(database)
+    app.add_middleware(RequestMetrics, registry=app.state.prometheus)
+    problems.install(app)
+
+    v1 = APIRouter(prefix="/api/v1", responses=problems.describe(422, 503))
+    for resource in (jobs, events, metrics, memory, artifacts, datasets, ingest):
+        v1.include_router(resource.router)
+    app.include_router(v1)
+    app.include_router(health.router)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document with our problems in the place of FastAPI's own validation errors."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schemas = document["components"]["schemas"]
+        schemas.pop("HTTPValidationError", None)
+        schemas.pop("ValidationError", None)
+        problem = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= problem.pop("$defs")
+        schemas["Problem"] = problem
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,71 @@
+"""The API's own figures, for Prometheus."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.store import Database, jobs
+
+__all__ = ["RequestMetrics", "make_registry"]
+
+
+class _JobsByState(Collector):
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def collect(self) -> Iterable[Metric]:
+        """Count the jobs when Prometheus asks."""
+        gauge = GaugeMetricFamily("symadj_jobs", "Jobs by state.", labels=["state"])
+        with self._database.read_session() as session:
+            for state, count in jobs.count_by_state(session).items():
+                gauge.add_metric([state.value], count)
+        yield gauge
+
+    def describe(self) -> Iterable[Metric]:
+        """Name the metric without asking the store, which may not be there yet."""
+        return [GaugeMetricFamily("symadj_jobs", "Jobs by state.", labels=["state"])]
+
+
+def make_registry(database: Database) -> CollectorRegistry:
+    """Return a registry with the figures that come from the store."""
+    registry = CollectorRegistry()
+    registry.register(_JobsByState(database))
+    return registry
+
+
+class RequestMetrics:
+    """ASGI middleware: counts requests and takes their time, by route."""
+
+    def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
+        self._app = app
+        labels = ["method", "route"]
+        self._requests = Counter("symadj_http_requests", "Requests answered.", [*labels, "status"], registry=registry)
+        self._seconds = Histogram("symadj_http_request_seconds", "Time to answer.", labels, registry=registry)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 500
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        finally:
+            # Paths that match no route share one label: strangers must not be able to grow the registry.
+            route = getattr(scope.get("route"), "path", "none")
+            self._requests.labels(scope["method"], route, str(status)).inc()
+            self._seconds.labels(scope["method"], route).observe(time.perf_counter() - started)

@@ -1,0 +1,174 @@
+"""Every error of the API as application/problem+json (RFC 9457)."""
+
+from __future__ import annotations
+
+import http
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+
+from service.errors import SymadjError
+
+__all__ = ["FieldError", "Problem", "describe", "install"]
+
+log = logging.getLogger("symadj.api")
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class FieldError(BaseModel):
+    """One thing that is wrong with a request."""
+
+    location: str = Field(description="body, query, path or header.")
+    pointer: str = Field(description="In the body a JSON pointer (RFC 6901); elsewhere the parameter's name.")
+    detail: str
+
+
+class Problem(BaseModel):
+    """An error, told by RFC 9457."""
+
+    type: str = Field(description="urn:symadj:problem: and a short code.")
+    title: str
+    status: int
+    detail: str
+    instance: str = Field(description="The path that was asked for.")
+    errors: list[FieldError] = Field(default_factory=list)
+
+
+def _response(
+    request: Request,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    *,
+    errors: list[FieldError] | None = None,
+    extensions: dict[str, Any] | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    problem = Problem(
+        type=f"urn:symadj:problem:{code}",
+        title=title,
+        status=status,
+        detail=detail,
+        instance=request.url.path,
+        errors=errors or [],
+    )
+    content = {**(extensions or {}), **problem.model_dump()}
+    return JSONResponse(content, status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def _pointer(location: tuple[int | str, ...], body: Any) -> str:
+    """Return the JSON pointer of a pydantic location.
+
+    Pydantic names the chosen member of a union within the location (``solver.adaptive.rtol``); the document
+    has no such level, so what the document does not contain there is left out.
+    """
+    parts = []
+    place = body
+    for index, part in enumerate(location):
+        last = index == len(location) - 1
+        if isinstance(place, dict) and part not in place and not last and place.get("kind") == part:
+            continue
+        parts.append(str(part).replace("~", "~0").replace("/", "~1"))
+        if isinstance(place, dict):
+            place = place.get(str(part))
+        elif isinstance(place, list) and isinstance(part, int) and part < len(place):
+            place = place[part]
+        else:
+            place = None
+    return "".join(f"/{part}" for part in parts)
+
+
+def _field_error(error: dict[str, Any], body: Any) -> FieldError:
+    where, *location = error["loc"]
+    detail = str(error["msg"])
+    if error["type"] == "json_invalid":
+        return FieldError(
+            location="body", pointer="", detail=f"not JSON: {error['ctx']['error']} at character {location[0]}"
+        )
+    if "pointer" in error.get("ctx", {}):
+        return FieldError(location=str(where), pointer=error["ctx"]["pointer"], detail=detail)
+    pointer = _pointer(tuple(location), body) if where == "body" else ".".join(map(str, location))
+    given = error.get("input")
+    if isinstance(given, str | int | float | bool) and error["type"] != "missing":
+        detail += f" (given: {str(given)[:200]!r})"
+    return FieldError(location=str(where), pointer=pointer, detail=detail)
+
+
+async def _on_symadj_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, SymadjError)
+    extensions = dict(error.extensions)
+    pointer = extensions.pop("pointer", None)
+    errors = [FieldError(location="query", pointer=pointer, detail=str(error))] if pointer else None
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+    return _response(
+        request,
+        error.status,
+        error.code,
+        error.title,
+        str(error),
+        errors=errors,
+        extensions=extensions,
+        headers=headers,
+    )
+
+
+async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    errors = [_field_error(item, error.body) for item in error.errors()]
+    detail = "; ".join(f"{item.pointer or item.location}: {item.detail}" for item in errors[:3])
+    if len(errors) > 3:
+        detail += f"; and {len(errors) - 3} more"
+    return _response(request, 422, "validation", "The request is not valid", detail, errors=errors)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    title = http.HTTPStatus(error.status_code).phrase
+    detail = str(error.detail)
+    if error.status_code == 404 and detail == title:
+        detail = f"there is nothing at {request.url.path}; /docs and /openapi.json tell what there is"
+    elif error.status_code == 405:
+        detail = f"{request.url.path} does not take {request.method}"
+    headers = dict(error.headers) if error.headers else None
+    code = title.lower().replace(" ", "-")
+    return _response(request, error.status_code, code, title, detail, headers=headers)
+
+
+async def _on_store_trouble(request: Request, error: Exception) -> JSONResponse:
+    log.exception("the store does not answer", exc_info=error)
+    return _response(
+        request,
+        503,
+        "store-unavailable",
+        "The store does not answer",
+        "The database is busy or unreachable; nothing was changed. Repeat the request.",
+        headers={"Retry-After": "2"},
+    )
+
+
+async def _on_any_exception(request: Request, error: Exception) -> JSONResponse:
+    log.exception("%s %s failed", request.method, request.url.path, exc_info=error)
+    return _response(request, 500, "internal", "Internal error", "A fault of ours: the server's log has the details.")
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of ``app`` a problem."""
+    app.add_exception_handler(SymadjError, _on_symadj_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(OperationalError, _on_store_trouble)
+    app.add_exception_handler(Exception, _on_any_exception)
+
+
+def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI responses for the problems that an operation may answer with."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": http.HTTPStatus(status).phrase, "content": content} for status in statuses}

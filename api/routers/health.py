@@ -1,0 +1,46 @@
+"""Whether the service lives, whether it is ready, and its figures for Prometheus."""
+
+from __future__ import annotations
+
+import httpx
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from api import __version__
+from api.dependencies import SettingsOf, Store
+from api.schemas import Health, Readiness
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+def healthz() -> Health:
+    """Answer as long as the process lives."""
+    return Health(version=__version__)
+
+
+@router.get("/readyz", responses={503: {"model": Readiness, "description": "Some part does not answer"}})
+def readyz(store: Store, settings: SettingsOf, response: Response) -> Readiness:
+    """Tell whether the store and Ray answer."""
+    readiness = Readiness(store="ok", ray="ok")
+    try:
+        store.check()
+    except Exception as error:
+        readiness.store = f"{type(error).__name__}: the database does not answer"
+    token = settings.ray_token.get_secret_value() if settings.ray_token else None
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        # The process has a client for this one question only, so that a stuck Ray holds up nothing else.
+        with httpx.Client(timeout=3, trust_env=False) as client:
+            client.get(f"{settings.ray_dashboard}/api/version", headers=headers).raise_for_status()
+    except httpx.HTTPError as error:
+        readiness.ray = f"{type(error).__name__}: {settings.ray_dashboard} does not answer as it should"
+    if (readiness.store, readiness.ray) != ("ok", "ok"):
+        response.status_code = 503
+    return readiness
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+def prometheus_metrics(request: Request) -> Response:
+    """Jobs by state, requests and their times, for Prometheus."""
+    return Response(generate_latest(request.app.state.prometheus), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,104 @@
+"""Jobs: create, list, read, cancel, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from sqlalchemy.exc import IntegrityError
+
+from api.dependencies import JobId, Limit, Owner, SettingsOf, Store
+from api.problems import describe
+from api.schemas import JobList, JobRead, JobSummary
+from service import lifecycle
+from service.errors import InvalidParameter
+from service.spec import JobSpec
+from service.states import JobState
+from service.store import jobs, metrics
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+@router.post("", status_code=201, responses={200: {"model": JobRead, "description": "Known by its key"}})
+def create_job(
+    spec: JobSpec,
+    store: Store,
+    owner: Owner,
+    request: Request,
+    response: Response,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            min_length=1,
+            max_length=255,
+            pattern=r"^[\x21-\x7e]+$",
+            description="Repeat a request under the same key and there is still one job.",
+        ),
+    ] = None,
+) -> JobRead:
+    """Put a job into the queue. Under a key that was used with the same spec, answer 200 with the job of then."""
+    try:
+        with store.session() as session:
+            job, created = lifecycle.submit(session, spec, owner=owner, idempotency_key=idempotency_key)
+    except IntegrityError:
+        # The same key came twice at once, and the other request was first: now its job is there to be found.
+        with store.session() as session:
+            job, created = lifecycle.submit(session, spec, owner=owner, idempotency_key=idempotency_key)
+    if not created:
+        response.status_code = 200
+    response.headers["Location"] = str(request.app.url_path_for("read_job", job_id=job.id))
+    return _read(store, job.id)
+
+
+@router.get("")
+def list_jobs(
+    store: Store,
+    limit: Limit = 50,
+    after: Annotated[str | None, Query(max_length=500)] = None,
+    state: Annotated[list[JobState] | None, Query(description="One of these.")] = None,
+    name: Annotated[str | None, Query(max_length=100)] = None,
+    label: Annotated[str | None, Query(max_length=400, description="`name=value`")] = None,
+) -> JobList:
+    """List jobs, newest first."""
+    with store.read_session() as session:
+        page = jobs.page(session, states=state or (), name=name, label=_parse_label(label), limit=limit, after=after)
+    return JobList(
+        items=[JobSummary.model_validate(job) for job in page.jobs],
+        has_more=page.next_after is not None,
+        next_after=page.next_after,
+    )
+
+
+def _parse_label(label: str | None) -> tuple[str, str] | None:
+    if label is None:
+        return None
+    name, equals, value = label.partition("=")
+    if not equals or not name or '"' in name:
+        raise InvalidParameter(f"label={label!r} is not of the form name=value", pointer="label")
+    return name, value
+
+
+@router.get("/{job_id}", responses=describe(404))
+def read_job(store: Store, job_id: JobId) -> JobRead:
+    """Read a job: its spec, how far it is, why it failed, what came of it."""
+    return _read(store, job_id)
+
+
+@router.post("/{job_id}/cancel", status_code=202, responses=describe(404, 409))
+def cancel_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
+    """Cancel a job: at once if it waits, at its next step if it runs. Repeating it changes nothing."""
+    with store.session() as session:
+        lifecycle.cancel(session, jobs.lock(session, job_id), actor=owner)
+    return _read(store, job_id)
+
+
+@router.delete("/{job_id}", status_code=204, responses=describe(404, 409))
+def delete_job(store: Store, settings: SettingsOf, job_id: JobId) -> None:
+    """Delete an ended job with its events, metrics, telemetry and files."""
+    with store.session() as session:
+        lifecycle.delete(session, jobs.lock(session, job_id), storage=settings.resolved_storage())
+
+
+def _read(store: Store, job_id: str) -> JobRead:
+    with store.read_session() as session:
+        return JobRead.of(jobs.get(session, job_id), list(metrics.series(session, job_id)))
