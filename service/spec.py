@@ -17,7 +17,8 @@ from pydantic import (
     PlainSerializer,
     WithJsonSchema,
     model_validator,
-)from pydantic_core import PydanticCustomError
+)
+from pydantic_core import PydanticCustomError
 
 __all__ = ["JobSpec"]
 
