@@ -1,0 +1,48 @@
+"""Exact gradients of neural ODEs with minimal memory, and continuous normalizing flows on top of them.
+
+The names a user needs:
+
+    solve(field, y0, t, *, solver, controller, gradient, quadrature, parameters, throw) -> Solution
+    Solution, Stats, Status, SolverError, Quadrature
+
+    tableaus.by_name("dopri5")                      the solvers, as Butcher tableaus
+    controllers.by_name("i", rtol=1e-5, atol=1e-6)  "fixed", "i", "pi"
+    gradients.by_name("symplectic", keep="stages")  "backprop", "onecheckpoint", "aca", "symplectic", "adjoint"
+
+    flows.Flow, flows.Block, flows.MLPField         a continuous normalizing flow
+    flows.divergence.by_name("hutchinson", distribution="rademacher", probes=1)     or "exact"
+
+    memory.PeakMeter, memory.LiveTensorMeter        what it costs
+
+It needs torch and numpy and nothing else.
+"""
+
+from symadj_core import controller as controllers
+from symadj_core import flows, gradients, memory, tableaus
+from symadj_core.controller import FixedStep, IController, PIController, RankReducedNorm
+from symadj_core.errors import SolverError, Status
+from symadj_core.gradients import GradientMethod
+from symadj_core.problem import Stats
+from symadj_core.solve import Solution, solve
+from symadj_core.system import Quadrature
+from symadj_core.tableaus import ButcherTableau
+
+__all__ = [
+    "ButcherTableau",
+    "FixedStep",
+    "GradientMethod",
+    "IController",
+    "PIController",
+    "Quadrature",
+    "RankReducedNorm",
+    "Solution",
+    "SolverError",
+    "Stats",
+    "Status",
+    "controllers",
+    "flows",
+    "gradients",
+    "memory",
+    "solve",
+    "tableaus",
+]

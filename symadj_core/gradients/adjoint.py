@@ -1,0 +1,159 @@
+"""The continuous adjoint (Chen et al., NeurIPS 2018): integrate the adjoint ODE backward in time. Not exact.
+
+State and adjoint, z = (y, lambda), are the state of the backward solve; the parameter gradient feeds back into
+nothing and is its quadrature. Leaving it out of the error norm is the seminorm of Kidger, Chen and Lyons (ICML 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from symadj_core import tableaus
+from symadj_core.controller import AdaptiveController, Controller
+from symadj_core.gradients.base import Cotangents, InputGradients, Replay, ReplayMethod
+from symadj_core.gradients.pullback import Pullback
+from symadj_core.gradients.regraph import add, total_quadrature
+from symadj_core.problem import Problem, Stats
+from symadj_core.step import Step
+from symadj_core.system import System
+from symadj_core.tableaus import ButcherTableau
+from symadj_core.timeloop import Outputs, StepRecord, march
+
+
+@dataclass(frozen=True)
+class Adjoint(ReplayMethod):
+    """The gradient of the continuous problem, wrong by the error of both solves; checkpoints O(1).
+
+    Attributes:
+        seminorm: leave the parameter gradient out of the backward solve's error norm.
+        solver: method of the backward solve; None is the forward one's.
+        controller: step sizes of the backward solve; None is the forward one's.
+    """
+
+    seminorm: bool = False
+    solver: str | None = None
+    controller: Controller | None = None
+    name: ClassVar[str] = "adjoint"
+
+    def checkpoint(self, index: int, record: StepRecord, step: Step) -> Sequence[Tensor]:
+        return ()
+
+    def keeps_outputs(self, tableau: ButcherTableau, records: Sequence[StepRecord]) -> bool:
+        return True
+
+    def sweep(self, replay: Replay, cotangents: Cotangents, pullback: Pullback) -> InputGradients:
+        assert replay.states is not None
+        last = len(replay.times) - 1
+        state = cotangents.state(last)
+        if state is None:
+            state = torch.zeros_like(replay.states[last])
+        rate = cotangents.quadrature(last)
+        flow = _AdjointFlow(replay.system, pullback.leaves)
+        total = flow.zero(replay.states)
+        t_parts = [replay.t.new_zeros(()) for _ in replay.times]
+        for m in range(last, 0, -1):
+            if replay.t_wanted:
+                t_parts[m] = flow.speed(
+                    replay.t[m], replay.states[m], cotangents.state(m), cotangents.quadrature(m)
+                ).to(replay.t)
+            state, total = self._back(replay, flow, m, state, rate, total)
+            if m == 1 and replay.t_wanted:
+                t_parts[0] = -flow.speed(replay.t[0], replay.states[0], state, rate).to(replay.t)
+            state = state if cotangents.states is None else state + cotangents.states[m - 1]
+            rate = add(rate, cotangents.quadrature(m - 1))
+        pullback.add_total(flow.unflatten(total))
+        t_grad = torch.stack(t_parts) if replay.t_wanted else None
+        return InputGradients(state, total_quadrature(cotangents), t_grad)
+
+    def _back(
+        self,
+        replay: Replay,
+        flow: _AdjointFlow,
+        m: int,
+        state: Tensor,
+        rate: Tensor | None,
+        total: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """lambda and the parameter gradient at t[m-1] from those at t[m]."""
+        assert replay.states is not None
+        flow.rate = rate
+        controller = replay.controller if self.controller is None else self.controller
+        if isinstance(controller, AdaptiveController):
+            controller = replace(controller, control="state" if self.seminorm else "augmented")
+        z = torch.stack([replay.states[m], state])
+        has_parameters = total.numel() > 0
+        problem = Problem(
+            system=System(flow.field, flow.rates if has_parameters else None),
+            y0=z,
+            q0=total if has_parameters else None,
+            t=replay.t[m - 1 : m + 1].flip(0),
+            times=[replay.times[m], replay.times[m - 1]],
+            tableau=replay.tableau if self.solver is None else tableaus.by_name(self.solver),
+            controller=controller,
+            parameters=(),
+            modules=(),
+            stats=Stats(),
+        )
+        outputs = Outputs(problem.y0, problem.q0)
+        with torch.no_grad():
+            march(problem, outputs, lambda record, step: None)
+        return outputs.states[-1][1], outputs.quadratures[-1] if has_parameters else total
+
+
+class _AdjointFlow:
+    """Right-hand side of the backward solve; `rate` is the (piecewise constant) adjoint of the quadratures."""
+
+    def __init__(self, system: System, parameters: Sequence[Tensor]) -> None:
+        self._system, self._parameters = system, list(parameters)
+        self.rate: Tensor | None = None
+
+    def zero(self, like: Tensor) -> Tensor:
+        """The parameter gradient before anything was added, flat."""
+        return like.new_zeros(sum(p.numel() for p in self._parameters))
+
+    def unflatten(self, flat: Tensor) -> list[Tensor]:
+        parts = torch.split(flat, [p.numel() for p in self._parameters]) if self._parameters else ()
+        return [part.view_as(p).to(p.dtype) for part, p in zip(parts, self._parameters, strict=True)]
+
+    def field(self, t: Tensor, z: Tensor) -> Tensor:
+        return self._evaluate(t, z, [])[0]
+
+    def rates(self, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        derivative, grads = self._evaluate(t, z, self._parameters)
+        flat = [
+            torch.zeros_like(p).flatten() if g is None else -g.flatten()
+            for p, g in zip(self._parameters, grads, strict=True)
+        ]
+        return derivative, torch.cat(flat).to(z.dtype)
+
+    def _evaluate(self, t: Tensor, z: Tensor, parameters: list[Tensor]) -> tuple[Tensor, Sequence[Tensor | None]]:
+        with torch.enable_grad():
+            y = z[0].detach().requires_grad_()
+            slope = self._system.slope(t, y, with_quadrature=self.rate is not None)
+        outs, cots = [], []
+        for out, cot in ((slope.state, z[1]), (slope.quadrature, self.rate)):
+            if out is not None and cot is not None and out.requires_grad:
+                outs.append(out)
+                cots.append(cot)
+        grads: Sequence[Tensor | None] = [None] * (1 + len(parameters))
+        if outs:
+            grads = torch.autograd.grad(outs, [y, *parameters], cots, allow_unused=True)
+        pulled = torch.zeros_like(y) if grads[0] is None else -grads[0]
+        return torch.stack([slope.state.detach(), pulled]), grads[1:]
+
+    def speed(self, t: Tensor, y: Tensor, state: Tensor | None, rate: Tensor | None) -> Tensor:
+        """<lambda, f> + <mu, g>: how the loss changes as a time moves; 0-dim."""
+        with torch.no_grad():
+            moment = t.detach().to(y.device, y.real.dtype)
+            slope = self._system.slope(moment, y, with_quadrature=rate is not None)
+            total = y.real.new_zeros(())
+            if state is not None:
+                total = total + (state.conj() * slope.state).real.sum()
+            if rate is not None and slope.quadrature is not None:
+                total = total + (rate * slope.quadrature).sum()
+            return total

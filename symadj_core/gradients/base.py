@@ -1,0 +1,188 @@
+"""What a gradient method is.
+
+A method is an object, orthogonal to solver and controller: it runs the time loop and decides how the derivative of
+the result is made. A newcomer adds one by writing a class in a file of its own and naming it in
+`symadj_core.gradients.GRADIENTS`; most derive from `ReplayMethod`, which leaves two decisions open: what of a step
+is kept, and how the backward sweep uses it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from symadj_core.controller import Controller
+from symadj_core.gradients.ambient import Ambient
+from symadj_core.gradients.pullback import Pullback
+from symadj_core.problem import Problem, Stats
+from symadj_core.step import Step
+from symadj_core.system import System
+from symadj_core.tableaus import ButcherTableau
+from symadj_core.timeloop import Outputs, StepRecord, march
+
+
+class GradientMethod(ABC):
+    """How the derivative of a solve is made."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def integrate(self, problem: Problem, outputs: Outputs) -> tuple[Tensor, Tensor | None]:
+        """Solve the problem; the results carry the gradient if grad mode is on and an input requires it.
+
+        Returns:
+            states [T, *y.shape] and quadratures [T, *q.shape] (None without quadratures) at the requested times.
+
+        Raises:
+            SolverError: the end was not reached; `outputs` then holds what was.
+        """
+
+
+@dataclass(frozen=True)
+class Cotangents:
+    """Derivatives of the loss with respect to the outputs, by index into t; None stands for zero."""
+
+    states: Tensor | None
+    quadratures: Tensor | None
+
+    def state(self, index: int | None) -> Tensor | None:
+        return None if self.states is None or index is None else self.states[index]
+
+    def quadrature(self, index: int | None) -> Tensor | None:
+        return None if self.quadratures is None or index is None else self.quadratures[index]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A forward solve as the backward sweep sees it.
+
+    Attributes:
+        system, tableau, controller: as in the forward solve.
+        records: the accepted steps.
+        kept: for each of them what `ReplayMethod.checkpoint` chose.
+        t: the requested times, [T].
+        times: the same as floats.
+        t_wanted: whether the gradient with respect to t is wanted.
+        q0: quadratures at the start, or None.
+        states: [T, *y.shape], the solution at the requested times, if `ReplayMethod.keeps_outputs` asked for it.
+    """
+
+    system: System
+    tableau: ButcherTableau
+    controller: Controller
+    records: Sequence[StepRecord]
+    kept: Sequence[Sequence[Tensor]]
+    t: Tensor
+    times: list[float]
+    t_wanted: bool
+    q0: Tensor | None
+    states: Tensor | None
+
+
+@dataclass(frozen=True)
+class InputGradients:
+    """What a sweep returns beside the parameter gradients, which it leaves in the pullback; None is zero."""
+
+    y0: Tensor | None
+    q0: Tensor | None
+    t: Tensor | None
+
+
+class ReplayMethod(GradientMethod):
+    """A method that solves forward without a graph and makes the gradient in a sweep of its own."""
+
+    @abstractmethod
+    def checkpoint(self, index: int, record: StepRecord, step: Step) -> Sequence[Tensor]:
+        """Tensors of accepted step number `index` that the sweep will need."""
+
+    @abstractmethod
+    def sweep(self, replay: Replay, cotangents: Cotangents, pullback: Pullback) -> InputGradients:
+        """The backward sweep. Parameter gradients are summed by `pullback`."""
+
+    def keeps_outputs(self, tableau: ButcherTableau, records: Sequence[StepRecord]) -> bool:
+        """Whether the sweep needs the solution at the requested times."""
+        return False
+
+    def integrate(self, problem: Problem, outputs: Outputs) -> tuple[Tensor, Tensor | None]:
+        inputs = (problem.t, problem.y0, problem.q0, *problem.parameters)
+        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
+            result: tuple[Tensor, Tensor | None] = _ReplayedSolve.apply(self, problem, outputs, *inputs)  # type: ignore[no-untyped-call]
+            return result
+        with torch.no_grad():
+            march(problem, outputs, lambda record, step: None)
+            return outputs.stacked()
+
+
+class _ReplayedSolve(torch.autograd.Function):
+    """Ties a forward solve and its sweep into autograd.
+
+    Everything kept goes through `save_for_backward`: autograd frees it after a backward without retain_graph,
+    notices in-place changes of y0 and of the parameters, and lets saved-tensor hooks move it (to the host, say).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        method: ReplayMethod,
+        problem: Problem,
+        outputs: Outputs,
+        t: Tensor,
+        y0: Tensor,
+        q0: Tensor | None,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, Tensor | None]:
+        records: list[StepRecord] = []
+        kept: list[Tensor] = []
+        lengths: list[int] = []
+
+        def on_step(record: StepRecord, step: Step) -> None:
+            chosen = method.checkpoint(len(records), record, step)
+            records.append(record)
+            lengths.append(len(chosen))
+            kept.extend(chosen)
+
+        ctx.set_materialize_grads(False)
+        ctx.ambient = Ambient.now(y0.device)
+        with ctx.ambient.restored():
+            march(replace(problem, y0=y0, q0=q0), outputs, on_step)
+        states, quadratures = outputs.stacked()
+        wants_outputs = method.keeps_outputs(problem.tableau, records)
+        ctx.save_for_backward(t, q0, states if wants_outputs else None, *parameters, *kept)
+        # Only what holds no tensor of the solve stays on ctx: it outlives the saved tensors.
+        ctx.method, ctx.records, ctx.lengths = method, records, lengths
+        ctx.system, ctx.tableau, ctx.controller = problem.system, problem.tableau, problem.controller
+        ctx.modules, ctx.stats, ctx.times = problem.modules, problem.stats, problem.times
+        ctx.parameter_count = len(parameters)
+        problem.stats.checkpoint_bytes = sum(x.nbytes for x in kept if x is not y0)
+        return states, quadratures
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_states: Tensor | None, grad_quadratures: Tensor | None) -> Any:
+        t, q0, states, *rest = ctx.saved_tensors
+        parameters, flat = rest[: ctx.parameter_count], iter(rest[ctx.parameter_count :])
+        kept = [[next(flat) for _ in range(length)] for length in ctx.lengths]
+        stats: Stats = ctx.stats
+        before = ctx.system.evaluations
+        replay = Replay(
+            system=ctx.system,
+            tableau=ctx.tableau,
+            controller=ctx.controller,
+            records=ctx.records,
+            kept=kept,
+            t=t,
+            times=ctx.times,
+            t_wanted=ctx.needs_input_grad[3],
+            q0=q0,
+            states=states,
+        )
+        with ctx.ambient.restored(), Pullback(parameters, ctx.modules) as pullback:
+            grads = ctx.method.sweep(replay, Cotangents(grad_states, grad_quadratures), pullback)
+        stats.nfe_backward += ctx.system.evaluations - before
+        return None, None, None, grads.t, grads.y0, grads.q0, *pullback.gradients()

@@ -1,0 +1,185 @@
+"""How much memory a piece of code takes at its peak.
+
+`PeakMeter` is for production: the kernel's high-water mark of the process and the allocator's of the accelerator, at no
+cost to the code measured. `LiveTensorMeter` is for benchmarks and tests: the exact peak of live tensor storage, at the
+cost of a Python call an operation.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+
+@dataclass
+class Window:
+    """Bytes at the start and at the peak of one window, known after it. None: the platform has no such figure.
+
+    Attributes:
+        host_start_bytes, host_peak_bytes: resident set of this process.
+        device_start_bytes, device_peak_bytes: allocated by torch on the accelerator.
+    """
+
+    host_start_bytes: int | None = None
+    host_peak_bytes: int | None = None
+    device_start_bytes: int | None = None
+    device_peak_bytes: int | None = None
+
+
+class PeakMeter:
+    """Measures windows of the program's time: `with meter.window() as w: ...`, then read w.
+
+    Host figures are Linux's: free heap pages are given back (malloc_trim, where the C library has it), the high-water
+    mark is reset by writing 5 to /proc/self/clear_refs, and VmHWM is read afterwards. They include every thread of the
+    process and are right to about 1 MB. Cost of a window measured on a process of 730 MB, kernel 6.18: 40 us, of which
+    reading VmHWM is 12; up to 0.6 ms where freed blocks lie scattered over the heap. Windows must not be nested, since
+    there is one high-water mark a process.
+
+    Args:
+        device: where the tensors are; the accelerator's figures are None for the CPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = None if device.type == "cpu" else device
+        self._trim = _malloc_trim()
+        self._host = _host_mark_works(self._trim)
+        if self._device is not None and not _device_peaks_work(self._device):
+            self._device = None
+
+    @contextmanager
+    def window(self) -> Iterator[Window]:
+        """One measured window."""
+        window = Window()
+        if self._device is not None:
+            torch.accelerator.reset_peak_memory_stats(self._device)
+            window.device_start_bytes = torch.accelerator.memory_allocated(self._device)
+        if self._host:
+            window.host_start_bytes = _reset_host_mark(self._trim)
+        try:
+            yield window
+        finally:
+            if self._host:
+                window.host_peak_bytes = _host_mark()
+            if self._device is not None:
+                window.device_peak_bytes = torch.accelerator.max_memory_allocated(self._device)
+
+
+def _malloc_trim() -> Callable[[int], int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return None
+    return trim
+
+
+def _reset_host_mark(trim: Callable[[int], int] | None) -> int:
+    """Reset the high-water mark to the resident set, and return it."""
+    if trim is not None:
+        trim(0)
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
+    return _host_mark()
+
+
+def _host_mark() -> int:
+    with open("/proc/self/status", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    raise OSError("/proc/self/status has no VmHWM")
+
+
+def _host_mark_works(trim: Callable[[int], int] | None) -> bool:
+    """Whether this kernel resets the mark: some sandboxes take the write and ignore it."""
+    if not sys.platform.startswith("linux"):
+        return False
+    size = 32 * 2**20
+    try:
+        _reset_host_mark(trim)
+        # Touching every page makes it resident; a block of this size is mapped by itself and unmapped when freed.
+        block = bytearray(size)
+        block[:: 2**12] = b"\1" * len(range(0, size, 2**12))
+        high = _host_mark()
+        del block
+        low = _reset_host_mark(trim)
+    except OSError:
+        return False
+    return high - low > size // 2
+
+
+def _device_peaks_work(device: torch.device) -> bool:
+    try:
+        torch.accelerator.reset_peak_memory_stats(device)
+        torch.accelerator.memory_allocated(device)
+        torch.accelerator.max_memory_allocated(device)
+    except (RuntimeError, AttributeError, AssertionError):
+        return False
+    return True
+
+
+class LiveTensorMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Exact peak of the tensor storage that is made and alive within its context, on any device.
+
+    Each storage counts once, from the operation that makes it until it is freed. Tensors from before the context do not
+    count. Scratch space within an operation is not seen.
+
+    Attributes:
+        live_bytes: alive now.
+        peak_bytes: the most that was alive at any operation.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live_bytes = 0
+        self.peak_bytes = 0
+        self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def reset_peak(self) -> None:
+        """Forget the peak so far: it is what is alive now."""
+        self.peak_bytes = self.live_bytes
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        for x in tree_iter((args, kwargs)):
+            if isinstance(x, Tensor):
+                self._ignore(x)
+        result = func(*args, **(kwargs or {}))
+        for x in tree_iter(result):
+            if isinstance(x, Tensor):
+                self._count(x)
+        return result
+
+    def _ignore(self, x: Tensor) -> None:
+        """A storage that arrives as an argument without having been made here is from before the context."""
+        storage = x.untyped_storage()
+        if storage._cdata not in self._seen:
+            self._track(storage, 0)
+
+    def _count(self, x: Tensor) -> None:
+        storage = x.untyped_storage()
+        if storage._cdata not in self._seen:
+            self._track(storage, storage.nbytes())
+
+    def _track(self, storage: torch.UntypedStorage, size: int) -> None:
+        key = storage._cdata
+
+        def freed(_: weakref.ref[torch.UntypedStorage]) -> None:
+            self._seen.pop(key, None)
+            self.live_bytes -= size
+
+        self._seen[key] = weakref.ref(storage, freed)
+        self.live_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)

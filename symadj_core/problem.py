@@ -1,0 +1,71 @@
+"""What one solve is asked to do, and what it tells about itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from symadj_core.controller import Controller
+from symadj_core.system import System
+from symadj_core.tableaus import ButcherTableau
+
+
+@dataclass
+class Stats:
+    """Counts of one solve. `nfe_backward` grows when its backward runs.
+
+    Attributes:
+        nfe_forward, nfe_backward: uses of the field.
+        accepted, rejected: attempted steps of the forward solve.
+        dt_min, dt_max: sizes of the accepted steps (inf and 0 before the first one).
+        checkpoint_bytes: what is kept of the forward solve for the backward one, without y0 and the graph.
+    """
+
+    nfe_forward: int = 0
+    nfe_backward: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    dt_min: float = math.inf
+    dt_max: float = 0.0
+    checkpoint_bytes: int = 0
+
+    def __add__(self, other: Stats) -> Stats:
+        return Stats(
+            self.nfe_forward + other.nfe_forward,
+            self.nfe_backward + other.nfe_backward,
+            self.accepted + other.accepted,
+            self.rejected + other.rejected,
+            min(self.dt_min, other.dt_min),
+            max(self.dt_max, other.dt_max),
+            self.checkpoint_bytes + other.checkpoint_bytes,
+        )
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One initial value problem with everything that decides its solution.
+
+    Attributes:
+        system: f and, where there are quadratures, g.
+        y0: state at times[0], any shape.
+        q0: quadratures at times[0], or None.
+        t: the T requested times as given, 1-D.
+        times: the same as floats, strictly monotonic.
+        tableau, controller: method and step sizes.
+        parameters: tensors that the field uses and whose gradients are wanted.
+        modules: the modules they belong to; empty where the field is a plain function.
+        stats: filled as the solve goes.
+    """
+
+    system: System
+    y0: Tensor
+    q0: Tensor | None
+    t: Tensor
+    times: list[float]
+    tableau: ButcherTableau
+    controller: Controller
+    parameters: tuple[Tensor, ...]
+    modules: tuple[nn.Module, ...]
+    stats: Stats

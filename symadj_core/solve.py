@@ -1,0 +1,134 @@
+"""The one entry: `solve(field, y0, t, ...) -> Solution`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from symadj_core import gradients, tableaus
+from symadj_core.controller import AdaptiveController, Controller, FixedStep, IController
+from symadj_core.discovery import discover_parameters
+from symadj_core.errors import SolverError, Status
+from symadj_core.gradients import GradientMethod
+from symadj_core.problem import Problem, Stats
+from symadj_core.system import Field, Quadrature, System
+from symadj_core.tableaus import ButcherTableau
+from symadj_core.timeloop import Outputs
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solve yields.
+
+    Attributes:
+        ys: [T, *y.shape], the states at the requested times, ys[0] = y0. NaN where a failed solve did not get to.
+        quadratures: [T, *q.shape], or None without quadratures.
+        ts: [T], the requested times.
+        stats: counts; nfe_backward grows as backward runs.
+        status: how the solve ended.
+    """
+
+    ys: Tensor
+    quadratures: Tensor | None
+    ts: Tensor
+    stats: Stats
+    status: Status
+
+
+def solve(
+    field: Field,
+    y0: Tensor,
+    t: Tensor,
+    *,
+    solver: str | ButcherTableau = "dopri5",
+    controller: Controller | None = None,
+    gradient: str | GradientMethod = "symplectic",
+    quadrature: Quadrature | None = None,
+    parameters: Iterable[Tensor] | None = None,
+    throw: bool = True,
+) -> Solution:
+    """Integrate y' = field(t, y) from y(t[0]) = y0 over the times t.
+
+    Gradients flow to y0, to the initial quadratures, to every entry of t and to the parameters. All methods but
+    "adjoint" return the exact derivative of the computed solution with its accepted steps frozen: grid points that are
+    entries of t move with them, all others are constants.
+
+    Args:
+        field: f(t, y) -> dy/dt, t a 0-dim tensor, y and dy/dt of y0's shape and dtype. A module, or any callable.
+        y0: initial state, any shape, floating or complex.
+        t: [T], T >= 2, strictly increasing or decreasing. Interior times are answered by interpolation.
+        solver: a tableau or its name in `symadj_core.tableaus.TABLEAUS`.
+        controller: step sizes; the default is `IController()` for methods with an error estimate, else `FixedStep()`.
+        gradient: a method or its name in `symadj_core.gradients.GRADIENTS`.
+        quadrature: running integrals beside the state.
+        parameters: tensors whose gradients are wanted. None finds them: those of `field` if it is a module, else all
+            that one trial use of the field depends on.
+        throw: raise where the end is not reached; else return with the status and NaN states, without gradient.
+
+    Raises:
+        SolverError: the end was not reached (only with `throw`).
+        ValueError, TypeError: an argument makes no sense; the message names it.
+    """
+    tableau = solver if isinstance(solver, ButcherTableau) else tableaus.by_name(solver)
+    method = gradients.by_name(gradient) if isinstance(gradient, str) else gradient
+    times = _checked_times(t, y0)
+    if controller is None:
+        controller = default_controller(tableau)
+    if isinstance(controller, AdaptiveController) and tableau.error is None:
+        raise ValueError(f"{tableau.name} has no error estimate: use FixedStep, or an adaptive solver")
+    system = System(field, None if quadrature is None else quadrature.rates)
+    modules = (field,) if isinstance(field, nn.Module) else ()
+    if parameters is not None:
+        wanted = tuple(p for p in parameters if p.requires_grad)
+    elif modules:
+        wanted = tuple(p for module in modules for p in module.parameters() if p.requires_grad)
+    else:
+        wanted = discover_parameters(system, times[0], y0, with_quadrature=quadrature is not None)
+    q0 = None if quadrature is None else quadrature.initial
+    stats = Stats()
+    problem = Problem(system, y0, q0, t, times, tableau, controller, wanted, modules, stats)
+    outputs = Outputs(y0, q0)
+    try:
+        ys, qs = method.integrate(problem, outputs)
+    except SolverError as error:
+        if throw:
+            raise
+        ys, qs = _unfinished(outputs, len(times))
+        return Solution(ys, qs, t, stats, Status(error.reason))
+    return Solution(ys, qs, t, stats, Status.SUCCESS)
+
+
+def default_controller(tableau: ButcherTableau) -> Controller:
+    """`IController()` where the method estimates its error; else a grid of the requested times."""
+    return FixedStep() if tableau.error is None else IController()
+
+
+def _checked_times(t: Tensor, y0: Tensor) -> list[float]:
+    """t as floats.
+
+    Raises:
+        TypeError, ValueError: t or y0 is not what `solve` takes.
+    """
+    if not isinstance(y0, Tensor) or not (y0.is_floating_point() or y0.is_complex()):
+        raise TypeError("y0 must be a floating point or complex tensor")
+    if not isinstance(t, Tensor) or t.dim() != 1 or len(t) < 2 or not t.is_floating_point():
+        raise ValueError("t must be a 1-D floating point tensor of at least two times")
+    times: list[float] = t.detach().double().tolist()
+    steps = [b - a for a, b in pairwise(times)]
+    if not (all(s > 0 for s in steps) or all(s < 0 for s in steps)):
+        raise ValueError("t must be strictly increasing or strictly decreasing, and finite")
+    return times
+
+
+def _unfinished(outputs: Outputs, count: int) -> tuple[Tensor, Tensor | None]:
+    with torch.no_grad():
+        missing = count - len(outputs.states)
+        for _ in range(missing):
+            rate = torch.full_like(outputs.quadratures[0], torch.nan) if outputs.quadratures else None
+            outputs.append(torch.full_like(outputs.states[0], torch.nan), rate)
+        ys, qs = outputs.stacked()
+    return ys.detach(), None if qs is None else qs.detach()

@@ -1,0 +1,67 @@
+"""The system being integrated: y' = f(t, y), and running integrals q' = g(t, y) that feed back into nothing.
+
+State and quadratures are separate, as in SUNDIALS' CVODES: g is left out wherever a stage's g has no weight, the
+error control may ignore q, and in the backward sweep the adjoint of q is constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Field = Callable[[Tensor, Tensor], Tensor]
+Rates = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# A time is a float of the host, so that no comparison ever waits for the device; it is a 0-dim tensor only
+# where its gradient is wanted.
+Time = float | Tensor
+
+
+@dataclass(frozen=True)
+class Quadrature:
+    """Running integrals q' = g(t, y), q(t0) = initial.
+
+    Attributes:
+        rates: (t, y) -> (f(t, y), g(t, y)), both at once because they share their work. f must equal the field's.
+        initial: q at t0, any shape; the dtype of the state's real part, on its device.
+    """
+
+    rates: Rates
+    initial: Tensor
+
+
+class Slope(NamedTuple):
+    """dy/dt, and dq/dt where it was asked for."""
+
+    state: Tensor
+    quadrature: Tensor | None
+
+
+class System:
+    """Evaluates the field (and the rates of the quadratures), counting the uses."""
+
+    def __init__(self, field: Field, rates: Rates | None) -> None:
+        self.field = field
+        self.rates = rates
+        self.evaluations = 0
+
+    def slope(self, t: Time, y: Tensor, *, with_quadrature: bool) -> Slope:
+        """One use of the field at time t and state y."""
+        self.evaluations += 1
+        moment = t if isinstance(t, Tensor) else time_tensor(t, y)
+        if with_quadrature and self.rates is not None:
+            return Slope(*self.rates(moment, y))
+        return Slope(self.field(moment, y), None)
+
+
+def real_dtype(y: Tensor) -> torch.dtype:
+    """The dtype of times and weights beside y: y's own, or its real part's."""
+    return torch.empty((), dtype=y.dtype).real.dtype if y.is_complex() else y.dtype
+
+
+def time_tensor(t: float, y: Tensor) -> Tensor:
+    """The time as a 0-dim tensor on y's device, made by a fill so that nothing is copied from the host."""
+    return torch.full((), t, dtype=real_dtype(y), device=y.device)

@@ -1,0 +1,274 @@
+"""The time loop: from y0 to the last requested time, on a fixed grid or adaptively.
+
+Where gradients are concerned the accepted grid is frozen: a grid point that coincides with an entry of t moves with
+that entry (it is *tied* to it), all other points and every decision of the controller are constants. That is the map
+whose exact derivative the gradient methods return.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from symadj_core import controller as control
+from symadj_core.controller import AdaptiveController, FixedStep
+from symadj_core.errors import SolverError, Status
+from symadj_core.problem import Problem, Stats
+from symadj_core.step import Interval, Step, Wanted, interpolate, take_step
+from symadj_core.system import Slope, Time
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One accepted step, without tensors: enough to take it again.
+
+    Attributes:
+        start, end: times of the step.
+        start_tie, end_tie: indices of the entries of t to which they are tied, or None.
+        outputs: (index into t, theta) of the requested times answered by interpolation in this step.
+        jump_at_start, jump_at_end: the field jumps there.
+    """
+
+    start: float
+    end: float
+    start_tie: int | None
+    end_tie: int | None
+    outputs: tuple[tuple[int, float], ...]
+    jump_at_start: bool = False
+    jump_at_end: bool = False
+
+    @property
+    def length(self) -> float:
+        return self.end - self.start
+
+    def interval(self, t: Tensor | None = None) -> Interval:
+        """The step's interval, with tied ends taken from t if it is given (for gradients with respect to t)."""
+        return Interval(
+            _tied(self.start, self.start_tie, t),
+            _tied(self.end, self.end_tie, t),
+            self.jump_at_start,
+            self.jump_at_end,
+        )
+
+    def theta(self, index: int, theta: float, t: Tensor | None = None) -> Time:
+        """Position of output `index` in the step; a tensor where t is given, so that it can be differentiated."""
+        if t is None:
+            return theta
+        interval = self.interval(t)
+        position: Tensor = (t[index] - interval.start) / interval.length
+        return position
+
+
+def _tied(time: float, tie: int | None, t: Tensor | None) -> Time:
+    return time if tie is None or t is None else t[tie]
+
+
+class Outputs:
+    """States (and quadratures) at the requested times, in the order of t."""
+
+    def __init__(self, y0: Tensor, q0: Tensor | None) -> None:
+        self.states = [y0]
+        self.quadratures = [] if q0 is None else [q0]
+
+    def append(self, y: Tensor, q: Tensor | None) -> None:
+        self.states.append(y)
+        if q is not None:
+            self.quadratures.append(q)
+
+    def stacked(self) -> tuple[Tensor, Tensor | None]:
+        """([T, *y.shape], [T, *q.shape] or None)."""
+        return torch.stack(self.states), torch.stack(self.quadratures) if self.quadratures else None
+
+
+OnStep = Callable[[StepRecord, Step], None]
+
+
+def march(problem: Problem, outputs: Outputs, on_step: OnStep, t: Tensor | None = None) -> None:
+    """Integrate over the requested times, in the grad mode of the caller.
+
+    Args:
+        problem: what to integrate; its stats are filled.
+        outputs: gets the solution at every requested time after the first.
+        on_step: called after every accepted step with its record and the step itself.
+        t: the requested times as a tensor if their gradients are wanted by autograd, else None.
+
+    Raises:
+        SolverError: the end was not reached.
+    """
+    if isinstance(problem.controller, FixedStep):
+        _march_fixed(problem, problem.controller, outputs, on_step, t)
+    else:
+        _march_adaptive(problem, problem.controller, outputs, on_step, t)
+
+
+def _march_fixed(problem: Problem, settings: FixedStep, outputs: Outputs, on_step: OnStep, t: Tensor | None) -> None:
+    stats, times = problem.stats, problem.times
+    points = settings.points(times)
+    ties = {time: index for index, time in enumerate(times)}
+    y, q, slope = problem.y0, problem.q0, None
+    cursor = 1
+    for n, (start, end) in enumerate(pairwise(points)):
+        inside, cursor = _outputs_between(times, cursor, start, end, end in ties)
+        record = StepRecord(start, end, ties.get(start), ties.get(end), inside)
+        last = n == len(points) - 2
+        before = problem.system.evaluations
+        wanted = Wanted(dense=bool(inside), next_slope=not last)
+        step = take_step(problem.system, problem.tableau, record.interval(t), y, q, slope, wanted)
+        _emit(problem, outputs, record, step, y, q, t)
+        on_step(record, step)
+        y, q, slope = step.y, step.q, step.slopes[-1]
+        _count(stats, record, problem.system.evaluations - before)
+    if not bool(torch.isfinite(y).all()):
+        start = points[-2]
+        raise SolverError(Status.NON_FINITE, t=times[-1], dt=times[-1] - start, step=stats.accepted)
+
+
+def _march_adaptive(
+    problem: Problem, settings: AdaptiveController, outputs: Outputs, on_step: OnStep, t: Tensor | None
+) -> None:
+    system, tableau, stats, times = problem.system, problem.tableau, problem.stats, problem.times
+    exponent = 1.0 / (tableau.error_order + 1)
+    start, final = times[0], times[-1]
+    direction = 1.0 if final > start else -1.0
+    stops = _stops(settings, times, direction)
+    jumps = frozenset(settings.jump_t)
+    y, q = problem.y0, problem.q0
+    before = system.evaluations
+    augmented = q is not None and settings.control == "augmented"
+
+    opening = Interval(_tied(start, 0, t), final, jump_at_start=start in jumps)
+    first = system.slope(opening.at(0.0, y), y, with_quadrature=q is not None)
+    if settings.first_step is not None:
+        size = settings.first_step
+    else:
+        size = control.initial_step(system, settings, tableau.error_order, (start, final), y, first)
+    slope: Slope | None = first
+    stats.nfe_forward += system.evaluations - before
+    if not math.isfinite(size):
+        raise SolverError(Status.NON_FINITE, t=start, dt=size, step=0)
+
+    previous, rejected_before = 1.0, False
+    cursor, stop = 1, 0
+    attempts = 0
+    while start != final:
+        size = min(size, settings.max_step)
+        end = start + direction * size
+        # A step that would end just before a stop is stretched to it: no sliver of a step remains.
+        if direction * (stops[stop] - end) <= 0.01 * size:
+            end = stops[stop]
+        dt = end - start
+        if end == start or (size < settings.min_step and end != stops[stop]):
+            raise SolverError(Status.UNDERFLOW_IN_DT, t=start, dt=direction * size, step=stats.accepted)
+        if attempts >= settings.max_steps:
+            raise SolverError(Status.MAX_STEPS, t=start, dt=dt, step=stats.accepted)
+        attempts += 1
+
+        at_final, jump = end == final, end in jumps and end != final
+        inside, next_cursor = _outputs_between(times, cursor, start, end, at_final)
+        record = StepRecord(
+            start,
+            end,
+            0 if start == times[0] else None,
+            len(times) - 1 if at_final else None,
+            inside,
+            start in jumps,
+            jump,
+        )
+        before = system.evaluations
+        wanted = Wanted(
+            error=True,
+            quadrature_error=augmented,
+            dense=bool(inside),
+            next_slope=not at_final and not jump,
+        )
+        step = take_step(system, tableau, record.interval(t), y, q, slope, wanted)
+        error = _error_norm(settings, step, y, q)
+        used = system.evaluations - before
+
+        if not error <= 1.0:
+            stats.rejected += 1
+            stats.nfe_forward += used
+            slope = step.slopes[0]
+            rejected_before = True
+            if math.isfinite(error):
+                size = abs(dt) * min(settings.factor(error, previous, exponent), 1.0)
+            elif abs(dt) * settings.min_factor < max(settings.min_step, 1e-12 * abs(final - times[0])):
+                raise SolverError(Status.NON_FINITE, t=start, dt=dt, step=stats.accepted)
+            else:
+                size = abs(dt) * settings.min_factor
+            continue
+
+        _emit(problem, outputs, record, step, y, q, t)
+        on_step(record, step)
+        _count(stats, record, used)
+        y, q, cursor = step.y, step.q, next_cursor
+        slope = None if jump else step.slopes[-1]
+        if end == stops[stop] and not at_final:
+            # The step was cut short to end here: go on with the size that was meant.
+            grown = max(size, abs(dt) * settings.factor(error, previous, exponent))
+            stop += 1
+        else:
+            grown = abs(dt) * settings.factor(error, previous, exponent)
+        size = min(grown, abs(dt)) if rejected_before else grown
+        previous, rejected_before = error, False
+        start = end
+
+
+def _error_norm(settings: AdaptiveController, step: Step, y: Tensor, q: Tensor | None) -> float:
+    """The norm of the step's scaled error on the host: the one read of the device of an attempted step."""
+    assert step.error is not None
+    with torch.no_grad():
+        parts = [control.scaled(settings, step.error, y, step.y)]
+        if step.q_error is not None and q is not None and step.q is not None:
+            parts.append(control.scaled(settings, step.q_error, q, step.q))
+        return float(settings.norm(parts))
+
+
+def _stops(settings: AdaptiveController, times: list[float], direction: float) -> list[float]:
+    """Times at which a step must end, in the order in which the solve meets them; the last is the final time."""
+    asked = {*settings.step_t, *settings.jump_t}
+    inner = (s for s in asked if direction * (s - times[0]) > 0 and direction * (times[-1] - s) > 0)
+    return [*sorted(inner, key=lambda s: direction * s), times[-1]]
+
+
+def _outputs_between(
+    times: list[float], cursor: int, start: float, end: float, end_is_tied: bool
+) -> tuple[tuple[tuple[int, float], ...], int]:
+    """Requested times in (start, end], without one to which the end is tied; and the cursor after the step."""
+    direction = 1.0 if end > start else -1.0
+    inside = []
+    while cursor < len(times) and direction * (end - times[cursor]) >= 0:
+        if not (end_is_tied and times[cursor] == end):
+            inside.append((cursor, (times[cursor] - start) / (end - start)))
+        cursor += 1
+    return tuple(inside), cursor
+
+
+def _emit(
+    problem: Problem,
+    outputs: Outputs,
+    record: StepRecord,
+    step: Step,
+    y: Tensor,
+    q: Tensor | None,
+    t: Tensor | None,
+) -> None:
+    """Hand out the requested times that this step answers."""
+    h = record.interval(t).length
+    for index, theta in record.outputs:
+        weights = problem.tableau.dense_weights(record.theta(index, theta, t))
+        outputs.append(*interpolate(problem.tableau, step, y, q, h, weights))
+    if record.end_tie is not None:
+        outputs.append(step.y, step.q)
+
+
+def _count(stats: Stats, record: StepRecord, evaluations: int) -> None:
+    stats.nfe_forward += evaluations
+    stats.accepted += 1
+    stats.dt_min = min(stats.dt_min, abs(record.length))
+    stats.dt_max = max(stats.dt_max, abs(record.length))
