@@ -1,0 +1,54 @@
+# Everything a developer or a first user types. `make help` lists it.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+HOST ?= 127.0.0.1
+PORT ?= 8000
+DATA ?= symadj-data
+
+.PHONY: help install demo serve test check format lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP) ## make .venv with the locked dependencies
+
+# requirements.lock pins every version; pip resolves what torch needs on this platform (CPU or CUDA).
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: install ## train a real flow through the whole system, and show what came of it
+	$(BIN)/python examples/demo.py --data $(DATA)
+
+serve: install ## run the service in the foreground (HOST, PORT, DATA)
+	$(BIN)/symadj serve --host $(HOST) --port $(PORT) --data $(DATA)
+
+test: install ## run the tests
+	$(BIN)/python -m pytest
+
+check: install ## lint, format, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## resolve the newest allowed versions into requirements.lock
+	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check setuptools torch==2.13.0
+	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check -e '.[service,train,dev]'
+	{ echo '# Made by `make lock`. torch stands without a local suffix: a CPU or a CUDA build, as the platform has it.'; \
+	  $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable \
+	  | grep -vE '^(pip|nvidia-|cuda-|triton)' | sed -E 's/^(torch==[^+]*)\+.*/\1/'; } > requirements.lock
+	rm -rf $(VENV)-lock
+
+clean: ## remove the environment and caches (not the data)
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

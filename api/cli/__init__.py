@@ -1,0 +1,1 @@
+"""The ``symadj`` command line: a thin layer over the HTTP API."""

@@ -1,0 +1,214 @@
+"""What the commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from api.client import Client
+from api.schemas import ArtifactRead, JobRead, JobSummary, MemorySummary, MetricRead
+from service.states import JobState
+
+__all__ = [
+    "curl_lines",
+    "job_header",
+    "job_table",
+    "memory_table",
+    "metric_table",
+    "ready_banner",
+    "report",
+    "size",
+]
+
+_COLOURS = {
+    JobState.SUCCEEDED: "green",
+    JobState.FAILED: "red",
+    JobState.CANCELLED: "yellow",
+    JobState.RUNNING: "cyan",
+}
+
+
+def size(count: int | None) -> str:
+    """Return bytes in a unit that a person reads; a dash where there is no figure."""
+    if count is None:
+        return "-"
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.2f} GiB"
+
+
+def ready_banner(url: str, data: Path, version: str) -> Text:
+    """Return what ``symadj serve`` says when it is ready."""
+    spec = '{"data": {"kind": "toy", "name": "moons"}, "stop": {"kind": "steps", "max_steps": 200}}'
+    return Text(
+        f"symadj {version} is ready.\n"
+        f"  API docs   {url}/docs   (the same as {url}/openapi.json)\n"
+        f"  data       {data}\n"
+        f"  try        curl -s {url}/api/v1/jobs -H 'Content-Type: application/json' -d '{spec}'\n"
+        f"             symadj submit spec.yaml --watch --url {url}\n"
+        "  stop       Ctrl-C\n"
+    )
+
+
+def _state(state: JobState) -> str:
+    colour = _COLOURS.get(state, "default")
+    return f"[{colour}]{state.value}[/{colour}]"
+
+
+def _when(time: datetime | None) -> str:
+    return "-" if time is None else f"{time.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def job_header(job: JobRead) -> Table:
+    """Return what a job is and how far it came."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    of = f" of {job.progress.max_steps}" if job.progress.max_steps else ""
+    table.add_row("job", f"{job.id}  ({escape(job.name)})")
+    table.add_row("state", _state(job.state) + (f", attempt {job.attempt}" if job.attempt else ""))
+    table.add_row("created", _when(job.created_at))
+    table.add_row("started", _when(job.started_at))
+    table.add_row("finished", _when(job.finished_at))
+    table.add_row("gradient", job.spec.gradient.kind)
+    table.add_row("steps", f"{job.progress.step}{of}")
+    return table
+
+
+def job_table(jobs: Sequence[JobSummary]) -> Table:
+    """Return jobs as rows."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("job", "name", "state", "priority", "created", "finished", "reason"):
+        table.add_column(heading, no_wrap=heading == "job")
+    for job in jobs:
+        reason = job.reason.value if job.reason else ""
+        table.add_row(
+            job.id,
+            escape(job.name),
+            _state(job.state),
+            str(job.priority),
+            _when(job.created_at),
+            _when(job.finished_at),
+            reason,
+        )
+    return table
+
+
+def metric_table(metrics: Sequence[MetricRead]) -> Table:
+    """Return metrics with their newest values."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("metric")
+    for heading in ("values", "last step", "last value"):
+        table.add_column(heading, justify="right")
+    for metric in metrics:
+        table.add_row(metric.name, str(metric.points), str(metric.last_step), f"{metric.last_value:.6g}")
+    return table
+
+
+def report(client: Client, job: JobRead, console: Console) -> None:
+    """Print what came of a job: likelihoods, memory, files, and how to ask for more."""
+    if job.failure is not None:
+        console.print(_failure(job), soft_wrap=True)
+    if job.result is not None:
+        for part in _likelihoods(job.result):
+            console.print(part, soft_wrap=isinstance(part, Text))
+    summary = client.memory(job.id)
+    if summary.phases:
+        console.print(memory_table([job], [summary], None))
+    artifacts = client.artifacts(job.id).items
+    if artifacts:
+        console.print(_artifact_lines(artifacts), soft_wrap=True)
+    console.print(curl_lines(client.url, job.id), soft_wrap=True)
+
+
+def _failure(job: JobRead) -> Text:
+    assert job.failure is not None
+    text = Text(f"{job.failure.code.value}: ", style="red")
+    text.append(job.failure.message, style="default")
+    for name, value in job.failure.data.items():
+        text.append(f"\n  {name}: {value}", style="default")
+    return text
+
+
+def _likelihoods(result: dict[str, Any]) -> list[RenderableType]:
+    """Return the test NLL beside the baselines on the same rows."""
+    if result.get("test_nll") is None:
+        return [Text("No test NLL: the spec asks for none.")]
+    table = Table(title="Test negative log-likelihood", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model")
+    table.add_column("nats", justify="right")
+    table.add_column("std. error", justify="right")
+    table.add_row(
+        "[bold]this flow[/bold]", f"[bold]{result['test_nll']:.3f}[/bold]", f"{result['test_nll_stderr']:.3f}"
+    )
+    baselines = result.get("baselines") or {}
+    mixture = baselines.get("gaussian_mixture")
+    if mixture:
+        table.add_row(f"Gaussian mixture, {mixture['components']} components", f"{mixture['test_nll']:.3f}", "")
+    if "gaussian" in baselines:
+        table.add_row("Gaussian", f"{baselines['gaussian']:.3f}", "")
+    lines = [
+        f"{result['test_rows']:,} held-out rows, exact trace, after the spec's transforms; "
+        f"in the data's own units: {result['test_nll_original_units']:.3f} nats.",
+        f"{result['parameters']:,} parameters, {result['steps']:,} steps in {result['train_seconds']:.0f} s, "
+        f"evaluated in {result['evaluate_seconds']:.0f} s.",
+    ]
+    return [table, Text("\n".join(lines) + "\n")]
+
+
+def memory_table(jobs: Sequence[JobRead], summaries: Sequence[MemorySummary], last_step: int | None) -> Table:
+    """Return memory by rank and phase; with several jobs, side by side and as ratios to the first."""
+    device = any(phase.device_peak_bytes is not None for summary in summaries for phase in summary.phases)
+    where = "device" if device else "host"
+    span = f" of steps 1 to {last_step}" if last_step else ""
+    title = f"Memory by rank and phase: highest {where} peak{span}; in brackets, above what the step began with"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("rank", justify="right")
+    table.add_column("phase")
+    for summary, job in zip(summaries, jobs, strict=True):
+        table.add_column(f"{summary.gradient}\n{escape(job.name)}", justify="right")
+    if len(summaries) > 1:
+        table.add_column(f"times {summaries[0].gradient},\nabove idle", justify="right")
+    indexed = [{(phase.rank, phase.phase): phase for phase in summary.phases} for summary in summaries]
+    for key in indexed[0]:
+        cells = []
+        above: list[int | None] = []
+        for phases in indexed:
+            phase = phases.get(key)
+            peak = getattr(phase, f"{where}_peak_bytes", None)
+            above.append(getattr(phase, f"{where}_above_idle_bytes", None))
+            cells.append(f"{size(peak)} (+{size(above[-1])})" if peak is not None else "-")
+        if len(summaries) > 1:
+            first, *others = above
+            cells.append(", ".join(f"{other / first:.1f}" if first and other is not None else "-" for other in others))
+        table.add_row(str(key[0]), key[1], *cells)
+    return table
+
+
+def _artifact_lines(artifacts: Sequence[ArtifactRead]) -> Text:
+    lines = [f"  {artifact.path}  ({size(artifact.bytes)})" for artifact in artifacts]
+    return Text("\n".join(["Files", *lines]) + "\n")
+
+
+def curl_lines(url: str, job_id: str) -> Text:
+    """Return requests that show more of a job."""
+    base = f"{url}/api/v1/jobs/{job_id}"
+    lines = [
+        "Ask for more",
+        f"  curl -s {base}",
+        f"  curl -s {base}/metrics",
+        f"  curl -s '{base}/metrics/loss?points=20'",
+        f"  curl -s {base}/memory",
+        f"  curl -s {base}/events",
+        f"  curl -sO {base}/artifacts/weights.safetensors",
+    ]
+    return Text("\n".join(lines))

@@ -1,0 +1,129 @@
+"""Follows a job by polling the API: a live bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from api.cli.render import size
+from api.client import ApiUnreachable, Client
+from api.schemas import EventRead, JobRead
+from service.states import TERMINAL, JobState
+
+__all__ = ["ENDED", "watch"]
+
+ENDED = TERMINAL
+POLL_SECONDS = 1.0
+# Where there is no terminal to redraw, one line in so many seconds.
+LINE_SECONDS = 10.0
+
+
+def watch(client: Client, job_id: str, console: Console) -> JobRead | None:
+    """Follow a job until it ends and return it; None if the user leaves (Ctrl-C)."""
+    view = _Bar(console) if console.is_terminal else _Lines(console)
+    seen = 0
+    silent = False
+    try:
+        with view.live():
+            while True:
+                try:
+                    # The job first: events that came with its end are then there to be read.
+                    job = client.job(job_id)
+                    events = client.events(job_id, after_seq=seen)
+                except ApiUnreachable:
+                    if not silent:
+                        view.note("the API does not answer; the training goes on, and so does this watch")
+                    silent = True
+                    time.sleep(POLL_SECONDS)
+                    continue
+                silent = False
+                seen = events.next_after_seq
+                for event in events.items:
+                    view.event(event)
+                view.update(job)
+                if job.state in ENDED:
+                    return job
+                time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        return None
+
+
+def _figures(job: JobRead) -> str:
+    """Return loss, nfe and peak memory in one line."""
+    latest = job.progress.latest
+    parts = []
+    if "loss" in latest:
+        parts.append(f"loss {latest['loss']:.3f}")
+    if "validation_nll" in latest:
+        parts.append(f"val {latest['validation_nll']:.3f}")
+    if "nfe_forward" in latest:
+        parts.append(f"nfe {latest['nfe_forward']:.0f}+{latest.get('nfe_backward', 0.0):.0f}")
+    peak = job.progress.device_peak_bytes or job.progress.host_peak_bytes
+    if peak is not None:
+        parts.append(f"peak {size(peak)}")
+    return "  ".join(parts)
+
+
+class _Lines:
+    """Plain lines, for logs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._next = 0.0
+        self._started = time.monotonic()
+
+    def live(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def note(self, text: str) -> None:
+        self._console.print(escape(text), soft_wrap=True)
+
+    def event(self, event: EventRead) -> None:
+        # A failure's message may be a long log; the report shows it whole.
+        words = event.message.splitlines()[0] if event.message else ""
+        self._console.print(f"{event.time:%H:%M:%S}  {escape(event.name)}: {escape(words)}", soft_wrap=True)
+
+    def update(self, job: JobRead) -> None:
+        now = time.monotonic()
+        if job.state == JobState.RUNNING and job.progress.step and now >= self._next:
+            self._next = now + LINE_SECONDS
+            of = f"/{job.progress.max_steps}" if job.progress.max_steps else ""
+            self._console.print(f"          step {job.progress.step}{of}  {_figures(job)}", soft_wrap=True)
+
+
+class _Bar(_Lines):
+    """A bar that is redrawn, events scrolling above it."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._progress = Progress(
+            TextColumn("{task.fields[state]:>9}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task: TaskID | None = None
+
+    def live(self) -> AbstractContextManager[object]:
+        return self._progress
+
+    def update(self, job: JobRead) -> None:
+        if self._task is None:
+            self._task = self._progress.add_task("", total=job.progress.max_steps, state="", figures="")
+        self._progress.update(self._task, completed=job.progress.step, state=job.state.value, figures=_figures(job))
