@@ -25,7 +25,7 @@ from service.records import (
 )
 from workers.spool import Spool
 
-__all__ = ["AnyRecord", "Outbox", "Sender", "TelemetryError", "open_sender"]
+__all__ = ["AnyRecord", "Outbox", "Sender", "TelemetryError", "flush_timeout", "open_sender"]
 
 log = logging.getLogger(__name__)
 
@@ -214,6 +214,11 @@ class Sender:
             self._cancel = cancel
             self._changed.notify_all()
         return moved
+
+
+def flush_timeout() -> float:
+    """Return for how many seconds a run waits at its end for the API to take its last records."""
+    return float(os.environ.get("SYMADJ_FLUSH_TIMEOUT_S", "3600"))
 
 
 def open_sender(order: RunOrder, source: str) -> Sender:

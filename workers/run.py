@@ -1,0 +1,132 @@
+"""The driver of one attempt: ``python -m workers.run`` with the order in ``SYMADJ_RUN_ORDER``.
+
+It starts the workers through Ray Train, waits, and reports how the attempt ended. Everything that is expected to
+go wrong in training is caught by the workers and comes back as an outcome; what arrives here as an exception is the
+loss of a worker or of the cluster, or a fault in symadj.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from service.records import EventRecord, OutcomeRecord, RunOrder
+from service.spec import GpuResources, JobSpec
+from workers.telemetry import TelemetryError, flush_timeout, open_sender
+
+__all__ = ["main"]
+
+log = logging.getLogger("symadj.run")
+
+ORDER_VARIABLE = "SYMADJ_RUN_ORDER"
+
+# Ray Train's settings, read by its controller and workers from the driver's environment.
+_RAY_TRAIN_SETTINGS = {
+    # How often the controller looks at its workers, and so how late it notices that they have finished.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    # Without it a collective of Ray Train's own waits for ever for a rank that does not come.
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",
+    # Long enough for a large cluster to start processes, short enough that a job which cannot fit says so.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    # Watches for nodes that are about to be taken back: a process of its own, and we do not act on its word.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+# Starts of the worker group that may fail before the attempt does.
+_START_FAILURES = 2
+
+
+def main() -> int:
+    """Run the attempt; return 0 when its outcome was delivered, whatever it is, or is not wanted any more."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # httpx tells of every request at this level.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    order = RunOrder.model_validate_json(os.environ[ORDER_VARIABLE])
+    sender = open_sender(order, "driver")
+    try:
+        sender.put(
+            EventRecord(
+                time=datetime.now(UTC),
+                name="workers_starting",
+                message=f"Ray Train starts {order.spec.resources.workers} workers",
+            )
+        )
+        outcome = _attempt(order)
+        log.info("outcome: %s", outcome)
+        if outcome is None:
+            return 0
+        sender.put(OutcomeRecord(time=datetime.now(UTC), **outcome))
+        return 0 if sender.flush(flush_timeout()) or sender.superseded else 1
+    except TelemetryError:
+        log.exception("the outcome could not be delivered")
+        return 1
+    finally:
+        sender.close()
+
+
+def _attempt(order: RunOrder) -> dict[str, Any] | None:
+    """Train, and return the fields of the outcome; None when the attempt is not wanted any more."""
+    try:
+        outcome: dict[str, Any] | None = _fit(order)
+        return outcome
+    except Exception as error:
+        from workers.ray_failures import diagnose
+
+        log.exception("the workers did not return")
+        return diagnose(error).outcome()
+
+
+def _fit(order: RunOrder) -> Any:
+    """Run ``train_worker`` in all workers and return what rank 0 returns."""
+    for name, value in _RAY_TRAIN_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+    from ray.train import FailureConfig, RunConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    from workers.backend import ProcessGroupConfig
+
+    ray.init(logging_level=logging.WARNING)
+    gpu = isinstance(order.spec.resources, GpuResources)
+    trainer = DataParallelTrainer(
+        train_worker,
+        train_loop_config={
+            "order": order.model_dump_json(),
+            "environment": {k: v for k, v in os.environ.items() if k.startswith("SYMADJ_")},
+        },
+        backend_config=ProcessGroupConfig("nccl" if gpu else "gloo"),
+        scaling_config=_scaling(order.spec, gpu),
+        run_config=RunConfig(
+            name=order.job_id,
+            storage_path=os.path.join(order.storage, order.job_id, "ray"),
+            failure_config=FailureConfig(
+                max_failures=0, max_preemption_failures=0, controller_failure_limit=_START_FAILURES
+            ),
+        ),
+    )
+    return trainer.fit().return_value
+
+
+def _scaling(spec: JobSpec, gpu: bool) -> Any:
+    from ray.train import ScalingConfig
+
+    resources: dict[str, float] = {"CPU": spec.resources.cpus_per_worker}
+    if gpu:
+        resources["GPU"] = 1
+    if spec.resources.memory_budget is not None:
+        resources["memory"] = int(spec.resources.memory_budget)
+    return ScalingConfig(num_workers=spec.resources.workers, use_gpu=gpu, resources_per_worker=resources)
+
+
+def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
+    """What Ray Train runs in each worker; only rank 0's answer is used."""
+    os.environ.update(config["environment"])
+    from workers.worker import run_worker
+
+    return run_worker(RunOrder.model_validate_json(config["order"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

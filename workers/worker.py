@@ -1,0 +1,222 @@
+"""One rank's part of an attempt: set up, train, evaluate, and say how it ended."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from service.records import EventRecord, RunOrder
+from service.spec import Evaluation, GpuResources
+from service.states import JobState
+from symadj_core.flows import Flow
+from workers.artifacts import ArtifactFolder
+from workers.baselines import fit_baselines
+from workers.data import PreparedData, load_table, prepare
+from workers.evaluation import TestScore, draw_samples, score_test_rows
+from workers.flow import build_flow
+from workers.plots import draw_curve, draw_pairs
+from workers.ranks import AttemptFailedError, Ranks
+from workers.telemetry import Outbox, flush_timeout, open_sender
+from workers.training import Trained, train
+
+__all__ = ["Attempt", "run_worker"]
+
+_MOST_SAMPLES = 5000
+_VERSIONS_OF = ("symadj", "torch", "numpy", "ray")
+
+
+def run_worker(order: RunOrder) -> dict[str, Any] | None:
+    """Run this process's rank of the attempt to its end and deliver all its records.
+
+    Returns:
+        The fields of the ``OutcomeRecord``, the same on all ranks; None when the attempt is not wanted any more.
+
+    Raises:
+        PeerLostError: another rank died.
+        TelemetryError: the API refuses the records.
+    """
+    resources = order.spec.resources
+    torch.set_num_threads(resources.cpus_per_worker)
+    ranks = Ranks(_device(isinstance(resources, GpuResources)))
+    sender = open_sender(order, f"rank-{ranks.rank}")
+    try:
+        outcome = Attempt(order, ranks, sender).run()
+        sender.flush(flush_timeout())
+        return outcome
+    finally:
+        sender.close()
+
+
+def _device(accelerated: bool) -> torch.device:
+    if not accelerated:
+        return torch.device("cpu")
+    # Ray shows each worker the one accelerator that it gave it.
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if device is None:
+        raise RuntimeError("resources.kind is gpu, but torch finds no accelerator on this node")
+    torch.accelerator.set_device_index(0)
+    return torch.device(device.type, 0)
+
+
+class Attempt:
+    """The course of an attempt on one rank; all ranks go through it side by side.
+
+    Args:
+        order: what to do.
+        ranks: this rank among the others.
+        outbox: takes this rank's records.
+    """
+
+    def __init__(self, order: RunOrder, ranks: Ranks, outbox: Outbox) -> None:
+        self.order, self.spec, self.ranks, self.outbox = order, order.spec, ranks, outbox
+        self.artifacts = ArtifactFolder(order)
+
+    def run(self) -> dict[str, Any] | None:
+        """Return the fields of the outcome, or None when the attempt is not wanted any more."""
+        try:
+            return self._run()
+        except AttemptFailedError as error:
+            return error.failure.outcome()
+
+    def _run(self) -> dict[str, Any] | None:
+        data, flow = self.ranks.together(self._set_up, phase="setup")
+        parameters = sum(p.numel() for p in flow.parameters())
+        self._event(
+            "training_started",
+            f"{self.ranks.size} ranks train {parameters} parameters on {len(data.training)} rows of {data.dim} values",
+            ranks=self.ranks.size,
+            device=self.ranks.device.type,
+            dim=data.dim,
+            parameters=parameters,
+            training_rows=len(data.training),
+            validation_rows=len(data.validation),
+            test_rows=len(data.test),
+            validation_divergence=self.spec.flow.divergence.kind,
+        )
+        trained = train(self.spec, flow, data, self.ranks, self.outbox)
+        if trained.ending == "superseded":
+            return None
+        if trained.ending == "cancelled":
+            message = f"cancelled after step {trained.steps}"
+            return {"state": JobState.CANCELLED, "message": message, "data": {"step": trained.steps}}
+        self._event(
+            "training_finished",
+            f"{trained.steps} steps in {trained.seconds:.1f} s",
+            steps=trained.steps,
+            seconds=trained.seconds,
+        )
+        # Before anything else can fail: this is what the user waited for.
+        self._on_rank_0(lambda: self._save_flow(flow, data, trained))
+        result = {
+            "steps": trained.steps,
+            "train_seconds": trained.seconds,
+            "parameters": parameters,
+            "validation_nll": trained.history.validation[-1][1] if trained.history.validation else None,
+        }
+        if self.spec.evaluation is not None:
+            result |= self._evaluate(self.spec.evaluation, flow, data, trained)
+        return {"state": JobState.SUCCEEDED, "result": result}
+
+    def _set_up(self) -> tuple[PreparedData, Flow]:
+        data = prepare(self.spec.data, load_table(self.spec.data))
+        return data, build_flow(self.spec, data.dim).to(self.ranks.device)
+
+    def _evaluate(self, evaluation: Evaluation, flow: Flow, data: PreparedData, trained: Trained) -> dict[str, Any]:
+        began = time.perf_counter()
+        self._event("evaluation_started", "test likelihood, baselines and plots")
+        score = None
+        if evaluation.test:
+            score = score_test_rows(self.spec, evaluation, flow, data, self.ranks)
+            self._event(
+                "test_scored",
+                f"test NLL {score.nll:.4f} +- {score.stderr:.4f} nats",
+                nll=score.nll,
+                stderr=score.stderr,
+            )
+
+        # Shared out so that both take about as long: the first rank draws while the last fits.
+        def share() -> dict[str, Any] | None:
+            if self.ranks.rank == 0 and evaluation.plots:
+                self._draw_pairs(flow, data)
+            if self.ranks.rank == self.ranks.size - 1 and evaluation.mixture_components:
+                return fit_baselines(
+                    data.training.rows,
+                    data.test.rows,
+                    evaluation.mixture_components,
+                    self.spec.seed,
+                    self.spec.resources.cpus_per_worker,
+                )
+            return None
+
+        baselines = self.ranks.gather(self.ranks.together(share, phase="evaluation"))[-1]
+        if evaluation.plots:
+            self._on_rank_0(lambda: self._draw_curve(trained, score, baselines))
+        return {
+            "test_nll": score and score.nll,
+            "test_nll_stderr": score and score.stderr,
+            "test_nll_original_units": score and score.nll_original_units,
+            "test_rows": score and score.rows,
+            "nfe_test": score and score.nfe,
+            "test_solver": score and score.how,
+            "baselines": baselines,
+            "evaluate_seconds": time.perf_counter() - began,
+        }
+
+    def _save_flow(self, flow: Flow, data: PreparedData, trained: Trained) -> None:
+        weights = {name: value.detach().cpu().contiguous() for name, value in flow.state_dict().items()}
+        # One entry: safetensors writes several in an order that changes from run to run, and equal weights are to
+        # make equal files.
+        about = json.dumps({"job_id": self.order.job_id, "steps": trained.steps, "dim": data.dim})
+        content = safetensors.torch.save(weights, {"symadj": about})
+        self.outbox.put(self.artifacts.write("weights.safetensors", "application/octet-stream", content))
+        config = {
+            "job_id": self.order.job_id,
+            "attempt": self.order.attempt,
+            "spec": self.spec.stored(),
+            "columns": data.columns,
+            "transforms": [transform.parameters() for transform in data.transforms],
+            "versions": _versions(),
+        }
+        text = json.dumps(config, indent=2) + "\n"
+        self.outbox.put(self.artifacts.write("config.json", "application/json", text.encode()))
+
+    def _draw_pairs(self, flow: Flow, data: PreparedData) -> None:
+        count = min(_MOST_SAMPLES, len(data.test))
+        samples = draw_samples(flow, count, self.spec.seed, self.spec.data.batch_size)
+        picture = draw_pairs(data.test.rows[:count], samples, data.columns, f"{self.spec.name}: test data and flow")
+        self.outbox.put(self.artifacts.write("pairs.png", "image/png", picture))
+
+    def _draw_curve(self, trained: Trained, score: TestScore | None, baselines: dict[str, Any] | None) -> None:
+        lines = {}
+        if baselines is not None:
+            mixture = baselines["gaussian_mixture"]
+            lines["Gaussian"] = baselines["gaussian"]
+            if mixture["test_nll"] is not None:
+                lines[f"{mixture['components']} Gaussians"] = mixture["test_nll"]
+        picture = draw_curve(trained.history, self.spec.name, None if score is None else score.nll, lines)
+        self.outbox.put(self.artifacts.write("curve.png", "image/png", picture))
+
+    def _on_rank_0(self, work: Callable[[], None]) -> None:
+        self.ranks.together(lambda: work() if self.ranks.rank == 0 else None, phase="artifacts")
+
+    def _event(self, name: str, message: str, **data: Any) -> None:
+        if self.ranks.rank == 0:
+            self.outbox.put(EventRecord(time=datetime.now(UTC), name=name, message=message, data=data))
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _VERSIONS_OF:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
