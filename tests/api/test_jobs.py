@@ -1,0 +1,132 @@
+"""Jobs over HTTP, on a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+TOY = {"data": {"kind": "toy", "name": "moons"}}
+Submit = Callable[..., dict[str, Any]]
+
+
+def assert_problem(response: httpx.Response, status: int) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = response.json()
+    assert problem["status"] == status
+    assert problem["instance"] == response.request.url.path
+    assert {"type", "title", "detail", "errors"} <= problem.keys()
+    return problem
+
+
+def test_a_created_job_is_queued_with_its_whole_spec_and_a_location(api: httpx.Client) -> None:
+    response = api.post("/api/v1/jobs", json=TOY)
+    assert response.status_code == 201
+    job = response.json()
+    assert job["state"] == "queued"
+    assert job["spec"]["gradient"] == {"kind": "symplectic", "keep": "stages"}
+    assert job["progress"]["max_steps"] == 2000
+    assert api.get(response.headers["location"]).json() == job
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "words"),
+    [
+        ({}, "/data", "required"),
+        (TOY | {"gradient": {"kind": "magic"}}, "/gradient", "symplectic"),
+        (TOY | {"solver": {"kind": "adaptive", "rtol": -1}}, "/solver/rtol", "greater than 0"),
+        (TOY | {"flow": {"kind": "cnf", "hidden": [64, 0]}}, "/flow/hidden/1", "greater than or equal to 1"),
+        (TOY | {"steps": 5}, "/steps", "not permitted"),
+        (TOY | {"resources": {"kind": "cpu", "workers": 3}}, "/data/batch_size", "multiple of resources.workers 3"),
+    ],
+)
+def test_a_wrong_spec_is_refused_naming_the_field(api: httpx.Client, body: Any, pointer: str, words: str) -> None:
+    problem = assert_problem(api.post("/api/v1/jobs", json=body | {"name": "refused"}), 422)
+    (error,) = problem["errors"]
+    assert (error["location"], error["pointer"]) == ("body", pointer)
+    assert words in error["detail"]
+    assert api.get("/api/v1/jobs", params={"name": "refused"}).json()["items"] == []
+
+
+def test_a_body_that_is_not_json_is_refused(api: httpx.Client) -> None:
+    response = api.post("/api/v1/jobs", content=b"{data: toy", headers={"Content-Type": "application/json"})
+    assert "not JSON" in assert_problem(response, 422)["detail"]
+
+
+def test_a_request_repeated_under_its_key_makes_one_job(api: httpx.Client) -> None:
+    headers = {"Idempotency-Key": str(uuid4())}
+    first = api.post("/api/v1/jobs", json=TOY, headers=headers)
+    second = api.post("/api/v1/jobs", json=TOY, headers=headers)
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert first.json()["id"] == second.json()["id"]
+    other = api.post("/api/v1/jobs", json=TOY | {"seed": 1}, headers=headers)
+    assert first.json()["id"] in assert_problem(other, 422)["detail"]
+
+
+def test_requests_at_once_under_one_key_make_one_job(api: httpx.Client) -> None:
+    headers = {"Idempotency-Key": str(uuid4())}
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: api.post("/api/v1/jobs", json=TOY, headers=headers), range(8)))
+    assert sorted({answer.status_code for answer in answers}) == [200, 201]
+    assert len({answer.json()["id"] for answer in answers}) == 1
+
+
+def test_lists_are_filtered_and_paged(api: httpx.Client, submit: Submit) -> None:
+    team = str(uuid4())
+    ids = [submit(labels={"team": team}, name=name)["id"] for name in ("a", "b", "a", "b", "a")]
+    api.post(f"/api/v1/jobs/{ids[0]}/cancel")
+
+    def listed(**filters: Any) -> list[str]:
+        answer = api.get("/api/v1/jobs", params={"label": f"team={team}", **filters})
+        assert answer.status_code == 200, answer.text
+        return [job["id"] for job in answer.json()["items"]]
+
+    assert listed() == ids[::-1]
+    assert listed(name="a") == [ids[4], ids[2], ids[0]]
+    assert listed(state=["queued"]) == ids[:0:-1]
+    assert listed(state=["cancelled", "running"]) == [ids[0]]
+    pages, after = [], None
+    while True:
+        parameters = {"label": f"team={team}", "limit": 2} | ({"after": after} if after else {})
+        page = api.get("/api/v1/jobs", params=parameters).json()
+        pages.append([job["id"] for job in page["items"]])
+        after = page["next_after"]
+        if not page["has_more"]:
+            break
+    assert [len(page) for page in pages] == [2, 2, 1]
+    assert [job_id for page in pages for job_id in page] == ids[::-1]
+
+
+def test_bad_parameters_of_a_list_are_named(api: httpx.Client) -> None:
+    for parameters, name in (
+        ({"limit": 0}, "limit"),
+        ({"state": "sleeping"}, "state.0"),
+        ({"after": "not-a-cursor"}, "after"),
+        ({"label": "no equals sign"}, "label"),
+    ):
+        problem = assert_problem(api.get("/api/v1/jobs", params=parameters), 422)
+        assert problem["errors"][0]["pointer"] == name
+
+
+def test_cancel_and_delete_follow_the_state(api: httpx.Client, submit: Submit) -> None:
+    job_id = submit()["id"]
+    assert "cancel it first" in assert_problem(api.delete(f"/api/v1/jobs/{job_id}"), 409)["detail"]
+    assert api.post(f"/api/v1/jobs/{job_id}/cancel").json()["state"] == "cancelled"
+    assert api.post(f"/api/v1/jobs/{job_id}/cancel").status_code == 202
+    assert api.delete(f"/api/v1/jobs/{job_id}").status_code == 204
+    assert_problem(api.get(f"/api/v1/jobs/{job_id}"), 404)
+
+
+@pytest.mark.parametrize("path", ["", "/events", "/metrics", "/metrics/loss", "/memory", "/memory/steps", "/artifacts"])
+def test_an_unknown_job_is_a_404_everywhere(api: httpx.Client, path: str) -> None:
+    assert "job-none" in assert_problem(api.get(f"/api/v1/jobs/job-none{path}"), 404)["detail"]
+
+
+def test_what_is_not_there_and_what_is_not_allowed_are_problems_too(api: httpx.Client) -> None:
+    assert_problem(api.get("/api/v2/jobs"), 404)
+    assert_problem(api.put("/api/v1/jobs"), 405)

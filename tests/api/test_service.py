@@ -1,0 +1,57 @@
+"""Health, documentation, figures for Prometheus, data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+
+from tests.conftest import ApiServer, running_api
+
+
+def test_health_says_that_the_process_lives_and_readiness_what_is_missing(api: httpx.Client) -> None:
+    assert api.get("/healthz").json()["status"] == "ok"
+    readiness = api.get("/readyz")
+    assert readiness.status_code == 503
+    assert readiness.json()["store"] == "ok"
+    assert "does not answer" in readiness.json()["ray"], "no Ray runs beside this API"
+
+
+def test_the_api_describes_itself_with_its_problems(api: httpx.Client) -> None:
+    document = api.get("/openapi.json").json()
+    assert {"Problem", "FieldError", "JobSpec"} <= document["components"]["schemas"].keys()
+    assert "HTTPValidationError" not in str(document)
+    for path, operations in document["paths"].items():
+        if path.startswith("/api/v1/"):
+            for operation in operations.values():
+                assert list(operation["responses"]["422"]["content"]) == ["application/problem+json"]
+    assert api.get("/docs").status_code == 200
+
+
+def test_prometheus_reads_jobs_by_state_and_requests(api: httpx.Client) -> None:
+    api.get("/api/v1/nothing/here")
+    text = api.get("/metrics").text
+    assert 'symadj_jobs{state="running"} ' in text
+    assert 'symadj_http_requests_total{method="GET",route="none",status="404"}' in text
+
+
+def test_the_data_sets_are_listed_with_their_references(api: httpx.Client) -> None:
+    items = {item["name"]: item for item in api.get("/api/v1/datasets").json()["items"]}
+    assert (items["flow_cytometry"]["rows"], items["flow_cytometry"]["dim"]) == (110_000, 10)
+    assert items["flow_cytometry"]["reference_test_nll"]["gaussian_mixture_10"] == 3.48
+
+
+def test_jobs_outlive_a_killed_api(tmp_path: Path) -> None:
+    with running_api(tmp_path) as first:
+        job = httpx.post(f"{first.url}/api/v1/jobs", json={"data": {"kind": "toy", "name": "moons"}}).json()
+    with running_api(tmp_path) as second:
+        assert httpx.get(f"{second.url}/api/v1/jobs/{job['id']}").json() == job
+
+
+def test_the_api_process_loads_neither_torch_nor_ray(api_server: ApiServer, api: httpx.Client) -> None:
+    for path in ("/api/v1/jobs", "/api/v1/datasets", "/metrics", "/readyz", "/openapi.json"):
+        api.get(path)
+    mapped = Path(f"/proc/{api_server.process.pid}/maps").read_text()
+    assert "pydantic_core" in mapped, "the list names what the process has loaded"
+    for library in ("libtorch", "_raylet", "numpy"):
+        assert library not in mapped

@@ -1,0 +1,183 @@
+"""Metrics, memory and artifacts over HTTP: sent as a worker sends them, read as a user reads them."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from service import lifecycle
+from service.spec import JobSpec
+from service.store import Database, jobs
+from tests.conftest import ApiServer
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC).isoformat()
+
+
+@dataclass
+class Run:
+    """A job that the dispatcher has claimed, seen from its worker."""
+
+    api: httpx.Client
+    server: ApiServer
+    job_id: str
+    token: str
+    sent: int = 0
+
+    def send(self, *records: dict[str, Any], source: str = "rank-0", first_seq: int | None = None) -> httpx.Response:
+        body = {"source": source, "first_seq": first_seq or self.sent + 1, "records": list(records)}
+        headers = {"Authorization": f"Bearer {self.token}"}
+        response = self.api.post("/api/v1/ingest/batches", json=body, headers=headers)
+        if response.status_code == 200:
+            self.sent = response.json()["next_seq"] - 1
+        return response
+
+    def get(self, path: str, **arguments: Any) -> httpx.Response:
+        return self.api.get(f"/api/v1/jobs/{self.job_id}{path}", **arguments)
+
+
+@pytest.fixture
+def run(api_server: ApiServer, api: httpx.Client) -> Iterator[Run]:
+    database = Database(f"sqlite:///{api_server.data / 'symadj.sqlite'}")
+    spec = JobSpec.model_validate({"data": {"kind": "toy", "name": "moons"}})
+    with database.session() as session:
+        job, _ = lifecycle.submit(session, spec, owner="ada")
+    with database.session() as session:
+        claim = lifecycle.claim(session, jobs.lock(session, job.id), actor="d", lease_seconds=60)
+    assert claim is not None
+    yield Run(api, api_server, job.id, claim.token)
+    database.close()
+
+
+def step(number: int, **metrics: Any) -> dict[str, Any]:
+    return {"kind": "step", "time": NOW, "step": number, "metrics": {"loss": float(number)} | metrics}
+
+
+def memory(number: int, rank: int, phase: str, idle: int, peak: int) -> dict[str, Any]:
+    record = {"kind": "memory", "time": NOW, "step": number, "rank": rank, "phase": phase, "host_idle_bytes": idle}
+    return record | {"host_peak_bytes": peak, "device_idle_bytes": None, "device_peak_bytes": None}
+
+
+def test_polling_by_after_seq_sees_every_value_once(run: Run) -> None:
+    run.send(*(step(number) for number in range(1, 8)))
+    seen, after_seq = [], 0
+    while True:
+        page = run.get("/metrics/loss", params={"after_seq": after_seq, "limit": 3}).json()
+        if not page["points"]:
+            break
+        seen += [(point["step"], point["value"]) for point in page["points"]]
+        after_seq = page["next_after_seq"]
+    assert seen == [(number, float(number)) for number in range(1, 8)]
+
+
+def test_the_names_of_metrics_come_with_their_newest_values(run: Run) -> None:
+    run.send(step(1, nfe_forward=14.0), step(2, nfe_forward=20.0))
+    items = {
+        item["name"]: (item["points"], item["last_step"], item["last_value"])
+        for item in run.get("/metrics").json()["items"]
+    }
+    assert items == {"loss": (2, 2, 2.0), "nfe_forward": (2, 2, 20.0)}
+    progress = run.get("").json()["progress"]
+    assert (progress["step"], progress["latest"]) == (2, {"loss": 2.0, "nfe_forward": 20.0})
+
+
+def test_an_unchanged_series_answers_304(run: Run) -> None:
+    run.send(step(1))
+    etag = run.get("/metrics/loss").headers["etag"]
+    assert run.get("/metrics/loss", headers={"If-None-Match": etag}).status_code == 304
+    run.send(step(2))
+    assert run.get("/metrics/loss", headers={"If-None-Match": etag}).status_code == 200
+
+
+def test_a_waiting_request_is_answered_when_a_value_comes(run: Run) -> None:
+    sender = threading.Timer(0.3, run.send, [step(1)])
+    sender.start()
+    answer = run.get("/metrics/loss", params={"wait": 20}).json()
+    sender.join()
+    assert [point["step"] for point in answer["points"]] == [1]
+
+
+def test_a_series_is_downsampled_to_as_many_buckets_as_asked_for(run: Run) -> None:
+    run.send(*(step(number) for number in range(1, 101)))
+    answer = run.get("/metrics/loss", params={"points": 10}).json()
+    assert [(b["first_step"], b["last_step"], b["mean"]) for b in answer["buckets"]][:2] == [
+        (1, 10, 5.5),
+        (11, 20, 15.5),
+    ]
+    assert len(answer["buckets"]) == 10
+    assert answer["points"] == []
+
+
+def test_numbers_that_json_does_not_have_travel_as_strings(run: Run) -> None:
+    run.send(step(1, loss="NaN"), step(2, loss="Infinity"))
+    assert [point["value"] for point in run.get("/metrics/loss").json()["points"]] == ["NaN", "Infinity"]
+
+
+def test_memory_is_told_by_rank_and_phase_and_by_step(run: Run) -> None:
+    run.send(
+        *(
+            memory(number, rank, phase, idle=1000, peak=1000 + 10 * number + rank + bonus)
+            for number in (1, 2)
+            for rank in (0, 1)
+            for phase, bonus in (("forward", 0), ("backward", 5), ("optimizer", 0))
+        )
+    )
+    summary = run.get("/memory").json()
+    assert (summary["ranks"], summary["gradient"]) == (2, "symplectic")
+    rows = [(p["rank"], p["phase"], p["host_peak_bytes"], p["host_above_idle_bytes"]) for p in summary["phases"]]
+    assert rows[:3] == [(0, "forward", 1020, 20), (0, "backward", 1025, 25), (0, "optimizer", 1020, 20)]
+    assert rows[3][0] == 1
+    first = run.get("/memory", params={"last_step": 1}).json()["phases"][0]
+    assert (first["steps"], first["host_peak_bytes"]) == (1, 1010)
+    steps = run.get("/memory/steps", params={"rank": 1, "phase": "backward"}).json()["items"]
+    assert [(point["step"], point["host_peak_bytes"]) for point in steps] == [(1, 1016), (2, 1026)]
+
+
+def test_a_batch_with_a_hole_before_it_is_told_where_to_go_on(run: Run) -> None:
+    run.send(step(1))
+    response = run.send(step(5), first_seq=5)
+    assert response.status_code == 409
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["next_seq"] == 2
+
+
+def test_without_its_token_nothing_is_stored(run: Run) -> None:
+    for headers in ({}, {"Authorization": "Bearer stolen"}):
+        body = {"source": "rank-0", "first_seq": 1, "records": [step(1)]}
+        response = run.api.post("/api/v1/ingest/batches", json=body, headers=headers)
+        assert response.status_code == 401
+        assert response.headers["www-authenticate"] == "Bearer"
+    assert run.get("/metrics").json()["items"] == []
+
+
+def test_an_artifact_is_listed_and_downloaded_as_it_was_written(run: Run) -> None:
+    content = b"weights" * 1000
+    digest = hashlib.sha256(content).hexdigest()
+    folder = run.server.data / "jobs" / run.job_id / "artifacts"
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes(content)
+    record = {"kind": "artifact", "time": NOW, "name": "weights.safetensors", "media_type": "application/octet-stream"}
+    run.send(record | {"bytes": len(content), "sha256": digest})
+    (item,) = run.get("/artifacts").json()["items"]
+    assert (item["bytes"], item["sha256"]) == (len(content), digest)
+    download = run.api.get(item["url"])
+    assert download.content == content
+    assert download.headers["etag"] == f'"{digest}"'
+    assert run.get("/artifacts/../../../symadj.sqlite").status_code == 404
+    missing = run.get("/artifacts/curve.png")
+    assert missing.status_code == 404
+    assert "weights.safetensors" in missing.json()["detail"]
+
+
+def test_events_tell_the_history(run: Run) -> None:
+    run.send({"kind": "event", "time": NOW, "name": "training_started", "message": "go", "data": {"ranks": 2}})
+    events = run.get("/events").json()
+    assert [event["name"] for event in events["items"]] == ["queued", "starting", "running", "training_started"]
+    assert events["items"][-1]["data"] == {"ranks": 2}
+    assert run.get("/events", params={"after_seq": events["next_after_seq"]}).json()["items"] == []

@@ -1,0 +1,98 @@
+"""Fixtures for all rooms: stores, specs, and a real API server."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.store import Database
+
+TOY = {"data": {"kind": "toy", "name": "moons"}}
+
+
+@dataclass
+class ApiServer:
+    """A running API: where it is, where its data lie, and its process."""
+
+    url: str
+    data: Path
+    process: subprocess.Popen[bytes]
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running_api(data: Path, port: int | None = None, **environment: str) -> Iterator[ApiServer]:
+    """Run the API in a process of its own until the block ends."""
+    port = port or free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", "--factory", "api.app:create_app", "--port", str(port), "--no-access-log"],
+        env=os.environ | {"SYMADJ_DATA": str(data), **environment},
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                if httpx.get(f"{url}/healthz", timeout=5).status_code == 200:
+                    break
+            except httpx.TransportError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise
+        yield ApiServer(url, data, process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """A new, migrated store."""
+    store = Database(f"sqlite:///{tmp_path / 'symadj.sqlite'}")
+    store.migrate()
+    yield store
+    store.close()
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """One API for all tests that can share it."""
+    with running_api(tmp_path_factory.mktemp("api")) as server:
+        yield server
+
+
+@pytest.fixture
+def api(api_server: ApiServer) -> Iterator[httpx.Client]:
+    """A client of the shared API."""
+    with httpx.Client(base_url=api_server.url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def submit(api: httpx.Client) -> Callable[..., dict[str, Any]]:
+    """Submit a toy job with changes of its top-level fields; return the answer."""
+
+    def send(**changes: Any) -> dict[str, Any]:
+        response = api.post("/api/v1/jobs", json=TOY | changes)
+        assert response.status_code == 201, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    return send

@@ -1,0 +1,101 @@
+"""The whole service, as `symadj serve` runs it, with a real Ray."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from api.client import Client
+from api.schemas import JobRead
+from service.states import TERMINAL, JobState
+from tests.conftest import free_port
+
+SYMADJ = Path(sys.executable).with_name("symadj")
+JOB_SECONDS = 180
+
+
+@dataclass
+class Service:
+    """A running ``symadj serve``."""
+
+    url: str
+    data: Path
+    process: subprocess.Popen[str]
+
+    def child(self, words: str) -> psutil.Process:
+        """Return the child whose command line has these words."""
+        (found,) = [c for c in psutil.Process(self.process.pid).children() if words in " ".join(c.cmdline())]
+        return found
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a ``symadj`` command against this service."""
+        return subprocess.run(
+            [SYMADJ, *command], env=os.environ | {"SYMADJ_URL": self.url}, capture_output=True, text=True, check=False
+        )
+
+
+@contextmanager
+def running_service(data: Path) -> Iterator[Service]:
+    """Run the service until the block ends."""
+    port = free_port()
+    process = subprocess.Popen(
+        [SYMADJ, "serve", "--port", str(port), "--data", str(data), "--cpus", "2"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "stop" in line:
+                break
+        else:
+            raise RuntimeError(f"the service did not start, status {process.wait()}")
+        yield Service(f"http://127.0.0.1:{port}", data, process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One service for the tests of a module: a Ray takes its time to start."""
+    with running_service(tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[Client]:
+    """A client of the service."""
+    with Client(service.url) as http:
+        yield http
+
+
+@pytest.fixture
+def until(client: Client) -> Callable[[str, Callable[[JobRead], bool]], JobRead]:
+    """Follow a job until something is so; long polls of its loss keep the pace, so that nothing sleeps here."""
+
+    def follow(job_id: str, reached: Callable[[JobRead], bool]) -> JobRead:
+        after_seq = 0
+        for _ in range(JOB_SECONDS):
+            job = client.job(job_id)
+            if reached(job):
+                return job
+            if job.state in TERMINAL:
+                break
+            after_seq = client.metric(job_id, "loss", after_seq=after_seq, wait=1).next_after_seq
+        history = "\n".join(f"{event.name}: {event.message}" for event in client.events(job_id).items)
+        raise AssertionError(f"job {job_id} is {job.state} at step {job.progress.step}:\n{history}")
+
+    return follow
+
+
+def ended(job: JobRead) -> bool:
+    """Whether a job succeeded."""
+    return job.state is JobState.SUCCEEDED

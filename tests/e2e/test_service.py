@@ -1,0 +1,182 @@
+"""Jobs through the whole system: HTTP, store, dispatcher, Ray, two DDP workers, telemetry, artifacts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from safetensors.numpy import load_file
+
+from api.client import ApiUnreachable, Client
+from api.schemas import JobRead
+from service.states import JobState
+from tests.e2e.conftest import Service, ended, running_service
+
+pytestmark = pytest.mark.ray
+
+Until = Callable[[str, Callable[[JobRead], bool]], JobRead]
+
+
+def toy(steps: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": "toy",
+        "data": {"kind": "toy", "name": "moons", "rows": 2000, "batch_size": 200},
+        "flow": {"kind": "cnf", "blocks": 1, "hidden": [16]},
+        "solver": {"kind": "adaptive", "rtol": 1e-3, "atol": 1e-4},
+        "optimizer": {"kind": "adam", "learning_rate": 0.01},
+        "stop": {"kind": "steps", "max_steps": steps},
+        "resources": {"kind": "cpu", "workers": 2},
+        "evaluation": None,
+    } | changes
+
+
+def steps_of(client: Client, job_id: str, name: str = "loss") -> list[int]:
+    return [point.step for page in client.metric_pages(job_id, name) for point in page.points]
+
+
+def test_a_job_trains_and_leaves_metrics_memory_and_files(service: Service, client: Client, until: Until) -> None:
+    spec = toy(40, evaluation={"validate_every_steps": 20, "validation_rows": 200, "mixture_components": 3})
+    job = until(client.submit(spec).id, ended)
+
+    assert steps_of(client, job.id) == list(range(1, 41))
+    losses = [point.value for page in client.metric_pages(job.id, "loss") for point in page.points]
+    assert losses[-1] < losses[0]
+    names = {metric.name for metric in client.metrics(job.id).items}
+    assert {"loss", "nfe_forward", "nfe_backward", "grad_norm", "learning_rate", "validation_nll"} <= names
+
+    memory = client.memory(job.id)
+    assert [(row.rank, row.phase, row.steps) for row in memory.phases] == [
+        (rank, phase, 40) for rank in (0, 1) for phase in ("forward", "backward", "optimizer")
+    ]
+    for row in memory.phases:
+        assert row.host_peak_bytes is not None, "Linux tells the high-water mark"
+        assert row.host_idle_bytes is not None
+        assert row.host_peak_bytes >= row.host_idle_bytes
+
+    assert job.result is not None
+    assert job.result["test_nll"] < job.result["baselines"]["gaussian"] + 1
+    assert job.result["test_nll_stderr"] > 0
+
+    files = {item.name: item for item in client.artifacts(job.id).items}
+    assert {"weights.safetensors", "config.json", "curve.png", "pairs.png"} <= files.keys()
+    for item in files.values():
+        content = Path(item.path).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (item.bytes, item.sha256)
+    assert sum(tensor.size for tensor in load_file(files["weights.safetensors"].path).values()) > 0
+    assert Path(files["curve.png"].path).read_bytes().startswith(b"\x89PNG")
+
+    shown = service.run("show", job.id)
+    assert shown.returncode == 0
+    for words in (
+        "succeeded",
+        "this flow",
+        "Gaussian mixture, 3 components",
+        "backward",
+        "weights.safetensors",
+        "curl -s",
+    ):
+        assert words in shown.stdout
+
+
+def test_the_api_may_die_in_mid_training_and_no_record_is_lost_or_doubled(
+    service: Service, client: Client, until: Until
+) -> None:
+    steps = 600
+    job_id = client.submit(toy(steps)).id
+    until(job_id, lambda job: job.progress.step >= 20)
+    for _ in range(2):
+        service.child("uvicorn").kill()
+        answered_at = _step_when_it_answers(client, job_id)
+    assert answered_at < steps, "the API died while the job trained"
+    job = until(job_id, ended)
+    assert job.attempt == 1, "the training was not disturbed"
+    for name in ("loss", "nfe_forward"):
+        assert steps_of(client, job_id, name) == list(range(1, steps + 1))
+    assert [row.steps for row in client.memory(job_id).phases] == [steps] * 6
+    events = [event.name for event in client.events(job_id).items]
+    assert events.count("training_started") == events.count("succeeded") == 1
+
+
+def _step_when_it_answers(client: Client, job_id: str) -> int:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return client.job(job_id).progress.step
+        except ApiUnreachable:
+            assert time.monotonic() < deadline
+
+
+def test_a_running_job_is_cancelled_at_its_next_step(service: Service, client: Client, until: Until) -> None:
+    job_id = client.submit(toy(100_000)).id
+    until(job_id, lambda job: job.progress.step >= 5)
+    assert service.run("cancel", job_id).returncode == 0
+    job = until(job_id, lambda job: job.state is JobState.CANCELLED)
+    (event,) = [event for event in client.events(job_id).items if event.name == "cancelled"]
+    assert event.actor == "driver", "the run itself stopped; nobody had to kill it"
+    assert steps_of(client, job_id) == list(range(1, job.progress.step + 1))
+
+
+def test_the_same_spec_gives_the_same_losses_whatever_exact_gradient(client: Client, until: Until) -> None:
+    jobs = [until(client.submit(toy(5, gradient={"kind": kind})).id, ended) for kind in ("symplectic", "backprop")]
+    series = [[p.value for page in client.metric_pages(job.id, "loss") for p in page.points] for job in jobs]
+    assert series[0] == pytest.approx(series[1], rel=1e-5)
+    again = until(client.submit(toy(5)).id, ended)
+    assert [p.value for page in client.metric_pages(again.id, "loss") for p in page.points] == series[0]
+
+
+def test_a_diverging_job_fails_with_its_reason_and_step(service: Service, client: Client, until: Until) -> None:
+    spec = toy(
+        50, optimizer={"kind": "sgd", "learning_rate": 100, "clip_norm": None}, solver={"kind": "fixed", "steps": 4}
+    )
+    job = until(client.submit(spec).id, lambda job: job.state is JobState.FAILED)
+    assert job.failure is not None
+    assert job.failure.code in {"diverged", "solver_stuck"}
+    assert job.failure.data["step"] >= 1
+    assert job.attempt == 1, "what is bound to happen again is not tried again"
+    assert service.run("watch", job.id).returncode == 1
+
+
+def test_sigterm_stops_all_that_serve_started(tmp_path: Path) -> None:
+    with running_service(tmp_path) as service, Client(service.url) as client:
+        client.submit(toy(100_000))
+        while client.jobs().items[0].state is not JobState.RUNNING:
+            pass
+        family = psutil.Process(service.process.pid).children(recursive=True)
+        assert len(family) > 3
+        socket_folder = [item for item in _ray_folder(service) if item.exists()]
+        assert socket_folder
+    assert service.process.returncode == 0
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+    assert not any(item.exists() for item in socket_folder)
+
+
+def _ray_folder(service: Service) -> list[Path]:
+    words = service.child("ray.scripts").cmdline()
+    return [Path(word.removeprefix("--temp-dir=")) for word in words if word.startswith("--temp-dir=")]
+
+
+def test_two_services_do_not_share_a_data_folder(service: Service) -> None:
+    second = service.run("serve", "--port", "0", "--data", str(service.data))
+    assert second.returncode == 1
+    assert "in use by another" in second.stderr
+
+
+def test_the_command_line_lists_and_compares(service: Service, client: Client) -> None:
+    listing = json.loads(service.run("list", "--json", "--name", "toy").stdout)
+    done = [job["id"] for job in listing["items"] if job["state"] == "succeeded"][:2]
+    compared = service.run("memory", *done)
+    assert "over" not in compared.stderr
+    assert "times" in compared.stdout
+    losses = service.run("metrics", done[0], "loss").stdout.splitlines()
+    assert losses[0].split("\t")[0] == "1"
+    target = service.data / "downloaded"
+    assert service.run("download", done[0], str(target)).returncode == 0
+    assert os.listdir(target)

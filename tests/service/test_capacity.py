@@ -1,0 +1,37 @@
+"""Whether a cluster has room for a job."""
+
+from __future__ import annotations
+
+from service.capacity import fits_now, never_fits
+from service.ray_jobs import Node
+from service.spec import CpuResources, GpuResources
+
+LAPTOP = [Node(cpus=2, gpus=0, memory=8 * 2**30)]
+CLUSTER = [Node(cpus=8, gpus=2, memory=64 * 2**30)] * 2
+
+
+def test_a_job_that_never_fits_is_told_the_numbers() -> None:
+    lack = never_fits(CpuResources(workers=3), LAPTOP)
+    assert lack is not None
+    assert "3 workers of 1 CPUs" in lack
+    assert "room for 2" in lack
+    assert "2 CPUs, 0 GPUs, 8.0 GiB" in lack
+
+
+def test_a_worker_must_fit_into_one_node() -> None:
+    assert never_fits(CpuResources(workers=1, cpus_per_worker=10), CLUSTER) is not None
+    assert never_fits(CpuResources(workers=2, cpus_per_worker=8), CLUSTER) is None
+    assert never_fits(GpuResources(kind="gpu", workers=4), CLUSTER) is None
+    assert never_fits(GpuResources(kind="gpu", workers=1), LAPTOP) is not None
+
+
+def test_memory_budgets_count() -> None:
+    large = CpuResources.model_validate({"workers": 2, "memory_budget": "5GiB"})
+    assert never_fits(large, LAPTOP) is not None
+    assert never_fits(large.model_copy(update={"workers": 1}), LAPTOP) is None
+
+
+def test_what_running_jobs_took_is_not_given_twice() -> None:
+    one = CpuResources(workers=1)
+    assert fits_now(one, LAPTOP, [one])
+    assert not fits_now(one, LAPTOP, [one, one])

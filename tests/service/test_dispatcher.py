@@ -1,0 +1,234 @@
+"""The dispatcher against a small HTTP server that speaks as much of Ray's interface as it uses."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import lifecycle
+from service.dispatcher import MAX_REFUSALS, Dispatcher
+from service.ray_jobs import RayJobs, RayRefused, RayUnreachable
+from service.records import RunOrder
+from service.settings import Settings
+from service.spec import JobSpec
+from service.states import JobState
+from service.store import Database, events, jobs
+
+
+class RayServer(ThreadingHTTPServer):
+    """Ray's jobs and nodes, as a table that the test reads and writes."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.cpus = 2.0
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.refusal: str | None = None
+        self.stopped: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: RayServer
+
+    def _answer(self, status: int, body: Any) -> None:
+        text = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/api/v0/nodes"):
+            node = {"state": "ALIVE", "resources_total": {"CPU": self.server.cpus, "memory": 2.0**33}}
+            self._answer(200, {"data": {"result": {"result": [node, node | {"state": "DEAD"}]}}})
+            return
+        _, _, _, submission_id, *rest = self.path.split("/")
+        job = self.server.jobs.get(submission_id)
+        if job is None:
+            self._answer(404, "no such job")
+        elif rest:
+            self._answer(200, {"logs": "first\nTraceback: it broke\n"})
+        else:
+            self._answer(200, job)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}")
+        if self.path.endswith("/stop"):
+            self.server.stopped.append(self.path.split("/")[3])
+            self._answer(200, {"stopped": True})
+        elif self.server.refusal is not None:
+            self._answer(500, self.server.refusal)
+        elif body["submission_id"] in self.server.jobs:
+            self._answer(500, f"ValueError: Job with submission_id {body['submission_id']} already exists.")
+        else:
+            self.server.jobs[body["submission_id"]] = body | {"status": "RUNNING", "message": "is running"}
+            self._answer(200, {"submission_id": body["submission_id"]})
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Be quiet."""
+
+
+@pytest.fixture
+def ray() -> Iterator[RayServer]:
+    server = RayServer()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def dispatcher(database: Database, ray: RayServer, tmp_path: Path) -> Dispatcher:
+    return Dispatcher(database, RayJobs(ray.url), Settings(data=tmp_path, cancel_grace_seconds=0))
+
+
+def submit(database: Database, **changes: Any) -> str:
+    spec = JobSpec.model_validate({"data": {"kind": "toy", "name": "moons"}, **changes})
+    with database.session() as session:
+        return lifecycle.submit(session, spec, owner="ada")[0].id
+
+
+def state(database: Database, job_id: str) -> tuple[str, str | None]:
+    with database.read_session() as session:
+        job = jobs.get(session, job_id)
+        return job.state, job.reason
+
+
+def test_a_queued_job_becomes_a_ray_job_that_reserves_nothing_for_its_driver(
+    database: Database, ray: RayServer, dispatcher: Dispatcher
+) -> None:
+    job_id = submit(database)
+    dispatcher.round()
+    (job,) = ray.jobs.values()
+    assert state(database, job_id) == ("starting", None)
+    assert job["submission_id"] == f"{job_id}-1"
+    assert job["entrypoint_num_cpus"] == 0
+    assert job["entrypoint"].endswith(" -m workers.run")
+    order = RunOrder.model_validate_json(job["runtime_env"]["env_vars"]["SYMADJ_RUN_ORDER"])
+    assert (order.job_id, order.attempt, order.spec.data.kind) == (job_id, 1, "toy")
+
+
+def test_only_what_the_cluster_has_room_for_is_submitted_and_nobody_overtakes(
+    database: Database, ray: RayServer, dispatcher: Dispatcher
+) -> None:
+    two = {"kind": "cpu", "workers": 2}
+    first, large, small = submit(database), submit(database, resources=two), submit(database)
+    dispatcher.round()
+    assert [state(database, job)[0] for job in (first, large, small)] == ["starting", "queued", "queued"]
+    ray.jobs[f"{first}-1"]["status"] = "FAILED"
+    dispatcher.round()
+    assert [state(database, job)[0] for job in (first, large, small)] == ["failed", "starting", "queued"]
+
+
+def test_a_job_that_can_never_fit_is_refused_with_the_numbers_and_blocks_nobody(
+    database: Database, dispatcher: Dispatcher
+) -> None:
+    giant, small = submit(database, resources={"kind": "cpu", "workers": 4}), submit(database)
+    dispatcher.round()
+    assert state(database, giant) == ("failed", "cannot_fit")
+    assert state(database, small) == ("starting", None)
+    with database.read_session() as session:
+        message = jobs.get(session, giant).message
+    assert message is not None
+    assert "has room for 2" in message
+
+
+def test_a_run_that_ends_without_a_word_fails_with_its_last_lines(
+    database: Database, ray: RayServer, dispatcher: Dispatcher
+) -> None:
+    job_id = submit(database)
+    dispatcher.round()
+    ray.jobs[f"{job_id}-1"] |= {"status": "FAILED", "message": "Job entrypoint exited with code 1"}
+    dispatcher.round()
+    assert state(database, job_id) == ("failed", "internal")
+    with database.read_session() as session:
+        message = jobs.get(session, job_id).message or ""
+    assert "exited with code 1" in message
+    assert "it broke" in message
+
+
+def test_a_job_that_a_restarted_ray_has_forgotten_does_not_stay_running(
+    database: Database, ray: RayServer, dispatcher: Dispatcher
+) -> None:
+    job_id = submit(database)
+    dispatcher.round()
+    ray.jobs.clear()
+    dispatcher.round()
+    assert state(database, job_id) == ("failed", "cluster_lost")
+
+
+def test_a_starting_job_is_stopped_by_ray_when_it_is_cancelled(
+    database: Database, ray: RayServer, dispatcher: Dispatcher
+) -> None:
+    job_id = submit(database)
+    dispatcher.round()
+    with database.session() as session:
+        lifecycle.cancel(session, jobs.lock(session, job_id), actor="ada")
+    dispatcher.round()
+    assert ray.stopped == [f"{job_id}-1"]
+    ray.jobs[f"{job_id}-1"]["status"] = "STOPPED"
+    dispatcher.round()
+    assert state(database, job_id) == ("cancelled", None)
+
+
+def test_while_ray_does_not_answer_jobs_wait(database: Database, ray: RayServer, tmp_path: Path) -> None:
+    job_id = submit(database)
+    lost = Dispatcher(database, RayJobs("http://127.0.0.1:9"), Settings(data=tmp_path))
+    with pytest.raises(RayUnreachable):
+        lost.round()
+    assert state(database, job_id) == ("queued", None)
+
+
+def test_a_job_that_ray_refuses_returns_to_the_queue_but_not_for_ever(
+    database: Database, ray: RayServer, dispatcher: Dispatcher
+) -> None:
+    job_id = submit(database)
+    ray.refusal = "RuntimeError: No available agent to submit job, please try again later."
+    for _ in range(MAX_REFUSALS - 1):
+        with pytest.raises(RayRefused):
+            dispatcher.round()
+        assert state(database, job_id) == ("queued", None)
+    with pytest.raises(RayRefused):
+        dispatcher.round()
+    assert state(database, job_id) == ("failed", "cluster_lost")
+    with database.read_session() as session:
+        assert "No available agent" in (jobs.get(session, job_id).message or "")
+
+
+@pytest.mark.parametrize(("taken", "expected"), [(True, "starting"), (False, "queued")])
+def test_a_claim_whose_dispatcher_died_is_settled_by_what_ray_knows(
+    database: Database, ray: RayServer, dispatcher: Dispatcher, taken: bool, expected: str
+) -> None:
+    job_id = submit(database)
+    with database.session() as session:
+        claim = lifecycle.claim(session, jobs.lock(session, job_id), actor="the dead one", lease_seconds=60)
+    assert claim is not None
+    if taken:
+        ray.jobs[claim.attempt.submission_id] = {"status": "RUNNING", "message": ""}
+    ray.cpus = 0  # nothing new is to start
+    dispatcher._settings.cluster_may_grow = True
+    dispatcher.round()
+    assert state(database, job_id)[0] == "starting", "as long as the lease holds, the claim is not touched"
+    with database.session() as session:
+        jobs.attempt(session, job_id, 1).lease_expires_at = datetime.now(UTC) - timedelta(seconds=1)
+    dispatcher.round()
+    assert state(database, job_id)[0] == expected
+
+
+def test_every_change_of_state_is_an_event_with_its_actor(database: Database, dispatcher: Dispatcher) -> None:
+    job_id = submit(database)
+    dispatcher.round()
+    with database.read_session() as session:
+        history = [(e.name, e.actor) for e in events.after(session, job_id, after_seq=0, limit=10)]
+    assert history == [("queued", "ada"), ("starting", "dispatcher"), ("submitted", "dispatcher")]
+    assert state(database, job_id)[0] == JobState.STARTING

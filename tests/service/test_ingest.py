@@ -1,0 +1,167 @@
+"""Workers' records on their way into the store: each exactly once."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service import ingest, lifecycle
+from service.errors import Conflict, Unauthorized
+from service.records import Batch
+from service.spec import JobSpec
+from service.store import Database, artifacts, events, jobs, memory, metrics
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC).isoformat()
+
+
+def start_job(database: Database) -> lifecycle.Claim:
+    spec = JobSpec.model_validate({"data": {"kind": "toy", "name": "moons"}})
+    with database.session() as session:
+        job, _ = lifecycle.submit(session, spec, owner="ada")
+        claim = lifecycle.claim(session, job, actor="d", lease_seconds=60)
+    assert claim is not None
+    return claim
+
+
+def step(number: int, loss: Any = None) -> dict[str, Any]:
+    return {"kind": "step", "time": NOW, "step": number, "metrics": {"loss": number if loss is None else loss}}
+
+
+def send(database: Database, token: str, first_seq: int, *records: dict[str, Any], source: str = "rank-0") -> int:
+    batch = Batch.model_validate({"source": source, "first_seq": first_seq, "records": list(records)})
+    with database.session() as session:
+        return ingest.store_batch(session, ingest.authenticate(session, token), batch).next_seq
+
+
+def losses(database: Database, job_id: str) -> list[tuple[int, float | None]]:
+    with database.read_session() as session:
+        points = metrics.points(session, job_id, "loss", after_seq=0, limit=10_000)
+    return [(point.step, point.value) for point in points]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 11), st.integers(1, 6)), max_size=25))
+def test_whatever_is_sent_again_or_out_of_turn_each_record_is_stored_once(sends: list[tuple[int, int]]) -> None:
+    with TemporaryDirectory() as folder:
+        database = Database(f"sqlite:///{Path(folder) / 'store.sqlite'}")
+        database.migrate()
+        claim = start_job(database)
+        all_records = [step(number) for number in range(1, 13)]
+        stored = 0
+        for start, length in sends:
+            batch = all_records[start : start + length]
+            if start > stored:
+                with pytest.raises(Conflict) as caught:
+                    send(database, claim.token, start + 1, *batch)
+                assert caught.value.extensions == {"next_seq": stored + 1}
+            else:
+                stored = max(stored, start + len(batch))
+                assert send(database, claim.token, start + 1, *batch) == stored + 1
+        assert losses(database, claim.job.id) == [(number, float(number)) for number in range(1, stored + 1)]
+        database.close()
+
+
+def test_sources_are_counted_apart(database: Database) -> None:
+    claim = start_job(database)
+    memory_record = {"kind": "memory", "time": NOW, "step": 1, "phase": "forward", "device_idle_bytes": None}
+    memory_record |= {"device_peak_bytes": None, "host_idle_bytes": 100}
+    for rank in (0, 1):
+        record = memory_record | {"rank": rank, "host_peak_bytes": 110 + rank}
+        assert send(database, claim.token, 1, record, source=f"rank-{rank}") == 2
+    with database.read_session() as session:
+        rows = memory.summary(session, claim.job.id)
+        assert [(row["rank"], row["host_peak_bytes"], row["host_above_idle_bytes"]) for row in rows] == [
+            (0, 110, 10),
+            (1, 111, 11),
+        ]
+        assert jobs.get(session, claim.job.id).host_peak_bytes == 111
+
+
+def test_a_step_that_is_made_again_after_a_resume_takes_the_place_of_the_first(database: Database) -> None:
+    claim = start_job(database)
+    send(database, claim.token, 1, step(1), step(2), step(3))
+    send(database, claim.token, 4, step(2, 20.0), step(3, 30.0), step(4))
+    assert losses(database, claim.job.id) == [(1, 1.0), (2, 20.0), (3, 30.0), (4, 4.0)]
+    with database.read_session() as session:
+        (series,) = metrics.series(session, claim.job.id)
+        later = metrics.points(session, claim.job.id, "loss", after_seq=3, limit=10)
+    assert (series.points, series.last_step) == (4, 4)
+    assert [point.step for point in later] == [2, 3, 4], "a poller who has seen 1 to 3 is told of the new values"
+
+
+def test_nan_and_infinity_survive(database: Database) -> None:
+    claim = start_job(database)
+    send(database, claim.token, 1, step(1, "NaN"), step(2, "Infinity"), step(3, 5.0))
+    assert losses(database, claim.job.id) == [(1, None), (2, math.inf), (3, 5.0)]
+
+
+def test_the_first_record_makes_a_job_running_and_the_outcome_ends_it(database: Database) -> None:
+    claim = start_job(database)
+    send(database, claim.token, 1, {"kind": "event", "time": NOW, "name": "training_started", "message": "go"})
+    with database.read_session() as session:
+        assert jobs.get(session, claim.job.id).state == "running"
+    digest = "0" * 64
+    artifact = {"kind": "artifact", "time": NOW, "name": "weights.safetensors", "media_type": "x/y", "bytes": 3}
+    outcome = {"kind": "outcome", "time": NOW, "state": "failed", "reason": "diverged", "message": "loss is NaN"}
+    send(database, claim.token, 1, artifact | {"sha256": digest}, outcome | {"data": {"step": 7}}, source="driver")
+    with database.read_session() as session:
+        job = jobs.get(session, claim.job.id)
+        assert (job.state, job.reason, job.message, job.reason_data) == (
+            "failed",
+            "diverged",
+            "loss is NaN",
+            {"step": 7},
+        )
+        assert job.started_at is not None
+        assert job.finished_at is not None
+        assert artifacts.get(session, job.id, "weights.safetensors").sha256 == digest
+        names = [event.name for event in events.after(session, job.id, after_seq=0, limit=10)]
+    assert names == ["queued", "starting", "running", "training_started", "failed"]
+
+
+def test_a_token_of_a_replaced_attempt_is_refused(database: Database) -> None:
+    first = start_job(database)
+    with database.session() as session:
+        job = jobs.lock(session, first.job.id)
+        lifecycle.put_back(session, job, actor="d", message="")
+        second = lifecycle.claim(session, job, actor="d", lease_seconds=60)
+    assert second is not None
+    with pytest.raises(Unauthorized, match="replaced by attempt 2"):
+        send(database, first.token, 1, step(1))
+    assert send(database, second.token, 1, step(1)) == 2
+    with pytest.raises(Unauthorized, match="no attempt"):
+        send(database, "made-up", 1, step(1))
+
+
+def test_a_cancelled_run_hears_of_it_with_its_next_batch(database: Database) -> None:
+    claim = start_job(database)
+    send(database, claim.token, 1, step(1))
+    with database.session() as session:
+        lifecycle.cancel(session, jobs.lock(session, claim.job.id), actor="ada")
+    batch = Batch.model_validate({"source": "rank-0", "first_seq": 2, "records": [step(2)]})
+    with database.session() as session:
+        assert ingest.store_batch(session, ingest.authenticate(session, claim.token), batch).cancel
+
+
+def test_downsampling_hides_no_spike_and_no_nan(database: Database) -> None:
+    claim = start_job(database)
+    values: dict[int, Any] = dict.fromkeys(range(1, 1001), 1.0) | {437: 99.0, 700: -5.0, 701: "NaN", 702: "Infinity"}
+    send(database, claim.token, 1, *(step(number, value) for number, value in values.items()))
+    with database.read_session() as session:
+        buckets = metrics.buckets(session, claim.job.id, "loss", count=10)
+    assert len(buckets) == 10
+    assert sum(bucket.points for bucket in buckets) == 1000
+    assert buckets[0].first_step == 1
+    assert buckets[-1].last_step == 1000
+    assert max(b.maximum for b in buckets if b.maximum is not None) == 99.0
+    assert min(b.minimum for b in buckets if b.minimum is not None) == -5.0
+    assert sum(bucket.non_finite for bucket in buckets) == 2
+    spiked = next(bucket for bucket in buckets if bucket.maximum == 99.0)
+    assert spiked.mean == pytest.approx(1 + 98 / 100)

@@ -1,0 +1,94 @@
+"""The job spec as a user meets it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from service.spec import JobSpec
+
+MINIMAL = {"data": {"kind": "builtin", "name": "flow_cytometry"}}
+
+
+def test_every_default_is_written_out_in_the_stored_spec() -> None:
+    stored = JobSpec.model_validate(MINIMAL).stored()
+    assert stored["gradient"] == {"kind": "symplectic", "keep": "stages"}
+    assert stored["solver"] == {"kind": "adaptive", "method": "dopri5", "rtol": 1e-5, "atol": 1e-6, "max_steps": 1000}
+    assert stored["optimizer"]["schedule"] == {"kind": "constant", "warmup_steps": 0}
+    assert stored["data"]["transforms"] == [{"kind": "arcsinh", "scale": 150.0}, {"kind": "standardise"}]
+
+
+positive = st.floats(1e-8, 1)
+specs = st.fixed_dictionaries(
+    {
+        "data": st.sampled_from([MINIMAL["data"], {"kind": "toy", "name": "moons", "rows": 500}]),
+        "seed": st.integers(0, 2**32 - 1),
+    },
+    optional={
+        "labels": st.dictionaries(st.from_regex(r"\A[a-z][a-z0-9/._-]{0,20}\Z"), st.text(max_size=20), max_size=3),
+        "solver": st.one_of(
+            st.fixed_dictionaries({"kind": st.just("adaptive"), "rtol": positive, "atol": positive}),
+            st.fixed_dictionaries({"kind": st.just("fixed"), "steps": st.integers(1, 1000)}),
+        ),
+        "gradient": st.sampled_from(
+            [{"kind": kind} for kind in ("symplectic", "backprop", "onecheckpoint", "aca", "adjoint")]
+        ),
+        "resources": st.fixed_dictionaries(
+            {"kind": st.sampled_from(["cpu", "gpu"]), "workers": st.sampled_from([1, 2, 4, 5])},
+            optional={"memory_budget": st.sampled_from(["12GiB", "512MiB", "1.5GB", "1234567B"])},
+        ),
+        "evaluation": st.none(),
+    },
+)
+
+
+@given(specs)
+def test_a_stored_spec_reads_back_as_the_same_spec(document: dict[str, Any]) -> None:
+    spec = JobSpec.model_validate(document)
+    assert JobSpec.model_validate(spec.stored()) == spec
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_a_memory_budget_keeps_its_unit() -> None:
+    resources = {"kind": "cpu", "memory_budget": "12 GiB"}
+    spec = JobSpec.model_validate(MINIMAL | {"resources": resources})
+    assert spec.resources.memory_budget == 12 * 2**30
+    assert spec.stored()["resources"]["memory_budget"] == "12GiB"
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "words"),
+    [
+        ({"data": {"kind": "builtin", "name": "mnist"}}, ("data", "builtin", "name"), "flow_cytometry"),
+        ({"gradient": {"kind": "magic"}}, ("gradient",), "'symplectic', 'backprop'"),
+        ({"solver": {"kind": "adaptive", "rtol": 0}}, ("solver", "adaptive", "rtol"), "greater than 0"),
+        ({"solver": {"kind": "adaptive", "rtol": float("nan")}}, ("solver", "adaptive", "rtol"), "finite"),
+        ({"learning_rate": 1}, ("learning_rate",), "Extra inputs"),
+        ({"resources": {"kind": "cpu", "workers": 3}}, (), "batch_size 500 is not a multiple of resources.workers 3"),
+        (
+            {
+                "optimizer": {"kind": "adam", "schedule": {"kind": "cosine"}},
+                "stop": {"kind": "minutes", "max_minutes": 1},
+            },
+            (),
+            "cosine needs stop.kind steps",
+        ),
+        (
+            {"resources": {"kind": "cpu", "memory_budget": "12 parsecs"}},
+            ("resources", "cpu", "memory_budget"),
+            "parsecs",
+        ),
+    ],
+)
+def test_a_wrong_field_is_named_with_what_is_allowed(
+    change: dict[str, Any], place: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        JobSpec.model_validate(MINIMAL | change)
+    (error,) = caught.value.errors()
+    assert error["loc"] == place
+    assert words in error["msg"]
