@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from symadj_core.system import Slope, System, Time, real_dtype
+from symadj_core.moving import Moving, Time, value_of
+from symadj_core.system import Slope, System, real_dtype
 from symadj_core.tableaus import ButcherTableau
 
 
@@ -43,7 +44,8 @@ class Interval:
 def _neighbour(t: Time, towards: Time, y: Tensor) -> float:
     """The next representable time beside t, in the dtype in which the field gets it."""
     dtype = real_dtype(y)
-    return float(torch.nextafter(torch.tensor(float(t), dtype=dtype), torch.tensor(float(towards), dtype=dtype)))
+    here, there = (torch.tensor(value_of(x), dtype=dtype) for x in (t, towards))
+    return float(torch.nextafter(here, there))
 
 
 class Wanted(NamedTuple):
@@ -71,14 +73,12 @@ def weighted_sum(terms: Iterable[tuple[Time, Tensor | None]]) -> Tensor | None:
     """sum w x over the terms with w != 0 and x present; None if there is no such term. One buffer is used."""
     total: Tensor | None = None
     for weight, x in terms:
-        if x is None or (not isinstance(weight, Tensor) and weight == 0.0):
+        if x is None or (not isinstance(weight, Moving) and weight == 0.0):
             continue
-        if total is None:
-            total = x * weight
-        elif isinstance(weight, Tensor):
-            total = total + x * weight
-        else:
-            total.add_(x, alpha=weight)
+        number = value_of(weight)
+        total = x * number if total is None else total.add_(x, alpha=number)
+        if isinstance(weight, Moving):
+            total = total + x * weight.shift
     return total
 
 
@@ -86,7 +86,8 @@ def advance(x: Tensor, h: Time, increment: Tensor | None) -> Tensor:
     """x + h * increment."""
     if increment is None:
         return x
-    return x + h * increment if isinstance(h, Tensor) else torch.add(x, increment, alpha=h)
+    result = torch.add(x, increment, alpha=value_of(h))
+    return result + increment * h.shift if isinstance(h, Moving) else result
 
 
 def _state_parts(slopes: Sequence[Slope | None]) -> list[Tensor | None]:
@@ -165,7 +166,7 @@ def take_step(
 
 
 def _times(h: Time, x: Tensor | None) -> Tensor | None:
-    return None if x is None else x * h
+    return None if x is None else x * value_of(h)
 
 
 def interpolate(

@@ -13,11 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from symadj_core.moving import Moving, Time, value_of
+
 Field = Callable[[Tensor, Tensor], Tensor]
 Rates = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-# A time is a float of the host, so that no comparison ever waits for the device; it is a 0-dim tensor only
-# where its gradient is wanted.
-Time = float | Tensor
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class System:
         self.rates = rates
         self.evaluations = 0
 
-    def slope(self, t: Time, y: Tensor, *, with_quadrature: bool) -> Slope:
+    def slope(self, t: Time | Tensor, y: Tensor, *, with_quadrature: bool) -> Slope:
         """One use of the field at time t and state y."""
         self.evaluations += 1
         moment = t if isinstance(t, Tensor) else time_tensor(t, y)
@@ -62,6 +61,7 @@ def real_dtype(y: Tensor) -> torch.dtype:
     return torch.empty((), dtype=y.dtype).real.dtype if y.is_complex() else y.dtype
 
 
-def time_tensor(t: float, y: Tensor) -> Tensor:
+def time_tensor(t: Time, y: Tensor) -> Tensor:
     """The time as a 0-dim tensor on y's device, made by a fill so that nothing is copied from the host."""
-    return torch.full((), t, dtype=real_dtype(y), device=y.device)
+    moment = torch.full((), value_of(t), dtype=real_dtype(y), device=y.device)
+    return moment + t.shift.to(moment) if isinstance(t, Moving) else moment

@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
-from symadj_core.system import Time
+from torch import Tensor
+
+from symadj_core.moving import Moving, Time, moving, value_of
 
 _TOLERANCE = 2e-15
 
@@ -66,7 +69,7 @@ class ButcherTableau:
             _check(len(self.dense) == self.stages + 1, self.name, "dense needs a row a stage and one for the end")
             ends = self.dense_weights(1.0)
             wanted = (*self.b[: self.stages], 0.0)
-            good = all(abs(float(x) - y) < 1e-11 for x, y in zip(ends, wanted, strict=True))
+            good = all(abs(value_of(x) - y) < 1e-11 for x, y in zip(ends, wanted, strict=True))
             _check(good, self.name, "dense output does not end in b")
 
     @cached_property
@@ -102,18 +105,32 @@ class ButcherTableau:
 
     def dense_weights(self, theta: Time) -> tuple[Time, ...]:
         """Weights b_i(theta) with y(t_n + theta h) = y_n + h sum_i b_i(theta) k_i, the end derivative last."""
-        return tuple(_polynomial(row, theta) * theta for row in self.dense_rows)
+        return tuple(_without_constant(row, theta) for row in self.dense_rows)
 
-    def dense_slopes(self, theta: Time) -> tuple[Time, ...]:
+    def dense_slopes(self, theta: float) -> tuple[float, ...]:
         """The derivatives of `dense_weights` with respect to theta."""
         return tuple(_polynomial([(k + 1) * x for k, x in enumerate(row)], theta) for row in self.dense_rows)
 
 
-def _polynomial(coefficients: Sequence[float], x: Time) -> Time:
-    total: Time = 0.0
+_Number = TypeVar("_Number", float, Tensor)
+
+
+def _polynomial(coefficients: Sequence[float], x: _Number) -> _Number:
+    """sum coefficients[k] x^k."""
+    total = 0.0 * x
     for coefficient in reversed(coefficients):
         total = total * x + coefficient
     return total
+
+
+def _without_constant(row: Sequence[float], theta: Time) -> Time:
+    """sum row[k] theta^(k+1)."""
+    if not isinstance(theta, Moving):
+        return _polynomial(row, theta) * theta
+    if not any(row):
+        return 0.0
+    position = theta.value + theta.shift
+    return moving(_polynomial(row, theta.value) * theta.value, _polynomial(row, position) * position)
 
 
 EULER = ButcherTableau("euler", 1, a=((),), b=(1.0,), c=(0.0,))

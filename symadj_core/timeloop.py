@@ -18,9 +18,10 @@ from torch import Tensor
 from symadj_core import controller as control
 from symadj_core.controller import AdaptiveController, FixedStep
 from symadj_core.errors import SolverError, Status
+from symadj_core.moving import Time, moving
 from symadj_core.problem import Problem, Stats
 from symadj_core.step import Interval, Step, Wanted, interpolate, take_step
-from symadj_core.system import Slope, Time
+from symadj_core.system import Slope
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,16 @@ class StepRecord:
         )
 
     def theta(self, index: int, theta: float, t: Tensor | None = None) -> Time:
-        """Position of output `index` in the step; a tensor where t is given, so that it can be differentiated."""
+        """Position of output `index` in the step, moving with the entries of t where t is given."""
         if t is None:
             return theta
-        interval = self.interval(t)
-        position: Tensor = (t[index] - interval.start) / interval.length
-        return position
+        start = self.start if self.start_tie is None else t[self.start_tie]
+        end = self.end if self.end_tie is None else t[self.end_tie]
+        return moving(theta, (t[index] - start) / (end - start))
 
 
 def _tied(time: float, tie: int | None, t: Tensor | None) -> Time:
-    return time if tie is None or t is None else t[tie]
+    return time if tie is None or t is None else moving(time, t[tie])
 
 
 class Outputs:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from symadj_core.system import Slope, System, Time, time_tensor
+from symadj_core.moving import Time
+from symadj_core.system import Slope, System, time_tensor
 
 
 class StagePullback(NamedTuple):
@@ -95,11 +96,10 @@ class Pullback:
         """
         with torch.enable_grad():
             leaf = y.detach().requires_grad_()
-            moment: Time = t
             inputs = [leaf]
+            moment = time_tensor(t, y)
             if time_wanted:
-                moment = (t.detach() if isinstance(t, Tensor) else time_tensor(t, y)).requires_grad_()
-                inputs.append(moment)
+                inputs.append(moment.requires_grad_())
             slope = system.slope(moment, leaf, with_quadrature=quadrature is not None)
             grads = self.through([slope.state, slope.quadrature], [state, quadrature], inputs)
         rate = None if slope.quadrature is None else slope.quadrature.detach()

@@ -25,8 +25,9 @@ from symadj_core.gradients.base import Cotangents, InputGradients, Replay, Repla
 from symadj_core.gradients.pullback import Pullback, StagePullback
 from symadj_core.gradients.regraph import add, total_quadrature
 from symadj_core.gradients.times import TimeGradient
+from symadj_core.moving import Time, value_of
 from symadj_core.step import Step, stage_state, weighted_sum
-from symadj_core.system import Slope, Time
+from symadj_core.system import Slope
 from symadj_core.tableaus import ButcherTableau
 from symadj_core.timeloop import StepRecord
 
@@ -167,7 +168,7 @@ class _StepSweep:
     def _end_cotangents(self, record: StepRecord) -> tuple[Tensor | None, Tensor | None]:
         """kappa of the slope at the end of a step, which only interpolated outputs weigh."""
         h, tableau = record.length, self._replay.tableau
-        weights = [(m, h * float(tableau.dense_weights(theta)[tableau.stages])) for m, theta in record.outputs]
+        weights = [(m, h * value_of(tableau.dense_weights(theta)[tableau.stages])) for m, theta in record.outputs]
         state = weighted_sum((w, self._cotangents.state(m)) for m, w in weights)
         return state, weighted_sum((w, self._cotangents.quadrature(m)) for m, w in weights)
 

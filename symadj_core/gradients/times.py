@@ -71,7 +71,7 @@ class TimeGradient:
             self.add(record.end_tie, length)
             self.add(record.start_tie, -length)
         for index, theta in record.outputs:
-            weight = float(tableau.dense_slopes(theta)[slot])
+            weight = tableau.dense_slopes(theta)[slot]
             moved = _pairing(slope, cotangents.state(index), cotangents.quadrature(index))
             if weight == 0.0 or moved is None:
                 continue

@@ -1,0 +1,93 @@
+"""Small systems that the tests of the core integrate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from symadj_core import FixedStep, IController, Quadrature, solve, tableaus
+from symadj_core.controller import Controller
+from symadj_core.gradients import GradientMethod
+from symadj_core.problem import Stats
+
+ALL_SOLVERS = sorted(tableaus.TABLEAUS)
+ADAPTIVE_SOLVERS = [name for name in ALL_SOLVERS if tableaus.by_name(name).error is not None]
+EXACT_GRADIENTS = ["onecheckpoint", "aca", "symplectic", "symplectic-steps"]
+
+
+def gradient_of(name: str) -> GradientMethod:
+    """The gradient of that name; "symplectic-steps" keeps steps only."""
+    from symadj_core import gradients
+
+    return gradients.Symplectic(keep="steps") if name == "symplectic-steps" else gradients.by_name(name)
+
+
+def controller_of(solver: str, *, rtol: float = 1e-4, first_step: float | None = None) -> Controller:
+    if tableaus.by_name(solver).error is None:
+        return FixedStep(0.17)
+    return IController(rtol=rtol, atol=rtol / 10, first_step=first_step)
+
+
+class SmallField(nn.Module):
+    """A nonlinear field of 3 dimensions that depends on time in more than one place."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        self.inner = nn.Linear(3, 8, dtype=dtype)
+        self.outer = nn.Linear(8, 3, dtype=dtype)
+        with torch.no_grad():
+            for p in self.parameters():
+                p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64) * 0.5)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.outer(torch.tanh(self.inner(y) * torch.cos(t))) - 0.1 * y * t
+
+
+def with_rate(field: nn.Module, y: Tensor, requires_grad: bool = True) -> Quadrature:
+    """q' = f(t, y).y + t, one number a row."""
+
+    def rates(t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        dy = field(t, y)
+        return dy, (dy * y).sum(-1) + t
+
+    initial = torch.zeros(y.shape[0], dtype=y.dtype, requires_grad=requires_grad)
+    return Quadrature(rates, initial)
+
+
+def start(dtype: torch.dtype = torch.float64, rows: int = 4) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.randn(rows, 3, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+
+
+def loss_and_gradients(
+    gradient: str,
+    solver: str = "dopri5",
+    *,
+    controller: Controller | None = None,
+    times: list[float] | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> tuple[Tensor, list[Tensor], Stats]:
+    """Loss over all outputs of a small problem with a quadrature; gradients for y0, q0, t and the parameters."""
+    field, y0 = SmallField(dtype), start(dtype)
+    t = torch.tensor(times or [0.0, 1.3], dtype=dtype, requires_grad=True)
+    quadrature = with_rate(field, y0)
+    solution = solve(
+        field,
+        y0,
+        t,
+        solver=solver,
+        controller=controller or controller_of(solver),
+        gradient=gradient_of(gradient),
+        quadrature=quadrature,
+    )
+    weights = torch.linspace(-1, 2, solution.ys.numel(), dtype=dtype).view_as(solution.ys)
+    assert solution.quadratures is not None
+    loss = (solution.ys * weights).sum() + solution.quadratures.square().sum()
+    grads = torch.autograd.grad(loss, [y0, quadrature.initial, t, *field.parameters()])
+    return loss.detach(), list(grads), solution.stats
+
+
+def relative_error(values: list[Tensor], references: list[Tensor]) -> float:
+    """Largest over the tensors of |value - reference| / |reference|."""
+    return max(float((v - r).norm() / r.norm()) for v, r in zip(values, references, strict=True))
