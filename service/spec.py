@@ -340,6 +340,14 @@ class JobSpec(Section):
                 f"data.batch_size {self.data.batch_size} is not a multiple of resources.workers "
                 f"{self.resources.workers}: every worker takes an equal share of a batch",
             )
+        if self.solver.kind == "fixed" and self.gradient.kind == "adjoint":
+            for name in ("rtol", "atol"):
+                if getattr(self.gradient, name) is not None:
+                    raise _misfit(
+                        f"/gradient/{name}",
+                        f"gradient.{name} is the tolerance of an adaptive backward solve; solver.kind fixed has none: "
+                        "leave it out, or take solver.kind adaptive",
+                    )
         if self.optimizer.schedule.kind == "cosine" and self.stop.kind != "steps":
             raise _misfit(
                 "/optimizer/schedule/kind",

@@ -46,7 +46,7 @@ def test_a_job_trains_and_leaves_metrics_memory_and_files(service: Service, clie
     job = until(client.submit(spec).id, ended)
 
     assert steps_of(client, job.id) == list(range(1, 41))
-    losses = [point.value for page in client.metric_pages(job.id, "loss") for point in page.points]
+    losses = _losses(client, job.id)
     assert losses[-1] < losses[0]
     names = {metric.name for metric in client.metrics(job.id).items}
     assert {"loss", "nfe_forward", "nfe_backward", "grad_norm", "learning_rate", "validation_nll"} <= names
@@ -123,12 +123,21 @@ def test_a_running_job_is_cancelled_at_its_next_step(service: Service, client: C
     assert steps_of(client, job_id) == list(range(1, job.progress.step + 1))
 
 
-def test_the_same_spec_gives_the_same_losses_whatever_exact_gradient(client: Client, until: Until) -> None:
-    jobs = [until(client.submit(toy(5, gradient={"kind": kind})).id, ended) for kind in ("symplectic", "backprop")]
-    series = [[p.value for page in client.metric_pages(job.id, "loss") for p in page.points] for job in jobs]
-    assert series[0] == pytest.approx(series[1], rel=1e-5)
-    again = until(client.submit(toy(5)).id, ended)
-    assert [p.value for page in client.metric_pages(again.id, "loss") for p in page.points] == series[0]
+def test_jobs_run_side_by_side_and_every_exact_gradient_trains_alike(client: Client, until: Until) -> None:
+    one_worker = {"resources": {"kind": "cpu", "workers": 1}}
+    ids = [client.submit(toy(5, gradient={"kind": kind}, **one_worker)).id for kind in ("symplectic", "backprop")]
+    ids.append(client.submit(toy(5, **one_worker)).id)
+    symplectic, backprop, again = (_losses(client, until(job_id, ended).id) for job_id in ids)
+    assert symplectic == pytest.approx(backprop, rel=1e-5)
+    assert symplectic == again, "the same spec on the same machine: the same bits"
+    first, second = (client.job(job_id) for job_id in ids[:2])
+    assert first.finished_at is not None
+    assert second.started_at is not None
+    assert second.started_at < first.finished_at
+
+
+def _losses(client: Client, job_id: str) -> list[float]:
+    return [point.value for page in client.metric_pages(job_id, "loss") for point in page.points]
 
 
 def test_a_diverging_job_fails_with_its_reason_and_step(service: Service, client: Client, until: Until) -> None:
@@ -145,9 +154,9 @@ def test_a_diverging_job_fails_with_its_reason_and_step(service: Service, client
 
 def test_sigterm_stops_all_that_serve_started(tmp_path: Path) -> None:
     with running_service(tmp_path) as service, Client(service.url) as client:
-        client.submit(toy(100_000))
-        while client.jobs().items[0].state is not JobState.RUNNING:
-            pass
+        job_id = client.submit(toy(100_000)).id
+        while not client.metric(job_id, "loss", wait=10).points:
+            assert service.process.poll() is None
         family = psutil.Process(service.process.pid).children(recursive=True)
         assert len(family) > 3
         socket_folder = [item for item in _ray_folder(service) if item.exists()]
