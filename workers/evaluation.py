@@ -15,13 +15,10 @@ from service.spec import Evaluation, JobSpec
 from symadj_core.flows import Flow
 from workers.data import PreparedData
 from workers.flow import evaluation_flow
+from workers.likelihood import HeldOut, piece_rows, rows_on_device
 from workers.ranks import Ranks
-from workers.training import rows_on_device
 
 __all__ = ["TestScore", "draw_samples", "score_test_rows"]
-
-# Rows times columns of a piece of work; large enough to keep small flows busy.
-_PIECE = 10_000
 
 
 @dataclass(frozen=True)
@@ -54,21 +51,13 @@ def score_test_rows(spec: JobSpec, evaluation: Evaluation, flow: Flow, data: Pre
         AttemptFailedError: on all ranks, when a rank's solver could not reach the end.
     """
     tested, how = evaluation_flow(flow, spec, evaluation.tolerance_factor)
-    part = data.test.share(ranks.rank, ranks.size)
-    # The exact trace takes dim times the memory of a row's graph: a piece must not need more than a training batch.
-    piece = max(1, spec.data.batch_size // ranks.size // data.dim, _PIECE // data.dim)
+    piece = piece_rows(spec.data.batch_size // ranks.size, data.dim)
 
-    @torch.no_grad()
-    def score() -> tuple[list[Tensor], list[int]]:
-        rows, index = rows_on_device(part, tested, ranks.device)
-        values, counts = [], []
-        for x, i in zip(torch.split(rows, piece), torch.split(index, piece), strict=True):
-            values.append(-tested(x, seed=spec.seed, sample_index=i).double())
-            counts.append(tested.last_stats.nfe_forward)
-        return values, counts
+    def score() -> tuple[Tensor, list[int]]:
+        rows, index = rows_on_device(data.test.share(ranks.rank, ranks.size), tested, ranks.device)
+        return HeldOut(rows, index, piece, spec.seed).nll(tested)
 
-    values, counts = ranks.together(score, phase="evaluation")
-    nll = torch.cat(values) if values else torch.zeros(0, dtype=torch.float64)
+    nll, counts = ranks.together(score, phase="evaluation")
     n, total, nfe, pieces = ranks.sum([len(nll), float(nll.sum()), sum(counts), len(counts)])
     mean = total / n
     (squares,) = ranks.sum([float((nll - mean).square().sum())])

@@ -16,21 +16,22 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from service.records import EventRecord, MemoryRecord, Phase, StepRecord
 from service.spec import JobSpec, StopAfterMinutes, StopAfterSteps
 from symadj_core.flows import Flow
 from symadj_core.memory import PeakMeter, Window
-from workers.data import BatchOrder, Part, PreparedData
+from workers.data import BatchOrder, PreparedData
 from workers.diagnosis import diagnose, diverged
+from workers.flow import validation_flow
+from workers.likelihood import HeldOut, piece_rows, rows_on_device
 from workers.optimisation import build_optimizer, learning_rate
 from workers.plots import History
 from workers.ranks import DataParallel, Ranks
 from workers.reasons import Failure
 from workers.telemetry import Outbox
 
-__all__ = ["Ending", "Trained", "rows_on_device", "train"]
+__all__ = ["Ending", "Trained", "train"]
 
 Ending = Literal["finished", "cancelled", "superseded"]
 
@@ -78,12 +79,6 @@ def train(spec: JobSpec, flow: Flow, data: PreparedData, ranks: Ranks, outbox: O
     return _Training(spec, flow, data, ranks, outbox).run()
 
 
-def rows_on_device(part: Part, flow: Flow, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the rows [n, dim] in the flow's dtype and their numbers [n] int64, both on ``device``."""
-    dtype = next(flow.parameters()).dtype
-    return torch.from_numpy(part.rows).to(device, dtype), torch.from_numpy(part.index).to(device)
-
-
 class _Training:
     def __init__(self, spec: JobSpec, flow: Flow, data: PreparedData, ranks: Ranks, outbox: Outbox) -> None:
         self.spec, self.flow, self.ranks, self.outbox = spec, flow, ranks, outbox
@@ -91,12 +86,15 @@ class _Training:
         self.optimizer = build_optimizer(spec.optimizer, flow.parameters())
         self.batches = BatchOrder(len(data.training), spec.data.batch_size, spec.seed)
         self.rows, self.index = rows_on_device(data.training, flow, ranks.device)
-        self.validation: tuple[Tensor, Tensor] | None = None
+        self.validated, _ = validation_flow(flow, spec)
+        self.validation: HeldOut | None = None
         self.validation_rows = 0
         if spec.evaluation is not None and spec.evaluation.validate_every_steps is not None:
-            held_out = data.validation.head(spec.evaluation.validation_rows)
-            self.validation_rows = len(held_out)
-            self.validation = rows_on_device(held_out.share(ranks.rank, ranks.size), flow, ranks.device)
+            part = data.validation.head(spec.evaluation.validation_rows)
+            self.validation_rows = len(part)
+            rows, index = rows_on_device(part.share(ranks.rank, ranks.size), flow, ranks.device)
+            piece = piece_rows(spec.data.batch_size // ranks.size, data.dim)
+            self.validation = HeldOut(rows, index, piece, spec.seed)
         self.meter = PeakMeter(ranks.device)
         self.windows: dict[Phase, Window] = {}
         self.over_budget = False
@@ -234,22 +232,10 @@ class _Training:
         return ending == "finished" or (every is not None and step % every == 0)
 
     def _validate(self, step: int) -> float:
-        """Return the mean NLL of the validation rows, with training's solver and divergence.
-
-        The probes depend on the row alone, so that the series is of one quantity and not of its estimates' noise.
-        """
-        assert self.validation is not None
-        rows, index = self.validation
-        chunk = self.spec.data.batch_size // self.ranks.size
-
-        @torch.no_grad()
-        def total() -> float:
-            nll = 0.0
-            for x, i in zip(torch.split(rows, chunk), torch.split(index, chunk), strict=True):
-                nll -= float(self.flow(x, seed=self.spec.seed, step=0, sample_index=i).sum(dtype=torch.float64))
-            return nll
-
-        mine = self.ranks.together(total, step=step, phase="validation")
+        """Return the mean NLL of the validation rows, with training's tolerances."""
+        held_out = self.validation
+        assert held_out is not None
+        mine = self.ranks.together(lambda: float(held_out.nll(self.validated)[0].sum()), step=step, phase="validation")
         return self.ranks.sum([mine])[0] / self.validation_rows
 
     @contextmanager

@@ -21,7 +21,7 @@ from workers.artifacts import ArtifactFolder
 from workers.baselines import fit_baselines
 from workers.data import PreparedData, load_table, prepare
 from workers.evaluation import TestScore, draw_samples, score_test_rows
-from workers.flow import build_flow
+from workers.flow import build_flow, validation_flow
 from workers.plots import draw_curve, draw_pairs
 from workers.ranks import AttemptFailedError, Ranks
 from workers.telemetry import Outbox, flush_timeout, open_sender
@@ -99,7 +99,7 @@ class Attempt:
             training_rows=len(data.training),
             validation_rows=len(data.validation),
             test_rows=len(data.test),
-            validation_divergence=self.spec.flow.divergence.kind,
+            validation_divergence=validation_flow(flow, self.spec)[1],
         )
         trained = train(self.spec, flow, data, self.ranks, self.outbox)
         if trained.ending == "superseded":

@@ -11,7 +11,7 @@ from tests.workers.ingest import IngestServer
 
 
 @pytest.fixture
-def api() -> Iterator[IngestServer]:
+def ingest() -> Iterator[IngestServer]:
     server = IngestServer()
     yield server
     server.stop()

@@ -17,8 +17,8 @@ FLUSH_S = 30.0
 
 
 @pytest.fixture
-def sender(api: IngestServer, tmp_path: Path) -> Iterator[Sender]:
-    sender = Sender(Spool(tmp_path / "job" / "1" / "rank-0.jsonl"), api.url, TOKEN, "rank-0")
+def sender(ingest: IngestServer, tmp_path: Path) -> Iterator[Sender]:
+    sender = Sender(Spool(tmp_path / "job" / "1" / "rank-0.jsonl"), ingest.url, TOKEN, "rank-0")
     yield sender
     sender.close()
 
@@ -28,83 +28,85 @@ def put(sender: Sender, *numbers: int) -> None:
         sender.put(EventRecord(time=datetime.now(UTC), name="tick", message=str(number)))
 
 
-def messages(api: IngestServer) -> list[int]:
-    return [int(record["message"]) for record in api.records["rank-0"]]
+def messages(ingest: IngestServer) -> list[int]:
+    return [int(record["message"]) for record in ingest.records["rank-0"]]
 
 
-def test_records_arrive_in_order_without_being_asked_for(api: IngestServer, sender: Sender) -> None:
+def test_records_arrive_in_order_without_being_asked_for(ingest: IngestServer, sender: Sender) -> None:
     put(sender, *range(10))
-    api.wait_for(lambda: messages(api) == list(range(10)))
+    ingest.wait_for(lambda: messages(ingest) == list(range(10)))
 
 
-def test_more_records_than_a_batch_holds_arrive_in_several(api: IngestServer, sender: Sender) -> None:
+def test_more_records_than_a_batch_holds_arrive_in_several(ingest: IngestServer, sender: Sender) -> None:
     put(sender, *range(2500))
     assert sender.flush(FLUSH_S)
-    assert messages(api) == list(range(2500))
-    assert api.requests >= 3
+    assert messages(ingest) == list(range(2500))
+    assert ingest.requests >= 3
 
 
-def test_a_batch_whose_answer_was_lost_is_not_stored_twice(api: IngestServer, sender: Sender) -> None:
-    api.faults.extend(["drop", "drop"])
+def test_a_batch_whose_answer_was_lost_is_not_stored_twice(ingest: IngestServer, sender: Sender) -> None:
+    ingest.faults.extend(["drop", "drop"])
     put(sender, *range(20))
     assert sender.flush(FLUSH_S)
     put(sender, *range(20, 30))
     assert sender.flush(FLUSH_S)
-    assert messages(api) == list(range(30))
+    assert messages(ingest) == list(range(30))
 
 
 @pytest.mark.parametrize("status", [500, 503, 429, 408])
-def test_an_api_in_trouble_is_asked_again(api: IngestServer, sender: Sender, status: int) -> None:
-    api.faults.extend([status, status])
+def test_an_api_in_trouble_is_asked_again(ingest: IngestServer, sender: Sender, status: int) -> None:
+    ingest.faults.extend([status, status])
     put(sender, 1, 2, 3)
     assert sender.flush(FLUSH_S)
-    assert messages(api) == [1, 2, 3]
+    assert messages(ingest) == [1, 2, 3]
 
 
-def test_nothing_is_lost_or_doubled_while_the_api_is_restarted(api: IngestServer, sender: Sender) -> None:
+def test_nothing_is_lost_or_doubled_while_the_api_is_restarted(ingest: IngestServer, sender: Sender) -> None:
     put(sender, *range(5))
     assert sender.flush(FLUSH_S)
-    api.stop()
+    ingest.stop()
     put(sender, *range(5, 1500))
     assert not sender.flush(0.3)
-    api.start()
+    ingest.start()
     put(sender, *range(1500, 1600))
     assert sender.flush(FLUSH_S)
-    assert messages(api) == list(range(1600))
+    assert messages(ingest) == list(range(1600))
 
 
-def test_an_api_that_lost_its_last_records_gets_them_again(api: IngestServer, sender: Sender) -> None:
+def test_an_api_that_lost_its_last_records_gets_them_again(ingest: IngestServer, sender: Sender) -> None:
     put(sender, *range(300))
     assert sender.flush(FLUSH_S)
-    del api.records["rank-0"][290:]
+    del ingest.records["rank-0"][290:]
     put(sender, *range(300, 310))
     assert sender.flush(FLUSH_S)
-    assert messages(api) == list(range(310))
+    assert messages(ingest) == list(range(310))
 
 
-def test_the_apis_wish_to_cancel_is_seen(api: IngestServer, sender: Sender) -> None:
+def test_the_apis_wish_to_cancel_is_seen(ingest: IngestServer, sender: Sender) -> None:
     put(sender, 1)
     assert sender.flush(FLUSH_S)
     assert not sender.cancel
-    api.cancel = True
+    ingest.cancel = True
     put(sender, 2)
     assert sender.flush(FLUSH_S)
     assert sender.cancel
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
-def test_an_attempt_that_is_not_wanted_any_more_stops_sending(api: IngestServer, sender: Sender, status: int) -> None:
-    api.always = status
+def test_an_attempt_that_is_not_wanted_any_more_stops_sending(
+    ingest: IngestServer, sender: Sender, status: int
+) -> None:
+    ingest.always = status
     put(sender, 1)
     assert not sender.flush(FLUSH_S)
     assert sender.superseded
     put(sender, 2)
     assert not sender.flush(FLUSH_S)
-    assert api.requests == 1
+    assert ingest.requests == 1
 
 
-def test_a_record_that_the_api_refuses_is_an_error_of_the_run(api: IngestServer, sender: Sender) -> None:
-    api.always = 422
+def test_a_record_that_the_api_refuses_is_an_error_of_the_run(ingest: IngestServer, sender: Sender) -> None:
+    ingest.always = 422
     put(sender, 1)
     with pytest.raises(TelemetryError, match="answered 422 to records of rank-0 from number 1"):
         sender.flush(FLUSH_S)
@@ -112,24 +114,24 @@ def test_a_record_that_the_api_refuses_is_an_error_of_the_run(api: IngestServer,
         put(sender, 2)
 
 
-def test_an_api_that_waits_for_records_never_made_is_an_error(api: IngestServer, sender: Sender) -> None:
-    api.records["rank-0"] = [{"message": "0"}] * 7
+def test_an_api_that_waits_for_records_never_made_is_an_error(ingest: IngestServer, sender: Sender) -> None:
+    ingest.records["rank-0"] = [{"message": "0"}] * 7
     put(sender, 1)
     with pytest.raises(TelemetryError, match="waits for record 8 of rank-0, which has made 1"):
         sender.flush(FLUSH_S)
 
 
-def test_the_spool_is_deleted_once_all_is_delivered_and_kept_otherwise(api: IngestServer, tmp_path: Path) -> None:
+def test_the_spool_is_deleted_once_all_is_delivered_and_kept_otherwise(ingest: IngestServer, tmp_path: Path) -> None:
     path = tmp_path / "spools" / "job" / "1" / "rank-1.jsonl"
-    sender = Sender(Spool(path), api.url, TOKEN, "rank-1")
+    sender = Sender(Spool(path), ingest.url, TOKEN, "rank-1")
     put(sender, 1)
     assert sender.flush(FLUSH_S)
     sender.close()
     assert not (tmp_path / "spools" / "job").exists()
 
-    api.stop()
-    sender = Sender(Spool(path), api.url, TOKEN, "rank-1")
+    ingest.stop()
+    sender = Sender(Spool(path), ingest.url, TOKEN, "rank-1")
     put(sender, 1)
     sender.close()
     assert path.read_bytes().count(b"\n") == 1
-    api.start()
+    ingest.start()

@@ -1,0 +1,152 @@
+"""The smaller parts of a run, each by itself."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import traceback
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray.exceptions
+import torch
+from PIL import Image
+from ray.train import TrainingFailedError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerGroupStartupTimeoutError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+from service.spec import AdamOptimizer, CosineSchedule, StopAfterSteps
+from service.states import ReasonCode
+from symadj_core.errors import SolverError, Status
+from tests.workers.runs import order
+from workers import ray_failures
+from workers.artifacts import ArtifactFolder
+from workers.baselines import fit_baselines
+from workers.diagnosis import diagnose
+from workers.optimisation import learning_rate
+from workers.plots import History, draw_curve, draw_pairs
+from workers.ranks import PeerLostError
+
+
+def test_the_rate_warms_up_and_decays_as_a_cosine_to_its_floor() -> None:
+    optimizer = AdamOptimizer(
+        learning_rate=1.0, schedule=CosineSchedule(kind="cosine", warmup_steps=4, final_fraction=0.1)
+    )
+    rates = [learning_rate(optimizer, StopAfterSteps(max_steps=105), step) for step in range(1, 106)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[4 + 50] == pytest.approx(0.55)
+    assert rates[-1] == pytest.approx(0.1)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+
+
+def test_an_artifact_appears_whole_with_its_digest_and_replaces_an_older_one(tmp_path: Path) -> None:
+    folder = ArtifactFolder(order(tmp_path))
+    folder.write("config.json", "application/json", b"old")
+    record = folder.write("config.json", "application/json", b"content")
+    assert (folder.path / "config.json").read_bytes() == b"content"
+    assert record.sha256 == hashlib.sha256(b"content").hexdigest()
+    assert record.bytes == 7
+    assert os.listdir(folder.path) == ["config.json"]
+
+
+def test_an_artifact_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    folder = ArtifactFolder(order(tmp_path))
+    (folder.path / "weights").mkdir(parents=True)
+    with pytest.raises(OSError, match="weights"):
+        folder.write("weights", "application/octet-stream", b"content")
+    assert os.listdir(folder.path) == ["weights"]
+
+
+def test_the_baselines_find_the_densities_that_made_the_data() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((4000, 2)) * 0.1 + rng.integers(2, size=(4000, 1)) * 4
+    baselines = fit_baselines(rows[:3000], rows[3000:], components=2, seed=0, threads=1)
+    entropy = np.log(2 * np.pi * np.e * 0.1**2) + np.log(2)
+    assert baselines["gaussian_mixture"] == {"components": 2, "test_nll": pytest.approx(entropy, abs=0.1)}
+    assert baselines["gaussian"] > entropy + 1
+
+
+def test_a_mixture_with_more_components_than_rows_has_no_figure() -> None:
+    rows = np.random.default_rng(0).standard_normal((20, 1))
+    baselines = fit_baselines(rows[:10], rows[10:], components=50, seed=0, threads=1)
+    assert baselines["gaussian_mixture"] == {"components": 50, "test_nll": None}
+    assert np.isfinite(baselines["gaussian"])
+
+
+def picture(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 12])
+def test_pairs_of_any_number_of_columns_are_drawn(dim: int) -> None:
+    rows = np.random.default_rng(0).standard_normal((500, dim))
+    image = picture(draw_pairs(rows, rows + 0.1, [f"c{i}" for i in range(dim)], "title"))
+    assert image.std() > 1
+
+
+@pytest.mark.parametrize("steps", [1, 7, 5001])
+def test_a_curve_of_any_length_is_drawn(steps: int) -> None:
+    history = History(
+        loss=[2.0] * steps,
+        nfe_forward=[10.0] * steps,
+        nfe_backward=[8.0] * steps,
+        memory_bytes=[None] * steps,
+        validation=[(steps, 2.1)],
+    )
+    assert picture(draw_curve(history, "title", None, {})).std() > 1
+    assert picture(draw_curve(history, "title", 2.0, {"Gaussian": 3.0})).std() > 1
+
+
+def test_a_state_that_became_non_finite_is_diverged_and_other_solver_errors_are_stuck() -> None:
+    place = {"t": 0.5, "dt": 0.1, "solver_step": 3}
+    for status, reason in (
+        (Status.NON_FINITE, ReasonCode.DIVERGED),
+        (Status.UNDERFLOW_IN_DT, ReasonCode.SOLVER_STUCK),
+        (Status.MAX_STEPS, ReasonCode.SOLVER_STUCK),
+    ):
+        failure = diagnose(SolverError(status, t=0.5, dt=0.1, step=3), {"step": 7})
+        assert failure.reason is reason
+        assert failure.data.items() >= (place | {"step": 7, "solver_reason": status.value}).items()
+
+
+def raised_by(work: object) -> Exception:
+    try:
+        work()  # type: ignore[operator]
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def test_memory_that_cannot_be_had_is_out_of_memory() -> None:
+    for error in (raised_by(lambda: torch.empty(2**60, dtype=torch.uint8)), MemoryError()):
+        assert diagnose(error, {}).reason is ReasonCode.OUT_OF_MEMORY
+
+
+def test_an_unexpected_error_is_internal_with_its_trace() -> None:
+    failure = diagnose(raised_by(lambda: {}["missing"]), {})
+    assert failure.reason is ReasonCode.INTERNAL
+    assert "test_parts.py" in failure.data["traceback"]
+
+
+def user_exception(error: Exception) -> UserExceptionWithTraceback:
+    return UserExceptionWithTraceback(error, "".join(traceback.format_exception(error)))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (WorkerGroupError("", {1: ray.exceptions.ActorDiedError()}), ReasonCode.WORKER_LOST),
+        (WorkerGroupError("", {0: user_exception(PeerLostError("gone"))}), ReasonCode.WORKER_LOST),
+        (WorkerGroupError("", {0: user_exception(KeyError("x"))}), ReasonCode.INTERNAL),
+        (WorkerGroupError("", {0: ray.exceptions.OutOfMemoryError("killed")}), ReasonCode.OUT_OF_MEMORY),
+        (ControllerError(WorkerGroupStartupTimeoutError(4)), ReasonCode.CANNOT_FIT),
+        (ray.exceptions.ActorDiedError(), ReasonCode.CLUSTER_LOST),
+        (ConnectionError("no Ray at this address"), ReasonCode.CLUSTER_LOST),
+        (TypeError("a fault of ours"), ReasonCode.INTERNAL),
+        (TrainingFailedError("other"), ReasonCode.INTERNAL),
+    ],
+)
+def test_what_ray_raises_is_told_by_reason(error: Exception, reason: ReasonCode) -> None:
+    assert ray_failures.diagnose(error).reason is reason

@@ -1,0 +1,251 @@
+"""Training and evaluation in one process, without Ray."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from service.records import OutcomeRecord
+from service.spec import JobSpec
+from tests.workers.ingest import IngestServer
+from tests.workers.runs import SMALL, KeepingOutbox, run
+from workers.flow import build_flow
+from workers.telemetry import TelemetryError
+from workers.worker import run_worker
+
+
+def test_a_run_reports_every_step_once_with_its_metrics(tmp_path: Path) -> None:
+    outcome, outbox = run(tmp_path)
+    assert outcome is not None
+    assert outcome["state"] == "succeeded"
+    assert [record.step for record in outbox.of("step")] == [1, 2, 3, 4, 5, 6]
+    for record in outbox.of("step"):
+        assert record.metrics.keys() - {"validation_nll"} == {
+            "loss",
+            "learning_rate",
+            "grad_norm",
+            "nfe_forward",
+            "nfe_backward",
+            "steps_accepted",
+            "steps_rejected",
+            "step_seconds",
+            "examples_per_second",
+        }
+        assert all(math.isfinite(value) for value in record.metrics.values())
+        assert record.metrics["nfe_backward"] > 0
+    validated = [record.step for record in outbox.of("step") if "validation_nll" in record.metrics]
+    assert validated == [4, 6]
+    assert [event.name for event in outbox.of("event")] == [
+        "training_started",
+        "training_finished",
+        "evaluation_started",
+        "test_scored",
+    ]
+
+
+def test_every_step_has_the_memory_of_its_three_phases(tmp_path: Path) -> None:
+    _, outbox = run(tmp_path)
+    memory = outbox.of("memory")
+    assert [(record.step, record.phase) for record in memory] == [
+        (step, phase) for step in range(1, 7) for phase in ("forward", "backward", "optimizer")
+    ]
+    for record in memory:
+        assert record.device_peak_bytes is None
+        if record.host_peak_bytes is not None:
+            assert record.host_peak_bytes > 2**20
+            assert record.host_idle_bytes > 2**20
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    _, outbox = run(tmp_path, stop={"kind": "steps", "max_steps": 60}, evaluation=None)
+    losses = outbox.series("loss")
+    assert sum(losses[-10:]) < sum(losses[:10]) - 1.0
+
+
+def test_the_same_spec_gives_the_same_series_bit_for_bit_and_another_seed_another(tmp_path: Path) -> None:
+    first, again, other = (
+        run(tmp_path / str(number), seed=seed)[1].series("loss") for number, seed in enumerate((5, 5, 6))
+    )
+    assert first == again
+    assert first != other
+
+
+def test_the_weights_of_equal_runs_are_equal_files(tmp_path: Path) -> None:
+    digests = [
+        {a.name: a.sha256 for a in run(tmp_path / name)[1].of("artifact")}["weights.safetensors"] for name in "ab"
+    ]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "onecheckpoint", "aca", "adjoint"])
+def test_every_gradient_method_trains(tmp_path: Path, gradient: str) -> None:
+    symplectic = run(tmp_path, evaluation=None)[1].series("loss")
+    losses = run(tmp_path, evaluation=None, gradient={"kind": gradient})[1].series("loss")
+    assert losses[0] == pytest.approx(symplectic[0], rel=1e-6)
+    assert losses[-1] == pytest.approx(symplectic[-1], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"solver": {"kind": "fixed", "method": "rk4", "steps": 3}},
+        {"flow": {"kind": "cnf", "hidden": [8], "blocks": 2, "time": "concat", "divergence": {"kind": "exact"}}},
+        {"flow": {"kind": "cnf", "hidden": [8], "activation": "softplus", "dtype": "float64"}},
+        {"optimizer": {"kind": "sgd", "learning_rate": 1e-2, "clip_norm": None}},
+        {"optimizer": {"kind": "adamw", "schedule": {"kind": "cosine", "warmup_steps": 2}}},
+        {"gradient": {"kind": "adjoint", "rtol": 1e-3, "atol": 1e-4}},
+    ],
+)
+def test_other_choices_of_the_spec_run_to_the_end(tmp_path: Path, changes: dict[str, Any]) -> None:
+    outcome, _ = run(tmp_path, **changes)
+    assert outcome is not None
+    assert outcome["state"] == "succeeded"
+    assert math.isfinite(outcome["result"]["test_nll"])
+
+
+def test_the_result_is_a_valid_outcome_with_likelihoods_and_baselines(tmp_path: Path) -> None:
+    outcome, outbox = run(tmp_path)
+    assert outcome is not None
+    record = OutcomeRecord(time=outbox.records[-1].time, **outcome)
+    assert record.result is not None
+    result = json.loads(record.model_dump_json())["result"]
+    assert result["test_rows"] == 40
+    assert 0 < result["test_nll_stderr"] < 1
+    # Moons are narrower than a unit, so that the standardised rows are spread wider than the raw ones.
+    assert result["test_nll_original_units"] < result["test_nll"]
+    assert result["test_solver"] == {
+        "divergence": "exact",
+        "method": "dopri5",
+        "dtype": "float32",
+        "rtol": pytest.approx(1e-4),
+        "atol": pytest.approx(1e-5),
+    }
+    assert result["validation_nll"] == outbox.series("validation_nll")[-1]
+    assert result["baselines"]["gaussian"] == pytest.approx(2.5, abs=0.3)
+    assert result["baselines"]["gaussian_mixture"]["components"] == 2
+
+
+def test_a_tolerance_too_tight_for_float32_is_tested_in_float64(tmp_path: Path) -> None:
+    outcome, _ = run(tmp_path, solver={"kind": "adaptive", "rtol": 1e-4, "atol": 1e-5})
+    assert outcome is not None
+    assert outcome["result"]["test_solver"]["dtype"] == "float64"
+
+
+def test_the_saved_weights_and_transforms_give_the_flow_back(tmp_path: Path) -> None:
+    _, outbox = run(tmp_path)
+    folder = tmp_path / "job-1" / "artifacts"
+    assert {record.name for record in outbox.of("artifact")} == {"weights.safetensors", "config.json"}
+    assert {file.name for file in folder.iterdir()} == {"weights.safetensors", "config.json"}
+    config = json.loads((folder / "config.json").read_text())
+    flow = build_flow(JobSpec.model_validate(config["spec"]), len(config["columns"]))
+    flow.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
+    assert [transform["kind"] for transform in config["transforms"]] == ["standardise"]
+    assert flow.sample((3,)).shape == (3, 2)
+
+
+def test_plots_are_artifacts(tmp_path: Path) -> None:
+    _, outbox = run(tmp_path, evaluation={"mixture_components": 2})
+    for name in ("curve.png", "pairs.png"):
+        (record,) = [artifact for artifact in outbox.of("artifact") if artifact.name == name]
+        content = (tmp_path / "job-1" / "artifacts" / name).read_bytes()
+        assert content.startswith(b"\x89PNG")
+        assert len(content) == record.bytes
+
+
+def test_a_cancelled_run_stops_at_the_next_step(tmp_path: Path) -> None:
+    outcome, outbox = run(tmp_path, KeepingOutbox(cancel_after=2))
+    assert outcome == {"state": "cancelled", "message": "cancelled after step 2", "data": {"step": 2}}
+    assert len(outbox.of("step")) == 2
+
+
+def test_an_attempt_that_is_not_wanted_any_more_stops_without_an_outcome(tmp_path: Path) -> None:
+    outcome, outbox = run(tmp_path, KeepingOutbox(superseded_after=1))
+    assert outcome is None
+    assert len(outbox.of("step")) == 1
+
+
+def test_minutes_end_training_after_the_step_in_which_they_are_up(tmp_path: Path) -> None:
+    outcome, outbox = run(tmp_path, stop={"kind": "minutes", "max_minutes": 1e-6}, evaluation=None)
+    assert outcome is not None
+    assert outcome["state"] == "succeeded"
+    assert len(outbox.of("step")) == 1
+
+
+def test_a_solver_that_needs_too_many_steps_ends_the_run_with_place_and_advice(tmp_path: Path) -> None:
+    outcome, _ = run(tmp_path, solver={"kind": "adaptive", "rtol": 1e-6, "atol": 1e-6, "max_steps": 1})
+    assert outcome is not None
+    assert (outcome["state"], outcome["reason"]) == ("failed", "solver_stuck")
+    assert "raise max_steps" in outcome["message"]
+    data = outcome["data"]
+    assert (data["solver_reason"], data["step"], data["phase"], data["rank"]) == ("max_steps", 1, "forward", 0)
+    assert data["dt"] > 0
+
+
+def test_a_rate_that_is_far_too_high_ends_as_diverged_with_the_step_and_advice(tmp_path: Path) -> None:
+    outcome, outbox = run(
+        tmp_path,
+        optimizer={"kind": "sgd", "learning_rate": 100.0, "clip_norm": None},
+        solver={"kind": "fixed", "method": "euler", "steps": 2},
+        flow={"kind": "cnf", "hidden": [8], "activation": "softplus"},
+        stop={"kind": "steps", "max_steps": 500},
+    )
+    assert outcome is not None
+    assert (outcome["state"], outcome["reason"]) == ("failed", "diverged")
+    assert outcome["data"]["step"] == len(outbox.of("step")) + 1
+    assert "learning_rate" in outcome["data"]["advice"]
+
+
+def test_data_that_cannot_be_trained_on_is_a_data_error(tmp_path: Path) -> None:
+    outcome, _ = run(tmp_path, data={"kind": "toy", "name": "moons", "rows": 100, "batch_size": 90})
+    assert outcome is not None
+    assert (outcome["state"], outcome["reason"]) == ("failed", "data_error")
+    assert "batch_size 90 is larger than the 80 training rows" in outcome["message"]
+
+
+def test_a_measured_peak_above_the_budget_is_one_event_with_the_numbers(tmp_path: Path) -> None:
+    _, outbox = run(tmp_path, resources={"kind": "cpu", "memory_budget": "2MiB"}, evaluation=None)
+    if outbox.of("memory")[0].host_peak_bytes is None:
+        pytest.skip("this kernel gives no host peaks")
+    (event,) = [event for event in outbox.of("event") if event.name == "memory_budget_exceeded"]
+    assert event.data["memory_budget_bytes"] == 2 * 2**20
+    assert event.data["peak_bytes"] > event.data["memory_budget_bytes"]
+
+
+def test_a_worker_delivers_all_that_it_reports(ingest: IngestServer, tmp_path: Path, spool_dir: Path) -> None:
+    ingest.faults.extend([503, "drop"])
+    outcome = run_worker(ingest.order(SMALL, str(tmp_path)))
+    assert outcome is not None
+    assert outcome["state"] == "succeeded"
+    records = ingest.records["rank-0"]
+    assert [r["step"] for r in records if r["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert [r["kind"] for r in records].count("memory") == 18
+    assert not any(spool_dir.iterdir())
+
+
+def test_a_worker_told_to_cancel_by_the_api_stops(ingest: IngestServer, tmp_path: Path) -> None:
+    ingest.cancel = True
+    outcome = run_worker(ingest.order(SMALL | {"stop": {"kind": "minutes", "max_minutes": 5}}, str(tmp_path)))
+    assert outcome is not None
+    assert outcome["state"] == "cancelled"
+
+
+def test_a_worker_whose_records_are_refused_raises(ingest: IngestServer, tmp_path: Path) -> None:
+    ingest.always = 422
+    with pytest.raises(TelemetryError, match="answered 422"):
+        run_worker(ingest.order(SMALL | {"stop": {"kind": "minutes", "max_minutes": 5}}, str(tmp_path)))
+
+
+def test_weights_depend_on_the_seed_alone() -> None:
+    spec = JobSpec.model_validate(SMALL)
+    torch.manual_seed(1)
+    first = build_flow(spec, 2).state_dict()
+    state = torch.random.get_rng_state()
+    second = build_flow(spec, 2).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert torch.equal(state, torch.random.get_rng_state())
