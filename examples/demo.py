@@ -1,7 +1,7 @@
 """The whole system at work, as a user sees it: `make demo` runs this.
 
-Starts the service, submits a spec over HTTP with the command line that users have, watches the training, compares its memory
-with plain backpropagation on the same spec, shows what came of it, and stops the service.
+Starts the service, submits a spec over HTTP with the command line that users have, watches the training, compares
+its memory with plain backpropagation on the same spec, shows what came of it, and stops the service.
 """
 
 from __future__ import annotations
