@@ -5,6 +5,9 @@ The names a user needs:
     solve(field, y0, t, *, solver, controller, gradient, quadrature, parameters, throw) -> Solution
     Solution, Stats, Status, SolverError, Quadrature
 
+    odeint, odeint_adjoint, odeint_onecheckpoint, odeint_checkpoint, odeint_symplectic_adjoint,
+    odeint_event, odeint_dense                      torchdiffeq's functions over the above
+
     tableaus.by_name("dopri5")                      the solvers, as Butcher tableaus
     controllers.by_name("i", rtol=1e-5, atol=1e-6)  "fixed", "i", "pi"
     gradients.by_name("symplectic", keep="stages")  "backprop", "onecheckpoint", "aca", "symplectic", "adjoint"
@@ -20,8 +23,17 @@ It needs torch and numpy and nothing else.
 from symadj_core import controller as controllers
 from symadj_core import flows, gradients, memory, tableaus
 from symadj_core.controller import FixedStep, IController, PIController, RankReducedNorm
+from symadj_core.dense import odeint_dense
 from symadj_core.errors import SolverError, Status
 from symadj_core.gradients import GradientMethod
+from symadj_core.odeint import (
+    odeint,
+    odeint_adjoint,
+    odeint_checkpoint,
+    odeint_event,
+    odeint_onecheckpoint,
+    odeint_symplectic_adjoint,
+)
 from symadj_core.problem import Stats
 from symadj_core.solve import Solution, solve
 from symadj_core.system import Quadrature
@@ -43,6 +55,13 @@ __all__ = [
     "flows",
     "gradients",
     "memory",
+    "odeint",
+    "odeint_adjoint",
+    "odeint_checkpoint",
+    "odeint_dense",
+    "odeint_event",
+    "odeint_onecheckpoint",
+    "odeint_symplectic_adjoint",
     "solve",
     "tableaus",
 ]

@@ -69,10 +69,12 @@ class FixedStep:
         step_size: length of a step (> 0); the last step of the solve may be shorter. None: the grid is the
             requested times themselves.
         grid: times -> grid, both as ascending or descending lists of floats with equal ends; instead of step_size.
+        perturb: evaluate the field just inside each step at its ends, for a field that jumps at grid points.
     """
 
     step_size: float | None = None
     grid: Callable[[list[float]], list[float]] | None = None
+    perturb: bool = False
 
     def __post_init__(self) -> None:
         if self.step_size is not None and self.grid is not None:
@@ -107,9 +109,11 @@ class AdaptiveController(ABC):
     scale = atol + rtol * max(|y_n|, |y_n+1|) (Hairer, Norsett and Wanner, II.4).
 
     Attributes:
-        rtol, atol: relative and absolute tolerance of one step; atol in units of the state.
+        rtol, atol: relative and absolute tolerance of one step; atol in units of the state. A tensor gives every
+            entry of the state its own; it must broadcast with the state and be on its device.
         first_step: size of the first attempted step; None chooses it from the field (Hairer et al., II.4.14).
         min_step, max_step: bounds of a step's size. Below min_step the solve fails with "underflow_in_dt".
+        accept_at_min_step: take steps of min_step instead, whatever their error (as torchdiffeq does).
         max_steps: attempted steps after which the solve fails with "max_steps".
         safety, min_factor, max_factor: a step's size is multiplied by safety * (optimal factor), within bounds.
         norm: reduces the scaled errors to one number.
@@ -118,11 +122,12 @@ class AdaptiveController(ABC):
         jump_t: times at which the field jumps; a step ends there and the next starts with a fresh slope.
     """
 
-    rtol: float = 1e-5
-    atol: float = 1e-6
+    rtol: float | Tensor = 1e-5
+    atol: float | Tensor = 1e-6
     first_step: float | None = None
     min_step: float = 0.0
     max_step: float = float("inf")
+    accept_at_min_step: bool = False
     max_steps: int = 2**31 - 1
     safety: float = 0.9
     min_factor: float = 0.2
@@ -133,7 +138,8 @@ class AdaptiveController(ABC):
     jump_t: tuple[float, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
+        numbers = [x for x in (self.rtol, self.atol) if not isinstance(x, Tensor)]
+        if not all(x >= 0 for x in numbers) or (len(numbers) == 2 and sum(numbers) == 0):
             raise ValueError(f"tolerances must not be negative nor both zero: rtol={self.rtol}, atol={self.atol}")
         if self.first_step is not None and not self.first_step > 0:
             raise ValueError(f"first_step must be positive, not {self.first_step}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -43,6 +44,23 @@ class Stats:
         )
 
 
+Callback = Callable[[Tensor, Tensor, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Functions of (t0, y0, dt), t0 and dt 0-dim tensors, that the time loop calls with every attempted step.
+
+    Attributes:
+        step: before the step is attempted.
+        accept, reject: after it, in an adaptive solve.
+    """
+
+    step: Callback | None = None
+    accept: Callback | None = None
+    reject: Callback | None = None
+
+
 @dataclass(frozen=True)
 class Problem:
     """One initial value problem with everything that decides its solution.
@@ -57,6 +75,7 @@ class Problem:
         parameters: tensors that the field uses and whose gradients are wanted.
         modules: the modules they belong to; empty where the field is a plain function.
         stats: filled as the solve goes.
+        callbacks: called as the solve goes.
     """
 
     system: System
@@ -69,3 +88,4 @@ class Problem:
     parameters: tuple[Tensor, ...]
     modules: tuple[nn.Module, ...]
     stats: Stats
+    callbacks: Callbacks = Callbacks()

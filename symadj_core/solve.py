@@ -14,7 +14,7 @@ from symadj_core.controller import AdaptiveController, Controller, FixedStep, IC
 from symadj_core.discovery import discover_parameters
 from symadj_core.errors import SolverError, Status
 from symadj_core.gradients import GradientMethod
-from symadj_core.problem import Problem, Stats
+from symadj_core.problem import Callbacks, Problem, Stats
 from symadj_core.system import Field, Quadrature, System
 from symadj_core.tableaus import ButcherTableau
 from symadj_core.timeloop import Outputs
@@ -49,6 +49,7 @@ def solve(
     gradient: str | GradientMethod = "symplectic",
     quadrature: Quadrature | None = None,
     parameters: Iterable[Tensor] | None = None,
+    callbacks: Callbacks | None = None,
     throw: bool = True,
 ) -> Solution:
     """Integrate y' = field(t, y) from y(t[0]) = y0 over the times t.
@@ -67,6 +68,7 @@ def solve(
         quadrature: running integrals beside the state.
         parameters: tensors whose gradients are wanted. None finds them: those of `field` if it is a module, else all
             that one trial use of the field depends on.
+        callbacks: called with every step of the forward solve.
         throw: raise where the end is not reached; else return with the status and NaN states, without gradient.
 
     Raises:
@@ -75,7 +77,7 @@ def solve(
     """
     tableau = solver if isinstance(solver, ButcherTableau) else tableaus.by_name(solver)
     method = gradients.by_name(gradient) if isinstance(gradient, str) else gradient
-    times = _checked_times(t, y0)
+    times = checked_times(t, y0)
     if controller is None:
         controller = default_controller(tableau)
     if isinstance(controller, AdaptiveController) and tableau.error is None:
@@ -90,7 +92,7 @@ def solve(
         wanted = discover_parameters(system, times[0], y0, with_quadrature=quadrature is not None)
     q0 = None if quadrature is None else quadrature.initial
     stats = Stats()
-    problem = Problem(system, y0, q0, t, times, tableau, controller, wanted, modules, stats)
+    problem = Problem(system, y0, q0, t, times, tableau, controller, wanted, modules, stats, callbacks or Callbacks())
     outputs = Outputs(y0, q0)
     try:
         ys, qs = method.integrate(problem, outputs)
@@ -107,7 +109,7 @@ def default_controller(tableau: ButcherTableau) -> Controller:
     return FixedStep() if tableau.error is None else IController()
 
 
-def _checked_times(t: Tensor, y0: Tensor) -> list[float]:
+def checked_times(t: Tensor, y0: Tensor) -> list[float]:
     """t as floats.
 
     Raises:

@@ -19,9 +19,9 @@ from symadj_core import controller as control
 from symadj_core.controller import AdaptiveController, FixedStep
 from symadj_core.errors import SolverError, Status
 from symadj_core.moving import Time, moving
-from symadj_core.problem import Problem, Stats
+from symadj_core.problem import Callback, Problem, Stats
 from symadj_core.step import Interval, Step, Wanted, interpolate, take_step
-from symadj_core.system import Slope
+from symadj_core.system import Slope, time_tensor
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,14 @@ class Outputs:
 OnStep = Callable[[StepRecord, Step], None]
 
 
-def march(problem: Problem, outputs: Outputs, on_step: OnStep, t: Tensor | None = None) -> None:
+def march(
+    problem: Problem,
+    outputs: Outputs,
+    on_step: OnStep,
+    t: Tensor | None = None,
+    *,
+    always_dense: bool = False,
+) -> None:
     """Integrate over the requested times, in the grad mode of the caller.
 
     Args:
@@ -97,17 +104,25 @@ def march(problem: Problem, outputs: Outputs, on_step: OnStep, t: Tensor | None 
         outputs: gets the solution at every requested time after the first.
         on_step: called after every accepted step with its record and the step itself.
         t: the requested times as a tensor if their gradients are wanted by autograd, else None.
+        always_dense: have every step compute what its interpolant needs, requested times in it or not.
 
     Raises:
         SolverError: the end was not reached.
     """
     if isinstance(problem.controller, FixedStep):
-        _march_fixed(problem, problem.controller, outputs, on_step, t)
+        _march_fixed(problem, problem.controller, outputs, on_step, t, always_dense)
     else:
-        _march_adaptive(problem, problem.controller, outputs, on_step, t)
+        _march_adaptive(problem, problem.controller, outputs, on_step, t, always_dense)
 
 
-def _march_fixed(problem: Problem, settings: FixedStep, outputs: Outputs, on_step: OnStep, t: Tensor | None) -> None:
+def _march_fixed(
+    problem: Problem,
+    settings: FixedStep,
+    outputs: Outputs,
+    on_step: OnStep,
+    t: Tensor | None,
+    always_dense: bool,
+) -> None:
     stats, times = problem.stats, problem.times
     points = settings.points(times)
     ties = {time: index for index, time in enumerate(times)}
@@ -115,14 +130,16 @@ def _march_fixed(problem: Problem, settings: FixedStep, outputs: Outputs, on_ste
     cursor = 1
     for n, (start, end) in enumerate(pairwise(points)):
         inside, cursor = _outputs_between(times, cursor, start, end, end in ties)
-        record = StepRecord(start, end, ties.get(start), ties.get(end), inside)
-        last = n == len(points) - 2
+        perturb = settings.perturb
+        record = StepRecord(start, end, ties.get(start), ties.get(end), inside, perturb, perturb)
         before = problem.system.evaluations
-        wanted = Wanted(dense=bool(inside), next_slope=not last)
+        last = n == len(points) - 2
+        wanted = Wanted(dense=bool(inside) or always_dense, next_slope=not last and not perturb)
+        _call(problem.callbacks.step, start, end - start, y)
         step = take_step(problem.system, problem.tableau, record.interval(t), y, q, slope, wanted)
         _emit(problem, outputs, record, step, y, q, t)
         on_step(record, step)
-        y, q, slope = step.y, step.q, step.slopes[-1]
+        y, q, slope = step.y, step.q, None if perturb else step.slopes[-1]
         _count(stats, record, problem.system.evaluations - before)
     if not bool(torch.isfinite(y).all()):
         start = points[-2]
@@ -130,7 +147,12 @@ def _march_fixed(problem: Problem, settings: FixedStep, outputs: Outputs, on_ste
 
 
 def _march_adaptive(
-    problem: Problem, settings: AdaptiveController, outputs: Outputs, on_step: OnStep, t: Tensor | None
+    problem: Problem,
+    settings: AdaptiveController,
+    outputs: Outputs,
+    on_step: OnStep,
+    t: Tensor | None,
+    always_dense: bool,
 ) -> None:
     system, tableau, stats, times = problem.system, problem.tableau, problem.stats, problem.times
     exponent = 1.0 / (tableau.error_order + 1)
@@ -158,11 +180,14 @@ def _march_adaptive(
     attempts = 0
     while start != final:
         size = min(size, settings.max_step)
+        if settings.accept_at_min_step:
+            size = max(size, settings.min_step)
         end = start + direction * size
         # A step that would end just before a stop is stretched to it: no sliver of a step remains.
         if direction * (stops[stop] - end) <= 0.01 * size:
             end = stops[stop]
         dt = end - start
+        at_minimum = size <= settings.min_step and settings.accept_at_min_step
         if end == start or (size < settings.min_step and end != stops[stop]):
             raise SolverError(Status.UNDERFLOW_IN_DT, t=start, dt=direction * size, step=stats.accepted)
         if attempts >= settings.max_steps:
@@ -184,14 +209,17 @@ def _march_adaptive(
         wanted = Wanted(
             error=True,
             quadrature_error=augmented,
-            dense=bool(inside),
+            dense=bool(inside) or always_dense,
             next_slope=not at_final and not jump,
         )
+        _call(problem.callbacks.step, start, dt, y)
         step = take_step(system, tableau, record.interval(t), y, q, slope, wanted)
         error = _error_norm(settings, step, y, q)
         used = system.evaluations - before
 
-        if not error <= 1.0:
+        accepted = error <= 1.0 or (at_minimum and math.isfinite(error))
+        _call(problem.callbacks.accept if accepted else problem.callbacks.reject, start, dt, y)
+        if not accepted:
             stats.rejected += 1
             stats.nfe_forward += used
             slope = step.slopes[0]
@@ -218,6 +246,11 @@ def _march_adaptive(
         size = min(grown, abs(dt)) if rejected_before else grown
         previous, rejected_before = error, False
         start = end
+
+
+def _call(callback: Callback | None, start: float, dt: float, y: Tensor) -> None:
+    if callback is not None:
+        callback(time_tensor(start, y), y, time_tensor(dt, y))
 
 
 def _error_norm(settings: AdaptiveController, step: Step, y: Tensor, q: Tensor | None) -> float:

@@ -7,18 +7,19 @@ nothing and is its quadrature. Leaving it out of the error norm is the seminorm 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from symadj_core import tableaus
 from symadj_core.controller import AdaptiveController, Controller
+from symadj_core.gradients.adjoint_norm import AugmentedNorm, MixedNorm
 from symadj_core.gradients.base import Cotangents, InputGradients, Replay, ReplayMethod
 from symadj_core.gradients.pullback import Pullback
 from symadj_core.gradients.regraph import add, total_quadrature
-from symadj_core.problem import Problem, Stats
+from symadj_core.problem import Callbacks, Problem, Stats
 from symadj_core.step import Step
 from symadj_core.system import System
 from symadj_core.tableaus import ButcherTableau
@@ -32,12 +33,16 @@ class Adjoint(ReplayMethod):
     Attributes:
         seminorm: leave the parameter gradient out of the backward solve's error norm.
         solver: method of the backward solve; None is the forward one's.
-        controller: step sizes of the backward solve; None is the forward one's.
+        controller: step sizes of the backward solve; None is the forward one's. Its norm is applied to y and lambda.
+        norm: error norm in place of the largest of y's, lambda's and the parameters'.
+        callbacks: called with every backward step, with z = (y, lambda) as one tensor [2, *y.shape].
     """
 
     seminorm: bool = False
-    solver: str | None = None
+    solver: str | ButcherTableau | None = None
     controller: Controller | None = None
+    norm: AugmentedNorm | None = None
+    callbacks: Callbacks = field(default_factory=Callbacks)
     name: ClassVar[str] = "adjoint"
 
     def checkpoint(self, index: int, record: StepRecord, step: Step) -> Sequence[Tensor]:
@@ -70,6 +75,11 @@ class Adjoint(ReplayMethod):
         t_grad = torch.stack(t_parts) if replay.t_wanted else None
         return InputGradients(state, total_quadrature(cotangents), t_grad)
 
+    def _tableau(self, replay: Replay) -> ButcherTableau:
+        if self.solver is None:
+            return replay.tableau
+        return tableaus.by_name(self.solver) if isinstance(self.solver, str) else self.solver
+
     def _back(
         self,
         replay: Replay,
@@ -84,7 +94,9 @@ class Adjoint(ReplayMethod):
         flow.rate = rate
         controller = replay.controller if self.controller is None else self.controller
         if isinstance(controller, AdaptiveController):
-            controller = replace(controller, control="state" if self.seminorm else "augmented")
+            norm = MixedNorm(controller.norm, flow.shapes, self.norm)
+            control: Literal["state", "augmented"] = "state" if self.seminorm else "augmented"
+            controller = replace(controller, control=control, norm=norm)
         z = torch.stack([replay.states[m], state])
         has_parameters = total.numel() > 0
         problem = Problem(
@@ -93,11 +105,12 @@ class Adjoint(ReplayMethod):
             q0=total if has_parameters else None,
             t=replay.t[m - 1 : m + 1].flip(0),
             times=[replay.times[m], replay.times[m - 1]],
-            tableau=replay.tableau if self.solver is None else tableaus.by_name(self.solver),
+            tableau=self._tableau(replay),
             controller=controller,
             parameters=(),
             modules=(),
             stats=Stats(),
+            callbacks=self.callbacks,
         )
         outputs = Outputs(problem.y0, problem.q0)
         with torch.no_grad():
@@ -111,6 +124,7 @@ class _AdjointFlow:
     def __init__(self, system: System, parameters: Sequence[Tensor]) -> None:
         self._system, self._parameters = system, list(parameters)
         self.rate: Tensor | None = None
+        self.shapes = tuple(p.shape for p in self._parameters)
 
     def zero(self, like: Tensor) -> Tensor:
         """The parameter gradient before anything was added, flat."""

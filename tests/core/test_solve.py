@@ -235,7 +235,7 @@ def test_arguments_that_make_no_sense_are_refused(
     ],
 )
 def test_settings_of_controllers_are_checked(name: str, options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must|not both|unknown"):
+    with pytest.raises(ValueError, match=r"must|not both|unknown"):
         controllers.by_name(name, **options)
 
 
