@@ -132,7 +132,7 @@ def _draw_loss(
     margin = 0.05 * (top - bottom) + 1e-9
     axes.set_ylim(bottom - margin, top + margin)
     axes.set_ylabel("negative log-likelihood,\nnats a row")
-    axes.legend(fontsize=8, frameon=False, ncols=2, loc="upper right")
+    axes.legend(fontsize=8, framealpha=0.9, edgecolor="none", ncols=2, loc="upper right")
 
 
 def _draw_marginal(axes: Axes, data: Rows, samples: Rows, edges: Rows) -> None:

@@ -120,7 +120,7 @@ class DataParallel:
         self._ranks = ranks
         self._buckets: list[torch.Tensor] = []
         if ranks.size > 1:
-            ddp = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+            ddp = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
             # A lambda, since DDP compares a hook's annotations as objects, and ours are strings.
             ddp.register_comm_hook(None, lambda _, bucket: self._hold_back(bucket.buffer()))
             self.model = ddp

@@ -6,49 +6,41 @@ from collections.abc import Iterator
 
 import ray.exceptions
 from ray.train import TrainingFailedError
-from ray.train.v2._internal.exceptions import (
-    InsufficientClusterResourcesError,
-    WorkerGroupStartupTimeoutError,
-)
+from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError
 
 from service.states import ReasonCode
 from workers.reasons import Failure
 
 __all__ = ["diagnose"]
 
-_LONGEST_MESSAGE = 4000
+_LONGEST_DETAIL = 8000
 
 
 def diagnose(error: BaseException) -> Failure:
     """Return why the attempt failed, told by the exceptions within ``error``."""
     chain = list(_within(error))
-    data = {"exceptions": [type(part).__name__ for part in chain]}
-    text = str(error)[-_LONGEST_MESSAGE:]
+    names = [type(part).__name__ for part in chain]
+    # Ray's texts hold whole tracebacks: for the data, where a developer finds them.
+    data = {"exceptions": names, "detail": str(error)[-_LONGEST_DETAIL:]}
 
     def any_is(*kinds: type[BaseException]) -> bool:
         return any(isinstance(part, kinds) for part in chain)
 
     if any_is(ray.exceptions.OutOfMemoryError):
-        return Failure(
-            ReasonCode.OUT_OF_MEMORY,
-            f"Ray ended a worker because its node ran out of memory: {text}",
-            data | {"advice": "take a smaller data.batch_size, gradient symplectic, or nodes with more memory"},
-        )
+        advice = "take a smaller data.batch_size, gradient symplectic, or nodes with more memory"
+        message = "Ray ended a worker because its node ran out of memory"
+        return Failure(ReasonCode.OUT_OF_MEMORY, message, data | {"advice": advice})
     if any_is(WorkerGroupStartupTimeoutError, InsufficientClusterResourcesError):
-        return Failure(
-            ReasonCode.CANNOT_FIT,
-            f"the cluster did not place the workers: {text}",
-            data | {"advice": "ask for fewer workers, CPUs, GPUs or memory_budget, or enlarge the cluster"},
-        )
+        advice = "ask for fewer workers, CPUs, GPUs or memory_budget, or enlarge the cluster"
+        message = "the cluster had no room for the workers"
+        return Failure(ReasonCode.CANNOT_FIT, message, data | {"advice": advice})
     if isinstance(error, TrainingFailedError):
         # PeerLostError is what the other ranks see of a worker's death.
-        lost = any_is(ray.exceptions.RayActorError) or "PeerLostError" in data["exceptions"]
-        if lost:
-            return Failure(ReasonCode.WORKER_LOST, f"a worker was lost: {text}", data)
-        return Failure(ReasonCode.INTERNAL, text, data)
-    if any_is(ray.exceptions.RayActorError, ray.exceptions.RaySystemError, ConnectionError):
-        return Failure(ReasonCode.CLUSTER_LOST, f"the cluster was lost: {text}", data)
-    return Failure(ReasonCode.INTERNAL, f"{type(error).__name__}: {text}", data)
+        if any_is(ray.exceptions.RayActorError) or "PeerLostError" in names:
+            return Failure(ReasonCode.WORKER_LOST, "the process of a worker died", data)
+    elif any_is(ray.exceptions.RayActorError, ray.exceptions.RaySystemError, ConnectionError):
+        return Failure(ReasonCode.CLUSTER_LOST, "the Ray cluster was lost, or its controller of this run", data)
+    return Failure(ReasonCode.INTERNAL, f"{type(chain[-1]).__name__}: {_first_line(chain[-1])}", data)
 
 
 def _within(error: BaseException) -> Iterator[BaseException]:
@@ -61,3 +53,7 @@ def _within(error: BaseException) -> Iterator[BaseException]:
             inner.append(part)
     for part in inner:
         yield from _within(part)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]

@@ -149,4 +149,7 @@ def user_exception(error: Exception) -> UserExceptionWithTraceback:
     ],
 )
 def test_what_ray_raises_is_told_by_reason(error: Exception, reason: ReasonCode) -> None:
-    assert ray_failures.diagnose(error).reason is reason
+    failure = ray_failures.diagnose(error)
+    assert failure.reason is reason
+    assert "Traceback" not in failure.message
+    assert "\n" not in failure.message
