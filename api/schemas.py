@@ -201,7 +201,11 @@ class MemoryPhase(Answer):
         int | None, Field(description="The least that the process held when a step began: interpreter, weights.")
     ]
     host_above_idle_bytes: Annotated[
-        int | None, Field(description="The highest peak above what was held when the same step began.")
+        int | None,
+        Field(
+            description="The highest peak above what was held when the same step began: what the phase needs. "
+            "Without an attempt's first step, which also pays for what libraries set up once."
+        ),
     ]
     device_peak_bytes: MemoryBytes
     device_idle_bytes: MemoryBytes

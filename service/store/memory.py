@@ -63,8 +63,11 @@ def summary(
 
     Columns: rank, phase, steps, first_step, last_step, {host,device}_peak_bytes, {host,device}_idle_bytes (the
     smallest that was held between steps) and {host,device}_above_idle_bytes (the highest of peak minus idle of the same
-    step: what the phase itself needed).
+    step: what the phase itself needed). The first step of an attempt also pays for what is set up once (buffers of
+    libraries, the optimiser's state): that is in the peak, but not in what a phase needs, unless it is the only step.
     """
+    firsts = sa.select(sa.func.min(MemoryPoint.step)).where(MemoryPoint.job_id == job_id).group_by(MemoryPoint.attempt)
+    warm = MemoryPoint.step.not_in(firsts)
     columns: list[sa.ColumnElement[Any] | InstrumentedAttribute[Any]] = [
         MemoryPoint.rank,
         MemoryPoint.phase,
@@ -79,7 +82,9 @@ def summary(
         columns += [
             sa.func.max(peak).label(f"{where}_peak_bytes"),
             sa.func.min(idle).label(f"{where}_idle_bytes"),
-            sa.func.max(peak - idle).label(f"{where}_above_idle_bytes"),
+            sa.func.coalesce(sa.func.max(sa.case((warm, peak - idle))), sa.func.max(peak - idle)).label(
+                f"{where}_above_idle_bytes"
+            ),
         ]
     in_time = sa.case({"forward": 0, "backward": 1}, value=MemoryPoint.phase, else_=2)
     query = (

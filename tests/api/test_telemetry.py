@@ -139,6 +139,15 @@ def test_memory_is_told_by_rank_and_phase_and_by_step(run: Run) -> None:
     assert [(point["step"], point["host_peak_bytes"]) for point in steps] == [(1, 1016), (2, 1026)]
 
 
+def test_what_is_set_up_once_in_the_first_step_is_not_taken_for_what_a_step_needs(run: Run) -> None:
+    needs = {1: 900, 2: 30, 3: 40}
+    run.send(*(memory(number, 0, "forward", idle=1000, peak=1000 + need) for number, need in needs.items()))
+    (phase,) = run.get("/memory").json()["phases"]
+    assert (phase["host_peak_bytes"], phase["host_above_idle_bytes"]) == (1900, 40)
+    (alone,) = run.get("/memory", params={"last_step": 1}).json()["phases"]
+    assert alone["host_above_idle_bytes"] == 900
+
+
 def test_a_batch_with_a_hole_before_it_is_told_where_to_go_on(run: Run) -> None:
     run.send(step(1))
     response = run.send(step(5), first_seq=5)
