@@ -65,7 +65,7 @@ def dense_solve(field: Field, y0: Tensor, t: Tensor, tableau: ButcherTableau, co
         steps.append(step)
 
     times = checked_times(t, y0)
-    problem = Problem(System(field, None), y0, None, t, times, tableau, controller, (), (), Stats())
+    problem = Problem(System(field, None), y0, None, t, times, tableau, controller, (), (), False, Stats())
     march(problem, Outputs(y0, None), on_step, always_dense=True)
     return DenseOutput(tableau, records, steps)
 

@@ -89,7 +89,9 @@ def find(
             raise ValueError("the event function is zero at the start already")
         end = start + _FAR * (towards - start)
         # Requesting a time in every step makes each step compute what its interpolant needs.
-        problem = Problem(System(field, None), y0, None, t, [start, end], tableau, replace(controller), (), (), Stats())
+        problem = Problem(
+            System(field, None), y0, None, t, [start, end], tableau, replace(controller), (), (), False, Stats()
+        )
         try:
             march(problem, Outputs(y0, None), watch, always_dense=True)
         except _Found as found:

@@ -74,6 +74,7 @@ class Problem:
         tableau, controller: method and step sizes.
         parameters: tensors that the field uses and whose gradients are wanted.
         modules: the modules they belong to; empty where the field is a plain function.
+        closed: the parameters are those of the modules: no other tensor should get a gradient.
         stats: filled as the solve goes.
         callbacks: called as the solve goes.
     """
@@ -87,5 +88,6 @@ class Problem:
     controller: Controller
     parameters: tuple[Tensor, ...]
     modules: tuple[nn.Module, ...]
+    closed: bool
     stats: Stats
     callbacks: Callbacks = Callbacks()

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from symadj_core import gradients, tableaus
 from symadj_core.controller import AdaptiveController, Controller, FixedStep, IController
@@ -83,16 +84,20 @@ def solve(
     if isinstance(controller, AdaptiveController) and tableau.error is None:
         raise ValueError(f"{tableau.name} has no error estimate: use FixedStep, or an adaptive solver")
     system = System(field, None if quadrature is None else quadrature.rates)
-    modules = (field,) if isinstance(field, nn.Module) else ()
+    modules = _modules_of(field)
+    own = tuple(p for module in modules for p in module.parameters() if p.requires_grad)
     if parameters is not None:
         wanted = tuple(p for p in parameters if p.requires_grad)
-    elif modules:
-        wanted = tuple(p for module in modules for p in module.parameters() if p.requires_grad)
+    elif own:
+        wanted = own
     else:
         wanted = discover_parameters(system, times[0], y0, with_quadrature=quadrature is not None)
+    closed = parameters is None and bool(own)
     q0 = None if quadrature is None else quadrature.initial
     stats = Stats()
-    problem = Problem(system, y0, q0, t, times, tableau, controller, wanted, modules, stats, callbacks or Callbacks())
+    problem = Problem(
+        system, y0, q0, t, times, tableau, controller, wanted, modules, closed, stats, callbacks or Callbacks()
+    )
     outputs = Outputs(y0, q0)
     try:
         ys, qs = method.integrate(problem, outputs)
@@ -102,6 +107,23 @@ def solve(
         ys, qs = _unfinished(outputs, len(times))
         return Solution(ys, qs, t, stats, Status(error.reason))
     return Solution(ys, qs, t, stats, Status.SUCCESS)
+
+
+def _modules_of(field: Field) -> tuple[nn.Module, ...]:
+    """The module that a field is, or whose method it is.
+
+    Raises:
+        TypeError: the field is, or has within it, a DistributedDataParallel module.
+    """
+    owner = field if isinstance(field, nn.Module) else getattr(field, "__self__", None)
+    if not isinstance(owner, nn.Module):
+        return ()
+    if any(isinstance(module, DistributedDataParallel) for module in owner.modules()):
+        raise TypeError(
+            "the field must not be wrapped in DistributedDataParallel: its gradients would be reduced once a use of "
+            "the field, and wrongly; wrap the module that calls the solver"
+        )
+    return (owner,)
 
 
 def default_controller(tableau: ButcherTableau) -> Controller:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from symadj_core.moving import Moving, Time, value_of
+from symadj_core.randomness import RandomState
 from symadj_core.system import Slope, System, real_dtype
 from symadj_core.tableaus import ButcherTableau
 
@@ -111,6 +112,7 @@ def take_step(
     q: Tensor | None,
     first: Slope | None,
     wanted: Wanted,
+    random: Sequence[RandomState | None] = (),
 ) -> Step:
     """One step over the interval from (y, q).
 
@@ -121,12 +123,17 @@ def take_step(
         y: state at the start, any shape.
         q: quadratures at the start, or None.
         first: the slope at the start where it is known already (with its quadrature part if q is not None).
+        random: the generators' states for each slope, where a step is taken again.
         wanted: what else to compute. Rates of the quadratures are left out at stages where they have no weight.
     """
     h = interval.length
     count = tableau.stages
     error_weights = tableau.error_weights if wanted.error else (0.0,) * (count + 1)
     with_q = q is not None
+
+    def slope(slot: int, c: float, state: Tensor, rate: bool) -> Slope:
+        drawn = random[slot] if random else None
+        return system.slope(interval.at(c, y), state, with_quadrature=rate, random=drawn)
 
     def needs_rate(i: int) -> bool:
         weighs = i < count and tableau.b[i] != 0.0
@@ -141,8 +148,7 @@ def take_step(
         if i == 0 and first is not None:
             slopes.append(first)
         else:
-            time = interval.at(tableau.c[i], y)
-            slopes.append(system.slope(time, state, with_quadrature=needs_rate(i)))
+            slopes.append(slope(i, tableau.c[i], state, needs_rate(i)))
 
     b = tableau.b[:count]
     y_end = advance(y, h, weighted_sum(zip(b, _state_parts(slopes), strict=True)))
@@ -151,9 +157,7 @@ def take_step(
     dense_end = wanted.dense and any(tableau.dense_rows[count])
     error_end = wanted.error and error_weights[count] != 0.0
     if dense_end or error_end or (wanted.next_slope and tableau.fsal):
-        time = interval.at(1.0, y)
-        rate = needs_rate(count) or (with_q and wanted.next_slope)
-        slopes.append(system.slope(time, y_end, with_quadrature=rate))
+        slopes.append(slope(count, 1.0, y_end, needs_rate(count) or (with_q and wanted.next_slope)))
     else:
         slopes.append(None)
 

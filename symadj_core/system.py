@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from symadj_core.moving import Moving, Time, value_of
+from symadj_core.randomness import RandomState
 
 Field = Callable[[Tensor, Tensor], Tensor]
 Rates = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -33,10 +34,11 @@ class Quadrature:
 
 
 class Slope(NamedTuple):
-    """dy/dt, and dq/dt where it was asked for."""
+    """dy/dt, dq/dt where it was asked for, and the generators' states before it if the field draws random numbers."""
 
     state: Tensor
     quadrature: Tensor | None
+    random: RandomState | None = None
 
 
 class System:
@@ -46,10 +48,44 @@ class System:
         self.field = field
         self.rates = rates
         self.evaluations = 0
+        self._watched_from: RandomState | None = None
+        self._draws: bool | None = None
 
-    def slope(self, t: Time | Tensor, y: Tensor, *, with_quadrature: bool) -> Slope:
-        """One use of the field at time t and state y."""
+    def watch_randomness(self, device: torch.device) -> None:
+        """Note before every use the state of the generators, if the first use draws from them."""
+        self._draws = None
+        self._watched_from = RandomState.now(device)
+
+    def check_randomness(self) -> None:
+        """Compare what was seen since `watch_randomness` with what was noted.
+
+        Raises:
+            RuntimeError: random numbers were drawn, but not by the first use: they can't be drawn again.
+        """
+        start = self._watched_from
+        if start is not None and not self._draws and not start.same(RandomState.now(start.device)):
+            raise RuntimeError(
+                "random numbers were drawn during the solve, though not by the first use of the field, and can't be "
+                "replayed in backward: draw at every use or never, or use the gradient 'backprop'"
+            )
+        self._watched_from = None
+
+    def slope(self, t: Time | Tensor, y: Tensor, *, with_quadrature: bool, random: RandomState | None = None) -> Slope:
+        """One use of the field at time t and state y; with `random`, drawing what was drawn from that state."""
         self.evaluations += 1
+        if random is not None:
+            with random.replayed():
+                return self._evaluate(t, y, with_quadrature)
+        start = self._watched_from
+        if start is None or self._draws is False:
+            return self._evaluate(t, y, with_quadrature)
+        before = RandomState.now(start.device)
+        slope = self._evaluate(t, y, with_quadrature)
+        if self._draws is None:
+            self._draws = not before.same(RandomState.now(start.device))
+        return slope._replace(random=before) if self._draws else slope
+
+    def _evaluate(self, t: Time | Tensor, y: Tensor, with_quadrature: bool) -> Slope:
         moment = t if isinstance(t, Tensor) else time_tensor(t, y)
         if with_quadrature and self.rates is not None:
             return Slope(*self.rates(moment, y))

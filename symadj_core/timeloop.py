@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -20,6 +20,7 @@ from symadj_core.controller import AdaptiveController, FixedStep
 from symadj_core.errors import SolverError, Status
 from symadj_core.moving import Time, moving
 from symadj_core.problem import Callback, Problem, Stats
+from symadj_core.randomness import RandomState
 from symadj_core.step import Interval, Step, Wanted, interpolate, take_step
 from symadj_core.system import Slope, time_tensor
 
@@ -33,6 +34,7 @@ class StepRecord:
         start_tie, end_tie: indices of the entries of t to which they are tied, or None.
         outputs: (index into t, theta) of the requested times answered by interpolation in this step.
         jump_at_start, jump_at_end: the field jumps there.
+        random: states of the generators before each slope, the end slot last; empty if the field draws nothing.
     """
 
     start: float
@@ -42,10 +44,15 @@ class StepRecord:
     outputs: tuple[tuple[int, float], ...]
     jump_at_start: bool = False
     jump_at_end: bool = False
+    random: tuple[RandomState | None, ...] = ()
 
     @property
     def length(self) -> float:
         return self.end - self.start
+
+    def drawn(self, slot: int) -> RandomState | None:
+        """State of the generators before slope `slot`."""
+        return self.random[slot] if self.random else None
 
     def interval(self, t: Tensor | None = None) -> Interval:
         """The step's interval, with tied ends taken from t if it is given (for gradients with respect to t)."""
@@ -138,7 +145,7 @@ def _march_fixed(
         _call(problem.callbacks.step, start, end - start, y)
         step = take_step(problem.system, problem.tableau, record.interval(t), y, q, slope, wanted)
         _emit(problem, outputs, record, step, y, q, t)
-        on_step(record, step)
+        on_step(_with_randomness(record, step), step)
         y, q, slope = step.y, step.q, None if perturb else step.slopes[-1]
         _count(stats, record, problem.system.evaluations - before)
     if not bool(torch.isfinite(y).all()):
@@ -233,7 +240,7 @@ def _march_adaptive(
             continue
 
         _emit(problem, outputs, record, step, y, q, t)
-        on_step(record, step)
+        on_step(_with_randomness(record, step), step)
         _count(stats, record, used)
         y, q, cursor = step.y, step.q, next_cursor
         slope = None if jump else step.slopes[-1]
@@ -246,6 +253,12 @@ def _march_adaptive(
         size = min(grown, abs(dt)) if rejected_before else grown
         previous, rejected_before = error, False
         start = end
+
+
+def _with_randomness(record: StepRecord, step: Step) -> StepRecord:
+    if step.slopes[0] is None or step.slopes[0].random is None:
+        return record
+    return replace(record, random=tuple(None if k is None else k.random for k in step.slopes))
 
 
 def _call(callback: Callback | None, start: float, dt: float, y: Tensor) -> None:

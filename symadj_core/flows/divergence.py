@@ -37,7 +37,9 @@ class Divergence(ABC):
 def _with_input(field: Field, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """y as a tensor that requires grad, and f(t, y) with a graph to it."""
     y = y if y.requires_grad else y.detach().requires_grad_()
-    return y, field(t, y)
+    dy = field(t, y)
+    # A field that ignores y and has no parameters yet needs a graph for its (zero) divergence to be taken.
+    return y, dy if dy.requires_grad else dy + 0.0 * y
 
 
 @dataclass(frozen=True)

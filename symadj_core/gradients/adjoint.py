@@ -109,6 +109,7 @@ class Adjoint(ReplayMethod):
             controller=controller,
             parameters=(),
             modules=(),
+            closed=False,
             stats=Stats(),
             callbacks=self.callbacks,
         )

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from symadj_core.controller import Controller
 from symadj_core.gradients.ambient import Ambient
@@ -150,23 +149,27 @@ class _ReplayedSolve(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.ambient = Ambient.now(y0.device)
         with ctx.ambient.restored():
+            problem.system.watch_randomness(y0.device)
             march(replace(problem, y0=y0, q0=q0), outputs, on_step)
+            problem.system.check_randomness()
         states, quadratures = outputs.stacked()
         wants_outputs = method.keeps_outputs(problem.tableau, records)
         ctx.save_for_backward(t, q0, states if wants_outputs else None, *parameters, *kept)
         # Only what holds no tensor of the solve stays on ctx: it outlives the saved tensors.
         ctx.method, ctx.records, ctx.lengths = method, records, lengths
         ctx.system, ctx.tableau, ctx.controller = problem.system, problem.tableau, problem.controller
-        ctx.modules, ctx.stats, ctx.times = problem.modules, problem.stats, problem.times
-        ctx.parameter_count = len(parameters)
+        ctx.modules, ctx.closed = problem.modules, problem.closed
+        ctx.stats, ctx.times = problem.stats, problem.times
+        # Saved so that changes in place are noticed; used as they are, since saved-tensor hooks may hand out copies.
+        ctx.parameters = parameters
         problem.stats.checkpoint_bytes = sum(x.nbytes for x in kept if x is not y0)
         return states, quadratures
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_states: Tensor | None, grad_quadratures: Tensor | None) -> Any:
         t, q0, states, *rest = ctx.saved_tensors
-        parameters, flat = rest[: ctx.parameter_count], iter(rest[ctx.parameter_count :])
+        parameters = ctx.parameters
+        flat = iter(rest[len(parameters) :])
         kept = [[next(flat) for _ in range(length)] for length in ctx.lengths]
         stats: Stats = ctx.stats
         before = ctx.system.evaluations
@@ -179,10 +182,27 @@ class _ReplayedSolve(torch.autograd.Function):
             t=t,
             times=ctx.times,
             t_wanted=ctx.needs_input_grad[3],
-            q0=q0,
+            q0=None if q0 is None else q0.detach(),
             states=states,
         )
-        with ctx.ambient.restored(), Pullback(parameters, ctx.modules) as pullback:
+        with torch.no_grad(), ctx.ambient.restored(), Pullback(parameters, ctx.modules, ctx.closed) as pullback:
             grads = ctx.method.sweep(replay, Cotangents(grad_states, grad_quadratures), pullback)
         stats.nfe_backward += ctx.system.evaluations - before
-        return None, None, None, grads.t, grads.y0, grads.q0, *pullback.gradients()
+        results = (grads.t, grads.y0, grads.q0, *pullback.gradients())
+        if torch.is_grad_enabled():
+            inputs = (t, q0, states, *rest, grad_states, grad_quadratures)
+            results = tuple(g if g is None else _Once.apply(ctx.method.name, g, *inputs) for g in results)  # type: ignore[no-untyped-call]
+        return None, None, None, *results
+
+
+class _Once(torch.autograd.Function):
+    """A first derivative that refuses to be differentiated, rather than to look constant."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, grad: Tensor, *inputs: Tensor | None) -> Tensor:
+        ctx.name = name
+        return grad.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        raise RuntimeError(f"the gradient {ctx.name!r} has no second derivative: use the gradient 'backprop'")

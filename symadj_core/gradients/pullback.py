@@ -9,7 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from symadj_core.discovery import check_closed
 from symadj_core.moving import Time
+from symadj_core.randomness import RandomState
 from symadj_core.system import Slope, System, time_tensor
 
 
@@ -35,10 +37,12 @@ class Pullback:
     Args:
         parameters: tensors whose gradients are wanted.
         modules: the modules that hold them. Parameters that no module holds are pulled back to directly.
+        closed: check once that the field depends on no other tensor that requires grad.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], modules: Sequence[nn.Module]) -> None:
+    def __init__(self, parameters: Sequence[Tensor], modules: Sequence[nn.Module], closed: bool) -> None:
         self._modules = modules
+        self._unchecked = closed
         held = {id(p) for module in modules for p in module.parameters()}
         self._aliased = bool(held) and all(id(p) in held for p in parameters)
         if self._aliased:
@@ -83,6 +87,7 @@ class Pullback:
         quadrature: Tensor | None,
         *,
         time_wanted: bool = False,
+        random: RandomState | None = None,
     ) -> StagePullback:
         """Pull cotangents of one stage's slope back to its state, its time and the parameters.
 
@@ -93,6 +98,7 @@ class Pullback:
             t, y: where the stage is.
             state, quadrature: cotangents of f and g; None is zero, and g is not evaluated then.
             time_wanted: also pull back to the time.
+            random: state of the generators to draw from, if the field draws.
         """
         with torch.enable_grad():
             leaf = y.detach().requires_grad_()
@@ -100,7 +106,8 @@ class Pullback:
             moment = time_tensor(t, y)
             if time_wanted:
                 inputs.append(moment.requires_grad_())
-            slope = system.slope(moment, leaf, with_quadrature=quadrature is not None)
+            with_quadrature = quadrature is not None
+            slope = system.slope(moment, leaf, with_quadrature=with_quadrature, random=random)
             grads = self.through([slope.state, slope.quadrature], [state, quadrature], inputs)
         rate = None if slope.quadrature is None else slope.quadrature.detach()
         return StagePullback(grads[0], grads[1] if time_wanted else None, Slope(slope.state.detach(), rate))
@@ -120,6 +127,9 @@ class Pullback:
         if not pairs:
             return [None] * len(inputs)
         outs, cots = [out for out, _ in pairs], [cot for _, cot in pairs]
+        if self._unchecked:
+            check_closed(outs, [*inputs, *self._leaves])
+            self._unchecked = False
         if self._aliased:
             torch.autograd.backward(outs, cots, inputs=[*inputs, *self._leaves])
             return [x.grad for x in inputs]

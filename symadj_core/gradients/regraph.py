@@ -24,7 +24,7 @@ def retake(
 ) -> Step:
     """The recorded step from (y, q), in the grad mode of the caller; t is given if its gradient is wanted."""
     wanted = Wanted(dense=bool(record.outputs), next_slope=next_slope)
-    return take_step(replay.system, replay.tableau, record.interval(t), y, q, first, wanted)
+    return take_step(replay.system, replay.tableau, record.interval(t), y, q, first, wanted, record.random)
 
 
 def output_pairs(

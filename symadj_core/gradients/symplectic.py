@@ -26,6 +26,7 @@ from symadj_core.gradients.pullback import Pullback, StagePullback
 from symadj_core.gradients.regraph import add, total_quadrature
 from symadj_core.gradients.times import TimeGradient
 from symadj_core.moving import Time, value_of
+from symadj_core.randomness import RandomState
 from symadj_core.step import Step, stage_state, weighted_sum
 from symadj_core.system import Slope
 from symadj_core.tableaus import ButcherTableau
@@ -85,7 +86,10 @@ class Symplectic(ReplayMethod):
         for i in range(1, tableau.stages):
             needed = any(row[i - 1] != 0.0 for row in tableau.a[i : tableau.stages])
             time = interval.at(tableau.c[i - 1], kept[0])
-            slopes.append(replay.system.slope(time, states[i - 1], with_quadrature=False) if needed else None)
+            drawn = record.drawn(i - 1)
+            slopes.append(
+                replay.system.slope(time, states[i - 1], with_quadrature=False, random=drawn) if needed else None
+            )
             states.append(stage_state(tableau, i, record.length, kept[0], slopes))
         return states
 
@@ -119,7 +123,8 @@ class _StepSweep:
         """Pull the cotangent of the end slot back to y_{n+1}, where no later step shares that slope."""
         moment = self._record.interval().at(1.0, y_end)
         kappa, rate = self._end_cotangents(self._record)
-        pulled = self._pull(moment, y_end, kappa, rate)
+        drawn = self._record.drawn(self._replay.tableau.stages)
+        pulled = self._pull(moment, y_end, kappa, rate, drawn)
         if pulled is None:
             return
         adjoint.state = add(adjoint.state, pulled.state)
@@ -151,7 +156,8 @@ class _StepSweep:
             shared = self._earlier if i == 0 else None
             end_kappa, end_rate = (None, None) if shared is None else self._end_cotangents(shared)
             moment = interval.at(tableau.c[i], states[i])
-            stage = self._pull(moment, states[i], add(kappa, end_kappa), add(rate, end_rate))
+            total, total_rate = add(kappa, end_kappa), add(rate, end_rate)
+            stage = self._pull(moment, states[i], total, total_rate, record.drawn(i))
             if stage is None:
                 continue
             pulled[i] = stage.state
@@ -172,11 +178,15 @@ class _StepSweep:
         state = weighted_sum((w, self._cotangents.state(m)) for m, w in weights)
         return state, weighted_sum((w, self._cotangents.quadrature(m)) for m, w in weights)
 
-    def _pull(self, moment: Time, y: Tensor, kappa: Tensor | None, rate: Tensor | None) -> StagePullback | None:
-        if kappa is None and rate is None and self._times is None:
-            return None
+    def _pull(
+        self, moment: Time, y: Tensor, kappa: Tensor | None, rate: Tensor | None, random: RandomState | None
+    ) -> StagePullback | None:
         wanted = self._times is not None
-        return self._pullback.through_stage(self._replay.system, moment, y, kappa, rate, time_wanted=wanted)
+        if kappa is None and rate is None and not wanted:
+            return None
+        return self._pullback.through_stage(
+            self._replay.system, moment, y, kappa, rate, time_wanted=wanted, random=random
+        )
 
     def _add_slope(
         self, record: StepRecord, slot: int, slope: Slope, kappa: Tensor | None, rate: Tensor | None

@@ -1,0 +1,46 @@
+"""Random numbers that a field draws (dropout, say), drawn again when the field is evaluated again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """States of torch's generators for the CPU and for one accelerator, read without waiting for the latter."""
+
+    cpu: Tensor
+    accelerator: Tensor | None
+    device: torch.device
+
+    @classmethod
+    def now(cls, device: torch.device) -> RandomState:
+        if device.type == "cpu":
+            return cls(torch.get_rng_state(), None, device)
+        return cls(torch.get_rng_state(), torch.get_device_module(device).get_rng_state(device), device)
+
+    def same(self, other: RandomState) -> bool:
+        """Whether no number was drawn in between."""
+        if self.accelerator is not None and other.accelerator is not None:
+            return torch.equal(self.accelerator, other.accelerator) and torch.equal(self.cpu, other.cpu)
+        return torch.equal(self.cpu, other.cpu)
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Draw what was drawn from this state; afterwards the generators are as they were."""
+        present = RandomState.now(self.device)
+        self._set()
+        try:
+            yield
+        finally:
+            present._set()
+
+    def _set(self) -> None:
+        torch.set_rng_state(self.cpu)
+        if self.accelerator is not None:
+            torch.get_device_module(self.device).set_rng_state(self.accelerator, self.device)
