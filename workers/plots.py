@@ -4,57 +4,42 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from workers.history import Course, History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-__all__ = ["History", "draw_curve", "draw_pairs"]
+__all__ = ["draw_curve", "draw_pairs"]
 
 Rows = NDArray[np.float64]
 
 MAX_PAIR_COLUMNS = 10
 _DATA, _SAMPLES = "#2b6cb0", "#dd6b20"
 _BINS = 60
-_MAX_POINTS = 2000
-
-
-@dataclass
-class History:
-    """What the training curve shows, one entry a step; rank 0 keeps it."""
-
-    loss: list[float] = field(default_factory=list)
-    nfe_forward: list[float] = field(default_factory=list)
-    nfe_backward: list[float] = field(default_factory=list)
-    memory_bytes: list[int | None] = field(default_factory=list)  # peak above idle, rank 0
-    validation: list[tuple[int, float]] = field(default_factory=list)
 
 
 def draw_curve(history: History, title: str, test_nll: float | None, baselines: dict[str, float]) -> bytes:
     """Draw loss, validation NLL, field evaluations and peak memory along the steps; return a PNG."""
     figure = _figure(8.0, 7.0)
     loss_axes, nfe_axes, memory_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1.2, 1.2))
-    steps = np.arange(1, len(history.loss) + 1)
-    _draw_loss(loss_axes, steps, history, test_nll, baselines)
+    course = history.course()
+    _draw_loss(loss_axes, course, history.validation, test_nll, baselines)
     loss_axes.set_title(title, fontsize=11, loc="left")
 
-    for values, label, colour in (
-        (history.nfe_forward, "forward", _DATA),
-        (history.nfe_backward, "backward", _SAMPLES),
-    ):
-        nfe_axes.plot(*_bucket_means(steps, np.asarray(values)), label=label, color=colour, lw=1)
+    nfe_axes.plot(course.steps, course.nfe_forward, label="forward", color=_DATA, lw=1)
+    nfe_axes.plot(course.steps, course.nfe_backward, label="backward", color=_SAMPLES, lw=1)
     nfe_axes.set_ylabel("nfe a step")
     nfe_axes.set_ylim(bottom=0)
     nfe_axes.legend(fontsize=8, frameon=False, ncols=2)
 
-    peaks = np.array([np.nan if peak is None else peak / 2**20 for peak in history.memory_bytes])
-    memory_axes.plot(*_bucket_means(steps, peaks), color="#555555", lw=1)
+    memory_axes.plot(course.steps, course.memory_bytes / 2**20, color="#555555", lw=1)
     memory_axes.set_ylabel("memory peak\nabove idle, MiB")
     memory_axes.set_xlabel("step")
     for axes in (loss_axes, nfe_axes, memory_axes):
@@ -114,12 +99,15 @@ def draw_pairs(data: Rows, samples: Rows, columns: Sequence[str], title: str) ->
 
 
 def _draw_loss(
-    axes: Axes, steps: NDArray[np.int64], history: History, test_nll: float | None, baselines: dict[str, float]
+    axes: Axes,
+    course: Course,
+    validation: Sequence[tuple[int, float]],
+    test_nll: float | None,
+    baselines: dict[str, float],
 ) -> None:
-    loss = np.asarray(history.loss)
-    axes.plot(*_bucket_means(steps, loss), color=_DATA, lw=0.8, alpha=0.8, label="training loss")
-    if history.validation:
-        at, value = zip(*history.validation, strict=True)
+    axes.plot(course.steps, course.loss, color=_DATA, lw=0.8, alpha=0.8, label="training loss")
+    if validation:
+        at, value = zip(*validation, strict=True)
         axes.plot(at, value, "o-", color=_SAMPLES, ms=3, lw=1.2, label="validation")
     if test_nll is not None:
         axes.axhline(test_nll, color="#2f855a", lw=1.2, label=f"test {test_nll:.3f}")
@@ -127,8 +115,8 @@ def _draw_loss(
         axes.axhline(nll, color="#555555", lw=1, ls=style, label=f"{name} {nll:.2f}")
     limits = [*baselines.values(), *([] if test_nll is None else [test_nll])]
     # The first few steps may be far above all that follows and would press it flat.
-    top = max([float(np.quantile(loss, 0.98)), *limits])
-    bottom = min([float(loss.min()), *limits])
+    top = max([float(np.quantile(course.loss, 0.98)), *limits])
+    bottom = min([float(course.loss.min()), *limits])
     margin = 0.05 * (top - bottom) + 1e-9
     axes.set_ylim(bottom - margin, top + margin)
     axes.set_ylabel("negative log-likelihood,\nnats a row")
@@ -179,16 +167,6 @@ def _edges(values: Rows) -> Rows:
     low, high = np.quantile(values, [0.002, 0.998])
     margin = 0.08 * (high - low) + 1e-9
     return np.linspace(low - margin, high + margin, _BINS + 1)
-
-
-def _bucket_means(steps: NDArray[np.int64], values: Rows) -> tuple[Rows, Rows]:
-    """Thin a long series to its bucket means: a million steps are more than a picture can show."""
-    width = -(-len(values) // _MAX_POINTS) or 1
-    whole = len(values) - len(values) % width
-    return (
-        steps[:whole].reshape(-1, width).mean(1),
-        values[:whole].reshape(-1, width).mean(1),
-    )
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -44,6 +44,8 @@ def main() -> int:
     # httpx tells of every request at this level.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     order = RunOrder.model_validate_json(os.environ[ORDER_VARIABLE])
+    # The workers run in another folder.
+    order = order.model_copy(update={"storage": os.path.abspath(order.storage)})
     sender = open_sender(order, "driver")
     try:
         sender.put(

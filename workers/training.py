@@ -24,9 +24,9 @@ from symadj_core.memory import PeakMeter, Window
 from workers.data import BatchOrder, PreparedData
 from workers.diagnosis import diagnose, diverged
 from workers.flow import validation_flow
+from workers.history import History
 from workers.likelihood import HeldOut, piece_rows, rows_on_device
 from workers.optimisation import build_optimizer, learning_rate
-from workers.plots import History
 from workers.ranks import DataParallel, Ranks
 from workers.reasons import Failure
 from workers.telemetry import Outbox
@@ -280,10 +280,9 @@ class _Training:
             )
 
     def _remember(self, step: int, metrics: dict[str, float]) -> None:
-        self.history.loss.append(metrics["loss"])
-        self.history.nfe_forward.append(metrics["nfe_forward"])
-        self.history.nfe_backward.append(metrics["nfe_backward"])
-        self.history.memory_bytes.append(_peak_above_idle(self.windows))
+        self.history.add(
+            metrics["loss"], metrics["nfe_forward"], metrics["nfe_backward"], _peak_above_idle(self.windows)
+        )
         if "validation_nll" in metrics:
             self.history.validation.append((step, metrics["validation_nll"]))
 

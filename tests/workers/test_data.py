@@ -58,7 +58,7 @@ def test_log_abs_det_is_that_of_the_transforms_jacobian() -> None:
 
 @pytest.mark.parametrize("name", ["eight_gaussians", "moons"])
 def test_a_toy_is_the_same_for_the_same_seed(name: str) -> None:
-    toy = ToyData(kind="toy", name=name, rows=500)  # type: ignore[arg-type]
+    toy = ToyData(kind="toy", name=name, rows=500)
     np.testing.assert_array_equal(load_table(toy).rows, load_table(toy).rows)
     other = toy.model_copy(update={"split_seed": 1})
     assert not np.array_equal(load_table(toy).rows, load_table(other).rows)

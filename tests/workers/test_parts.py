@@ -25,8 +25,9 @@ from workers import ray_failures
 from workers.artifacts import ArtifactFolder
 from workers.baselines import fit_baselines
 from workers.diagnosis import diagnose
+from workers.history import History
 from workers.optimisation import learning_rate
-from workers.plots import History, draw_curve, draw_pairs
+from workers.plots import draw_curve, draw_pairs
 from workers.ranks import PeerLostError
 
 
@@ -86,17 +87,28 @@ def test_pairs_of_any_number_of_columns_are_drawn(dim: int) -> None:
     assert image.std() > 1
 
 
+def history_of(steps: int) -> History:
+    history = History()
+    for step in range(1, steps + 1):
+        history.add(loss=float(step), nfe_forward=10.0, nfe_backward=8.0, memory_bytes=None)
+    history.validation.append((steps, 2.1))
+    return history
+
+
 @pytest.mark.parametrize("steps", [1, 7, 5001])
 def test_a_curve_of_any_length_is_drawn(steps: int) -> None:
-    history = History(
-        loss=[2.0] * steps,
-        nfe_forward=[10.0] * steps,
-        nfe_backward=[8.0] * steps,
-        memory_bytes=[None] * steps,
-        validation=[(steps, 2.1)],
-    )
+    history = history_of(steps)
     assert picture(draw_curve(history, "title", None, {})).std() > 1
     assert picture(draw_curve(history, "title", 2.0, {"Gaussian": 3.0})).std() > 1
+
+
+@pytest.mark.parametrize("steps", [1, 3999, 4000, 20_001])
+def test_a_long_history_stays_short_and_true(steps: int) -> None:
+    course = history_of(steps).course()
+    assert len(course.steps) <= 4000
+    # The loss of a step was its number.
+    np.testing.assert_allclose(course.loss, course.steps)
+    assert course.steps[-1] > steps - 16
 
 
 def test_a_state_that_became_non_finite_is_diverged_and_other_solver_errors_are_stuck() -> None:
@@ -125,7 +137,7 @@ def test_memory_that_cannot_be_had_is_out_of_memory() -> None:
 
 
 def test_an_unexpected_error_is_internal_with_its_trace() -> None:
-    failure = diagnose(raised_by(lambda: {}["missing"]), {})
+    failure = diagnose(raised_by(lambda: dict[str, int]()["missing"]), {})
     assert failure.reason is ReasonCode.INTERNAL
     assert "test_parts.py" in failure.data["traceback"]
 

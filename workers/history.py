@@ -1,0 +1,66 @@
+"""The course of training, kept small enough to draw."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Course", "History"]
+
+_MOST_POINTS = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """Means over equally long stretches of training, each array [n] float64.
+
+    Attributes:
+        steps: the middle of each stretch.
+        loss: nats a row.
+        nfe_forward, nfe_backward: uses of the field a step.
+        memory_bytes: peak of a step above what was held when it began; NaN where it is not known.
+    """
+
+    steps: NDArray[np.float64]
+    loss: NDArray[np.float64]
+    nfe_forward: NDArray[np.float64]
+    nfe_backward: NDArray[np.float64]
+    memory_bytes: NDArray[np.float64]
+
+
+class History:
+    """Collects what the training curve shows.
+
+    A long run has more steps than a picture has room for, or memory should hold: neighbours are averaged whenever
+    there are twice ``_MOST_POINTS`` of them.
+
+    Attributes:
+        validation: (step, NLL) of each validation.
+    """
+
+    def __init__(self) -> None:
+        self.validation: list[tuple[int, float]] = []
+        self._points: list[NDArray[np.float64]] = []
+        self._width = 1
+        self._open: list[tuple[float, ...]] = []
+
+    def add(self, loss: float, nfe_forward: float, nfe_backward: float, memory_bytes: int | None) -> None:
+        """Take one more step."""
+        memory = math.nan if memory_bytes is None else float(memory_bytes)
+        self._open.append((loss, nfe_forward, nfe_backward, memory))
+        if len(self._open) == self._width:
+            self._points.append(np.mean(self._open, axis=0))
+            self._open.clear()
+        if len(self._points) == 2 * _MOST_POINTS:
+            pairs = np.reshape(self._points, (_MOST_POINTS, 2, -1))
+            self._points = list(pairs.mean(1))
+            self._width *= 2
+
+    def course(self) -> Course:
+        """Return what was collected; the last steps may be missing where stretches are longer than one."""
+        points = np.asarray(self._points, np.float64).reshape(-1, 4)
+        middles = np.arange(len(points), dtype=np.float64) * self._width + (self._width + 1) / 2
+        return Course(middles, points[:, 0], points[:, 1], points[:, 2], points[:, 3])
