@@ -14,12 +14,13 @@ New code is better served by `symadj_core.solve`, which also returns counts and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from symadj_core import events
+from symadj_core.checkpoints import Keep
 from symadj_core.controller import AdaptiveController
 from symadj_core.gradients import ACA, Adjoint, Backprop, GradientMethod, OneCheckpoint, Symplectic
 from symadj_core.odeint_options import Shapes, Tolerance, callbacks_of, controller_of, method_of, split
@@ -260,7 +261,7 @@ def odeint_symplectic_adjoint(
     options: Options = None,
     event_fn: EventFunction | None = None,
     adjoint_params: Iterable[Tensor] | None = None,
-    keep: Literal["stages", "steps"] = "stages",
+    keep: str | Keep = "stages",
 ) -> Any:
     """As `odeint`, with the symplectic adjoint (Matsubara et al., NeurIPS 2021). Exact, with the least memory.
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from symadj_core.checkpoints import Recorder, Steps
 from symadj_core.gradients.base import Cotangents, InputGradients, Replay, ReplayMethod
 from symadj_core.gradients.pullback import Pullback
 from symadj_core.gradients.regraph import add, output_pairs, retake, total_quadrature
-from symadj_core.step import Step
-from symadj_core.timeloop import StepRecord
 
 
 @dataclass(frozen=True)
@@ -22,8 +20,8 @@ class ACA(ReplayMethod):
 
     name: ClassVar[str] = "aca"
 
-    def checkpoint(self, index: int, record: StepRecord, step: Step) -> Sequence[Tensor]:
-        return step.states[:1]
+    def recorder(self) -> Recorder:
+        return Steps().recorder()
 
     def sweep(self, replay: Replay, cotangents: Cotangents, pullback: Pullback) -> InputGradients:
         state = cotangents.state(len(replay.times) - 1)

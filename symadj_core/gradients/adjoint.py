@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from symadj_core import tableaus
+from symadj_core.checkpoints import Nothing, Recorder
 from symadj_core.controller import AdaptiveController, Controller
 from symadj_core.gradients.adjoint_norm import AugmentedNorm, MixedNorm
 from symadj_core.gradients.base import Cotangents, InputGradients, Replay, ReplayMethod
 from symadj_core.gradients.pullback import Pullback
 from symadj_core.gradients.regraph import add, total_quadrature
 from symadj_core.problem import Callbacks, Problem, Stats
-from symadj_core.step import Step
 from symadj_core.system import System
 from symadj_core.tableaus import ButcherTableau
 from symadj_core.timeloop import Outputs, StepRecord, march
@@ -45,8 +45,8 @@ class Adjoint(ReplayMethod):
     callbacks: Callbacks = field(default_factory=Callbacks)
     name: ClassVar[str] = "adjoint"
 
-    def checkpoint(self, index: int, record: StepRecord, step: Step) -> Sequence[Tensor]:
-        return ()
+    def recorder(self) -> Recorder:
+        return Nothing().recorder()
 
     def keeps_outputs(self, tableau: ButcherTableau, records: Sequence[StepRecord]) -> bool:
         return True

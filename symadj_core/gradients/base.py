@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from symadj_core.checkpoints import Recorder
 from symadj_core.controller import Controller
 from symadj_core.gradients.ambient import Ambient
 from symadj_core.gradients.pullback import Pullback
@@ -64,7 +65,8 @@ class Replay:
     Attributes:
         system, tableau, controller: as in the forward solve.
         records: the accepted steps.
-        kept: for each of them what `ReplayMethod.checkpoint` chose.
+        kept: for each of them what the recorder kept: its stage states, the first one alone, or nothing.
+        slots: how many states may be held at once, if some are missing.
         t: the requested times, [T].
         times: the same as floats.
         t_wanted: whether the gradient with respect to t is wanted.
@@ -77,6 +79,7 @@ class Replay:
     controller: Controller
     records: Sequence[StepRecord]
     kept: Sequence[Sequence[Tensor]]
+    slots: int | None
     t: Tensor
     times: list[float]
     t_wanted: bool
@@ -97,8 +100,8 @@ class ReplayMethod(GradientMethod):
     """A method that solves forward without a graph and makes the gradient in a sweep of its own."""
 
     @abstractmethod
-    def checkpoint(self, index: int, record: StepRecord, step: Step) -> Sequence[Tensor]:
-        """Tensors of accepted step number `index` that the sweep will need."""
+    def recorder(self) -> Recorder:
+        """Keeps, as the solve goes, those states that the sweep will need."""
 
     @abstractmethod
     def sweep(self, replay: Replay, cotangents: Cotangents, pullback: Pullback) -> InputGradients:
@@ -137,14 +140,11 @@ class _ReplayedSolve(torch.autograd.Function):
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor | None]:
         records: list[StepRecord] = []
-        kept: list[Tensor] = []
-        lengths: list[int] = []
+        recorder = method.recorder()
 
         def on_step(record: StepRecord, step: Step) -> None:
-            chosen = method.checkpoint(len(records), record, step)
             records.append(record)
-            lengths.append(len(chosen))
-            kept.extend(chosen)
+            recorder.add(step.states)
 
         ctx.set_materialize_grads(False)
         ctx.ambient = Ambient.now(y0.device)
@@ -153,10 +153,12 @@ class _ReplayedSolve(torch.autograd.Function):
             march(replace(problem, y0=y0, q0=q0), outputs, on_step)
             problem.system.check_randomness()
         states, quadratures = outputs.stacked()
+        kept = [x for states in recorder.kept for x in states]
         wants_outputs = method.keeps_outputs(problem.tableau, records)
         ctx.save_for_backward(t, q0, states if wants_outputs else None, *parameters, *kept)
         # Only what holds no tensor of the solve stays on ctx: it outlives the saved tensors.
-        ctx.method, ctx.records, ctx.lengths = method, records, lengths
+        ctx.method, ctx.records = method, records
+        ctx.lengths, ctx.slots = [len(x) for x in recorder.kept], recorder.slots
         ctx.system, ctx.tableau, ctx.controller = problem.system, problem.tableau, problem.controller
         ctx.modules, ctx.closed = problem.modules, problem.closed
         ctx.stats, ctx.times = problem.stats, problem.times
@@ -179,6 +181,7 @@ class _ReplayedSolve(torch.autograd.Function):
             controller=ctx.controller,
             records=ctx.records,
             kept=kept,
+            slots=ctx.slots,
             t=t,
             times=ctx.times,
             t_wanted=ctx.needs_input_grad[3],

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from symadj_core.checkpoints import FirstStep, Recorder
 from symadj_core.gradients.base import Cotangents, InputGradients, Replay, ReplayMethod
 from symadj_core.gradients.pullback import Pullback
 from symadj_core.gradients.regraph import add, output_pairs, retake, total_quadrature
-from symadj_core.step import Step
 from symadj_core.system import Slope
-from symadj_core.timeloop import StepRecord
 
 
 @dataclass(frozen=True)
@@ -23,8 +21,8 @@ class OneCheckpoint(ReplayMethod):
 
     name: ClassVar[str] = "onecheckpoint"
 
-    def checkpoint(self, index: int, record: StepRecord, step: Step) -> Sequence[Tensor]:
-        return step.states[:1] if index == 0 else ()
+    def recorder(self) -> Recorder:
+        return FirstStep().recorder()
 
     def sweep(self, replay: Replay, cotangents: Cotangents, pullback: Pullback) -> InputGradients:
         outputs: list[Tensor | None] = []

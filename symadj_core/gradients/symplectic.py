@@ -17,17 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor
 
+from symadj_core.checkpoints import Keep, Recorder, Restorer, parse
 from symadj_core.gradients.base import Cotangents, InputGradients, Replay, ReplayMethod
 from symadj_core.gradients.pullback import Pullback, StagePullback
 from symadj_core.gradients.regraph import add, total_quadrature
 from symadj_core.gradients.times import TimeGradient
 from symadj_core.moving import Time, value_of
 from symadj_core.randomness import RandomState
-from symadj_core.step import Step, stage_state, weighted_sum
+from symadj_core.step import stage_state, weighted_sum
 from symadj_core.system import Slope
 from symadj_core.tableaus import ButcherTableau
 from symadj_core.timeloop import StepRecord
@@ -38,20 +39,20 @@ class Symplectic(ReplayMethod):
     """Exact, with the graph of one stage alive: graph memory O(L).
 
     Attributes:
-        keep: "stages" keeps the stage states of every step (s states a step, no recomputation); "steps" keeps
-            one state a step, as the paper does, and recomputes the stage states in backward (at most s - 1 more
-            uses of the field a step, without their quadratures).
+        keep: what of the forward solve is kept, a `symadj_core.checkpoints.Keep` or its name: "stages" (s states a
+            step, no recomputation), "steps" (one state a step, as in the paper; s - 1 more uses of the field a step,
+            without their quadratures), "binomial(k)" (at most k states) or "budget(bytes)" (the cheapest that fits).
     """
 
-    keep: Literal["stages", "steps"] = "stages"
+    keep: str | Keep = "stages"
     name: ClassVar[str] = "symplectic"
 
     def __post_init__(self) -> None:
-        if self.keep not in ("stages", "steps"):
-            raise ValueError(f"keep must be 'stages' or 'steps', not {self.keep!r}")
+        self.recorder()
 
-    def checkpoint(self, index: int, record: StepRecord, step: Step) -> Sequence[Tensor]:
-        return step.states if self.keep == "stages" else step.states[:1]
+    def recorder(self) -> Recorder:
+        keep = parse(self.keep) if isinstance(self.keep, str) else self.keep
+        return keep.recorder()
 
     def keeps_outputs(self, tableau: ButcherTableau, records: Sequence[StepRecord]) -> bool:
         return bool(records[-1].outputs) and any(tableau.dense_rows[-1])
@@ -61,11 +62,14 @@ class Symplectic(ReplayMethod):
         adjoint = _Adjoint(cotangents.state(last), cotangents.quadrature(last))
         times = TimeGradient(replay.t) if replay.t_wanted else None
         end_state = None if replay.states is None else replay.states[last]
+        restorer = None
+        if replay.slots is not None:
+            restorer = Restorer(replay.system, replay.tableau, replay.records, replay.kept, replay.slots)
         later: StepRecord | None = None
         for n in reversed(range(len(replay.records))):
             record = replay.records[n]
             earlier = replay.records[n - 1] if n > 0 else None
-            states = self._stage_states(replay, n)
+            states = _stage_states(replay, n, restorer)
             sweep = _StepSweep(replay, record, earlier, cotangents, pullback, times)
             if end_state is not None and (later is None or record.jump_at_end):
                 # No first stage of a later step stands at the same place: the end slot is pulled back by itself.
@@ -76,22 +80,25 @@ class Symplectic(ReplayMethod):
         y0 = adjoint.state
         return InputGradients(y0, total_quadrature(cotangents), None if times is None else times.gradient())
 
-    def _stage_states(self, replay: Replay, n: int) -> Sequence[Tensor]:
-        kept = replay.kept[n]
-        if self.keep == "stages":
-            return kept
-        record, tableau = replay.records[n], replay.tableau
-        interval = record.interval()
-        states, slopes = [kept[0]], list[Slope | None]()
-        for i in range(1, tableau.stages):
-            needed = any(row[i - 1] != 0.0 for row in tableau.a[i : tableau.stages])
-            time = interval.at(tableau.c[i - 1], kept[0])
-            drawn = record.drawn(i - 1)
-            slopes.append(
-                replay.system.slope(time, states[i - 1], with_quadrature=False, random=drawn) if needed else None
-            )
-            states.append(stage_state(tableau, i, record.length, kept[0], slopes))
-        return states
+
+def _stage_states(replay: Replay, n: int, restorer: Restorer | None) -> Sequence[Tensor]:
+    """The stage states of step n, kept or computed again."""
+    kept, tableau, record = replay.kept[n], replay.tableau, replay.records[n]
+    if len(kept) == tableau.stages:
+        return kept
+    if kept:
+        start = kept[0]
+    else:
+        assert restorer is not None
+        start = restorer.state(n)
+    interval = record.interval()
+    states, slopes = [start], list[Slope | None]()
+    for i in range(1, tableau.stages):
+        needed = any(row[i - 1] != 0.0 for row in tableau.a[i : tableau.stages])
+        time, drawn = interval.at(tableau.c[i - 1], start), record.drawn(i - 1)
+        slopes.append(replay.system.slope(time, states[i - 1], with_quadrature=False, random=drawn) if needed else None)
+        states.append(stage_state(tableau, i, record.length, start, slopes))
+    return states
 
 
 @dataclass
