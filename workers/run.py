@@ -96,7 +96,7 @@ def _fit(order: RunOrder) -> Any:
         train_worker,
         train_loop_config={
             "order": order.model_dump_json(),
-            "environment": {k: v for k, v in os.environ.items() if k.startswith("SYMADJ_")},
+            "environment": {k: v for k, v in os.environ.items() if k.startswith("SYMADJ_") and k != ORDER_VARIABLE},
         },
         backend_config=ProcessGroupConfig("nccl" if gpu else "gloo"),
         scaling_config=_scaling(order.spec, gpu),

@@ -82,24 +82,29 @@ def train(spec: JobSpec, flow: Flow, data: PreparedData, ranks: Ranks, outbox: O
 class _Training:
     def __init__(self, spec: JobSpec, flow: Flow, data: PreparedData, ranks: Ranks, outbox: Outbox) -> None:
         self.spec, self.flow, self.ranks, self.outbox = spec, flow, ranks, outbox
-        self.parallel = DataParallel(flow, ranks)
         self.optimizer = build_optimizer(spec.optimizer, flow.parameters())
         self.batches = BatchOrder(len(data.training), spec.data.batch_size, spec.seed)
-        self.rows, self.index = rows_on_device(data.training, flow, ranks.device)
         self.validated, _ = validation_flow(flow, spec)
         self.validation: HeldOut | None = None
         self.validation_rows = 0
-        if spec.evaluation is not None and spec.evaluation.validate_every_steps is not None:
-            part = data.validation.head(spec.evaluation.validation_rows)
-            self.validation_rows = len(part)
-            rows, index = rows_on_device(part.share(ranks.rank, ranks.size), flow, ranks.device)
-            piece = piece_rows(spec.data.batch_size // ranks.size, data.dim)
-            self.validation = HeldOut(rows, index, piece, spec.seed)
+        # The device may have no room for the data; DDP's own start is a collective and comes after.
+        ranks.together(lambda: self._load(data), phase="setup")
+        self.parallel = DataParallel(flow, ranks)
         self.meter = PeakMeter(ranks.device)
         self.windows: dict[Phase, Window] = {}
         self.over_budget = False
         self.history = History()
         self.began = time.perf_counter()
+
+    def _load(self, data: PreparedData) -> None:
+        """Bring this rank's rows to its device."""
+        flow, ranks, batch_size, evaluation = self.flow, self.ranks, self.spec.data.batch_size, self.spec.evaluation
+        self.rows, self.index = rows_on_device(data.training, flow, ranks.device)
+        if evaluation is not None and evaluation.validate_every_steps is not None:
+            part = data.validation.head(evaluation.validation_rows)
+            self.validation_rows = len(part)
+            rows, index = rows_on_device(part.share(ranks.rank, ranks.size), flow, ranks.device)
+            self.validation = HeldOut(rows, index, piece_rows(batch_size // ranks.size, data.dim), self.spec.seed)
 
     def run(self) -> Trained:
         step = 0
@@ -152,12 +157,12 @@ class _Training:
 
     def _forward_and_backward(self, step: int) -> tuple[float, Failure | None]:
         """Return this rank's loss, and why it could not be computed or differentiated."""
-        place = torch.from_numpy(self.batches.rows_of_step(step - 1, self.ranks.rank, self.ranks.size))
-        place = place.to(self.ranks.device)
-        self.optimizer.zero_grad()
         value = math.nan
         phase: Phase = "forward"
         try:
+            self.optimizer.zero_grad()
+            place = torch.from_numpy(self.batches.rows_of_step(step - 1, self.ranks.rank, self.ranks.size))
+            place = place.to(self.ranks.device)
             with self._phase(phase):
                 log_prob = self.parallel.model(
                     self.rows[place], seed=self.spec.seed, step=step, sample_index=self.index[place]

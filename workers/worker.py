@@ -37,7 +37,7 @@ def run_worker(order: RunOrder) -> dict[str, Any] | None:
     """Run this process's rank of the attempt to its end and deliver all its records.
 
     Returns:
-        The fields of the ``OutcomeRecord``, the same on all ranks; None when the attempt is not wanted any more.
+        The fields of the ``OutcomeRecord``, complete on rank 0; None when the attempt is not wanted any more.
 
     Raises:
         PeerLostError: another rank died.
