@@ -8,7 +8,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 DATA ?= symadj-data
 
-.PHONY: help install demo serve test check format lock clean
+.PHONY: help install demo serve test check bench-core format lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,14 @@ check: install ## lint, format, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench-core: $(VENV)-bench/.installed ## time and memory of a training step beside torchdiffeq and diffrax
+	$(VENV)-bench/bin/python -m benchmarks.core
+
+$(VENV)-bench/.installed: benchmarks/requirements.lock
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.lock
+	@touch $@
+
 format: install ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -51,4 +59,4 @@ lock: ## resolve the newest allowed versions into requirements.lock
 	rm -rf $(VENV)-lock
 
 clean: ## remove the environment and caches (not the data)
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-bench build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

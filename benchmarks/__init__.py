@@ -1,0 +1,1 @@
+"""What symadj claims about time and memory, measured beside its peers in the same run. Tables, never assertions."""

@@ -1,0 +1,1 @@
+"""One module an implementation; each has ``make(problem, variant) -> step``, and ``step() -> Result``."""

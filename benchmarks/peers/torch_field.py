@@ -1,0 +1,40 @@
+"""The field of the problem as symadj_core has it, for every implementation in torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.problem import Problem
+from benchmarks.result import Result
+from symadj_core.flows import MLPField
+
+__all__ = ["fields", "finish", "log_normal"]
+
+
+def fields(problem: Problem) -> list[MLPField]:
+    """Return the blocks' fields with the problem's weights."""
+    made = []
+    for block in problem.layers:
+        field = MLPField(problem.size.dim, problem.size.hidden, time="concatsquash", activation="tanh")
+        with torch.no_grad():
+            for layer, values in zip(field.layers, block, strict=True):
+                layer.linear.weight.copy_(torch.from_numpy(values["weight"]))
+                layer.linear.bias.copy_(torch.from_numpy(values["bias"]))
+                layer.gate.copy_(torch.from_numpy(values["gate"]))
+                layer.gate_bias.copy_(torch.from_numpy(values["gate_bias"]))
+                layer.shift.copy_(torch.from_numpy(values["shift"]))
+        made.append(field)
+    return made
+
+
+def log_normal(z: Tensor) -> Tensor:
+    """Return log N(z; 0, 1) [B]."""
+    return -0.5 * (z.square().sum(-1) + z.shape[-1] * float(np.log(2 * np.pi)))
+
+
+def finish(loss: Tensor, module: nn.Module, forward: int | None, backward: int | None) -> Result:
+    """Return the result of a step whose backward has run."""
+    gradient = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+    return Result(float(loss.detach()), gradient.numpy(), forward, backward)

@@ -1,0 +1,20 @@
+"""What one training step yields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Result"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Loss in nats, the gradient of all parameters in one vector, and uses of the field (None: not told)."""
+
+    loss: float
+    gradient: np.ndarray[Any, np.dtype[np.float32]]
+    nfe_forward: int | None
+    nfe_backward: int | None
