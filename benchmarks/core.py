@@ -82,7 +82,7 @@ def run(size: str, rounds: int, only: list[str]) -> None:
     """Measure one size and print its table."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "problem.pickle")
-        file.write_bytes(pickle.dumps(Problem.make(size)))
+        file.write_bytes(pickle.dumps(Problem.of(SIZES[size])))
         contenders = [
             Contender.start(peer, variant, file)
             for peer, variant in CONTENDERS

@@ -50,13 +50,12 @@ class Problem:
     probes: np.ndarray[Any, np.dtype[np.float32]]
 
     @staticmethod
-    def make(name: str) -> Problem:
+    def of(size: Size) -> Problem:
         """Return the problem of a size, always the same; its probes are those that a symadj flow draws for seed 0."""
         import torch  # only here: a peer without torch is given the problem ready-made
 
         from symadj_core.flows.probes import ProbeKey, draw
 
-        size = SIZES[name]
         random = np.random.default_rng(0)
 
         def uniform(bound: float, *shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:

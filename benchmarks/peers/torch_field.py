@@ -10,7 +10,7 @@ from benchmarks.problem import Problem
 from benchmarks.result import Result
 from symadj_core.flows import MLPField
 
-__all__ = ["fields", "finish", "log_normal"]
+__all__ = ["Augmented", "fields", "finish", "log_normal"]
 
 
 def fields(problem: Problem) -> list[MLPField]:
@@ -38,3 +38,21 @@ def finish(loss: Tensor, module: nn.Module, forward: int | None, backward: int |
     """Return the result of a step whose backward has run."""
     gradient = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
     return Result(float(loss.detach()), gradient.numpy(), forward, backward)
+
+
+class Augmented(nn.Module):
+    """(f, div f) by one probe, the augmented system as users of torchdiffeq write it."""
+
+    def __init__(self, field: nn.Module, probe: Tensor) -> None:
+        super().__init__()
+        self.field = field
+        self.probe = probe
+        self.evaluations = 0
+
+    def forward(self, t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        self.evaluations += 1
+        with torch.enable_grad():
+            y = state[0].requires_grad_(True)
+            dy = self.field(t, y)
+            (row,) = torch.autograd.grad(dy, y, self.probe, create_graph=True)
+            return dy, (row * self.probe).sum(-1)

@@ -5,39 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchdiffeq import odeint, odeint_adjoint
 
-from benchmarks.peers.torch_field import fields, finish, log_normal
+from benchmarks.peers.torch_field import Augmented, fields, finish, log_normal
 from benchmarks.problem import ATOL, RTOL, Problem
 from benchmarks.result import Result
 
 VARIANTS = {"odeint": odeint, "odeint_adjoint": odeint_adjoint}
 
 
-class _Augmented(nn.Module):
-    """(f, -div f) with one probe, as FFJORD writes it."""
-
-    def __init__(self, field: nn.Module, probe: Tensor) -> None:
-        super().__init__()
-        self.field = field
-        self.probe = probe
-        self.evaluations = 0
-
-    def forward(self, t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        self.evaluations += 1
-        with torch.enable_grad():
-            y = state[0].requires_grad_(True)
-            dy = self.field(t, y)
-            (row,) = torch.autograd.grad(dy, y, self.probe, create_graph=True)
-            return dy, (row * self.probe).sum(-1)
-
-
 def make(problem: Problem, variant: str) -> Callable[[], Result]:
     """Return a training step."""
     solve = VARIANTS[variant]
     probes = torch.from_numpy(problem.probes)
-    blocks = nn.ModuleList(_Augmented(field, probe) for field, probe in zip(fields(problem), probes, strict=True))
+    blocks = nn.ModuleList(Augmented(field, probe) for field, probe in zip(fields(problem), probes, strict=True))
     data = torch.from_numpy(problem.data)
     times = torch.tensor([0.0, 1.0])
 
