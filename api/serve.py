@@ -134,12 +134,13 @@ def serve(host: str, port: int, data: Path, *, cpus: int | None, announce: Calla
 
 
 class _StopSignal:
-    """Remembers SIGTERM and SIGINT."""
+    """Remembers SIGTERM, SIGINT and SIGHUP."""
 
     def __init__(self) -> None:
         self.asked = False
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGHUP, self._on_signal)  # the terminal was closed
 
     def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
         self.asked = True

@@ -177,7 +177,7 @@ def memory(
     if as_json:
         print(json.dumps([summary.model_dump(mode="json") for summary in summaries], indent=2))
         return
-    console.print(render.memory_table(reads, summaries, last_step))
+    render.print_parts(console, render.memory_table(reads, summaries, last_step))
 
 
 @app.command()

@@ -23,6 +23,7 @@ __all__ = [
     "job_table",
     "memory_table",
     "metric_table",
+    "print_parts",
     "ready_banner",
     "report",
     "size",
@@ -114,16 +115,21 @@ def metric_table(metrics: Sequence[MetricRead]) -> Table:
     return table
 
 
+def print_parts(console: Console, parts: Sequence[RenderableType]) -> None:
+    """Print texts in as many columns as they need, tables in as many as there are."""
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, Text))
+
+
 def report(client: Client, job: JobRead, console: Console) -> None:
     """Print what came of a job: likelihoods, memory, files, and how to ask for more."""
     if job.failure is not None:
         console.print(_failure(job), soft_wrap=True)
     if job.result is not None:
-        for part in _likelihoods(job.result):
-            console.print(part, soft_wrap=isinstance(part, Text))
+        print_parts(console, _likelihoods(job.result))
     summary = client.memory(job.id)
     if summary.phases:
-        console.print(memory_table([job], [summary], None))
+        print_parts(console, memory_table([job], [summary], None))
     artifacts = client.artifacts(job.id).items
     if artifacts:
         console.print(_artifact_lines(artifacts), soft_wrap=True)
@@ -143,7 +149,7 @@ def _likelihoods(result: dict[str, Any]) -> list[RenderableType]:
     """Return the test NLL beside the baselines on the same rows."""
     if result.get("test_nll") is None:
         return [Text("No test NLL: the spec asks for none.")]
-    table = Table(title="Test negative log-likelihood", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model")
     table.add_column("nats", justify="right")
     table.add_column("std. error", justify="right")
@@ -162,16 +168,18 @@ def _likelihoods(result: dict[str, Any]) -> list[RenderableType]:
         f"{result['parameters']:,} parameters, {result['steps']:,} steps in {result['train_seconds']:.0f} s, "
         f"evaluated in {result['evaluate_seconds']:.0f} s.",
     ]
-    return [table, Text("\n".join(lines) + "\n")]
+    return [Text("Test negative log-likelihood"), table, Text("\n".join(lines) + "\n")]
 
 
-def memory_table(jobs: Sequence[JobRead], summaries: Sequence[MemorySummary], last_step: int | None) -> Table:
+def memory_table(
+    jobs: Sequence[JobRead], summaries: Sequence[MemorySummary], last_step: int | None
+) -> list[RenderableType]:
     """Return memory by rank and phase; with several jobs, side by side and as ratios to the first."""
     device = any(phase.device_peak_bytes is not None for summary in summaries for phase in summary.phases)
     where = "device" if device else "host"
     span = f" of steps 1 to {last_step}" if last_step else ""
-    title = f"Memory by rank and phase: highest {where} peak{span}; in brackets, above what the step began with"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    title = Text(f"Memory by rank and phase: highest {where} peak{span}; in brackets, above what the step began with")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("rank", justify="right")
     table.add_column("phase")
     for summary, job in zip(summaries, jobs, strict=True):
@@ -191,7 +199,7 @@ def memory_table(jobs: Sequence[JobRead], summaries: Sequence[MemorySummary], la
             first, *others = above
             cells.append(", ".join(f"{other / first:.1f}" if first and other is not None else "-" for other in others))
         table.add_row(str(key[0]), key[1], *cells)
-    return table
+    return [title, table]
 
 
 def _artifact_lines(artifacts: Sequence[ArtifactRead]) -> Text:
