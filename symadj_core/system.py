@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,6 +18,18 @@ from symadj_core.randomness import RandomState
 
 Field = Callable[[Tensor, Tensor], Tensor]
 Rates = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@runtime_checkable
+class DirectPullback(Protocol):
+    """Rates that know their own vector-Jacobian product, which spares autograd's graph.
+
+    `pull` takes the time, the state and the cotangents of f and g (None is zero), returns the state's cotangent and
+    adds the parameters' to their `.grad`.
+    """
+
+    def pull(self, t: Tensor, y: Tensor, state: Tensor | None, quadrature: Tensor | None) -> Tensor:
+        """(df/dy)^T state + (dg/dy)^T quadrature."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,7 @@ class System:
     def __init__(self, field: Field, rates: Rates | None) -> None:
         self.field = field
         self.rates = rates
+        self.direct = rates if isinstance(rates, DirectPullback) else None
         self.evaluations = 0
         self._watched_from: RandomState | None = None
         self._draws: bool | None = None

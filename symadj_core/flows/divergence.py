@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -32,6 +32,14 @@ class Divergence(ABC):
             sample_index: [B] int64.
             like: [B, D], gives dimension, dtype and device.
         """
+
+
+@runtime_checkable
+class ClosedForm(Protocol):
+    """A field that knows the derivative along probes without autograd."""
+
+    def along(self, noise: Tensor, differentiable: Rates) -> Rates:
+        """Rates equal to `differentiable`, which takes the derivative along `noise` [K, B, D] by autograd."""
 
 
 def _with_input(field: Field, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,7 +114,7 @@ class Hutchinson(Divergence):
                 trace = trace / self.probes if self.probes > 1 else trace
             return (dy, trace) if differentiable else (dy.detach(), trace.detach())
 
-        return rates
+        return field.along(noise, rates) if isinstance(field, ClosedForm) else rates
 
 
 DIVERGENCES: dict[str, type[Divergence]] = {kind.name: kind for kind in (Exact, Hutchinson)}

@@ -2,56 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-Activation = Literal["tanh", "softplus", "silu"]
-TimeMode = Literal["concat", "concatsquash"]
-
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "softplus": F.softplus, "silu": F.silu}
-
-
-class ConcatLinear(nn.Module):
-    """W x + b + w t: a linear layer on (x, t) concatenated, without making the concatenation."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(inputs, outputs)
-        self.time = nn.Parameter(torch.empty(outputs).uniform_(-1, 1) / (inputs + 1) ** 0.5)
-
-    def forward(self, t: Tensor, x: Tensor) -> Tensor:
-        return F.linear(x, self.linear.weight, torch.addcmul(self.linear.bias, self.time, t))
-
-
-class ConcatSquashLinear(nn.Module):
-    """(W x + b) * sigmoid(u t + v) + w t, the layer of FFJORD (Grathwohl et al., ICLR 2019).
-
-    The gate is the same for all samples, so that it is applied to W and b rather than to the [B, outputs]
-    activations: fewer passes over memory, and a smaller graph.
-    """
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(inputs, outputs)
-        self.gate = nn.Parameter(torch.empty(outputs).uniform_(-1, 1))
-        self.gate_bias = nn.Parameter(torch.empty(outputs).uniform_(-1, 1))
-        self.shift = nn.Parameter(torch.empty(outputs).uniform_(-1, 1))
-
-    def forward(self, t: Tensor, x: Tensor) -> Tensor:
-        gate = torch.addcmul(self.gate_bias, self.gate, t).sigmoid()
-        bias = torch.addcmul(self.linear.bias * gate, self.shift, t)
-        return F.linear(x, self.linear.weight * gate[:, None], bias)
-
-
-_LAYERS: dict[str, type[ConcatLinear] | type[ConcatSquashLinear]] = {
-    "concat": ConcatLinear,
-    "concatsquash": ConcatSquashLinear,
-}
+from symadj_core.flows.activations import ACTIVATIONS
+from symadj_core.flows.closed_form import PerceptronRates
+from symadj_core.flows.layers import LAYERS, ConcatLinear, ConcatSquashLinear, TimedLinear
+from symadj_core.system import Rates
 
 
 class MLPField(nn.Module):
@@ -73,21 +34,21 @@ class MLPField(nn.Module):
         dim: int,
         hidden: Sequence[int] = (64, 64),
         *,
-        time: TimeMode = "concatsquash",
-        activation: Activation = "tanh",
+        time: Literal["concat", "concatsquash"] = "concatsquash",
+        activation: Literal["tanh", "softplus", "silu"] = "tanh",
         zero_init: bool = False,
     ) -> None:
         super().__init__()
-        if time not in _LAYERS:
-            raise ValueError(f"unknown time mode {time!r}: there are {', '.join(_LAYERS)}")
-        if activation not in _ACTIVATIONS:
-            raise ValueError(f"unknown activation {activation!r}: there are {', '.join(_ACTIVATIONS)}")
+        if time not in LAYERS:
+            raise ValueError(f"unknown time mode {time!r}: there are {', '.join(LAYERS)}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"unknown activation {activation!r}: there are {', '.join(ACTIVATIONS)}")
         sizes = [dim, *hidden, dim]
         if min(sizes) < 1:
             raise ValueError(f"sizes must be at least 1: dim {dim}, hidden {tuple(hidden)}")
         self.dim = dim
         self.activation = activation
-        self.layers = nn.ModuleList(_LAYERS[time](inputs, outputs) for inputs, outputs in pairwise(sizes))
+        self.layers = nn.ModuleList(LAYERS[time](inputs, outputs) for inputs, outputs in pairwise(sizes))
         if zero_init:
             with torch.no_grad():
                 for parameter in self.layers[-1].parameters():
@@ -95,9 +56,28 @@ class MLPField(nn.Module):
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         """dy/dt [B, D] at the 0-dim time t and the states y [B, D]."""
-        act = _ACTIVATIONS[self.activation]
+        act = ACTIVATIONS[self.activation]
         *inner, last = self.layers
         for layer in inner:
             y = act(layer(t, y))
         out: Tensor = last(t, y)
         return out
+
+    def along(self, noise: Tensor, differentiable: Rates) -> Rates:
+        """f and the estimate of its divergence along fixed probes, in closed form where this is the plain perceptron.
+
+        Args:
+            noise: [K, B, D], the probes.
+            differentiable: the same function by way of autograd.
+
+        Returns:
+            `differentiable` itself where a subclass, a hook, a parametrization or autocast changes what forward does.
+        """
+        layers = [layer for layer in self.layers if isinstance(layer, TimedLinear)]
+        plain = type(self) is MLPField and not torch.is_autocast_enabled(noise.device.type)
+        plain = plain and all(type(x) in (ConcatLinear, ConcatSquashLinear) for x in layers)
+        plain = plain and all(type(x.linear) is nn.Linear for x in layers)
+        plain = plain and not any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
+        if not plain:
+            return differentiable
+        return PerceptronRates(layers, ACTIVATIONS[self.activation], noise, differentiable)

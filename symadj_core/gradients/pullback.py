@@ -16,11 +16,11 @@ from symadj_core.system import Slope, System, time_tensor
 
 
 class StagePullback(NamedTuple):
-    """(df/dy)^T kappa, (df/dt)^T kappa where asked for, and the slope itself, without graph. None is zero."""
+    """(df/dy)^T kappa; where the time's was asked for, (df/dt)^T kappa and the slope without graph. None is zero."""
 
     state: Tensor | None
     time: Tensor | None
-    slope: Slope
+    slope: Slope | None
 
 
 class Pullback:
@@ -100,6 +100,10 @@ class Pullback:
             time_wanted: also pull back to the time.
             random: state of the generators to draw from, if the field draws.
         """
+        if system.direct is not None and self._aliased and not time_wanted and random is None:
+            system.evaluations += 1
+            with torch.no_grad():
+                return StagePullback(system.direct.pull(time_tensor(t, y), y, state, quadrature), None, None)
         with torch.enable_grad():
             leaf = y.detach().requires_grad_()
             inputs = [leaf]
@@ -109,8 +113,10 @@ class Pullback:
             with_quadrature = quadrature is not None
             slope = system.slope(moment, leaf, with_quadrature=with_quadrature, random=random)
             grads = self.through([slope.state, slope.quadrature], [state, quadrature], inputs)
+        if not time_wanted:
+            return StagePullback(grads[0], None, None)
         rate = None if slope.quadrature is None else slope.quadrature.detach()
-        return StagePullback(grads[0], grads[1] if time_wanted else None, Slope(slope.state.detach(), rate))
+        return StagePullback(grads[0], grads[1], Slope(slope.state.detach(), rate))
 
     def through(
         self,

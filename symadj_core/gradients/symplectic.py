@@ -196,7 +196,8 @@ class _StepSweep:
         )
 
     def _add_slope(
-        self, record: StepRecord, slot: int, slope: Slope, kappa: Tensor | None, rate: Tensor | None
+        self, record: StepRecord, slot: int, slope: Slope | None, kappa: Tensor | None, rate: Tensor | None
     ) -> None:
         assert self._times is not None
+        assert slope is not None
         self._times.add_slope(record, self._replay.tableau, slot, slope, kappa, rate, self._cotangents)

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from symadj_core import FixedStep, IController, SolverError
 from symadj_core.flows import Block, Exact, Flow, Hutchinson, MLPField, ProbeKey, divergence
+from symadj_core.flows.closed_form import PerceptronRates
 from symadj_core.flows.probes import draw
 from tests.core.systems import EXACT_GRADIENTS, gradient_of, relative_error
 
@@ -311,3 +312,69 @@ def test_log_prob_takes_any_leading_shape() -> None:
     torch.testing.assert_close(flow(x.view(2, 3, 3)), flow(x).view(2, 3))
     assert flow(x[0]).shape == ()
     assert float(flow(x)[0].detach().exp()) < 1 / math.sqrt(2 * math.pi) ** 3 * 100
+
+
+@pytest.mark.parametrize("time", ["concat", "concatsquash"])
+@pytest.mark.parametrize("activation", ["tanh", "softplus", "silu"])
+@pytest.mark.parametrize("probes", [1, 3])
+@pytest.mark.parametrize("with_divergence", [True, False])
+def test_the_closed_form_of_a_perceptron_is_what_autograd_finds(
+    time: Any, activation: Any, probes: int, with_divergence: bool
+) -> None:
+    torch.manual_seed(2)
+    field = MLPField(3, (7, 5, 6), time=time, activation=activation).double()
+    y, t, index = points(), torch.tensor(0.4, dtype=torch.float64), torch.arange(6)
+    noise = draw("gaussian", ProbeKey(1), index, 3, probes=probes, dtype=torch.float64)
+    rates = Hutchinson("gaussian", probes).rates(field, ProbeKey(1), index, y)
+    assert isinstance(rates, PerceptronRates)
+    state, rate = torch.randn(6, 3, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
+
+    with torch.no_grad():
+        value, trace = rates(t, y)
+    leaf = y.clone().requires_grad_()
+    expected_value, expected_trace = rates(t, leaf)
+    assert torch.equal(value, expected_value)
+    torch.testing.assert_close(trace, expected_trace.detach(), rtol=1e-12, atol=1e-12)
+    jacobian = torch.autograd.functional.jacobian(lambda v: field(t, v).sum(0), y).permute(1, 0, 2)
+    by_hand = torch.einsum("kbi,bij,kbj->b", noise, jacobian, noise) / probes
+    torch.testing.assert_close(trace, by_hand, rtol=1e-11, atol=1e-11)
+
+    outputs = [expected_value, expected_trace] if with_divergence else [expected_value]
+    grads = torch.autograd.grad(outputs, [leaf, *field.parameters()], [state, rate][: len(outputs)])
+    with torch.no_grad():
+        for _ in range(2):
+            back = rates.pull(t, y, state, rate if with_divergence else None)
+    torch.testing.assert_close(back, grads[0], rtol=1e-11, atol=1e-12)
+    for parameter, grad in zip(field.parameters(), grads[1:], strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, 2 * grad, rtol=1e-11, atol=1e-12)
+
+
+def test_whatever_changes_the_forward_of_a_perceptron_puts_autograd_in_charge() -> None:
+    class Doubled(MLPField):
+        def forward(self, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(t, y)
+
+    def is_closed(field: nn.Module) -> bool:
+        x = points(2)
+        return isinstance(Hutchinson().rates(field, ProbeKey(0), torch.arange(2), x), PerceptronRates)
+
+    assert is_closed(MLPField(3))
+    assert not is_closed(Doubled(3))
+    hooked = MLPField(3)
+    hooked.layers[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+    assert not is_closed(hooked)
+    normed = MLPField(3)
+    torch.nn.utils.parametrizations.weight_norm(normed.layers[0].linear)
+    assert not is_closed(normed)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not is_closed(MLPField(3))
+
+
+def test_frozen_parameters_of_a_perceptron_get_no_gradient() -> None:
+    flow, x = make_flow(), points()
+    frozen = next(iter(flow.parameters())).requires_grad_(False)
+    flow(x, seed=0).mean().backward()
+    assert frozen.grad is None
+    others = [p.grad for p in flow.parameters() if p is not frozen]
+    assert all(g is not None for g in others)

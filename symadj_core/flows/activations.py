@@ -1,0 +1,84 @@
+"""Activations with the derivatives that a perceptron's closed-form pullback needs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Activation(ABC):
+    """s(z), elementwise, with s' and s''. `kept` is what the derivatives need, as `evaluate` returned it."""
+
+    @abstractmethod
+    def __call__(self, z: Tensor) -> Tensor:
+        """s(z), differentiable by autograd."""
+
+    @abstractmethod
+    def evaluate(self, z: Tensor) -> tuple[Tensor, Any]:
+        """s(z), which may overwrite z, and what the derivatives need."""
+
+    @abstractmethod
+    def scale(self, x: Tensor, kept: Any) -> Tensor:
+        """s'(z) x."""
+
+    @abstractmethod
+    def bend(self, straight: Tensor, product: Tensor, kept: Any) -> Tensor:
+        """s'(z) straight + s''(z) product; may overwrite both."""
+
+
+class Tanh(Activation):
+    def __call__(self, z: Tensor) -> Tensor:
+        return torch.tanh(z)
+
+    def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        a = z.tanh_()
+        return a, a
+
+    def scale(self, x: Tensor, kept: Tensor) -> Tensor:
+        # One pass over memory for x (1 - a^2).
+        return torch.ops.aten.tanh_backward(x, kept)  # type: ignore[no-any-return]
+
+    def bend(self, straight: Tensor, product: Tensor, kept: Tensor) -> Tensor:
+        # s'' = -2 a s'.
+        return self.scale(straight.addcmul_(kept, product, value=-2.0), kept)
+
+
+class Softplus(Activation):
+    def __call__(self, z: Tensor) -> Tensor:
+        return F.softplus(z)
+
+    def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return F.softplus(z), z.sigmoid_()
+
+    def scale(self, x: Tensor, kept: Tensor) -> Tensor:
+        return x * kept
+
+    def bend(self, straight: Tensor, product: Tensor, kept: Tensor) -> Tensor:
+        # s'' = s' (1 - s').
+        return straight.add_(product).addcmul_(product, kept, value=-1.0).mul_(kept)
+
+
+class SiLU(Activation):
+    def __call__(self, z: Tensor) -> Tensor:
+        return F.silu(z)
+
+    def evaluate(self, z: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        gate = z.sigmoid()
+        value = F.silu(z)
+        # s' = g + v (1 - g), s'' = (1 - g) (g + s' - v g) with g the gate and v the value.
+        first = torch.addcmul(gate + value, value, gate, value=-1.0)
+        return value, (first, (1.0 - gate) * torch.addcmul(gate + first, value, gate, value=-1.0))
+
+    def scale(self, x: Tensor, kept: tuple[Tensor, Tensor]) -> Tensor:
+        return x * kept[0]
+
+    def bend(self, straight: Tensor, product: Tensor, kept: tuple[Tensor, Tensor]) -> Tensor:
+        first, second = kept
+        return straight.mul_(first).addcmul_(product, second)
+
+
+ACTIVATIONS: dict[str, Activation] = {"tanh": Tanh(), "softplus": Softplus(), "silu": SiLU()}
