@@ -32,6 +32,7 @@ CONTENDERS = [
     ("symadj", "adjoint"),
     ("torchdiffeq", "odeint"),
     ("torchdiffeq", "odeint_adjoint"),
+    ("torchode", "AutoDiffAdjoint"),
     ("diffrax", "RecursiveCheckpointAdjoint, jit"),
 ]
 WARM_UP = 2
@@ -111,7 +112,17 @@ def show(size: str, contenders: list[Contender], gradients: dict[tuple[str, str]
     print(
         f"\n{size}: D {shape.dim}, hidden {shape.hidden}, {shape.blocks} blocks, batch {shape.batch}; one core, medians"
     )
-    head = ("implementation", "seconds", "ratio", "peak MiB", "ratio", "nfe fwd", "nfe bwd", "gradient differs", "loss")
+    head = (
+        "implementation",
+        "seconds",
+        "ratio",
+        "step's peak MiB",
+        "process's",
+        "nfe fwd",
+        "nfe bwd",
+        "gradient differs",
+        "loss",
+    )
     print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
     first = contenders[0]
     reference = gradients[first.peer, first.variant]
@@ -125,7 +136,7 @@ def show(size: str, contenders: list[Contender], gradients: dict[tuple[str, str]
             f"{seconds:.3f}",
             f"{seconds / first.median('seconds'):.2f}",
             f"{peak / 2**20:.1f}",
-            f"{peak / first.median('peak_bytes'):.1f}",
+            f"{answer['process_bytes'] / 2**20:.0f}",
             answer["nfe_forward"],
             "-" if answer["nfe_backward"] is None else answer["nfe_backward"],
             f"{differs:.1e}",

@@ -1,7 +1,9 @@
 """Runs one implementation in a process of its own: a line in, a training step, a line out.
 
-``python -m benchmarks.worker PEER VARIANT PROBLEM`` with the problem pickled in a file. Answers are JSON; ``step`` is
-answered with seconds and memory, ``gradient FILE`` writes the gradient as npy.
+``python -m benchmarks.worker PEER VARIANT PROBLEM`` with the problem pickled in a file. Commands are ``step``, and
+``gradient FILE``, which also writes the gradient as npy. The answer is JSON: seconds, nfe, and memory in bytes: the
+step's own peak above what was held before it, and the process's highest peak so far above what it held once the
+implementation was imported (for one that compiles, its compiler's memory too).
 """
 
 from __future__ import annotations
@@ -43,21 +45,26 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(1)
-    step = importlib.import_module(f"benchmarks.peers.{peer}").make(problem, variant)
+    module = importlib.import_module(f"benchmarks.peers.{peer}")
+    trim()
+    base = high_water(reset=True)
+    step = module.make(problem, variant)
+    highest = high_water(reset=False)
     for line in sys.stdin:
         command, *arguments = line.split()
-        if command == "gradient":
-            np.save(arguments[0], step().gradient)
-            print("{}", flush=True)
-            continue
         trim()
         before = high_water(reset=True)
         started = time.perf_counter()
         result = step()
         seconds = time.perf_counter() - started
+        peak = high_water(reset=False)
+        highest = max(highest, peak)
+        if command == "gradient":
+            np.save(arguments[0], result.gradient)
         answer = {
             "seconds": seconds,
-            "peak_bytes": high_water(reset=False) - before,
+            "peak_bytes": result.peak_bytes or peak - before,
+            "process_bytes": highest - base,
             "loss": result.loss,
             "nfe_forward": result.nfe_forward,
             "nfe_backward": result.nfe_backward,
