@@ -225,26 +225,21 @@ def test_stats_are_summed_over_blocks_and_know_backward() -> None:
     assert stats.checkpoint_bytes > 0
 
 
+@pytest.mark.usefixtures("process_group")
 @pytest.mark.parametrize("gradient", ["backprop", "symplectic", "aca", "onecheckpoint", "adjoint"])
-def test_ddp_around_the_flow_gives_the_gradients_of_the_flow(gradient: str, tmp_path: Any) -> None:
-    import torch.distributed as dist
-
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        x, index = points(dtype=torch.float32), torch.arange(6)
-        alone = make_flow(gradient=gradient, dtype=torch.float32, controller=IController())
-        alone(x, seed=0, step=0, sample_index=index).mean().backward()
-        wrapped = make_flow(gradient=gradient, dtype=torch.float32, controller=IController())
-        parallel = DistributedDataParallel(wrapped)
-        for _ in range(2):
-            parallel.zero_grad()
-            parallel(x, seed=0, step=0, sample_index=index).mean().backward()
-        for a, b in zip(alone.parameters(), wrapped.parameters(), strict=True):
-            assert a.grad is not None
-            assert b.grad is not None
-            torch.testing.assert_close(a.grad, b.grad)
-    finally:
-        dist.destroy_process_group()
+def test_ddp_around_the_flow_gives_the_gradients_of_the_flow(gradient: str) -> None:
+    x, index = points(dtype=torch.float32), torch.arange(6)
+    alone = make_flow(gradient=gradient, dtype=torch.float32, controller=IController())
+    alone(x, seed=0, step=0, sample_index=index).mean().backward()
+    wrapped = make_flow(gradient=gradient, dtype=torch.float32, controller=IController())
+    parallel = DistributedDataParallel(wrapped)
+    for _ in range(2):
+        parallel.zero_grad()
+        parallel(x, seed=0, step=0, sample_index=index).mean().backward()
+    for a, b in zip(alone.parameters(), wrapped.parameters(), strict=True):
+        assert a.grad is not None
+        assert b.grad is not None
+        torch.testing.assert_close(a.grad, b.grad)
 
 
 def test_weights_survive_a_round_trip_through_their_state() -> None:

@@ -107,15 +107,10 @@ def test_bounds_of_the_step_size_are_kept(kind: type[IController] | type[PIContr
     assert solution.stats.dt_min <= 0.05
 
 
-def test_the_rank_reduced_norm_is_the_norm_of_one_rank_alone(tmp_path: Any) -> None:
-    import torch.distributed as dist
-
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        parts = [torch.arange(5.0), torch.ones(3)]
-        assert float(RankReducedNorm()(parts)) == pytest.approx(float(rms_norm(parts)))
-    finally:
-        dist.destroy_process_group()
+@pytest.mark.usefixtures("process_group")
+def test_the_rank_reduced_norm_is_the_norm_of_one_rank_alone() -> None:
+    parts = [torch.arange(5.0), torch.ones(3)]
+    assert float(RankReducedNorm()(parts)) == pytest.approx(float(rms_norm(parts)))
 
 
 def test_the_norms_are_what_they_are_called() -> None:

@@ -330,16 +330,10 @@ def test_a_backward_frees_what_was_kept(gradient: str) -> None:
 
 
 @each
-def test_ddp_as_the_field_is_refused(gradient: str, tmp_path: Any) -> None:
-    import torch.distributed as dist
-
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        field = DistributedDataParallel(SmallField())
-        with pytest.raises(TypeError, match="wrap the module"):
-            run(field, gradient)
-    finally:
-        dist.destroy_process_group()
+@pytest.mark.usefixtures("process_group")
+def test_ddp_as_the_field_is_refused(gradient: str) -> None:
+    with pytest.raises(TypeError, match="wrap the module"):
+        run(DistributedDataParallel(SmallField()), gradient)
 
 
 @each_checkpointed
