@@ -160,13 +160,40 @@ class FixedSolver(Section):
 Solver = Annotated[AdaptiveSolver | FixedSolver, Field(discriminator="kind")]
 
 
+class KeepStages(Section):
+    """Every stage's state: nothing is computed again."""
+
+    kind: Literal["stages"] = "stages"
+
+
+class KeepSteps(Section):
+    """Every step's state, as in the paper: its stages are computed again."""
+
+    kind: Literal["steps"]
+
+
+class KeepBinomial(Section):
+    """At most so many states: segments of the solve are computed again (Griewank and Walther's schedule)."""
+
+    kind: Literal["binomial"]
+    states: int = Field(8, ge=2, le=1_000_000, description="Of one block's solve, on one worker.")
+
+
+class KeepBudget(Section):
+    """What saves most recomputation within so many bytes."""
+
+    kind: Literal["budget"]
+    size: MemorySize = Field(description="For the states of one block's solve, on one worker.")
+
+
+Keep = Annotated[KeepStages | KeepSteps | KeepBinomial | KeepBudget, Field(discriminator="kind")]
+
+
 class SymplecticGradient(Section):
     """Symplectic adjoint method (Matsubara et al. 2021): exact, one stage's graph at a time."""
 
     kind: Literal["symplectic"] = "symplectic"
-    keep: Literal["stages", "steps"] = Field(
-        "stages", description="Keep every stage's state (faster), or every step's and recompute (the paper)."
-    )
+    keep: Keep = KeepStages()
 
 
 class BackpropGradient(Section):

@@ -33,8 +33,9 @@ def diagnose(error: Exception, where: dict[str, Any]) -> Failure:
             return Failure(ReasonCode.DATA_ERROR, str(error), where)
     if _is_out_of_memory(error):
         advice = (
-            "what needs less, the strongest first: gradient symplectic (keep: steps needs less than stages), a smaller "
-            "data.batch_size, more workers for the same batch, a narrower flow, looser solver tolerances"
+            "what needs less, the strongest first: gradient.kind symplectic (keep.kind steps needs less than stages, "
+            "binomial least), a smaller data.batch_size, more workers for the same batch, a narrower flow, looser "
+            "solver tolerances"
         )
         return Failure(ReasonCode.OUT_OF_MEMORY, f"out of memory: {error}", where | {"advice": advice})
     trace = "".join(traceback.format_exception(error))[-_LONGEST_TRACE:]

@@ -15,10 +15,15 @@ from service.spec import (
     Gradient,
     HutchinsonDivergence,
     JobSpec,
+    Keep,
+    KeepBinomial,
+    KeepBudget,
+    KeepStages,
+    KeepSteps,
     Solver,
     SymplecticGradient,
 )
-from symadj_core import gradients, tableaus
+from symadj_core import checkpoints, gradients, tableaus
 from symadj_core.controller import Controller, FixedStep, IController
 from symadj_core.flows import Block, Exact, Flow, Hutchinson, MLPField
 from symadj_core.flows.divergence import Divergence as CoreDivergence
@@ -108,7 +113,7 @@ def _controller(solver: Solver, end_time: float) -> Controller:
 def _gradient(gradient: Gradient, solver: Solver) -> GradientMethod:
     match gradient:
         case SymplecticGradient():
-            return Symplectic(gradient.keep)
+            return Symplectic(_keep(gradient.keep))
         case AdjointGradient(rtol=None, atol=None):
             return Adjoint()
         case AdjointGradient():
@@ -123,3 +128,15 @@ def _gradient(gradient: Gradient, solver: Solver) -> GradientMethod:
             )
         case _:
             return gradients.by_name(gradient.kind)
+
+
+def _keep(keep: Keep) -> checkpoints.Keep:
+    match keep:
+        case KeepStages():
+            return checkpoints.Stages()
+        case KeepSteps():
+            return checkpoints.Steps()
+        case KeepBinomial():
+            return checkpoints.Binomial(keep.states)
+        case KeepBudget():
+            return checkpoints.Budget(int(keep.size))

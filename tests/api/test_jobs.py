@@ -29,7 +29,7 @@ def test_a_created_job_is_queued_with_its_whole_spec_and_a_location(api: httpx.C
     assert response.status_code == 201
     job = response.json()
     assert job["state"] == "queued"
-    assert job["spec"]["gradient"] == {"kind": "symplectic", "keep": "stages"}
+    assert job["spec"]["gradient"] == {"kind": "symplectic", "keep": {"kind": "stages"}}
     assert job["progress"]["max_steps"] == 2000
     assert api.get(response.headers["location"]).json() == job
 

@@ -92,6 +92,16 @@ def test_every_gradient_method_trains(tmp_path: Path, gradient: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "keep", [{"kind": "steps"}, {"kind": "binomial", "states": 2}, {"kind": "budget", "size": "1MiB"}]
+)
+def test_whatever_the_symplectic_method_keeps_the_losses_are_the_same_bits(
+    tmp_path: Path, keep: dict[str, Any]
+) -> None:
+    stages = run(tmp_path, evaluation=None)[1].series("loss")
+    assert run(tmp_path, evaluation=None, gradient={"kind": "symplectic", "keep": keep})[1].series("loss") == stages
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"solver": {"kind": "fixed", "method": "rk4", "steps": 3}},
