@@ -13,8 +13,8 @@ import torch.distributed as dist
 def process_group(tmp_path: Path) -> Iterator[None]:
     """A gloo group of one rank.
 
-    It ends after the test's own objects are gone: a DistributedDataParallel module that outlives its group can hang when
-    it is freed.
+    It ends after the test's own objects are gone: a DistributedDataParallel module that outlives its group can hang
+    when it is freed.
     """
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
