@@ -39,7 +39,9 @@ def draw_curve(history: History, title: str, test_nll: float | None, baselines: 
     nfe_axes.set_ylim(bottom=0)
     nfe_axes.legend(fontsize=8, frameon=False, ncols=2)
 
-    memory_axes.plot(course.steps, course.memory_bytes / 2**20, color="#555555", lw=1)
+    # The first step also pays for what libraries set up once, and would hide the others.
+    memory_axes.plot(course.steps[1:], course.memory_bytes[1:] / 2**20, color="#555555", lw=1)
+    memory_axes.set_ylim(bottom=0)
     memory_axes.set_ylabel("memory peak\nabove idle, MiB")
     memory_axes.set_xlabel("step")
     for axes in (loss_axes, nfe_axes, memory_axes):
