@@ -237,7 +237,7 @@ class ConstantSchedule(Section):
 
 
 class CosineSchedule(Section):
-    """Cosine decay to ``final_fraction`` of the rate at the last step (needs ``stop.kind: steps``)."""
+    """Cosine decay towards ``final_fraction`` of the rate over all steps (needs ``stop.kind: steps``)."""
 
     kind: Literal["cosine"]
     warmup_steps: int = Field(0, ge=0)

@@ -29,7 +29,8 @@ def learning_rate(optimizer: Optimizer, stop: Stop, step: int) -> float:
     """Return the rate of ``step``, counted from 1: a pure function, so that a resumed run continues it.
 
     It rises linearly to ``optimizer.learning_rate`` over the warm-up, and stays there or decays as half a cosine
-    from there to ``final_fraction`` of it at the last step.
+    from there to ``final_fraction`` of it, which it would reach one step after the last (a last step at rate 0, say,
+    would be for nothing); so does torch's CosineAnnealingLR.
     """
     schedule, peak = optimizer.schedule, optimizer.learning_rate
     if step <= schedule.warmup_steps:
@@ -38,6 +39,6 @@ def learning_rate(optimizer: Optimizer, stop: Stop, step: int) -> float:
         return peak
     assert isinstance(stop, StopAfterSteps)  # the spec's own check
     decay_steps = stop.max_steps - schedule.warmup_steps
-    progress = (step - 1 - schedule.warmup_steps) / max(1, decay_steps - 1)
+    progress = (step - 1 - schedule.warmup_steps) / decay_steps
     floor = schedule.final_fraction
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
