@@ -76,28 +76,30 @@ class PerceptronRates:
             values.append(a)
             kepts.append(kept)
             if along:
-                speed = F.linear(tangents[-1], weight)
-                speeds.append(speed)
-                tangents.append(self._activation.scale(speed, kept))
+                speeds.append(F.linear(tangents[-1], weight))
+                tangents.append(self._activation.scale(speeds[-1], kept))
         weights.append(self._layers[-1].effective(t)[0])
         back = torch.zeros_like(y) if state is None else state
         along_back = None
         if quadrature is not None:
             along_back = self._noise * (quadrature / len(self._noise))[:, None]
-        for n in reversed(range(len(self._layers))):
-            gradient = back.T @ values[n]
+        for layer in reversed(self._layers):
+            # Lists are emptied on the way, so that what is done with is freed.
+            weight = weights.pop()
+            gradient = back.T @ values.pop()
             if along_back is not None:
-                gradient.addmm_(along_back.flatten(0, 1).T, tangents[n].flatten(0, 1))
-            self._layers[n].accumulate(t, gradient, back.sum(0))
-            back = back @ weights[n]
-            if n == 0:
+                gradient.addmm_(along_back.flatten(0, 1).T, tangents.pop().flatten(0, 1))
+            layer.accumulate(t, gradient, back.sum(0))
+            del gradient
+            back = back @ weight
+            if not kepts:
                 break
-            kept = kepts[n - 1]
+            kept = kepts.pop()
             if along_back is None:
                 back = self._activation.scale(back, kept)
                 continue
-            along_back = along_back @ weights[n]
-            product = speeds[n - 1].mul_(along_back)
-            back = self._activation.bend(back, product[0] if len(product) == 1 else product.sum(0), kept)
+            along_back = along_back @ weight
+            product = speeds.pop().mul_(along_back)
             along_back = self._activation.scale(along_back, kept)
+            back = self._activation.bend(back, product[0] if len(product) == 1 else product.sum(0), kept)
         return back
