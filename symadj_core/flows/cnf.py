@@ -78,17 +78,14 @@ class Block(nn.Module):
             default_controller(tableau) if controller is None else controller,
             gradients.by_name(gradient) if isinstance(gradient, str) else gradient,
         )
-        end = torch.tensor([float(end_time)])
-        self.end_time: Tensor
+        # A fixed end time stays on the host: as a buffer, every solve would wait for the device to read it.
+        self.end_time: float | nn.Parameter = float(end_time)
         if learn_end_time:
-            self.end_time = nn.Parameter(end)
-        else:
-            self.register_buffer("end_time", end)
+            self.end_time = nn.Parameter(torch.tensor([float(end_time)]))
 
     def with_settings(self, settings: BlockSettings) -> Block:
         """A block that shares this one's weights and is solved by other settings."""
         twin = Block(self.field)
-        del twin.end_time
         twin.end_time = self.end_time
         twin.settings = settings
         return twin.train(self.training)
@@ -110,7 +107,10 @@ class Block(nn.Module):
             SolverError: the end was not reached.
         """
         settings = self.settings
-        end = self.end_time.to(torch.promote_types(y.dtype, self.end_time.dtype))
+        if isinstance(self.end_time, float):
+            end = torch.tensor([self.end_time], dtype=torch.float64)
+        else:
+            end = self.end_time.to(torch.promote_types(y.dtype, self.end_time.dtype))
         start = torch.zeros_like(end)
         t = torch.cat([end, start] if inverse else [start, end])
         quadrature = None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -15,6 +16,7 @@ from symadj_core import FixedStep, IController, SolverError
 from symadj_core.flows import Block, Exact, Flow, Hutchinson, MLPField, ProbeKey, divergence
 from symadj_core.flows.closed_form import PerceptronRates
 from symadj_core.flows.probes import draw
+from tests.core.reads import HostReads
 from tests.core.systems import EXACT_GRADIENTS, gradient_of, relative_error
 
 TIGHT = IController(rtol=1e-9, atol=1e-10)
@@ -373,3 +375,26 @@ def test_frozen_parameters_of_a_perceptron_get_no_gradient() -> None:
     assert frozen.grad is None
     others = [p.grad for p in flow.parameters() if p is not frozen]
     assert all(g is not None for g in others)
+
+
+def test_a_copy_of_a_flow_is_a_flow_of_its_own() -> None:
+    flow, x = make_flow(learn_end_time=True), points()
+    flow(x, seed=0).mean().backward()
+    twin = copy.deepcopy(flow)
+    assert torch.equal(twin(x, seed=0), flow(x, seed=0))
+    with torch.no_grad():
+        for p in twin.parameters():
+            p.add_(0.1)
+    assert not torch.equal(twin(x, seed=0), flow(x, seed=0))
+
+
+def test_the_device_is_read_once_an_attempted_step_of_a_flow_and_once_for_each_first_step() -> None:
+    flow, x = make_flow(controller=IController(rtol=1e-4, atol=1e-5)), points()
+    with HostReads() as reads:
+        loss = flow(x, seed=0, sample_index=torch.arange(6)).mean()
+        stats = flow.last_stats
+        times = 2 * 2
+        assert reads.count - times <= stats.accepted + stats.rejected + 2 * 3
+        reads.count = 0
+        loss.backward()
+        assert reads.count == 0

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from symadj_core import (
     FixedStep,
@@ -22,6 +21,7 @@ from symadj_core import (
     solve,
 )
 from symadj_core.controller import max_norm, rms_norm
+from tests.core.reads import HostReads
 from tests.core.systems import ADAPTIVE_SOLVERS, ALL_SOLVERS, SmallField, gradient_of, start, with_rate
 
 
@@ -153,19 +153,6 @@ def test_without_throw_the_status_is_returned_and_what_is_missing_is_nan(
     assert solution.ys.shape == (2, 1)
     assert not math.isfinite(float(solution.ys[-1]))
     assert not solution.ys.requires_grad
-
-
-class HostReads(TorchDispatchMode):
-    """Counts operations that bring a value from the device to the host."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default):
-            self.count += 1
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("gradient", ["backprop", "onecheckpoint", "aca", "symplectic", "symplectic-steps"])

@@ -386,3 +386,16 @@ def test_saved_tensor_hooks_see_the_checkpoints() -> None:
     assert packed[0] >= 6 * solution.stats.accepted
     solution.ys.sum().backward()
     assert field.inner.weight.grad is not None
+
+
+@pytest.mark.parametrize("gradient", ["symplectic", "aca", "backprop"])
+def test_a_compiled_field_is_compiled_once_a_grad_mode_and_has_the_same_gradient(gradient: str) -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    field, y0 = SmallField(), start()
+    compiled = torch.compile(field, backend="eager")
+    ys = run(compiled, gradient, y0).ys
+    grads = torch.autograd.grad(ys.abs().square().sum(), [y0, *field.parameters()])
+    run(compiled, gradient, y0).ys.sum().backward()
+    assert relative_error(list(grads), gradients_of(SmallField, "backprop")) < 1e-13
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
