@@ -358,6 +358,12 @@ def test_whatever_changes_the_forward_of_a_perceptron_puts_autograd_in_charge() 
 
     assert is_closed(MLPField(3))
     assert not is_closed(Doubled(3))
+    replaced = MLPField(3)
+    replaced.forward = lambda t, y: y  # type: ignore[method-assign]
+    assert not is_closed(replaced)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MLPField, "forward", lambda self, t, y: y)
+        assert not is_closed(MLPField(3))
     hooked = MLPField(3)
     hooked.layers[0].register_forward_hook(lambda module, inputs, output: 2 * output)
     assert not is_closed(hooked)
