@@ -42,11 +42,12 @@ class Interval:
         return self.start + c * self.length
 
 
-def _neighbour(t: Time, towards: Time, y: Tensor) -> float:
+def _neighbour(t: Time, towards: Time, y: Tensor) -> Time:
     """The next representable time beside t, in the dtype in which the field gets it."""
     dtype = real_dtype(y)
     here, there = (torch.tensor(value_of(x), dtype=dtype) for x in (t, towards))
-    return float(torch.nextafter(here, there))
+    beside = float(torch.nextafter(here, there))
+    return Moving(beside, t.shift) if isinstance(t, Moving) else beside
 
 
 class Wanted(NamedTuple):

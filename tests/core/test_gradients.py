@@ -251,3 +251,18 @@ def test_rates_need_not_depend_on_the_state() -> None:
     (grad,) = torch.autograd.grad(solution.quadratures[-1].sum(), quadrature.initial)
     assert solution.quadratures[-1].tolist() == pytest.approx([0.7] * len(y0))
     assert torch.equal(grad, torch.ones_like(grad))
+
+
+@pytest.mark.parametrize("gradient", EXACT_GRADIENTS)
+@pytest.mark.parametrize("solver", ["heun2", "rk4", "dopri5"])
+@pytest.mark.parametrize("times", [[0.0, 0.1, 0.3, 0.5, 1.0], [1.0, 0.62, 0.5, 0.2]])
+def test_perturbed_grids_and_jumps_are_exact_in_either_direction_and_in_time(
+    gradient: str, solver: str, times: list[float]
+) -> None:
+    controllers = [FixedStep(0.25, perturb=True), FixedStep(perturb=True)]
+    if solver == "dopri5":
+        controllers.append(IController(rtol=1e-5, atol=1e-6, jump_t=(0.55, times[0])))  # type: ignore[arg-type]
+    for controller in controllers:
+        _, grads, _ = loss_and_gradients(gradient, solver, controller=controller, times=times)
+        _, expected, _ = loss_and_gradients("backprop", solver, controller=controller, times=times)
+        assert relative_error(grads, expected) < 1e-14
