@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor
 from torch.nn.parallel import DistributedDataParallel
 
 from symadj_core import gradients, tableaus
@@ -139,6 +140,8 @@ def checked_times(t: Tensor, y0: Tensor) -> list[float]:
     """
     if not isinstance(y0, Tensor) or not (y0.is_floating_point() or y0.is_complex()):
         raise TypeError("y0 must be a floating point or complex tensor")
+    if is_batchedtensor(y0):
+        raise RuntimeError("torch.func.vmap over a solve is not possible, since all share its steps: batch the state")
     if not isinstance(t, Tensor) or t.dim() != 1 or len(t) < 2 or not t.is_floating_point():
         raise ValueError("t must be a 1-D floating point tensor of at least two times")
     times: list[float] = t.detach().double().tolist()

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._C._functorch import maybe_current_level
 
 from symadj_core.checkpoints import Recorder
 from symadj_core.controller import Controller
@@ -114,6 +115,10 @@ class ReplayMethod(GradientMethod):
     def integrate(self, problem: Problem, outputs: Outputs) -> tuple[Tensor, Tensor | None]:
         inputs = (problem.t, problem.y0, problem.q0, *problem.parameters)
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
+            if maybe_current_level() is not None:
+                raise RuntimeError(
+                    f"the gradient {self.name!r} does not work within transforms of torch.func: use 'backprop'"
+                )
             result: tuple[Tensor, Tensor | None] = _ReplayedSolve.apply(self, problem, outputs, *inputs)  # type: ignore[no-untyped-call]
             return result
         with torch.no_grad():

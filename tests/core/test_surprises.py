@@ -280,9 +280,24 @@ def test_complex_states_have_real_gradients_in_time() -> None:
 
 @each_checkpointed
 def test_transforms_of_torch_func_are_refused(gradient: str) -> None:
-    field = SmallField()
-    with pytest.raises(RuntimeError):
-        torch.func.grad(lambda y: run(field, gradient, y).ys.sum())(start().detach())
+    field, y0 = SmallField(), start().detach()
+    with pytest.raises(RuntimeError, match="backprop"):
+        torch.func.grad(lambda y: run(field, gradient, y).ys.sum())(y0)
+    with pytest.raises(RuntimeError, match="batch the state"):
+        torch.func.vmap(lambda y: run(field, gradient, y).ys)(y0[None])
+
+
+def test_backprop_works_within_grad_and_jvp_of_torch_func() -> None:
+    field, y0 = SmallField(), start().detach()
+
+    def loss(y: Tensor) -> Tensor:
+        return run(field, "backprop", y).ys.square().sum()
+
+    leaf = start()
+    (expected,) = torch.autograd.grad(loss(leaf), leaf)
+    torch.testing.assert_close(torch.func.grad(loss)(y0), expected)
+    _, along = torch.func.jvp(loss, (y0,), (torch.ones_like(y0),))
+    torch.testing.assert_close(along, expected.sum())
 
 
 def test_second_derivatives_come_from_backprop_and_are_refused_elsewhere() -> None:
