@@ -6,6 +6,7 @@ Every failed solve names the time, the step size and the step where it happened,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 
 
@@ -50,4 +51,13 @@ class SolverError(RuntimeError):
         self.t = t
         self.dt = dt
         self.step = step
+        self._arguments = (reason, t, dt, step)
         super().__init__(f"{reason.value} at t={t:.9g}, dt={dt:.3g}, step {step}: {_ADVICE[reason]}")
+
+    def __reduce__(self) -> tuple[Callable[..., SolverError], tuple[Status, float, float, int]]:
+        # Exceptions are pickled with their message alone, and this one must come home from another process.
+        return _solver_error, self._arguments
+
+
+def _solver_error(reason: Status, t: float, dt: float, step: int) -> SolverError:
+    return SolverError(reason, t=t, dt=dt, step=step)

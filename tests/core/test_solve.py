@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import warnings
 from typing import Any
 
@@ -254,3 +255,10 @@ def test_solving_warns_of_nothing() -> None:
         warnings.simplefilter("error")
         field, y0 = SmallField(), start()
         solve(field, y0, span(0, 0.5, 1)).ys.sum().backward()
+
+
+def test_a_solver_error_survives_the_way_between_processes() -> None:
+    error = SolverError(Status.MAX_STEPS, t=0.5, dt=1e-3, step=7)
+    copy = pickle.loads(pickle.dumps(error))
+    assert isinstance(copy, SolverError)
+    assert (copy.reason, copy.t, copy.dt, copy.step, str(copy)) == ("max_steps", 0.5, 1e-3, 7, str(error))
