@@ -162,45 +162,25 @@ def _march_adaptive(
     always_dense: bool,
 ) -> None:
     system, tableau, stats, times = problem.system, problem.tableau, problem.stats, problem.times
-    exponent = 1.0 / (tableau.error_order + 1)
-    start, final = times[0], times[-1]
-    direction = 1.0 if final > start else -1.0
-    stops = _stops(settings, times, direction)
-    jumps = frozenset(settings.jump_t)
+    start, final, jumps = times[0], times[-1], frozenset(settings.jump_t)
     y, q = problem.y0, problem.q0
-    before = system.evaluations
     augmented = q is not None and settings.control == "augmented"
 
+    before = system.evaluations
     opening = Interval(_tied(start, 0, t), final, jump_at_start=start in jumps)
-    first = system.slope(opening.at(0.0, y), y, with_quadrature=q is not None)
-    if settings.first_step is not None:
-        size = settings.first_step
-    else:
-        size = control.initial_step(system, settings, tableau.error_order, (start, final), y, first)
-    slope: Slope | None = first
+    slope: Slope | None = system.slope(opening.at(0.0, y), y, with_quadrature=q is not None)
+    assert slope is not None
+    size = settings.first_step
+    if size is None:
+        size = control.initial_step(system, settings, tableau.error_order, (start, final), y, slope)
     stats.nfe_forward += system.evaluations - before
     if not math.isfinite(size):
         raise SolverError(Status.NON_FINITE, t=start, dt=size, step=0)
 
-    previous, rejected_before = 1.0, False
-    cursor, stop = 1, 0
-    attempts = 0
+    pace = _Pace(settings, tableau.error_order, times, size)
+    cursor = 1
     while start != final:
-        size = min(size, settings.max_step)
-        if settings.accept_at_min_step:
-            size = max(size, settings.min_step)
-        end = start + direction * size
-        # A step that would end just before a stop is stretched to it: no sliver of a step remains.
-        if direction * (stops[stop] - end) <= 0.01 * size:
-            end = stops[stop]
-        dt = end - start
-        at_minimum = size <= settings.min_step and settings.accept_at_min_step
-        if end == start or (size < settings.min_step and end != stops[stop]):
-            raise SolverError(Status.UNDERFLOW_IN_DT, t=start, dt=direction * size, step=stats.accepted)
-        if attempts >= settings.max_steps:
-            raise SolverError(Status.MAX_STEPS, t=start, dt=dt, step=stats.accepted)
-        attempts += 1
-
+        end = pace.propose(start, stats)
         at_final, jump = end == final, end in jumps and end != final
         inside, next_cursor = _outputs_between(times, cursor, start, end, at_final)
         record = StepRecord(
@@ -212,47 +192,113 @@ def _march_adaptive(
             start in jumps,
             jump,
         )
-        before = system.evaluations
         wanted = Wanted(
             error=True,
             quadrature_error=augmented,
             dense=bool(inside) or always_dense,
             next_slope=not at_final and not jump,
         )
-        _call(problem.callbacks.step, start, dt, y)
+        before = system.evaluations
+        _call(problem.callbacks.step, start, end - start, y)
         step = take_step(system, tableau, record.interval(t), y, q, slope, wanted)
         error = _error_norm(settings, step, y, q)
         used = system.evaluations - before
 
-        accepted = error <= 1.0 or (at_minimum and math.isfinite(error))
-        _call(problem.callbacks.accept if accepted else problem.callbacks.reject, start, dt, y)
+        accepted = pace.accepts(error)
+        _call(problem.callbacks.accept if accepted else problem.callbacks.reject, start, end - start, y)
         if not accepted:
             stats.rejected += 1
             stats.nfe_forward += used
+            pace.shrink(error, start, end, stats)
             slope = step.slopes[0]
-            rejected_before = True
-            if math.isfinite(error):
-                size = abs(dt) * min(settings.factor(error, previous, exponent), 1.0)
-            elif abs(dt) * settings.min_factor < max(settings.min_step, 1e-12 * abs(final - times[0])):
-                raise SolverError(Status.NON_FINITE, t=start, dt=dt, step=stats.accepted)
-            else:
-                size = abs(dt) * settings.min_factor
             continue
-
         _emit(problem, outputs, record, step, y, q, t)
         on_step(_with_randomness(record, step), step)
         _count(stats, record, used)
-        y, q, cursor = step.y, step.q, next_cursor
+        pace.go_on(error, start, end)
+        start, y, q, cursor = end, step.y, step.q, next_cursor
         slope = None if jump else step.slopes[-1]
-        if end == stops[stop] and not at_final:
+
+
+class _Pace:
+    """The step size of an adaptive solve as it goes; all of it on the host.
+
+    Args:
+        settings: the controller.
+        error_order: order of the embedded solution.
+        times: the requested times.
+        size: the first step's, > 0.
+    """
+
+    def __init__(self, settings: AdaptiveController, error_order: int, times: list[float], size: float) -> None:
+        self._settings, self._size = settings, size
+        self._exponent = 1.0 / (error_order + 1)
+        self._span = abs(times[-1] - times[0])
+        self._direction = 1.0 if times[-1] > times[0] else -1.0
+        asked = {*settings.step_t, *settings.jump_t}
+        inner = (s for s in asked if self._ahead(times[0], s) > 0 and self._ahead(s, times[-1]) > 0)
+        # Times at which a step must end, the next one last.
+        self._stops = [times[-1], *sorted(inner, key=lambda s: -self._direction * s)]
+        self._attempts = 0
+        self._previous_error = 1.0
+        self._rejected = False
+
+    def _ahead(self, start: float, end: float) -> float:
+        return self._direction * (end - start)
+
+    def propose(self, start: float, stats: Stats) -> float:
+        """Where the next attempted step from `start` ends.
+
+        Raises:
+            SolverError: the step is too small, or one too many.
+        """
+        settings = self._settings
+        self._size = min(self._size, settings.max_step)
+        if settings.accept_at_min_step:
+            self._size = max(self._size, settings.min_step)
+        end = start + self._direction * self._size
+        # A step that would end just before a stop is stretched to it: no sliver of a step remains.
+        if self._ahead(end, self._stops[-1]) <= 0.01 * self._size:
+            end = self._stops[-1]
+        if end == start or (self._size < settings.min_step and end != self._stops[-1]):
+            dt = self._direction * self._size
+            raise SolverError(Status.UNDERFLOW_IN_DT, t=start, dt=dt, step=stats.accepted)
+        if self._attempts >= settings.max_steps:
+            raise SolverError(Status.MAX_STEPS, t=start, dt=end - start, step=stats.accepted)
+        self._attempts += 1
+        return end
+
+    def accepts(self, error: float) -> bool:
+        """Whether a step with this error norm is good."""
+        smallest = self._settings.accept_at_min_step and self._size <= self._settings.min_step
+        return error <= 1.0 or (smallest and math.isfinite(error))
+
+    def shrink(self, error: float, start: float, end: float, stats: Stats) -> None:
+        """Choose the size after a rejected step.
+
+        Raises:
+            SolverError: the error is not finite, however small the step.
+        """
+        settings, length = self._settings, abs(end - start)
+        self._rejected = True
+        if math.isfinite(error):
+            self._size = length * min(settings.factor(error, self._previous_error, self._exponent), 1.0)
+            return
+        self._size = length * settings.min_factor
+        if self._size < max(settings.min_step, 1e-12 * self._span):
+            raise SolverError(Status.NON_FINITE, t=start, dt=end - start, step=stats.accepted)
+
+    def go_on(self, error: float, start: float, end: float) -> None:
+        """Choose the size after an accepted step."""
+        length = abs(end - start)
+        grown = length * self._settings.factor(error, self._previous_error, self._exponent)
+        if end == self._stops[-1]:
             # The step was cut short to end here: go on with the size that was meant.
-            grown = max(size, abs(dt) * settings.factor(error, previous, exponent))
-            stop += 1
-        else:
-            grown = abs(dt) * settings.factor(error, previous, exponent)
-        size = min(grown, abs(dt)) if rejected_before else grown
-        previous, rejected_before = error, False
-        start = end
+            self._stops.pop()
+            grown = max(self._size, grown)
+        # Right after a rejection the size does not grow.
+        self._size = min(grown, length) if self._rejected else grown
+        self._previous_error, self._rejected = error, False
 
 
 def _with_randomness(record: StepRecord, step: Step) -> StepRecord:
@@ -274,13 +320,6 @@ def _error_norm(settings: AdaptiveController, step: Step, y: Tensor, q: Tensor |
         if step.q_error is not None and q is not None and step.q is not None:
             parts.append(control.scaled(settings, step.q_error, q, step.q))
         return float(settings.norm(parts))
-
-
-def _stops(settings: AdaptiveController, times: list[float], direction: float) -> list[float]:
-    """Times at which a step must end, in the order in which the solve meets them; the last is the final time."""
-    asked = {*settings.step_t, *settings.jump_t}
-    inner = (s for s in asked if direction * (s - times[0]) > 0 and direction * (times[-1] - s) > 0)
-    return [*sorted(inner, key=lambda s: direction * s), times[-1]]
 
 
 def _outputs_between(
