@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 
 from api.schemas import ArtifactList, EventList, JobList, JobRead, MemorySummary, MetricList, MetricSeriesRead
 
-__all__ = ["ApiProblem", "ApiUnreachable", "Client"]
+__all__ = ["ApiProblem", "ApiUnreachable", "BadRequest", "Client"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -32,6 +33,10 @@ class ApiProblem(Exception):
         self.errors = errors
 
 
+class BadRequest(ValueError):
+    """What was asked for can't be sent: an address, a job id or a key that can't be one."""
+
+
 class ApiUnreachable(Exception):
     """No answer from the server."""
 
@@ -42,7 +47,10 @@ class Client:
     def __init__(self, url: str, *, timeout: float = 60.0) -> None:
         self.url = url.rstrip("/")
         # Two tries of the connection alone: what a server may have seen is repeated only where that is safe.
-        self._http = httpx.Client(base_url=self.url, timeout=timeout, transport=httpx.HTTPTransport(retries=2))
+        try:
+            self._http = httpx.Client(base_url=self.url, timeout=timeout, transport=httpx.HTTPTransport(retries=2))
+        except httpx.InvalidURL as error:
+            raise BadRequest(f"{url!r} is no address of a server ({error}): write http://host:port") from error
 
     def __enter__(self) -> Self:
         return self
@@ -59,6 +67,8 @@ class Client:
     def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **arguments)
+        except httpx.UnsupportedProtocol as error:
+            raise BadRequest(f"{self.url!r} is no address of a server: write http://host:port") from error
         except httpx.TransportError as error:
             raise ApiUnreachable(
                 f"no answer from {self.url} ({error or type(error).__name__}): is the service running there? "
@@ -78,6 +88,8 @@ class Client:
             ApiProblem: the spec is not valid (422), its ``errors`` name the fields.
             ApiUnreachable: no answer, twice.
         """
+        if idempotency_key is not None and re.fullmatch(r"[\x21-\x7e]{1,255}", idempotency_key) is None:
+            raise BadRequest(f"{idempotency_key!r} is no Idempotency-Key: 1 to 255 visible ASCII characters")
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         try:
             return self._read(JobRead, "POST", "/api/v1/jobs", json=spec, headers=headers)
@@ -86,7 +98,7 @@ class Client:
 
     def job(self, job_id: str) -> JobRead:
         """Read a job."""
-        return self._read(JobRead, "GET", f"/api/v1/jobs/{job_id}")
+        return self._read(JobRead, "GET", _job_path(job_id))
 
     def jobs(self, **filters: Any) -> JobList:
         """List jobs, newest first; filters: state, name, label, limit, after."""
@@ -94,23 +106,23 @@ class Client:
 
     def cancel(self, job_id: str) -> JobRead:
         """Cancel a job."""
-        return self._read(JobRead, "POST", f"/api/v1/jobs/{job_id}/cancel")
+        return self._read(JobRead, "POST", f"{_job_path(job_id)}/cancel")
 
     def delete(self, job_id: str) -> None:
         """Delete an ended job with all that it left."""
-        self._request("DELETE", f"/api/v1/jobs/{job_id}")
+        self._request("DELETE", _job_path(job_id))
 
     def events(self, job_id: str, *, after_seq: int = 0) -> EventList:
         """List events with numbers above ``after_seq``."""
-        return self._read(EventList, "GET", f"/api/v1/jobs/{job_id}/events", params={"after_seq": after_seq})
+        return self._read(EventList, "GET", f"{_job_path(job_id)}/events", params={"after_seq": after_seq})
 
     def metrics(self, job_id: str) -> MetricList:
         """List a job's metrics."""
-        return self._read(MetricList, "GET", f"/api/v1/jobs/{job_id}/metrics")
+        return self._read(MetricList, "GET", f"{_job_path(job_id)}/metrics")
 
     def metric(self, job_id: str, name: str, **parameters: Any) -> MetricSeriesRead:
         """Read values of one metric; parameters: after_seq, limit, points, wait (seconds)."""
-        return self._read(MetricSeriesRead, "GET", f"/api/v1/jobs/{job_id}/metrics/{name}", params=_given(parameters))
+        return self._read(MetricSeriesRead, "GET", f"{_job_path(job_id)}/metrics/{name}", params=_given(parameters))
 
     def metric_pages(self, job_id: str, name: str) -> Iterator[MetricSeriesRead]:
         """Read all values of one metric that are stored now, page by page."""
@@ -125,15 +137,22 @@ class Client:
     def memory(self, job_id: str, *, first_step: int | None = None, last_step: int | None = None) -> MemorySummary:
         """Read the memory peaks of a job by rank and phase."""
         bounds = _given({"first_step": first_step, "last_step": last_step})
-        return self._read(MemorySummary, "GET", f"/api/v1/jobs/{job_id}/memory", params=bounds)
+        return self._read(MemorySummary, "GET", f"{_job_path(job_id)}/memory", params=bounds)
 
     def artifacts(self, job_id: str) -> ArtifactList:
         """List a job's files."""
-        return self._read(ArtifactList, "GET", f"/api/v1/jobs/{job_id}/artifacts")
+        return self._read(ArtifactList, "GET", f"{_job_path(job_id)}/artifacts")
 
     def download(self, job_id: str, name: str, target: Path) -> None:
         """Write one of a job's files to ``target``."""
-        target.write_bytes(self._request("GET", f"/api/v1/jobs/{job_id}/artifacts/{name}").content)
+        target.write_bytes(self._request("GET", f"{_job_path(job_id)}/artifacts/{name}").content)
+
+
+def _job_path(job_id: str) -> str:
+    """Return the path of a job; an id that would lead elsewhere is refused."""
+    if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", job_id) is None:
+        raise BadRequest(f"{job_id!r} is no job's id; `symadj list` shows them")
+    return f"/api/v1/jobs/{job_id}"
 
 
 def _given(parameters: dict[str, Any]) -> dict[str, Any]:

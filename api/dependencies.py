@@ -7,11 +7,11 @@ from typing import Annotated
 from fastapi import Depends, Path, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from service.errors import Unauthorized
+from service.errors import Unauthorized, UnsupportedMediaType
 from service.settings import Settings
 from service.store import Database
 
-__all__ = ["AfterSeq", "AttemptToken", "JobId", "Limit", "Owner", "SettingsOf", "Store"]
+__all__ = ["AfterSeq", "AttemptToken", "JobId", "Limit", "Owner", "SettingsOf", "Store", "require_json"]
 
 
 def _store(request: Request) -> Database:
@@ -27,6 +27,15 @@ def _settings(request: Request) -> Settings:
 def _owner() -> str:
     """Return who asks. One user on one machine for now: API keys will name others here."""
     return "local"
+
+
+def require_json(request: Request) -> None:
+    """Refuse a body that does not say that it is JSON; `curl -d` says that it is a form."""
+    given = request.headers.get("content-type", "")
+    if given.partition(";")[0].strip().lower() not in {"application/json", "text/json"}:
+        raise UnsupportedMediaType(
+            f"Content-Type is {given or 'missing'}: send JSON with the header `Content-Type: application/json`"
+        )
 
 
 def _attempt_token(

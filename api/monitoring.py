@@ -14,6 +14,8 @@ from service.store import Database, jobs
 
 __all__ = ["RequestMetrics", "make_registry"]
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
 
 class _JobsByState(Collector):
     def __init__(self, database: Database) -> None:
@@ -65,7 +67,8 @@ class RequestMetrics:
         try:
             await self._app(scope, receive, watch)
         finally:
-            # Paths that match no route share one label: strangers must not be able to grow the registry.
+            # What matches nothing shares one label: strangers must not be able to grow the registry.
             route = getattr(scope.get("route"), "path", "none")
-            self._requests.labels(scope["method"], route, str(status)).inc()
-            self._seconds.labels(scope["method"], route).observe(time.perf_counter() - started)
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self._requests.labels(method, route, str(status)).inc()
+            self._seconds.labels(method, route).observe(time.perf_counter() - started)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.records import Number, Phase
-from service.spec import JobSpec
 from service.states import JobState, ReasonCode
 
 if TYPE_CHECKING:  # the client reads these answers and needs no database for it
@@ -82,7 +81,9 @@ class JobRead(JobSummary):
     """A job, whole."""
 
     labels: dict[str, str]
-    spec: JobSpec = Field(description="As submitted, with every default written out.")
+    spec: dict[str, Any] = Field(
+        description="As submitted, with every default written out; its shape is that of JobSpec when it was submitted."
+    )
     progress: Progress
     failure: Failure | None
     result: dict[str, Any] | None = Field(description="Of a job that succeeded: test NLL in nats, baselines, times.")
@@ -90,19 +91,20 @@ class JobRead(JobSummary):
     @classmethod
     def of(cls, job: Job, series: list[MetricSeries]) -> JobRead:
         """Return the answer for a job and its metrics."""
-        spec = JobSpec.model_validate(job.spec)
+        # As stored, whatever version stored it: this one's rules are for new specs.
+        spec = job.spec
         failure = None
         if job.reason is not None:
             failure = Failure(code=ReasonCode(job.reason), message=job.message or "", data=job.reason_data or {})
         progress = Progress(
             step=max((item.last_step for item in series), default=0),
-            max_steps=spec.stop.max_steps if spec.stop.kind == "steps" else None,
+            max_steps=spec["stop"].get("max_steps"),
             latest={item.name: value_or_nan(item.last_value) for item in series},
             host_peak_bytes=job.host_peak_bytes,
             device_peak_bytes=job.device_peak_bytes,
         )
         summary = JobSummary.model_validate(job).model_dump()
-        return cls(**summary, labels=spec.labels, spec=spec, progress=progress, failure=failure, result=job.result)
+        return cls(**summary, labels=spec["labels"], spec=spec, progress=progress, failure=failure, result=job.result)
 
 
 def value_or_nan(stored: float | None) -> float:

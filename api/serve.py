@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -51,10 +51,12 @@ class Child:
     ready_urls: tuple[str, ...]
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
-    restart_at: float = field(default=0.0)
+    restart_at: float = 0.0
+    started_at: float = 0.0
 
     def start(self) -> None:
         """Start it; its output is appended to its log."""
+        self.started_at = time.monotonic()
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 self.command,
@@ -106,13 +108,17 @@ def serve(host: str, port: int, data: Path, *, cpus: int | None, announce: Calla
     logs = data / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     lock = _lock(data)
+    if any(character.isspace() for character in sys.executable):
+        raise ServeError(
+            f"Ray can't start from a path with spaces, as {sys.executable!r} has: install symadj elsewhere"
+        )
     if port == 0:
         (port,) = _free_ports(1)
     _check_port(host, port)
     url = f"http://{_reachable(host)}:{port}"
 
     stopping = _StopSignal()
-    ray_folder = Path(tempfile.mkdtemp(prefix="symadj-", dir=RAY_FOLDER))
+    ray_folder = _new_ray_folder(data)
     ray, api, dispatcher = _children(host, port, url, data, logs, ray_folder, cpus)
     try:
         ray.start()
@@ -127,7 +133,8 @@ def serve(host: str, port: int, data: Path, *, cpus: int | None, announce: Calla
                 _revive(child)
             time.sleep(0.2)
     finally:
-        for child in (dispatcher, api, ray):
+        # The API last: what the runs have to say when Ray ends them is still taken.
+        for child in (dispatcher, ray, api):
             child.stop()
         shutil.rmtree(ray_folder, ignore_errors=True)
         lock.close()
@@ -154,6 +161,8 @@ def _children(
     environment = os.environ | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
+        # A folder of the user's named `api` or `service` must not be taken for ours.
+        "PYTHONSAFEPATH": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         # Draining hands work over to other nodes, and there are none.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
@@ -175,10 +184,7 @@ def _children(
     ]
     if cpus is not None:
         ray_command.append(f"--num-cpus={cpus}")
-    api_command = [
-        *(sys.executable, "-m", "uvicorn", "--factory", "api.app:create_app"),
-        *("--host", host, "--port", str(port), "--no-access-log"),
-    ]
+    api_command = [sys.executable, "-m", "api", "--host", host, "--port", str(port)]
     # Without its agent a Ray node takes no job.
     ray_urls = (
         f"http://127.0.0.1:{dashboard}/api/version",
@@ -187,7 +193,7 @@ def _children(
     dispatcher_command = [sys.executable, "-m", "service.dispatcher"]
     return (
         Child("ray", ray_command, environment, logs / "ray.log", ray_urls),
-        Child("api", api_command, environment, logs / "api.log", (f"{url}/readyz",)),
+        Child("api", api_command, environment, logs / "api.log", (f"{url}/healthz",)),
         Child("dispatcher", dispatcher_command, environment, logs / "dispatcher.log", ()),
     )
 
@@ -218,7 +224,9 @@ def _revive(child: Child) -> None:
         return
     now = time.monotonic()
     if child.restart_at == 0.0:
-        pause = min(30.0, 0.5 * 2**child.restarts)
+        if now - child.started_at > 60.0:
+            child.restarts = 0
+        pause = min(30.0, 0.5 * 2 ** min(child.restarts, 6))
         print(
             f"symadj: {child.name} ended with status {child.process.returncode}; again in {pause:g} s ({child.log})",
             file=sys.stderr,
@@ -229,6 +237,16 @@ def _revive(child: Child) -> None:
         child.restart_at = 0.0
         child.restarts += 1
         child.start()
+
+
+def _new_ray_folder(data: Path) -> Path:
+    """Make a folder for Ray's session; one that a killed service left behind is removed."""
+    note = data / "ray.folder"
+    if note.exists():
+        shutil.rmtree(note.read_text(), ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix="symadj-", dir=RAY_FOLDER)
+    note.write_text(folder)
+    return Path(folder)
 
 
 def _lock(data: Path) -> IO[str]:

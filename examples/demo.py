@@ -24,10 +24,12 @@ COMPARED_STEPS = 10
 
 
 def main() -> int:
-    """Run the demo; return 0 if the flow was trained."""
+    """Run the demo; return 0 if the flow was trained and beats the Gaussian mixture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("symadj-data"), help="folder of the service's data")
     data = parser.parse_args().data
+    # A SIGTERM, of a CI's time limit say, must stop the service too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped, and the service with it."))
     started = time.monotonic()
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -35,20 +37,27 @@ def main() -> int:
     try:
         say(f"1. POST {SPEC.name} again with `gradient.kind: backprop`, for {COMPARED_STEPS} steps: to compare memory")
         changes = ["name=backprop", "gradient.kind=backprop", f"stop.max_steps={COMPARED_STEPS}", "evaluation=null"]
-        run("submit", str(SPEC), *(word for change in changes for word in ("--set", change)), url=url)
+        if run("submit", str(SPEC), *(word for change in changes for word in ("--set", change)), url=url) != 0:
+            return 1
         say(f"2. POST {SPEC.name} and watch it: two DDP workers, symplectic adjoint")
         status = run("submit", str(SPEC), "--watch", url=url)
         if status != 0:
             return status
         with Client(url) as client:
             trained, backprop = (client.jobs(name=name, limit=1).items[0].id for name in ("flow-cytometry", "backprop"))
+            result = client.job(trained).result or {}
         say("3. Memory of the symplectic adjoint beside backprop's, same spec, same steps")
-        run("memory", trained, backprop, url=url)
+        if run("memory", trained, backprop, url=url) != 0:
+            return 1
     finally:
         stop(service)
     say(f"Done in {time.monotonic() - started:.0f} s. The service is stopped, its data is in {data}.")
-    print(f"`make serve PORT={port}` serves it again: then the curl lines above answer, and")
+    print(f"`make serve PORT={port} DATA={data}` serves it again: then the curl lines above answer, and")
     print(f"`{SYMADJ.parent}/symadj show {trained} --url {url}` shows this job.")
+    mixture = result["baselines"]["gaussian_mixture"]
+    if result["test_nll"] >= mixture["test_nll"]:
+        print(f"The flow has not beaten the mixture of {mixture['components']} Gaussians.")
+        return 1
     return 0
 
 

@@ -49,11 +49,20 @@ def never_fits(resources: AnyResources, nodes: Sequence[Node]) -> str | None:
 
 
 def fits_now(resources: AnyResources, nodes: Sequence[Node], taken: Sequence[AnyResources]) -> bool:
-    """Return whether what the cluster has, less what our active jobs took, is enough."""
-    worker = _of_one_worker(resources)
-    for field in ("cpus", "gpus", "memory"):
-        total = sum(getattr(node, field) for node in nodes)
-        used = sum(other.workers * getattr(_of_one_worker(other), field) for other in taken)
-        if resources.workers * getattr(worker, field) > total - used:
-            return False
-    return True
+    """Return whether the job fits beside our active ones, the workers of all put on nodes first-fit.
+
+    Ray may have placed them otherwise; then it lets the job wait until it fits.
+    """
+    free = list(nodes)
+    return all(_place(_of_one_worker(job), job.workers, free) for job in (*taken, resources))
+
+
+def _place(worker: Node, count: int, free: list[Node]) -> bool:
+    """Take so many workers from what is free on the nodes; return whether there was room."""
+    for place, node in enumerate(free):
+        here = min(count, _workers_on(node, worker))
+        free[place] = Node(
+            node.cpus - here * worker.cpus, node.gpus - here * worker.gpus, node.memory - here * worker.memory
+        )
+        count -= here
+    return count == 0

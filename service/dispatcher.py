@@ -7,18 +7,21 @@ one goes on from there.
 from __future__ import annotations
 
 import logging
+import shlex
 import signal
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from types import FrameType
 
-from service import capacity, lifecycle
-from service.ray_jobs import RayJobs, RayRefused, RayUnreachable
+from pydantic import ValidationError
+
+from service import capacity, lifecycle, spools
+from service.ray_jobs import RayJob, RayJobs, RayRefused, RayUnreachable
 from service.records import RunOrder
 from service.settings import Settings
 from service.spec import JobSpec
-from service.states import ACTIVE, JobState, ReasonCode
+from service.states import ACTIVE, TERMINAL, JobState, ReasonCode
 from service.store import Database, events, jobs
 from service.store.tables import Job
 
@@ -31,6 +34,7 @@ ACTOR = "dispatcher"
 LEASE_SECONDS = 60.0
 # Submissions of one job that Ray may refuse before it is the job's fault.
 MAX_REFUSALS = 10
+UNREADABLE = "This version of symadj can't read the job's stored spec: submit the job again."
 
 
 class Dispatcher:
@@ -50,6 +54,7 @@ class Dispatcher:
         """
         self._watch()
         self._start()
+        self._sweep_spools()
 
     # ------------------------------------------------------------------------------------------- what is running
 
@@ -63,30 +68,45 @@ class Dispatcher:
                     self._recover_claim(job, attempt.submission_id)
                 continue
             ray_job = self._ray.job(attempt.submission_id)
-            if ray_job is None:
-                self._fail(job, ReasonCode.CLUSTER_LOST, "Ray was restarted and knows nothing of this run any more.")
-            elif ray_job.ended:
-                # The run's own word on its end is stored before its driver exits: none came.
-                tail = self._ray.logs(attempt.submission_id)
-                words = f"The run ended without an outcome (Ray: {ray_job.status}). {ray_job.message}"
-                self._fail(job, ReasonCode.INTERNAL, f"{words.strip()}\n{tail}".strip()[:20_000])
+            if ray_job is None or ray_job.ended:
+                # What the run could not send itself: its own word on its end, perhaps.
+                spools.deliver(self._database, self._settings.spool, job.id, attempt.number)
+                self._fail(job, *self._why(ray_job, attempt.submission_id))
             elif job.cancel_requested_at is not None:
                 grace = self._settings.cancel_grace_seconds if job.state == JobState.RUNNING else 0.0
                 if job.cancel_requested_at + timedelta(seconds=grace) <= now:
                     log.info("%s does not stop by itself: Ray stops it", job.id)
                     self._ray.stop(attempt.submission_id)
 
+    def _why(self, ray_job: RayJob | None, submission_id: str) -> tuple[ReasonCode, str]:
+        """Return why a run that ended without an outcome did so."""
+        if ray_job is None:
+            return ReasonCode.CLUSTER_LOST, "Ray was restarted and knows nothing of this run any more."
+        if ray_job.killed:
+            return ReasonCode.WORKER_LOST, (
+                "The run's driver was killed from outside (by the system, if memory ran out: then run fewer jobs at "
+                f"once, or take more memory). Ray: {ray_job.status}, exit code {ray_job.exit_code}."
+            )
+        words = f"The run ended without an outcome (Ray: {ray_job.status}). {ray_job.message}".strip()
+        tail = self._ray.logs(submission_id)
+        if tail and tail.splitlines()[-1] not in words:
+            words = f"{words}\n{tail}"
+        return ReasonCode.INTERNAL, words[:20_000]
+
     def _recover_claim(self, job: Job, submission_id: str) -> None:
         """Settle a claim whose dispatcher died before it wrote down whether Ray took the job."""
         taken = self._ray.job(submission_id) is not None
         with self._database.session() as session:
-            job = jobs.lock(session, job.id)
-            if job.state != JobState.STARTING:
+            current = jobs.lock(session, job.id)
+            if current.attempt != job.attempt or JobState(current.state) not in ACTIVE:
                 return
             if taken:
                 jobs.attempt(session, job.id, job.attempt).submitted_at = datetime.now(UTC)
+            elif current.state == JobState.STARTING:
+                lifecycle.put_back(session, current, actor=ACTOR, message="Its claim expired before Ray took it.")
             else:
-                lifecycle.put_back(session, job, actor=ACTOR, message="Its claim expired before Ray took it.")
+                # It has reported, so Ray had it once.
+                lifecycle.fail(session, current, *self._why(None, submission_id), actor=ACTOR)
 
     def _fail(self, job: Job, reason: ReasonCode, message: str) -> None:
         with self._database.session() as session:
@@ -100,39 +120,46 @@ class Dispatcher:
     def _start(self) -> None:
         with self._database.read_session() as session:
             waiting = jobs.next_queued(session, limit=100)
-            taken = [JobSpec.model_validate(job.spec).resources for job in jobs.active(session)]
+            active = jobs.active(session)
         if not waiting:
             return
+        taken = [spec.resources for spec in map(_spec, active) if spec is not None]
         nodes = self._ray.nodes()
         if not nodes:
             return
         for job in waiting:
-            wanted = JobSpec.model_validate(job.spec).resources
+            spec = _spec(job)
+            if spec is None:
+                self._refuse(job, ReasonCode.INTERNAL, UNREADABLE)
+                continue
+            wanted = spec.resources
             lack = capacity.never_fits(wanted, nodes)
             if lack is not None and not self._settings.cluster_may_grow:
-                self._refuse(job, lack)
+                self._refuse(job, ReasonCode.CANNOT_FIT, lack)
             elif not capacity.fits_now(wanted, nodes, taken):
                 return  # first come, first served: nobody overtakes
-            elif self._submit(job):
+            elif self._submit(job, spec):
                 taken.append(wanted)
 
-    def _refuse(self, job: Job, lack: str) -> None:
+    def _refuse(self, job: Job, reason: ReasonCode, message: str) -> None:
         with self._database.session() as session:
             job = jobs.lock(session, job.id)
             if job.state == JobState.QUEUED:
-                lifecycle.fail(session, job, ReasonCode.CANNOT_FIT, lack, actor=ACTOR)
+                lifecycle.fail(session, job, reason, message, actor=ACTOR)
 
     def _refused(self, job: Job, words: str) -> None:
         """Settle a job that Ray would not start: often Ray is only not ready yet."""
         with self._database.session() as session:
-            job = jobs.lock(session, job.id)
-            if job.attempt < MAX_REFUSALS:
-                lifecycle.put_back(session, job, actor=ACTOR, message=f"Ray does not take it now: {words}")
+            current = jobs.lock(session, job.id)
+            if current.attempt != job.attempt or current.state != JobState.STARTING:
+                return
+            if current.attempt < MAX_REFUSALS:
+                lifecycle.put_back(session, current, actor=ACTOR, message=f"Ray does not take it now: {words}")
             else:
-                message = f"Ray refused the job {job.attempt} times. {words}"
-                lifecycle.fail(session, job, ReasonCode.CLUSTER_LOST, message, actor=ACTOR)
+                message = f"Ray refused the job {current.attempt} times. {words}"
+                lifecycle.fail(session, current, ReasonCode.CLUSTER_LOST, message, actor=ACTOR)
 
-    def _submit(self, job: Job) -> bool:
+    def _submit(self, job: Job, spec: JobSpec) -> bool:
         with self._database.session() as session:
             claim = lifecycle.claim(session, jobs.lock(session, job.id), actor=ACTOR, lease_seconds=LEASE_SECONDS)
         if claim is None:
@@ -143,15 +170,16 @@ class Dispatcher:
             api_url=self._settings.api_url,
             token=claim.token,
             storage=str(self._settings.resolved_storage()),
-            spec=JobSpec.model_validate(claim.job.spec),
+            spec=spec,
         )
-        environment = {"SYMADJ_RUN_ORDER": order.model_dump_json()}
+        # A folder of the user's named `workers` or `service` must not be taken for ours.
+        environment = {"SYMADJ_RUN_ORDER": order.model_dump_json(), "PYTHONSAFEPATH": "1"}
         if self._settings.spool is not None:
             environment["SYMADJ_SPOOL_DIR"] = str(self._settings.spool.resolve())
         try:
             self._ray.submit(
                 claim.attempt.submission_id,
-                f"{self._settings.worker_python} -m workers.run",
+                f"{shlex.quote(self._settings.worker_python)} -m workers.run",
                 environment,
                 {"symadj_job": claim.job.id, "symadj_name": claim.job.name},
             )
@@ -174,6 +202,33 @@ class Dispatcher:
                 )
         log.info("%s: attempt %d given to Ray", job.id, claim.attempt.number)
         return True
+
+    # ----------------------------------------------------------------------------------------- what dead runs left
+
+    def _sweep_spools(self) -> None:
+        """Deliver, then remove, what the runs of ended jobs left in their spools on this machine."""
+        for job_id in spools.left_over(self._settings.spool):
+            with self._database.read_session() as session:
+                job = jobs.find(session, job_id)
+                attempts = [] if job is None else list(range(1, job.attempt + 1))
+                last = None if job is None else jobs.attempt(session, job_id, job.attempt).submission_id
+            if job is not None and JobState(job.state) not in TERMINAL:
+                continue
+            if last is not None:
+                ray_job = self._ray.job(last)
+                if ray_job is not None and not ray_job.ended:
+                    continue  # a rank may still be delivering
+                spools.deliver(self._database, self._settings.spool, job_id, attempts[-1])
+            spools.remove(self._settings.spool, job_id)
+
+
+def _spec(job: Job) -> JobSpec | None:
+    """Return a stored job's spec, None if this version can't read it: that is this job's trouble, not the queue's."""
+    try:
+        return JobSpec.model_validate(job.spec)
+    except ValidationError:
+        log.exception("%s: its stored spec can't be read", job.id)
+        return None
 
 
 def main() -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Conflict", "IdempotencyMismatch", "InvalidParameter", "NotFound", "SymadjError", "Unauthorized"]
+__all__ = [
+    "Conflict",
+    "IdempotencyMismatch",
+    "InvalidParameter",
+    "NotFound",
+    "SymadjError",
+    "Unauthorized",
+    "UnsupportedMediaType",
+]
 
 
 class SymadjError(Exception):
@@ -49,6 +57,14 @@ class IdempotencyMismatch(SymadjError):
     status = 422
     code = "idempotency-key-reused"
     title = "Idempotency-Key used with another body"
+
+
+class UnsupportedMediaType(SymadjError):
+    """The body is not in a format that is understood."""
+
+    status = 415
+    code = "unsupported-media-type"
+    title = "Unsupported media type"
 
 
 class Unauthorized(SymadjError):

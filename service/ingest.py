@@ -56,7 +56,8 @@ def store_batch(session: Session, attempt: Attempt, batch: Batch) -> BatchAnswer
     fresh = batch.records[position.next_seq - batch.first_seq :]
     position.next_seq += len(fresh)
 
-    if job.state == JobState.STARTING and fresh:
+    # A rank's word: the driver speaks before the workers have started.
+    if job.state == JobState.STARTING and fresh and batch.source != "driver":
         jobs.transition(session, job, JobState.RUNNING, actor=batch.source, message="The run reports.")
     metrics.append(
         session,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -44,7 +43,9 @@ def submit(session: Session, spec: JobSpec, *, owner: str, idempotency_key: str 
         IdempotencyMismatch: the key was used before with another spec.
     """
     stored = spec.stored()
-    body_hash = hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).digest()
+    # What the user wrote, without defaults: those may change with a release, and the user's retry would not match.
+    written = spec.model_dump(mode="json", exclude_unset=True)
+    body_hash = hashlib.sha256(json.dumps(written, sort_keys=True).encode()).digest()
     if idempotency_key is not None:
         known = jobs.idempotency_key(session, owner, idempotency_key)
         if known is not None:
@@ -117,8 +118,10 @@ def claim(session: Session, job: Job, *, actor: str, lease_seconds: float) -> Cl
 
 
 def put_back(session: Session, job: Job, *, actor: str, message: str) -> bool:
-    """Return a job that the cluster did not take to the queue."""
+    """Return a job that the cluster did not take to the queue; one that is to be cancelled is cancelled."""
     jobs.attempt(session, job.id, job.attempt).finished_at = datetime.now(UTC)
+    if job.cancel_requested_at is not None:
+        return jobs.transition(session, job, JobState.CANCELLED, actor=actor, message="Cancelled before it started.")
     return jobs.transition(session, job, JobState.QUEUED, actor=actor, message=message)
 
 
@@ -139,8 +142,11 @@ def cancel(session: Session, job: Job, *, actor: str) -> None:
         events.append(session, job, actor=actor, name="cancel_requested", message="To stop at its next step.")
 
 
-def delete(session: Session, job: Job, *, storage: Path) -> None:
-    """Delete an ended job: its row, events, metrics, telemetry and files.
+def delete(session: Session, job: Job, *, storage: Path) -> Path | None:
+    """Delete an ended job: its row, events, metrics and telemetry.
+
+    Its folder is moved aside, and returned for the caller to remove after the commit: that may take long, and others
+    wait for the transaction.
 
     Raises:
         Conflict: the job has not ended.
@@ -152,10 +158,10 @@ def delete(session: Session, job: Job, *, storage: Path) -> None:
         )
     jobs.delete(session, job)
     session.flush()
-    # Files last: if their removal fails, the rows stay and the call can be repeated.
-    folder = job_folder(storage, job.id)
-    if folder.exists():
-        shutil.rmtree(folder)
+    folder, aside = job_folder(storage, job.id), storage / f".deleted-{job.id}"
+    if not folder.exists():
+        return None
+    return folder.rename(aside)
 
 
 def job_folder(storage: Path, job_id: str) -> Path:

@@ -33,6 +33,12 @@ class RayJob:
 
     status: str
     message: str
+    exit_code: int | None = None
+
+    @property
+    def killed(self) -> bool:
+        """Whether its driver was ended by a signal that it could not answer (SIGKILL)."""
+        return self.exit_code in {-9, 137}
 
     @property
     def ended(self) -> bool:
@@ -111,7 +117,7 @@ class RayJobs:
         if response.status_code != 200:
             raise RayUnreachable(f"GET job: status {response.status_code}: {_last_line(response.text)}")
         body = response.json()
-        return RayJob(body["status"], body.get("message") or "")
+        return RayJob(body["status"], body.get("message") or "", body.get("driver_exit_code"))
 
     def logs(self, submission_id: str, *, lines: int = 20) -> str:
         """Return the last lines that a job printed; empty where there are none to be had."""

@@ -109,13 +109,13 @@ Record = Annotated[
 
 
 class Batch(BaseModel):
-    """Records ``first_seq``, ``first_seq + 1`` ... of one source of one attempt."""
+    """Records ``first_seq``, ``first_seq + 1`` ... of one source of one attempt. Without records: a sign of life."""
 
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
     source: Annotated[str, Field(pattern=r"^(driver|rank-\d{1,6})$")]
     first_seq: int = Field(ge=1, lt=2**63)
-    records: list[Record] = Field(min_length=1, max_length=MAX_BATCH_RECORDS)
+    records: list[Record] = Field(max_length=MAX_BATCH_RECORDS)
 
 
 class BatchAnswer(BaseModel):

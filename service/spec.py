@@ -7,10 +7,12 @@ name (``max_minutes``) or in their value (``memory_budget: "12GiB"``).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ByteSize,
     ConfigDict,
     Field,
@@ -20,13 +22,49 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-__all__ = ["JobSpec"]
+__all__ = ["LABEL_NAME", "JobSpec"]
 
 
 class Section(BaseModel):
     """Base of every part of a spec: unknown fields are refused, values are fixed once read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_kindly(cls, values: Any) -> Any:
+        """Take the usual ``kind`` where a section names none, and ``true`` for no number (Python would, for 1)."""
+        if not isinstance(values, dict):
+            return values
+        read = dict(values)
+        for name, field in cls.model_fields.items():
+            value = values.get(name)
+            if isinstance(value, bool) and field.annotation is not bool:
+                raise _misfit("", f"{name} is {str(value).lower()}, which is no value of it")
+            kinds = _kinds(field.annotation)
+            if kinds and isinstance(value, dict) and "kind" not in value:
+                usual = [kind for kind, is_default in kinds.items() if is_default]
+                if not usual:
+                    raise _misfit("", f"{name}.kind is missing: one of {', '.join(map(repr, kinds))}")
+                read[name] = {"kind": usual[0], **value}
+        return read
+
+
+def _kinds(annotation: Any) -> dict[str, bool]:
+    """Return the kinds of a union of sections, and which of them is the default; empty for another annotation."""
+    kinds = {}
+    for member in get_args(annotation):
+        field = member.model_fields.get("kind") if isinstance(member, type) and issubclass(member, Section) else None
+        if field is not None:
+            (kind,) = get_args(field.annotation)
+            kinds[kind] = not field.is_required()
+    return kinds
+
+
+def _misfit(pointer: str, message: str) -> PydanticCustomError:
+    """Return an error in our words, shown at ``pointer`` (a JSON pointer from the top) where it is about two fields."""
+    context = {"message": message} | ({"pointer": pointer} if pointer else {})
+    return PydanticCustomError("misfit", "{message}", context)
 
 
 def _format_bytes(size: int) -> str:
@@ -37,14 +75,23 @@ def _format_bytes(size: int) -> str:
     return f"{size}B"
 
 
+def _with_unit(size: Any) -> Any:
+    """Refuse a size without a unit (sizes in specs are strings, once read they are numbers)."""
+    if isinstance(size, ByteSize) or (isinstance(size, str) and re.fullmatch(_MEMORY_SIZE, size.strip())):
+        return size
+    raise _misfit("", f"{str(size)[:50]} is no size with a unit: write 512MiB, 12GiB or 16GB")
+
+
+_MEMORY_SIZE = r"\d{1,15}(\.\d{1,9})?\s*([KMGT]i?)?B"
 MemorySize = Annotated[
     ByteSize,
-    Field(ge=2**20),
+    Field(ge=2**20, le=2**60),
+    BeforeValidator(_with_unit),
     PlainSerializer(_format_bytes, return_type=str),
     WithJsonSchema(
         {
             "type": "string",
-            "pattern": r"^\d+(\.\d+)?\s*([KMGT]i?)?B$",
+            "pattern": f"^{_MEMORY_SIZE}$",
             "description": "Bytes with a unit, at least 1MiB: 512MiB, 12GiB, 16GB.",
             "examples": ["12GiB"],
         }
@@ -233,14 +280,14 @@ Gradient = Annotated[
 
 class ConstantSchedule(Section):
     kind: Literal["constant"] = "constant"
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(0, ge=0, le=100_000_000)
 
 
 class CosineSchedule(Section):
     """Cosine decay towards ``final_fraction`` of the rate over all steps (needs ``stop.kind: steps``)."""
 
     kind: Literal["cosine"]
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(0, ge=0, le=100_000_000)
     final_fraction: float = Field(0.0, ge=0, le=1)
 
 
@@ -335,18 +382,20 @@ class Evaluation(Section):
 # -------------------------------------------------------------------------------------------------------- the job
 
 
-def _misfit(pointer: str, message: str) -> PydanticCustomError:
-    """Return an error about two fields that is shown at one of them (a JSON pointer)."""
-    return PydanticCustomError("misfit", "{message}", {"message": message, "pointer": pointer})
-
-
-LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$")]
+LABEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$"
+LabelName = Annotated[str, Field(pattern=LABEL_NAME)]
 
 
 class JobSpec(Section):
     """One training job."""
 
-    name: str = Field("flow", min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")
+    name: str = Field(
+        "flow",
+        min_length=1,
+        max_length=100,
+        pattern=r"^\w[\w ._-]*$",
+        description="Letters of any script, digits, space, dot, underscore and hyphen.",
+    )
     labels: dict[LabelName, Annotated[str, Field(max_length=256)]] = Field(default_factory=dict, max_length=32)
     priority: int = Field(0, ge=-100, le=100, description="Higher starts first; equals in order of arrival.")
     seed: int = Field(0, ge=0, lt=2**32, description="Of weights, batches and probes.")
@@ -366,6 +415,20 @@ class JobSpec(Section):
                 "/data/batch_size",
                 f"data.batch_size {self.data.batch_size} is not a multiple of resources.workers "
                 f"{self.resources.workers}: every worker takes an equal share of a batch",
+            )
+        if self.data.kind == "toy":
+            training_rows = round(self.data.rows * (1 - self.data.validation_fraction - self.data.test_fraction))
+            if self.data.batch_size > training_rows:
+                raise _misfit(
+                    "/data/batch_size",
+                    f"data.batch_size {self.data.batch_size} is larger than the {training_rows} training rows of "
+                    f"data.rows {self.data.rows}: take a smaller batch, or more rows",
+                )
+        if self.stop.kind == "steps" and self.optimizer.schedule.warmup_steps >= self.stop.max_steps:
+            raise _misfit(
+                "/optimizer/schedule/warmup_steps",
+                f"optimizer.schedule.warmup_steps {self.optimizer.schedule.warmup_steps} is not below stop.max_steps "
+                f"{self.stop.max_steps}: the rate would never be reached",
             )
         if self.solver.kind == "fixed" and self.gradient.kind == "adjoint":
             for name in ("rtol", "atol"):

@@ -46,7 +46,7 @@ def running_api(data: Path, port: int | None = None, **environment: str) -> Iter
     """Run the API in a process of its own until the block ends."""
     port = port or free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "--factory", "api.app:create_app", "--port", str(port), "--no-access-log"],
+        [sys.executable, "-m", "api", "--port", str(port)],
         env=os.environ | {"SYMADJ_DATA": str(data), **environment},
         stderr=subprocess.DEVNULL,
     )

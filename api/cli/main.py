@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from api import __version__
 from api.cli import render, watching
-from api.client import ApiProblem, ApiUnreachable, Client
+from api.client import ApiProblem, ApiUnreachable, BadRequest, Client
 from api.serve import ServeError, serve
 from service.states import JobState
 
@@ -40,7 +40,7 @@ def main() -> None:
         for pointer, detail in problem.errors or [("", problem.detail)]:
             errors.print(f"  {escape(pointer)}: {escape(detail)}" if pointer else f"  {escape(detail)}", soft_wrap=True)
         sys.exit(1)
-    except (ApiUnreachable, ServeError) as error:
+    except (ApiUnreachable, ServeError, BadRequest) as error:
         errors.print(f"[red]symadj:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
 
@@ -156,6 +156,9 @@ def metrics(
             else:
                 console.print(render.metric_table(listing.items))
             return
+        known = [metric.name for metric in client.metrics(job).items]
+        if name not in known:
+            raise typer.BadParameter(f"the job has no {name!r}; it has: {', '.join(known) or 'none yet'}")
         for page in client.metric_pages(job, name):
             for point in page.points:
                 print(point.model_dump_json() if as_json else f"{point.step}\t{point.value:.8g}")
@@ -215,7 +218,17 @@ def _read_spec(path: Path) -> dict[str, Any]:
         raise typer.BadParameter(f"{path} is neither YAML nor JSON: {error}", param_hint="SPEC") from error
     if not isinstance(document, dict):
         raise typer.BadParameter(f"{path} holds no mapping of fields", param_hint="SPEC")
+    _check_json(document, "SPEC")
     return document
+
+
+def _check_json(document: Any, where: str) -> None:
+    """Refuse what YAML has and JSON has not: dates, infinities, binaries, keys that are no strings, cycles."""
+    try:
+        json.dumps(document, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        hint = "quote dates and other words that YAML takes for something else"
+        raise typer.BadParameter(f"not to be written as JSON: {error}; {hint}", param_hint=where) from error
 
 
 def _set_field(document: dict[str, Any], setting: str) -> None:
@@ -223,7 +236,11 @@ def _set_field(document: dict[str, Any], setting: str) -> None:
     path, equals, text = setting.partition("=")
     if not equals or not all(path.split(".")):
         raise typer.BadParameter(f"{setting!r} is not of the form field.field=value", param_hint="--set")
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise typer.BadParameter(f"{setting!r}: {error}", param_hint="--set") from error
+    _check_json(value, "--set")
     *parents, last = path.split(".")
     for name in parents:
         inner = document.setdefault(name, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -57,9 +58,14 @@ def ready_banner(url: str, data: Path, version: str) -> Text:
         f"  API docs   {url}/docs   (the same as {url}/openapi.json)\n"
         f"  data       {data}\n"
         f"  try        curl -s {url}/api/v1/jobs -H 'Content-Type: application/json' -d '{spec}'\n"
-        f"             symadj submit spec.yaml --watch --url {url}\n"
+        f"             {Path(sys.argv[0])} submit spec.yaml --watch --url {url}\n"
         "  stop       Ctrl-C\n"
     )
+
+
+def _number(value: object, digits: int = 3) -> str:
+    """Return a figure of a result: a dash where there is none; not a number travels as a string."""
+    return f"{float(value):.{digits}f}" if isinstance(value, int | float | str) else "-"
 
 
 def _state(state: JobState) -> str:
@@ -80,7 +86,7 @@ def job_header(job: JobRead) -> Table:
     table.add_row("created", _when(job.created_at))
     table.add_row("started", _when(job.started_at))
     table.add_row("finished", _when(job.finished_at))
-    table.add_row("gradient", job.spec.gradient.kind)
+    table.add_row("gradient", job.spec["gradient"]["kind"])
     table.add_row("steps", f"{job.progress.step}{of}")
     return table
 
@@ -133,7 +139,7 @@ def report(client: Client, job: JobRead, console: Console) -> None:
     artifacts = client.artifacts(job.id).items
     if artifacts:
         console.print(_artifact_lines(artifacts), soft_wrap=True)
-    console.print(curl_lines(client.url, job.id), soft_wrap=True)
+    console.print(curl_lines(client.url, job.id, artifacts), soft_wrap=True)
 
 
 def _failure(job: JobRead) -> Text:
@@ -154,17 +160,17 @@ def _likelihoods(result: dict[str, Any]) -> list[RenderableType]:
     table.add_column("nats", justify="right")
     table.add_column("std. error", justify="right")
     table.add_row(
-        "[bold]this flow[/bold]", f"[bold]{result['test_nll']:.3f}[/bold]", f"{result['test_nll_stderr']:.3f}"
+        "[bold]this flow[/bold]", f"[bold]{_number(result['test_nll'])}[/bold]", _number(result["test_nll_stderr"])
     )
     baselines = result.get("baselines") or {}
     mixture = baselines.get("gaussian_mixture")
     if mixture:
-        table.add_row(f"Gaussian mixture, {mixture['components']} components", f"{mixture['test_nll']:.3f}", "")
+        table.add_row(f"Gaussian mixture, {mixture['components']} components", _number(mixture["test_nll"]), "")
     if "gaussian" in baselines:
-        table.add_row("Gaussian", f"{baselines['gaussian']:.3f}", "")
+        table.add_row("Gaussian", _number(baselines["gaussian"]), "")
     lines = [
         f"{result['test_rows']:,} held-out rows, exact trace, after the spec's transforms; "
-        f"in the data's own units: {result['test_nll_original_units']:.3f} nats.",
+        f"in the data's own units: {_number(result['test_nll_original_units'])} nats.",
         f"{result['parameters']:,} parameters, {result['steps']:,} steps in {result['train_seconds']:.0f} s, "
         f"evaluated in {result['evaluate_seconds']:.0f} s.",
     ]
@@ -207,7 +213,7 @@ def _artifact_lines(artifacts: Sequence[ArtifactRead]) -> Text:
     return Text("\n".join(["Files", *lines]) + "\n")
 
 
-def curl_lines(url: str, job_id: str) -> Text:
+def curl_lines(url: str, job_id: str, artifacts: Sequence[ArtifactRead]) -> Text:
     """Return requests that show more of a job."""
     base = f"{url}/api/v1/jobs/{job_id}"
     lines = [
@@ -217,6 +223,6 @@ def curl_lines(url: str, job_id: str) -> Text:
         f"  curl -s '{base}/metrics/loss?points=20'",
         f"  curl -s {base}/memory",
         f"  curl -s {base}/events",
-        f"  curl -sO {base}/artifacts/weights.safetensors",
+        *(f"  curl -sO {url}{artifact.url}" for artifact in artifacts if artifact.name.endswith(".safetensors")),
     ]
     return Text("\n".join(lines))

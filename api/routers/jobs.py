@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from sqlalchemy.exc import IntegrityError
 
-from api.dependencies import JobId, Limit, Owner, SettingsOf, Store
+from api.dependencies import JobId, Limit, Owner, SettingsOf, Store, require_json
 from api.problems import describe
 from api.schemas import JobList, JobRead, JobSummary
 from service import lifecycle
 from service.errors import InvalidParameter
-from service.spec import JobSpec
+from service.spec import LABEL_NAME, JobSpec
 from service.states import JobState
 from service.store import jobs, metrics
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 
-@router.post("", status_code=201, responses={200: {"model": JobRead, "description": "Known by its key"}})
+@router.post(
+    "",
+    status_code=201,
+    dependencies=[Depends(require_json)],
+    responses={200: {"model": JobRead, "description": "Known by its key"}, **describe(400, 415)},
+)
 def create_job(
     spec: JobSpec,
     store: Store,
@@ -36,7 +43,7 @@ def create_job(
         ),
     ] = None,
 ) -> JobRead:
-    """Put a job into the queue. Under a key that was used with the same spec, answer 200 with the job of then."""
+    """Put a job into the queue. Under a key that was used with the same spec, answer 200 with that job as it is now."""
     try:
         with store.session() as session:
             job, created = lifecycle.submit(session, spec, owner=owner, idempotency_key=idempotency_key)
@@ -73,7 +80,7 @@ def _parse_label(label: str | None) -> tuple[str, str] | None:
     if label is None:
         return None
     name, equals, value = label.partition("=")
-    if not equals or not name or '"' in name:
+    if not equals or re.fullmatch(LABEL_NAME, name) is None or "\0" in value:
         raise InvalidParameter(f"label={label!r} is not of the form name=value", pointer="label")
     return name, value
 
@@ -96,7 +103,9 @@ def cancel_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
 def delete_job(store: Store, settings: SettingsOf, job_id: JobId) -> None:
     """Delete an ended job with its events, metrics, telemetry and files."""
     with store.session() as session:
-        lifecycle.delete(session, jobs.lock(session, job_id), storage=settings.resolved_storage())
+        aside = lifecycle.delete(session, jobs.lock(session, job_id), storage=settings.resolved_storage())
+    if aside is not None:
+        shutil.rmtree(aside)
 
 
 def _read(store: Store, job_id: str) -> JobRead:

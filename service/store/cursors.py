@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from datetime import datetime
 
 from service.errors import InvalidParameter
@@ -27,7 +28,7 @@ def decode(cursor: str) -> tuple[datetime, str]:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         time_text, identifier = json.loads(raw)
         time = datetime.fromisoformat(time_text)
-        if time.tzinfo is None or not isinstance(identifier, str):
+        if time.tzinfo is None or re.fullmatch(r"job-[0-9a-z]{1,60}", identifier) is None:
             raise ValueError(raw)
     except (ValueError, TypeError, RecursionError, binascii.Error) as error:
         raise InvalidParameter(

@@ -23,6 +23,7 @@ __all__ = [
     "attempt_by_token",
     "count_by_state",
     "delete",
+    "find",
     "get",
     "idempotency_key",
     "lock",
@@ -58,6 +59,11 @@ def get(session: Session, job_id: str) -> Job:
     if job is None:
         raise NotFound(f"there is no job {job_id!r}")
     return job
+
+
+def find(session: Session, job_id: str) -> Job | None:
+    """Return a job, or None."""
+    return session.get(Job, job_id)
 
 
 def lock(session: Session, job_id: str) -> Job:

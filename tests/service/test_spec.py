@@ -25,7 +25,7 @@ def test_every_default_is_written_out_in_the_stored_spec() -> None:
 positive = st.floats(1e-8, 1)
 specs = st.fixed_dictionaries(
     {
-        "data": st.sampled_from([MINIMAL["data"], {"kind": "toy", "name": "moons", "rows": 500}]),
+        "data": st.sampled_from([MINIMAL["data"], {"kind": "toy", "name": "moons", "rows": 5000}]),
         "seed": st.integers(0, 2**32 - 1),
     },
     optional={
@@ -53,6 +53,27 @@ def test_a_stored_spec_reads_back_as_the_same_spec(document: dict[str, Any]) -> 
     assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
 
 
+@pytest.mark.parametrize(
+    ("section", "kind"),
+    [
+        ({"resources": {"workers": 2}}, "cpu"),
+        ({"solver": {"rtol": 1e-3}}, "adaptive"),
+        ({"stop": {"max_steps": 5}}, "steps"),
+        ({"optimizer": {"learning_rate": 1e-2}}, "adam"),
+        ({"gradient": {"keep": {"kind": "steps"}}}, "symplectic"),
+    ],
+)
+def test_a_section_without_a_kind_is_of_the_usual_one(section: dict[str, Any], kind: str) -> None:
+    (name,) = section
+    assert JobSpec.model_validate(MINIMAL | section).stored()[name]["kind"] == kind
+
+
+@pytest.mark.parametrize("budget", [10**400, 2147483648, "2147483648", "9" * 400 + "B", "1.5", "-1GiB", True])
+def test_a_memory_budget_without_unit_or_sense_is_refused(budget: object) -> None:
+    with pytest.raises(ValidationError):
+        JobSpec.model_validate(MINIMAL | {"resources": {"kind": "cpu", "memory_budget": budget}})
+
+
 def test_a_memory_budget_keeps_its_unit() -> None:
     resources = {"kind": "cpu", "memory_budget": "12 GiB"}
     spec = JobSpec.model_validate(MINIMAL | {"resources": resources})
@@ -68,6 +89,18 @@ def test_a_memory_budget_keeps_its_unit() -> None:
         ({"solver": {"kind": "adaptive", "rtol": 0}}, ("solver", "adaptive", "rtol"), "greater than 0"),
         ({"solver": {"kind": "adaptive", "rtol": float("nan")}}, ("solver", "adaptive", "rtol"), "finite"),
         ({"learning_rate": 1}, ("learning_rate",), "Extra inputs"),
+        ({"seed": True}, (), "seed is true"),
+        ({"data": {"name": "moons"}}, (), "data.kind is missing: one of 'builtin', 'toy'"),
+        (
+            {"data": {"kind": "toy", "name": "moons", "rows": 100, "batch_size": 500}},
+            (),
+            "larger than the 80 training rows",
+        ),
+        (
+            {"optimizer": {"kind": "adam", "schedule": {"kind": "constant", "warmup_steps": 2000}}},
+            (),
+            "not below stop.max_steps 2000",
+        ),
         ({"resources": {"kind": "cpu", "workers": 3}}, (), "batch_size 500 is not a multiple of resources.workers 3"),
         (
             {

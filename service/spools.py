@@ -1,0 +1,65 @@
+"""Delivers what dead runs left in their spools on this machine.
+
+A run delivers its own records and removes its spool. One that was killed leaves files behind, with records that the
+store may not have; where the spools lie on the dispatcher's machine, they are brought in from here. Sequence numbers
+make it safe to do so at any time: what is stored already is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from service import ingest
+from service.errors import SymadjError
+from service.records import MAX_BATCH_RECORDS, Batch
+from service.store import Database, jobs
+
+__all__ = ["deliver", "left_over", "remove"]
+
+log = logging.getLogger("symadj.spools")
+
+
+def left_over(folder: Path | None) -> list[str]:
+    """Return the ids of the jobs that have spools in ``folder``."""
+    if folder is None or not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+
+
+def deliver(database: Database, folder: Path | None, job_id: str, attempt: int) -> None:
+    """Bring the records of an attempt, whose run is over, into the store. The driver's come last: they end the job."""
+    if folder is None:
+        return
+    files = sorted(
+        (folder / job_id / str(attempt)).glob("*.jsonl"), key=lambda file: (file.stem == "driver", file.stem)
+    )
+    for file in files:
+        # Only whole lines: the last one was cut off if its writer died.
+        lines = [line for line in file.read_bytes().split(b"\n")[:-1] if line]
+        for start in range(0, len(lines), MAX_BATCH_RECORDS):
+            records = lines[start : start + MAX_BATCH_RECORDS]
+            try:
+                batch = Batch.model_validate(
+                    {"source": file.stem, "first_seq": start + 1, "records": [json.loads(line) for line in records]}
+                )
+                with database.session() as session:
+                    _store(session, job_id, attempt, batch)
+            except (ValidationError, ValueError, SymadjError):
+                log.exception("%s: the records from %d on can't be read; they are left out", file, start + 1)
+                break
+
+
+def _store(session: Session, job_id: str, attempt: int, batch: Batch) -> None:
+    ingest.store_batch(session, jobs.attempt(session, job_id, attempt), batch)
+
+
+def remove(folder: Path | None, job_id: str) -> None:
+    """Remove the spools of a job."""
+    if folder is not None:
+        shutil.rmtree(folder / job_id, ignore_errors=True)
