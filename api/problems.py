@@ -74,7 +74,7 @@ def _pointer(location: tuple[int | str, ...], body: Any) -> str:
     place = body
     for index, part in enumerate(location):
         last = index == len(location) - 1
-        if isinstance(place, dict) and part not in place and not last and place.get("kind") == part:
+        if isinstance(place, dict) and part not in place and not last:
             continue
         parts.append(str(part).replace("~", "~0").replace("/", "~1"))
         if isinstance(place, dict):

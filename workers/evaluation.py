@@ -17,6 +17,7 @@ from workers.data import PreparedData
 from workers.flow import evaluation_flow
 from workers.likelihood import HeldOut, piece_rows, rows_on_device
 from workers.ranks import Ranks
+from workers.telemetry import Outbox
 
 __all__ = ["TestScore", "draw_samples", "score_test_rows"]
 
@@ -44,8 +45,12 @@ class TestScore:
     __test__ = False  # not a test case, whatever its name
 
 
-def score_test_rows(spec: JobSpec, evaluation: Evaluation, flow: Flow, data: PreparedData, ranks: Ranks) -> TestScore:
+def score_test_rows(
+    spec: JobSpec, evaluation: Evaluation, flow: Flow, data: PreparedData, ranks: Ranks, outbox: Outbox
+) -> TestScore:
     """Compute the NLL of the test rows with the exact trace and tight tolerances, shared among the ranks.
+
+    A cancel ends it between two pieces of the rows.
 
     Raises:
         AttemptFailedError: on all ranks, when a rank's solver could not reach the end.
@@ -55,7 +60,7 @@ def score_test_rows(spec: JobSpec, evaluation: Evaluation, flow: Flow, data: Pre
 
     def score() -> tuple[Tensor, list[int]]:
         rows, index = rows_on_device(data.test.share(ranks.rank, ranks.size), tested, ranks.device)
-        return HeldOut(rows, index, piece, spec.seed).nll(tested)
+        return HeldOut(rows, index, piece, spec.seed).nll(tested, outbox.heed)
 
     nll, counts = ranks.together(score, phase="evaluation")
     n, total, nfe, pieces = ranks.sum([len(nll), float(nll.sum()), sum(counts), len(counts)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -49,14 +50,19 @@ class HeldOut:
     seed: int
 
     @torch.no_grad()
-    def nll(self, flow: Flow) -> tuple[Tensor, list[int]]:
+    def nll(self, flow: Flow, before_piece: Callable[[], None]) -> tuple[Tensor, list[int]]:
         """Return the negative log-likelihood of each row [n] float64, in nats, and the nfe of each piece.
+
+        Args:
+            flow: whose likelihood.
+            before_piece: called before every piece; ends the scoring by raising.
 
         Raises:
             SolverError: a row could not be carried to the base.
         """
         values, counts = [self.rows.new_zeros(0, dtype=torch.float64)], []
         for x, i in zip(torch.split(self.rows, self.piece), torch.split(self.index, self.piece), strict=True):
+            before_piece()
             if len(x):
                 values.append(-flow(x, seed=self.seed, sample_index=i).double())
                 counts.append(flow.last_stats.nfe_forward)

@@ -7,6 +7,7 @@ import os
 import random
 import tempfile
 import threading
+import time
 from http import HTTPStatus
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +24,7 @@ from service.records import (
     RunOrder,
     StepRecord,
 )
+from workers.reasons import CancelledByUser
 from workers.spool import Spool
 
 __all__ = ["AnyRecord", "Outbox", "Sender", "TelemetryError", "flush_timeout", "open_sender"]
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 AnyRecord = StepRecord | MemoryRecord | EventRecord | ArtifactRecord | OutcomeRecord
 
 SEND_INTERVAL_S = 0.5
+# So long without records, an empty batch asks whether the job is to stop.
+SIGN_OF_LIFE_S = 2.0
 SEND_AT_ONCE = 500  # records waiting
 MAX_BATCH_BYTES = 1_000_000
 FIRST_RETRY_S = 0.1
@@ -63,6 +67,13 @@ class Outbox(Protocol):
 
         Raises:
             TelemetryError: the API refused an earlier record for good.
+        """
+
+    def heed(self) -> None:
+        """Return if the run may go on.
+
+        Raises:
+            CancelledByUser: the API asked for the job to stop.
         """
 
     def flush(self, timeout: float) -> bool:
@@ -112,6 +123,10 @@ class Sender:
             with self._changed:
                 self._changed.notify_all()
 
+    def heed(self) -> None:
+        if self._cancel:
+            raise CancelledByUser("cancelled while rows were scored; what was stored before is kept")
+
     def flush(self, timeout: float) -> bool:
         with self._changed:
             self._flushing += 1
@@ -151,20 +166,22 @@ class Sender:
                 self._changed.notify_all()
 
     def _wait_for_work(self) -> bool:
-        """Wait until there is something to send; return False when there will never be."""
+        """Wait until there is something to send or to ask; return False when there will never be."""
+        ask_at = time.monotonic() + SIGN_OF_LIFE_S
         with self._changed:
             while not self._over:
                 waiting = self._spool.count - self._acknowledged
                 if waiting and (self._flushing or waiting >= SEND_AT_ONCE):
                     return True
                 told = self._changed.wait(SEND_INTERVAL_S)
-                if not told and self._spool.count > self._acknowledged:
+                if not told and (self._spool.count > self._acknowledged or time.monotonic() >= ask_at):
                     return True
             return False
 
     def _deliver(self, client: httpx.Client) -> None:
         """Send one batch until the API has answered it."""
         first = self._acknowledged + 1
+        # Without records to send, an empty batch: its answer says whether the job is to stop.
         lines = self._spool.read(first, MAX_BATCH_RECORDS, MAX_BATCH_BYTES)
         # The records are JSON already: the batch is put together around them.
         head = f'{{"source":"{self._source}","first_seq":{first},"records":['.encode()
@@ -209,7 +226,8 @@ class Sender:
                 "another process sends under the same name"
             )
         with self._changed:
-            moved = self._acknowledged != number - 1
+            # An empty batch moves nothing, and need not be sent again.
+            moved = self._acknowledged != number - 1 or self._acknowledged == self._spool.count
             self._acknowledged = number - 1
             self._cancel = cancel
             self._changed.notify_all()

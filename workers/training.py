@@ -240,7 +240,9 @@ class _Training:
         """Return the mean NLL of the validation rows, with training's tolerances."""
         held_out = self.validation
         assert held_out is not None
-        mine = self.ranks.together(lambda: float(held_out.nll(self.validated)[0].sum()), step=step, phase="validation")
+        mine = self.ranks.together(
+            lambda: float(held_out.nll(self.validated, self.outbox.heed)[0].sum()), step=step, phase="validation"
+        )
         return self.ranks.sum([mine])[0] / self.validation_rows
 
     @contextmanager

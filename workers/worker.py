@@ -23,13 +23,15 @@ from workers.data import PreparedData, load_table, prepare
 from workers.evaluation import TestScore, draw_samples, score_test_rows
 from workers.flow import build_flow, validation_flow
 from workers.plots import draw_curve, draw_pairs
-from workers.ranks import AttemptFailedError, Ranks
-from workers.telemetry import Outbox, flush_timeout, open_sender
+from workers.ranks import AttemptFailedError, PeerLostError, Ranks
+from workers.telemetry import Outbox, TelemetryError, flush_timeout, open_sender
 from workers.training import Trained, train
 
 __all__ = ["Attempt", "run_worker"]
 
 _MOST_SAMPLES = 5000
+# How long a rank that has lost a peer tries to deliver its last records: Ray is about to end it.
+_LAST_WORDS_S = 2.0
 _VERSIONS_OF = ("symadj", "torch", "numpy", "ray")
 
 
@@ -49,8 +51,13 @@ def run_worker(order: RunOrder) -> dict[str, Any] | None:
     sender = open_sender(order, f"rank-{ranks.rank}")
     try:
         outcome = Attempt(order, ranks, sender).run()
-        sender.flush(flush_timeout())
+        if not sender.flush(flush_timeout()) and not sender.superseded:
+            raise TelemetryError(f"rank {ranks.rank}: the API did not take all records within {flush_timeout():g} s")
         return outcome
+    except PeerLostError:
+        # What this rank knows may tell why the other died.
+        sender.flush(_LAST_WORDS_S)
+        raise
     finally:
         sender.close()
 
@@ -134,7 +141,7 @@ class Attempt:
         self._event("evaluation_started", "test likelihood, baselines and plots")
         score = None
         if evaluation.test:
-            score = score_test_rows(self.spec, evaluation, flow, data, self.ranks)
+            score = score_test_rows(self.spec, evaluation, flow, data, self.ranks, self.outbox)
             self._event(
                 "test_scored",
                 f"test NLL {score.nll:.4f} +- {score.stderr:.4f} nats",
@@ -144,6 +151,7 @@ class Attempt:
 
         # Shared out so that both take about as long: the first rank draws while the last fits.
         def share() -> dict[str, Any] | None:
+            self.outbox.heed()
             if self.ranks.rank == 0 and evaluation.plots:
                 self._draw_pairs(flow, data)
             if self.ranks.rank == self.ranks.size - 1 and evaluation.mixture_components:

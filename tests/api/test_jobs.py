@@ -58,6 +58,17 @@ def test_a_body_that_is_not_json_is_refused(api: httpx.Client) -> None:
     assert "not JSON" in assert_problem(response, 422)["detail"]
 
 
+def test_a_form_as_curl_sends_it_by_default_is_told_the_header(api: httpx.Client) -> None:
+    response = api.post("/api/v1/jobs", content=b"{}", headers={"Content-Type": "application/x-www-form-urlencoded"})
+    assert "Content-Type: application/json" in assert_problem(response, 415)["detail"]
+
+
+def test_a_number_beyond_all_bounds_is_refused_and_nothing_is_stored(api: httpx.Client) -> None:
+    body = TOY | {"name": "beyond", "resources": {"kind": "cpu", "memory_budget": int("9" * 400)}}
+    assert_problem(api.post("/api/v1/jobs", json=body), 422)
+    assert api.get("/api/v1/jobs", params={"name": "beyond"}).json()["items"] == []
+
+
 def test_a_request_repeated_under_its_key_makes_one_job(api: httpx.Client) -> None:
     headers = {"Idempotency-Key": str(uuid4())}
     first = api.post("/api/v1/jobs", json=TOY, headers=headers)
@@ -108,6 +119,7 @@ def test_bad_parameters_of_a_list_are_named(api: httpx.Client) -> None:
         ({"state": "sleeping"}, "state.0"),
         ({"after": "not-a-cursor"}, "after"),
         ({"label": "no equals sign"}, "label"),
+        ({"label": "a\\b\0=x"}, "label"),
     ):
         problem = assert_problem(api.get("/api/v1/jobs", params=parameters), 422)
         assert problem["errors"][0]["pointer"] == name

@@ -31,6 +31,13 @@ def test_memory_budgets_count() -> None:
     assert never_fits(large.model_copy(update={"workers": 1}), LAPTOP) is None
 
 
+def test_room_left_over_on_two_nodes_is_not_room_on_one() -> None:
+    nodes = [Node(cpus=4, gpus=0, memory=2**35)] * 2
+    taken = [CpuResources(workers=2, cpus_per_worker=3)]
+    assert not fits_now(CpuResources(workers=1, cpus_per_worker=2), nodes, taken)
+    assert fits_now(CpuResources(workers=2, cpus_per_worker=1), nodes, taken)
+
+
 def test_what_running_jobs_took_is_not_given_twice() -> None:
     one = CpuResources(workers=1)
     assert fits_now(one, LAPTOP, [one])

@@ -19,7 +19,7 @@ from service.records import RunOrder
 from service.settings import Settings
 from service.spec import JobSpec
 from service.states import JobState
-from service.store import Database, events, jobs
+from service.store import Database, events, jobs, metrics
 
 
 class RayServer(ThreadingHTTPServer):
@@ -223,6 +223,77 @@ def test_a_claim_whose_dispatcher_died_is_settled_by_what_ray_knows(
         jobs.attempt(session, job_id, 1).lease_expires_at = datetime.now(UTC) - timedelta(seconds=1)
     dispatcher.round()
     assert state(database, job_id)[0] == expected
+
+
+@pytest.mark.parametrize("ray_knows", [True, False])
+def test_a_run_that_reported_before_its_submission_was_written_down_does_not_run_for_ever(
+    database: Database, ray: RayServer, dispatcher: Dispatcher, ray_knows: bool
+) -> None:
+    job_id = submit(database)
+    with database.session() as session:
+        claim = lifecycle.claim(session, jobs.lock(session, job_id), actor="the dead one", lease_seconds=-1)
+        assert claim is not None
+        jobs.transition(session, jobs.lock(session, job_id), JobState.RUNNING, actor="rank-0", message="")
+    if ray_knows:
+        ray.jobs[claim.attempt.submission_id] = {"status": "FAILED", "message": "", "driver_exit_code": 137}
+    dispatcher.round()
+    dispatcher.round()
+    assert state(database, job_id) == ("failed", "worker_lost" if ray_knows else "cluster_lost")
+
+
+def test_a_job_whose_stored_spec_cannot_be_read_blocks_nobody(database: Database, dispatcher: Dispatcher) -> None:
+    broken, sound = submit(database), submit(database)
+    with database.session() as session:
+        job = jobs.get(session, broken)
+        job.spec = job.spec | {"a_field_of_another_version": 1}
+    dispatcher.round()
+    assert state(database, broken) == ("failed", "internal")
+    assert state(database, sound) == ("starting", None)
+
+
+def test_a_job_cancelled_while_ray_refuses_it_is_not_started_again(
+    database: Database, ray: RayServer, dispatcher: Dispatcher
+) -> None:
+    job_id = submit(database)
+    with database.session() as session:
+        job = jobs.lock(session, job_id)
+        lifecycle.claim(session, job, actor="d", lease_seconds=60)
+        lifecycle.cancel(session, job, actor="ada")
+        lifecycle.put_back(session, job, actor="d", message="Ray does not take it now")
+    assert state(database, job_id) == ("cancelled", None)
+
+
+def test_what_a_dead_run_left_in_its_spools_is_delivered_and_its_own_word_on_its_end_counts(
+    database: Database, ray: RayServer, tmp_path: Path
+) -> None:
+    spool = tmp_path / "spool"
+    dispatcher = Dispatcher(database, RayJobs(ray.url), Settings(data=tmp_path, spool=spool))
+    job_id = submit(database)
+    dispatcher.round()
+    folder = spool / job_id / "1"
+    folder.mkdir(parents=True)
+    now = "2026-01-01T00:00:00Z"
+    steps = [{"kind": "step", "time": now, "step": n, "metrics": {"loss": float(n)}} for n in range(1, 2501)]
+    half_a_line = '{"kind": "step", "ti'
+    (folder / "rank-0.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps) + half_a_line)
+    outcome = {"kind": "outcome", "time": now, "state": "failed", "reason": "diverged", "message": "loss is NaN"}
+    (folder / "driver.jsonl").write_text(json.dumps(outcome) + "\n")
+    dispatcher.round()
+    assert state(database, job_id)[0] == "starting", "while Ray has the run, its spools are its own"
+    ray.jobs[f"{job_id}-1"]["status"] = "FAILED"
+    dispatcher.round()
+    assert state(database, job_id) == ("failed", "diverged")
+    with database.read_session() as session:
+        (series,) = metrics.series(session, job_id)
+    assert (series.points, series.last_step) == (2500, 2500)
+    assert not (spool / job_id).exists()
+
+
+def test_spools_of_a_deleted_job_are_removed(database: Database, ray: RayServer, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    (spool / "job-gone" / "1").mkdir(parents=True)
+    Dispatcher(database, RayJobs(ray.url), Settings(data=tmp_path, spool=spool)).round()
+    assert not (spool / "job-gone").exists()
 
 
 def test_every_change_of_state_is_an_event_with_its_actor(database: Database, dispatcher: Dispatcher) -> None:

@@ -10,6 +10,7 @@ import torch
 from service.records import RunOrder
 from service.spec import JobSpec
 from workers.ranks import Ranks
+from workers.reasons import CancelledByUser
 from workers.telemetry import AnyRecord
 from workers.worker import Attempt
 
@@ -46,6 +47,10 @@ class KeepingOutbox:
 
     def put(self, record: AnyRecord) -> None:
         self.records.append(record)
+
+    def heed(self) -> None:
+        if self.cancel:
+            raise CancelledByUser("cancelled during the evaluation")
 
     def flush(self, timeout: float) -> bool:
         return True

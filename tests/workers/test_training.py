@@ -174,6 +174,13 @@ def test_a_cancelled_run_stops_at_the_next_step(tmp_path: Path) -> None:
     assert len(outbox.of("step")) == 2
 
 
+def test_a_run_cancelled_after_its_last_step_ends_in_the_evaluation_with_its_weights_saved(tmp_path: Path) -> None:
+    outcome, outbox = run(tmp_path, KeepingOutbox(cancel_after=6))
+    assert outcome is not None
+    assert (outcome["state"], outcome["reason"]) == ("cancelled", None)
+    assert "weights.safetensors" in [artifact.name for artifact in outbox.of("artifact")]
+
+
 def test_an_attempt_that_is_not_wanted_any_more_stops_without_an_outcome(tmp_path: Path) -> None:
     outcome, outbox = run(tmp_path, KeepingOutbox(superseded_after=1))
     assert outcome is None
@@ -212,7 +219,7 @@ def test_a_rate_that_is_far_too_high_ends_as_diverged_with_the_step_and_advice(t
 
 
 def test_data_that_cannot_be_trained_on_is_a_data_error(tmp_path: Path) -> None:
-    outcome, _ = run(tmp_path, data={"kind": "toy", "name": "moons", "rows": 100, "batch_size": 90})
+    outcome, _ = run(tmp_path, data={"kind": "builtin", "name": "flow_cytometry", "batch_size": 100_000})
     assert outcome is not None
     assert (outcome["state"], outcome["reason"]) == ("failed", "data_error")
     assert "batch_size 90 is larger than the 80 training rows" in outcome["message"]

@@ -1,0 +1,61 @@
+"""The command line on specs and arguments as people write them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ApiServer
+
+SYMADJ = Path(sys.executable).with_name("symadj")
+TOY = "data: {kind: toy, name: moons}\n"
+
+
+def symadj(server: ApiServer, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {"SYMADJ_URL": server.url, "PATH": "/usr/bin:/bin"}
+    return subprocess.run([SYMADJ, *words], env=environment, input=stdin, capture_output=True, text=True, check=False)
+
+
+def test_a_spec_is_submitted_shown_listed_cancelled_and_deleted(api_server: ApiServer) -> None:
+    submitted = symadj(api_server, "submit", "-", "--set", "name=müller 7", "--set", "gradient.kind=aca", stdin=TOY)
+    job_id = submitted.stdout.strip()
+    assert job_id.startswith("job-"), submitted.stderr
+    shown = symadj(api_server, "show", job_id).stdout
+    assert "müller 7" in shown
+    assert "aca" in shown
+    assert job_id in symadj(api_server, "list", "--state", "queued", "--limit", "1000").stdout
+    assert "cancelled" in symadj(api_server, "cancel", job_id).stdout
+    assert symadj(api_server, "delete", job_id).returncode == 0
+    assert "there is no job" in symadj(api_server, "show", job_id).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "spec", "told"),
+    [
+        (("submit", "-"), TOY + "solver: {rtol: -1}", "/solver/rtol"),
+        (("submit", "-"), TOY + "name: 2020-01-01", "quote dates"),
+        (("submit", "-"), TOY + "seed: .inf", "JSON"),
+        (("submit", "-"), "&a {x: *a}", "JSON"),
+        (("submit", "-"), "- a list", "no mapping"),
+        (("submit", "-"), "a: [", "neither YAML nor JSON"),
+        (("submit", "-", "--set", "name=[a"), TOY, "--set"),
+        (("submit", "-", "--set", "name"), TOY, "field.field=value"),
+        (("submit", "-", "--key", "ü"), TOY, "Idempotency-Key"),
+        (("submit", "no-such-file.yaml"), "", "No such file"),
+        (("show", ""), "", "no job's id"),
+        (("show", "../../healthz"), "", "no job's id"),
+        (("list", "--url", "http://[::1"), "", "no address"),
+        (("list", "--url", "localhost:8000"), "", "no address"),
+        (("list", "--url", "http://127.0.0.1:9"), "", "is the service running there"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_a_sentence(
+    api_server: ApiServer, words: tuple[str, ...], spec: str, told: str
+) -> None:
+    result = symadj(api_server, *words, stdin=spec)
+    assert result.returncode in {1, 2}
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
