@@ -222,7 +222,7 @@ def test_data_that_cannot_be_trained_on_is_a_data_error(tmp_path: Path) -> None:
     outcome, _ = run(tmp_path, data={"kind": "builtin", "name": "flow_cytometry", "batch_size": 100_000})
     assert outcome is not None
     assert (outcome["state"], outcome["reason"]) == ("failed", "data_error")
-    assert "batch_size 90 is larger than the 80 training rows" in outcome["message"]
+    assert "batch_size 100000 is larger than the 88000 training rows" in outcome["message"]
 
 
 def test_a_measured_peak_above_the_budget_is_one_event_with_the_numbers(tmp_path: Path) -> None:
