@@ -25,6 +25,7 @@ from benchmarks.problem import SIZES, Problem
 CONTENDERS = [
     ("symadj", "symplectic"),
     ("symadj", "symplectic, error of y and log-det"),
+    ("symadj", "symplectic, field.compile()"),
     ("symadj", "symplectic, keep steps"),
     ("symadj", "aca"),
     ("symadj", "onecheckpoint"),

@@ -17,6 +17,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "symplectic": {"name": "symplectic"},
     # As the peers do it: the log-determinant takes part in the choice of the steps.
     "symplectic, error of y and log-det": {"name": "symplectic"},
+    "symplectic, field.compile()": {"name": "symplectic"},
     "symplectic, keep steps": {"name": "symplectic", "keep": "steps"},
     "aca": {"name": "aca"},
     "onecheckpoint": {"name": "onecheckpoint"},
@@ -30,7 +31,11 @@ def make(problem: Problem, variant: str) -> Callable[[], Result]:
     control = "augmented" if "log-det" in variant else "state"
     controller = controllers.by_name("i", rtol=RTOL, atol=ATOL, control=control)
     gradient = gradients.by_name(**VARIANTS[variant])
-    blocks = [Block(field, controller=controller, gradient=gradient) for field in fields(problem)]
+    made = fields(problem)
+    if "compile" in variant:
+        for field in made:
+            field.compile()
+    blocks = [Block(field, controller=controller, gradient=gradient) for field in made]
     flow = Flow(blocks, problem.size.dim)
     data = torch.from_numpy(problem.data)
 

@@ -18,6 +18,9 @@ from symadj_core.system import Rates
 class MLPField(nn.Module):
     """A multilayer perceptron with the time in every layer.
 
+    `field.compile()`, torch's own call, compiles the field, and with it the divergence and the symplectic sweep's
+    pullback. On a CPU the closed form leaves it nothing to gain (`docs/gradients.md` has the figures).
+
     Args:
         dim: D, dimension of the state.
         hidden: widths of the hidden layers.
@@ -81,7 +84,8 @@ class MLPField(nn.Module):
         plain = plain and not any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
         if not plain:
             return differentiable
-        return PerceptronRates(layers, ACTIVATIONS[self.activation], noise, differentiable)
+        compiled = self._compiled_call_impl is not None
+        return PerceptronRates(layers, ACTIVATIONS[self.activation], noise, differentiable, compiled=compiled)
 
 
 # What `along` has in closed form.

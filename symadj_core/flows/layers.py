@@ -15,17 +15,30 @@ from torch import Tensor, nn
 
 
 class TimedLinear(nn.Module, ABC):
-    """An affine map of x whose coefficients depend on t."""
+    """An affine map of x whose coefficients depend on t.
+
+    What it does is written as functions of its parameters alone, so that a perceptron's closed form can be compiled.
+    """
 
     linear: nn.Linear
 
     @abstractmethod
-    def effective(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def coefficients(self) -> tuple[Tensor, ...]:
+        """The parameters, in the order in which the two functions below take them."""
+
+    @staticmethod
+    @abstractmethod
+    def affine(t: Tensor, *coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """W [outputs, inputs] and b [outputs] at the 0-dim time t."""
 
+    @staticmethod
     @abstractmethod
-    def accumulate(self, t: Tensor, weight: Tensor, bias: Tensor) -> None:
-        """Add to the parameters' `.grad` what gradients of W and b at time t pull back to; may overwrite both."""
+    def pull(t: Tensor, weight: Tensor, bias: Tensor, *coefficients: Tensor) -> tuple[Tensor, ...]:
+        """Gradients of W and b at time t, pulled back to the coefficients; may overwrite both."""
+
+    def effective(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """W [outputs, inputs] and b [outputs] at the 0-dim time t."""
+        return self.affine(t, *self.coefficients())
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
         weight, bias = self.effective(t)
@@ -40,13 +53,17 @@ class ConcatLinear(TimedLinear):
         self.linear = nn.Linear(inputs, outputs)
         self.time = nn.Parameter(torch.empty(outputs).uniform_(-1, 1) / (inputs + 1) ** 0.5)
 
-    def effective(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        return self.linear.weight, torch.addcmul(self.linear.bias, self.time, t)
+    def coefficients(self) -> tuple[Tensor, ...]:
+        return self.linear.weight, self.linear.bias, self.time
 
-    def accumulate(self, t: Tensor, weight: Tensor, bias: Tensor) -> None:
-        _add(self.linear.weight, weight)
-        _add(self.time, bias * t)
-        _add(self.linear.bias, bias)
+    @staticmethod
+    def affine(t: Tensor, *coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        weight, bias, time = coefficients
+        return weight, torch.addcmul(bias, time, t)
+
+    @staticmethod
+    def pull(t: Tensor, weight: Tensor, bias: Tensor, *coefficients: Tensor) -> tuple[Tensor, ...]:
+        return weight, bias, bias * t
 
 
 class ConcatSquashLinear(TimedLinear):
@@ -59,36 +76,26 @@ class ConcatSquashLinear(TimedLinear):
         self.gate_bias = nn.Parameter(torch.empty(outputs).uniform_(-1, 1))
         self.shift = nn.Parameter(torch.empty(outputs).uniform_(-1, 1))
 
-    def _opening(self, t: Tensor) -> Tensor:
-        return torch.addcmul(self.gate_bias, self.gate, t).sigmoid()
+    def coefficients(self) -> tuple[Tensor, ...]:
+        return self.linear.weight, self.linear.bias, self.gate, self.gate_bias, self.shift
 
-    def effective(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        gate = self._opening(t)
-        bias = torch.addcmul(self.linear.bias * gate, self.shift, t)
-        return self.linear.weight * gate[:, None], bias
+    @staticmethod
+    def affine(t: Tensor, *coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        weight, bias, gate, gate_bias, shift = coefficients
+        opening = torch.addcmul(gate_bias, gate, t).sigmoid()
+        return weight * opening[:, None], torch.addcmul(bias * opening, shift, t)
 
-    def accumulate(self, t: Tensor, weight: Tensor, bias: Tensor) -> None:
-        gate = self._opening(t)
-        slope = torch.linalg.vecdot(weight, self.linear.weight).addcmul_(bias, self.linear.bias)
-        slope.mul_(gate).mul_(1.0 - gate)
-        _add(self.gate, slope * t)
-        _add(self.gate_bias, slope)
-        _add(self.shift, bias * t)
-        _add(self.linear.bias, bias.mul_(gate))
-        _add(self.linear.weight, weight.mul_(gate[:, None]))
+    @staticmethod
+    def pull(t: Tensor, weight: Tensor, bias: Tensor, *coefficients: Tensor) -> tuple[Tensor, ...]:
+        old_weight, old_bias, gate, gate_bias, _ = coefficients
+        opening = torch.addcmul(gate_bias, gate, t).sigmoid()
+        slope = torch.linalg.vecdot(weight, old_weight).addcmul_(bias, old_bias)
+        slope.mul_(opening).mul_(1.0 - opening)
+        shift = bias * t
+        return weight.mul_(opening[:, None]), bias.mul_(opening), slope * t, slope, shift
 
 
 LAYERS: dict[str, type[ConcatLinear] | type[ConcatSquashLinear]] = {
     "concat": ConcatLinear,
     "concatsquash": ConcatSquashLinear,
 }
-
-
-def _add(parameter: Tensor, grad: Tensor) -> None:
-    """Add to `.grad`, which takes over the tensor where it is the first."""
-    if not parameter.requires_grad:
-        return
-    if parameter.grad is None:
-        parameter.grad = grad
-    else:
-        parameter.grad.add_(grad)

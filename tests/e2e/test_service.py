@@ -152,6 +152,29 @@ def test_a_diverging_job_fails_with_its_reason_and_step(service: Service, client
     assert service.run("watch", job.id).returncode == 1
 
 
+def test_a_killed_run_fails_with_its_reason_and_what_it_had_recorded_is_kept(
+    service: Service, client: Client, until: Until
+) -> None:
+    job_id = client.submit(toy(100_000)).id
+    until(job_id, lambda job: job.progress.step >= 30)
+    # The API first, so that records pile up in the spools of the run.
+    service.child("-m api").kill()
+    everything = psutil.Process(service.process.pid).children(recursive=True)
+    (driver,) = [process for process in everything if "workers.run" in process.cmdline()]
+    driver.kill()
+    _step_when_it_answers(client, job_id)
+    job = until(job_id, lambda job: job.state is JobState.FAILED)
+    assert job.failure is not None
+    assert job.failure.code == "worker_lost"
+    while (spool := service.data / "spool" / job_id).exists():
+        client.metric(job_id, "loss", after_seq=2**62, wait=0.2)
+        assert service.process.poll() is None
+    steps = steps_of(client, job_id)
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) >= job.progress.step
+    assert not spool.exists()
+
+
 def test_sigterm_stops_all_that_serve_started(tmp_path: Path) -> None:
     with running_service(tmp_path) as service, Client(service.url) as client:
         job_id = client.submit(toy(100_000)).id
