@@ -157,11 +157,16 @@ def test_a_killed_run_fails_with_its_reason_and_what_it_had_recorded_is_kept(
 ) -> None:
     job_id = client.submit(toy(100_000)).id
     until(job_id, lambda job: job.progress.step >= 30)
+    family = {process.pid for process in psutil.Process(service.process.pid).children(recursive=True)}
+    drivers = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if process.pid in family and "workers.run" in (process.info["cmdline"] or [])
+    ]
     # The API first, so that records pile up in the spools of the run.
     service.child("-m api").kill()
-    everything = psutil.Process(service.process.pid).children(recursive=True)
-    (driver,) = [process for process in everything if "workers.run" in process.cmdline()]
-    driver.kill()
+    for driver in drivers:
+        driver.kill()
     _step_when_it_answers(client, job_id)
     job = until(job_id, lambda job: job.state is JobState.FAILED)
     assert job.failure is not None
