@@ -34,7 +34,7 @@ def draw_curve(history: History, title: str, test_nll: float | None, baselines: 
     loss_axes.set_title(title, fontsize=11, loc="left")
 
     nfe_axes.plot(course.steps, course.nfe_forward, label="forward", color=_DATA, lw=1)
-    nfe_axes.plot(course.steps, course.nfe_backward, label="backward", color=_SAMPLES, lw=1)
+    nfe_axes.plot(course.steps, course.nfe_backward, label="backward", color=_SAMPLES, lw=1, ls="--")
     nfe_axes.set_ylabel("nfe a step")
     nfe_axes.set_ylim(bottom=0)
     nfe_axes.legend(fontsize=8, frameon=False, ncols=2)
@@ -122,7 +122,7 @@ def _draw_loss(
     margin = 0.05 * (top - bottom) + 1e-9
     axes.set_ylim(bottom - margin, top + margin)
     axes.set_ylabel("negative log-likelihood,\nnats a row")
-    axes.legend(fontsize=8, framealpha=0.9, edgecolor="none", ncols=2, loc="upper right")
+    axes.legend(fontsize=8, framealpha=0.6, edgecolor="none", ncols=2, loc="upper right")
 
 
 def _draw_marginal(axes: Axes, data: Rows, samples: Rows, edges: Rows) -> None:

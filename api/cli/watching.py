@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 
 from rich.console import Console
 from rich.markup import escape
@@ -82,7 +83,7 @@ class _Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._next = 0.0
-        self._started = time.monotonic()
+        self._first: tuple[float, int] | None = None
 
     def live(self) -> AbstractContextManager[object]:
         return nullcontext()
@@ -100,7 +101,19 @@ class _Lines:
         if job.state == JobState.RUNNING and job.progress.step and now >= self._next:
             self._next = now + LINE_SECONDS
             of = f"/{job.progress.max_steps}" if job.progress.max_steps else ""
-            self._console.print(f"          step {job.progress.step}{of}  {_figures(job)}", soft_wrap=True)
+            self._console.print(
+                f"          step {job.progress.step}{of}  {_figures(job)}{self._eta(job, now)}", soft_wrap=True
+            )
+
+    def _eta(self, job: JobRead, now: float) -> str:
+        """Return the time that is left at the pace since the first step seen; empty where there is no telling."""
+        step, of = job.progress.step, job.progress.max_steps
+        if self._first is None:
+            self._first = (now, step)
+        since, first_step = self._first
+        if of is None or step == first_step:
+            return ""
+        return f"  ETA {timedelta(seconds=round((now - since) / (step - first_step) * (of - step)))}"
 
 
 class _Bar(_Lines):
