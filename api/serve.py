@@ -64,6 +64,8 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                # Ray puts the folder in which it was started before a worker's packages: not the user's, then.
+                cwd=self.log.parent,
                 start_new_session=True,  # Ctrl-C is for the supervisor, which stops the others in order
                 preexec_fn=_die_with_parent,
             )

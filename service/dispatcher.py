@@ -210,15 +210,14 @@ class Dispatcher:
         for job_id in spools.left_over(self._settings.spool):
             with self._database.read_session() as session:
                 job = jobs.find(session, job_id)
-                attempts = [] if job is None else list(range(1, job.attempt + 1))
-                last = None if job is None else jobs.attempt(session, job_id, job.attempt).submission_id
+                last = jobs.attempt(session, job_id, job.attempt) if job is not None and job.attempt else None
             if job is not None and JobState(job.state) not in TERMINAL:
                 continue
             if last is not None:
-                ray_job = self._ray.job(last)
+                ray_job = self._ray.job(last.submission_id)
                 if ray_job is not None and not ray_job.ended:
                     continue  # a rank may still be delivering
-                spools.deliver(self._database, self._settings.spool, job_id, attempts[-1])
+                spools.deliver(self._database, self._settings.spool, job_id, last.number)
             spools.remove(self._settings.spool, job_id)
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "curl_lines",
     "job_header",
     "job_table",
+    "likelihoods",
     "memory_table",
     "metric_table",
     "print_parts",
@@ -132,7 +133,7 @@ def report(client: Client, job: JobRead, console: Console) -> None:
     if job.failure is not None:
         console.print(_failure(job), soft_wrap=True)
     if job.result is not None:
-        print_parts(console, _likelihoods(job.result))
+        print_parts(console, likelihoods(job.result))
     summary = client.memory(job.id)
     if summary.phases:
         print_parts(console, memory_table([job], [summary], None))
@@ -151,7 +152,7 @@ def _failure(job: JobRead) -> Text:
     return text
 
 
-def _likelihoods(result: dict[str, Any]) -> list[RenderableType]:
+def likelihoods(result: dict[str, Any]) -> list[RenderableType]:
     """Return the test NLL beside the baselines on the same rows."""
     if result.get("test_nll") is None:
         return [Text("No test NLL: the spec asks for none.")]

@@ -43,12 +43,24 @@ class Service:
         )
 
 
+def folder_with_packages_of_our_names(data: Path) -> Path:
+    """Make a user's folder whose own `api`, `service` and `workers` must not be taken for ours."""
+    folder = data / "somebody's project"
+    for name in ("api", "service", "workers"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text("raise SystemExit('a package of the user was run')")
+    return folder
+
+
 @contextmanager
 def running_service(data: Path) -> Iterator[Service]:
     """Run the service until the block ends."""
     port = free_port()
     process = subprocess.Popen(
-        [SYMADJ, "serve", "--port", str(port), "--data", str(data), "--cpus", "2"], stdout=subprocess.PIPE, text=True
+        [SYMADJ, "serve", "--port", str(port), "--data", str(data), "--cpus", "2"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=folder_with_packages_of_our_names(data),
     )
     try:
         assert process.stdout is not None

@@ -1,0 +1,30 @@
+"""What ``symadj serve`` refuses before it starts anything, and what the report makes of odd results."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from api.cli.render import likelihoods, print_parts
+from api.serve import ServeError, serve
+
+
+def test_an_interpreter_in_a_path_with_spaces_is_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/home/ada/my project/bin/python")
+    with pytest.raises(ServeError, match="my project"):
+        serve("127.0.0.1", 0, tmp_path, cpus=None, announce=lambda url, data: None)
+
+
+def test_a_result_with_missing_and_non_finite_figures_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    result = {"test_nll": "NaN", "test_nll_stderr": None, "test_nll_original_units": "Infinity", "test_rows": 10}
+    result |= {"parameters": 5, "steps": 3, "train_seconds": 1.0, "evaluate_seconds": 1.0}
+    result |= {"baselines": {"gaussian": 2.5, "gaussian_mixture": {"components": 90, "test_nll": None}}}
+    print_parts(Console(width=100), likelihoods(result))
+    shown = capsys.readouterr().out
+    for words in ("nan", "inf", "2.500", "Gaussian mixture, 90 components"):
+        assert words in shown
