@@ -179,22 +179,24 @@ class Sender:
             return False
 
     def _deliver(self, client: httpx.Client) -> None:
-        """Send one batch until the API has answered it."""
-        first = self._acknowledged + 1
-        # Without records to send, an empty batch: its answer says whether the job is to stop.
-        lines = self._spool.read(first, MAX_BATCH_RECORDS, MAX_BATCH_BYTES)
-        # The records are JSON already: the batch is put together around them.
-        head = f'{{"source":"{self._source}","first_seq":{first},"records":['.encode()
-        body = head + b",".join(lines) + b"]}"
+        """Send batches until the API has answered one."""
         pause = FIRST_RETRY_S
         while not self._over:
+            first = self._acknowledged + 1
+            # Read anew for every try: records made meanwhile go along. Without records to send, an empty batch: its
+            # answer says whether the job is to stop.
+            lines = self._spool.read(first, MAX_BATCH_RECORDS, MAX_BATCH_BYTES)
+            # The records are JSON already: the batch is put together around them.
+            head = f'{{"source":"{self._source}","first_seq":{first},"records":['.encode()
             try:
-                answer = client.post(self._url, content=body)
+                answer = client.post(self._url, content=head + b",".join(lines) + b"]}")
             except httpx.TransportError as error:
                 problem = f"{type(error).__name__}: {error}"
             else:
-                if not (answer.is_server_error or answer.status_code in _LATER) and self._heed(answer):
-                    return
+                if not (answer.is_server_error or answer.status_code in _LATER):
+                    moved = self._heed(answer)
+                    if moved or not lines:
+                        return
                 problem = f"status {answer.status_code}"
             log.warning("telemetry of %s waits for %s: %s", self._source, self._url, problem)
             with self._changed:
@@ -202,7 +204,7 @@ class Sender:
             pause = min(2 * pause, LONGEST_RETRY_S)
 
     def _heed(self, answer: httpx.Response) -> bool:
-        """Do what the API says; return False when it changes nothing, so that the same batch must be sent again."""
+        """Do what the API says; return whether it moved on, or ended the sending."""
         if answer.status_code == HTTPStatus.OK:
             told = BatchAnswer.model_validate_json(answer.content)
             return self._continue_from(told.next_seq, told.cancel)
@@ -226,8 +228,7 @@ class Sender:
                 "another process sends under the same name"
             )
         with self._changed:
-            # An empty batch moves nothing, and need not be sent again.
-            moved = self._acknowledged != number - 1 or self._acknowledged == self._spool.count
+            moved = self._acknowledged != number - 1
             self._acknowledged = number - 1
             self._cancel = cancel
             self._changed.notify_all()

@@ -73,6 +73,16 @@ def test_nothing_is_lost_or_doubled_while_the_api_is_restarted(ingest: IngestSer
     assert messages(ingest) == list(range(1600))
 
 
+def test_records_made_while_a_sign_of_life_waits_for_its_answer_arrive(ingest: IngestServer, sender: Sender) -> None:
+    # The first batch is empty, since nothing was put yet; the API answers it only after a record was made.
+    ingest.always = 503
+    ingest.wait_for(lambda: ingest.requests >= 1)
+    put(sender, 1)
+    ingest.always = None
+    assert sender.flush(FLUSH_S)
+    assert messages(ingest) == [1]
+
+
 def test_an_api_that_lost_its_last_records_gets_them_again(ingest: IngestServer, sender: Sender) -> None:
     put(sender, *range(300))
     assert sender.flush(FLUSH_S)
