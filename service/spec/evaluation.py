@@ -1,0 +1,22 @@
+"""What is measured beside the training loss."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from service.spec.section import Section
+
+
+class Evaluation(Section):
+    """What is measured beside the training loss; ``evaluation: null`` leaves it all out."""
+
+    validate_every_steps: int | None = Field(200, ge=1, description="null: no validation while training.")
+    validation_rows: int = Field(2000, ge=2, description="Of the validation rows, the first so many.")
+    test: bool = Field(True, description="Test NLL with the exact trace and the tolerances below.")
+    tolerance_factor: float = Field(
+        0.01, gt=0, le=1, description="The solver's tolerances for testing, as a fraction of training's."
+    )
+    mixture_components: int = Field(
+        10, ge=0, le=200, description="Of the Gaussian mixture fitted for comparison; 0: no baselines."
+    )
+    plots: bool = True

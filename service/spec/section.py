@@ -1,0 +1,92 @@
+"""What every part of a job spec is made of: strict sections, unions told apart by `kind`, sizes with a unit."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+
+class Section(BaseModel):
+    """Base of every part of a spec: unknown fields are refused, values are fixed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_kindly(cls, values: Any) -> Any:
+        """Take the usual ``kind`` where a section names none, and ``true`` for no number (Python would, for 1)."""
+        if not isinstance(values, dict):
+            return values
+        read = dict(values)
+        for name, field in cls.model_fields.items():
+            value = values.get(name)
+            if isinstance(value, bool) and field.annotation is not bool:
+                raise misfit("", f"{name} is {str(value).lower()}, which is no value of it")
+            kinds = _kinds(field.annotation)
+            if kinds and isinstance(value, dict) and "kind" not in value:
+                usual = [kind for kind, is_default in kinds.items() if is_default]
+                if not usual:
+                    raise misfit("", f"{name}.kind is missing: one of {', '.join(map(repr, kinds))}")
+                read[name] = {"kind": usual[0], **value}
+        return read
+
+
+def _kinds(annotation: Any) -> dict[str, bool]:
+    """Return the kinds of a union of sections, and which of them is the default; empty for another annotation."""
+    kinds = {}
+    for member in get_args(annotation):
+        field = member.model_fields.get("kind") if isinstance(member, type) and issubclass(member, Section) else None
+        if field is not None:
+            (kind,) = get_args(field.annotation)
+            kinds[kind] = not field.is_required()
+    return kinds
+
+
+def misfit(pointer: str, message: str) -> PydanticCustomError:
+    """Return an error in our words, shown at ``pointer`` (a JSON pointer from the top) where it is about two fields."""
+    context = {"message": message} | ({"pointer": pointer} if pointer else {})
+    return PydanticCustomError("misfit", "{message}", context)
+
+
+def _format_bytes(size: int) -> str:
+    """Return ``size`` in the largest binary unit that holds it exactly, e.g. ``"12GiB"``."""
+    for unit, factor in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size and size % factor == 0:
+            return f"{size // factor}{unit}"
+    return f"{size}B"
+
+
+def _with_unit(size: Any) -> Any:
+    """Refuse a size without a unit (sizes in specs are strings, once read they are numbers)."""
+    if isinstance(size, ByteSize) or (isinstance(size, str) and re.fullmatch(_MEMORY_SIZE, size.strip())):
+        return size
+    raise misfit("", f"{str(size)[:50]} is no size with a unit: write 512MiB, 12GiB or 16GB")
+
+
+_MEMORY_SIZE = r"\d{1,15}(\.\d{1,9})?\s*([KMGT]i?)?B"
+MemorySize = Annotated[
+    ByteSize,
+    Field(ge=2**20, le=2**60),
+    BeforeValidator(_with_unit),
+    PlainSerializer(_format_bytes, return_type=str),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": f"^{_MEMORY_SIZE}$",
+            "description": "Bytes with a unit, at least 1MiB: 512MiB, 12GiB, 16GB.",
+            "examples": ["12GiB"],
+        }
+    ),
+]
