@@ -9,10 +9,11 @@ from pydantic import Field, model_validator
 from service.spec.data import Data
 from service.spec.evaluation import Evaluation
 from service.spec.flow import CnfFlow, Flow
+from service.spec.objective import Pretraining, Regulariser
 from service.spec.resources import CpuResources, Resources
 from service.spec.section import Section, misfit
 from service.spec.solver import AdaptiveSolver, Gradient, Solver, SymplecticGradient
-from service.spec.training import AdamOptimizer, Optimizer, Stop, StopAfterSteps
+from service.spec.training import AdamOptimizer, EarlyStop, MovingAverage, Optimizer, Stop, StopAfterSteps
 
 LABEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$"
 LabelName = Annotated[str, Field(pattern=LABEL_NAME)]
@@ -35,13 +36,25 @@ class JobSpec(Section):
     flow: Flow = CnfFlow()
     solver: Solver = AdaptiveSolver()
     gradient: Gradient = SymplecticGradient()
+    regularisers: tuple[Regulariser, ...] = Field((), max_length=8, description="Penalties beside the NLL.")
+    pretraining: Pretraining | None = None
     optimizer: Optimizer = AdamOptimizer()
+    ema: MovingAverage | None = None
     stop: Stop = StopAfterSteps()
+    early_stop: EarlyStop | None = None
     resources: Resources = CpuResources()
     evaluation: Evaluation | None = Evaluation()
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> JobSpec:
+        self._check_batch()
+        self._check_solver()
+        self._check_steps()
+        self._check_validations()
+        self._check_regularisers()
+        return self
+
+    def _check_batch(self) -> None:
         if self.data.batch_size % self.resources.workers:
             raise misfit(
                 "/data/batch_size",
@@ -56,12 +69,8 @@ class JobSpec(Section):
                     f"data.batch_size {self.data.batch_size} is larger than the {training_rows} training rows of "
                     f"data.rows {self.data.rows}: take a smaller batch, or more rows",
                 )
-        if self.stop.kind == "steps" and self.optimizer.schedule.warmup_steps >= self.stop.max_steps:
-            raise misfit(
-                "/optimizer/schedule/warmup_steps",
-                f"optimizer.schedule.warmup_steps {self.optimizer.schedule.warmup_steps} is not below stop.max_steps "
-                f"{self.stop.max_steps}: the rate would never be reached",
-            )
+
+    def _check_solver(self) -> None:
         if self.solver.kind == "fixed" and self.gradient.kind == "adjoint":
             for name in ("rtol", "atol"):
                 if getattr(self.gradient, name) is not None:
@@ -70,13 +79,64 @@ class JobSpec(Section):
                         f"gradient.{name} is the tolerance of an adaptive backward solve; solver.kind fixed has none: "
                         "leave it out, or take solver.kind adaptive",
                     )
-        if self.optimizer.schedule.kind == "cosine" and self.stop.kind != "steps":
+
+    def _check_steps(self) -> None:
+        schedule, pretraining = self.optimizer.schedule, self.pretraining
+        if schedule.kind == "cosine" and self.stop.kind != "steps":
             raise misfit(
                 "/optimizer/schedule/kind",
                 "optimizer.schedule.kind cosine needs stop.kind steps: the decay ends at the last step, "
                 "which stop.kind minutes does not know",
             )
-        return self
+        if pretraining is not None and pretraining.schedule.warmup_steps >= pretraining.steps:
+            raise misfit(
+                "/pretraining/schedule/warmup_steps",
+                f"pretraining.schedule.warmup_steps {pretraining.schedule.warmup_steps} is not below "
+                f"pretraining.steps {pretraining.steps}: the rate would never be reached",
+            )
+        if self.stop.kind != "steps":
+            return
+        steps, of = self.stop.max_steps, f"stop.max_steps {self.stop.max_steps}"
+        if pretraining is not None:
+            if pretraining.steps >= steps:
+                raise misfit(
+                    "/pretraining/steps",
+                    f"pretraining.steps {pretraining.steps} is not below {of}, which counts both: no step would be "
+                    "left for the likelihood",
+                )
+            steps, of = steps - pretraining.steps, f"{of} less the {pretraining.steps} of pretraining"
+        if schedule.warmup_steps >= steps:
+            raise misfit(
+                "/optimizer/schedule/warmup_steps",
+                f"optimizer.schedule.warmup_steps {schedule.warmup_steps} is not below {of}: "
+                "the rate would never be reached",
+            )
+
+    def _check_validations(self) -> None:
+        if self.evaluation is not None and self.evaluation.validate_every_steps is not None:
+            return
+        for asks, pointer, name in (
+            (self.optimizer.schedule.kind == "plateau", "/optimizer/schedule/kind", "optimizer.schedule.kind plateau"),
+            (self.early_stop is not None, "/early_stop", "early_stop"),
+        ):
+            if asks:
+                raise misfit(
+                    pointer,
+                    f"{name} goes by the validation NLL, and nothing is validated: set evaluation.validate_every_steps",
+                )
+
+    def _check_regularisers(self) -> None:
+        kinds = [regulariser.kind for regulariser in self.regularisers]
+        for place, regulariser in enumerate(self.regularisers):
+            at, schedule = f"regularisers/{place}", regulariser.schedule
+            if regulariser.kind in kinds[:place]:
+                raise misfit(f"/{at}/kind", f"the regulariser {regulariser.kind} stands twice: give it one weight")
+            if schedule.kind == "linear" and schedule.to_step <= schedule.from_step:
+                raise misfit(
+                    f"/{at}/schedule/to_step",
+                    f"to_step {schedule.to_step} is not after from_step {schedule.from_step} of the regulariser "
+                    f"{regulariser.kind}",
+                )
 
     def stored(self) -> dict[str, Any]:
         """Return the spec as JSON values with every default written out."""

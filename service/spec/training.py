@@ -15,14 +15,25 @@ class ConstantSchedule(Section):
 
 
 class CosineSchedule(Section):
-    """Cosine decay towards ``final_fraction`` of the rate over all steps (needs ``stop.kind: steps``)."""
+    """Cosine decay towards ``final_fraction`` of the rate over all steps (as optimizer.schedule: needs ``stop.kind: steps``)."""
 
     kind: Literal["cosine"]
     warmup_steps: int = Field(0, ge=0, le=100_000_000)
     final_fraction: float = Field(0.0, ge=0, le=1)
 
 
-Schedule = Annotated[ConstantSchedule | CosineSchedule, Field(discriminator="kind")]
+class PlateauSchedule(Section):
+    """Multiply the rate by ``factor`` whenever ``patience`` validations in a row brought no improvement."""
+
+    kind: Literal["plateau"]
+    warmup_steps: int = Field(0, ge=0, le=100_000_000)
+    factor: float = Field(0.5, gt=0, lt=1)
+    patience: int = Field(5, ge=1, le=1_000_000, description="Validations.")
+    min_improvement: float = Field(0.0, ge=0, le=1e6, description="Of the validation NLL, in nats, to count as one.")
+    final_fraction: float = Field(0.0, ge=0, le=1, description="The rate stays above this fraction of itself.")
+
+
+Schedule = Annotated[ConstantSchedule | CosineSchedule | PlateauSchedule, Field(discriminator="kind")]
 
 
 class _Optimizer(Section):
@@ -54,8 +65,27 @@ class SgdOptimizer(_Optimizer):
 Optimizer = Annotated[AdamOptimizer | AdamWOptimizer | SgdOptimizer, Field(discriminator="kind")]
 
 
+class MovingAverage(Section):
+    """Exponential moving average of the weights, which validation, evaluation and samples then use.
+
+    After n steps the decay is ``min(decay, (1 + n) / (10 + n))``, so that the first weights are soon forgotten.
+    """
+
+    decay: float = Field(0.999, gt=0, lt=1)
+
+
+class EarlyStop(Section):
+    """Stop when validations bring no improvement, and go back to the weights of the best one.
+
+    The best one is the lowest validation NLL, however the training ends. Pre-training's validations do not count.
+    """
+
+    patience: int = Field(30, ge=1, le=1_000_000, description="Validations in a row without improvement.")
+    min_improvement: float = Field(0.0, ge=0, le=1e6, description="Of the validation NLL, in nats, to count as one.")
+
+
 class StopAfterSteps(Section):
-    """Stop after a number of optimiser steps: the same spec gives the same flow."""
+    """Stop after a number of optimiser steps, pre-training's included: the same spec gives the same flow."""
 
     kind: Literal["steps"] = "steps"
     max_steps: int = Field(2000, ge=1, le=100_000_000)
