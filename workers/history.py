@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +20,15 @@ class Course:
 
     Attributes:
         steps: the middle of each stretch.
-        loss: nats a row.
-        nfe_forward, nfe_backward: uses of the field a step.
+        nll: of the batches, nats a row; NaN in pre-training.
+        flow_matching_loss: NaN but in pre-training.
+        nfe_forward, nfe_backward: uses of the field a step; NaN in pre-training.
         memory_bytes: peak of a step above what was held when it began; NaN where it is not known.
     """
 
     steps: NDArray[np.float64]
-    loss: NDArray[np.float64]
+    nll: NDArray[np.float64]
+    flow_matching_loss: NDArray[np.float64]
     nfe_forward: NDArray[np.float64]
     nfe_backward: NDArray[np.float64]
     memory_bytes: NDArray[np.float64]
@@ -36,21 +39,18 @@ class History:
 
     A long run has more steps than a picture has room for, or memory should hold: neighbours are averaged whenever
     there are twice ``_MOST_POINTS`` of them.
-
-    Attributes:
-        validation: (step, NLL) of each validation.
     """
 
     def __init__(self) -> None:
-        self.validation: list[tuple[int, float]] = []
         self._points: list[NDArray[np.float64]] = []
         self._width = 1
         self._open: list[tuple[float, ...]] = []
 
-    def add(self, loss: float, nfe_forward: float, nfe_backward: float, memory_bytes: int | None) -> None:
-        """Take one more step."""
-        memory = math.nan if memory_bytes is None else float(memory_bytes)
-        self._open.append((loss, nfe_forward, nfe_backward, memory))
+    def add(self, metrics: Mapping[str, float], memory_bytes: int | None) -> None:
+        """Take one more step, by the names of its metrics."""
+        figures = [metrics.get(name, math.nan) for name in ("flow_matching_loss", "nfe_forward", "nfe_backward")]
+        nll = metrics.get("nll", metrics.get("loss", math.nan))  # the same where nothing is added to it
+        self._open.append((nll, *figures, math.nan if memory_bytes is None else float(memory_bytes)))
         if len(self._open) == self._width:
             self._points.append(np.mean(self._open, axis=0))
             self._open.clear()
@@ -61,6 +61,6 @@ class History:
 
     def course(self) -> Course:
         """Return what was collected; the last steps may be missing where stretches are longer than one."""
-        points = np.asarray(self._points, np.float64).reshape(-1, 4)
+        points = np.asarray(self._points, np.float64).reshape(-1, 5)
         middles = np.arange(len(points), dtype=np.float64) * self._width + (self._width + 1) / 2
-        return Course(middles, points[:, 0], points[:, 1], points[:, 2], points[:, 3])
+        return Course(middles, *points.T)

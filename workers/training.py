@@ -9,31 +9,33 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
 import torch
+from torch import Tensor
 
-from service.records import EventRecord, MemoryRecord, Phase, StepRecord
+from service.records import Phase, StepRecord
 from service.spec import JobSpec, StopAfterMinutes, StopAfterSteps
-from symadj_core.flows import Flow
-from symadj_core.memory import PeakMeter, Window
 from workers.data import BatchOrder, PreparedData
 from workers.diagnosis import diagnose, diverged
 from workers.flow import validation_flow
 from workers.history import History
 from workers.likelihood import HeldOut, piece_rows, rows_on_device
-from workers.optimisation import build_optimizer, learning_rate
+from workers.objective import Objective
 from workers.ranks import DataParallel, Ranks
 from workers.reasons import Failure
+from workers.schedules import learning_rate, likelihood_validations, pretraining_steps
+from workers.state import TrainingState
+from workers.step_memory import StepMemory
 from workers.telemetry import Outbox
+from workers.validation import Validation, stalls
 
 __all__ = ["Ending", "Trained", "train"]
 
-Ending = Literal["finished", "cancelled", "superseded"]
+Ending = Literal["finished", "stopped_early", "cancelled", "superseded"]
 
 
 @dataclass(frozen=True)
@@ -42,63 +44,62 @@ class Trained:
 
     Attributes:
         ending: what ended it.
-        steps: optimiser steps done.
-        seconds: of wall time, validation included.
         history: what was seen on the way; complete on rank 0 only.
     """
 
     ending: Ending
-    steps: int
-    seconds: float
     history: History
 
 
 @dataclass(frozen=True)
 class _Totals:
-    """What the ranks tell each other once a step, summed over them."""
+    """What the ranks tell each other once a step, summed over them.
 
-    loss: float
-    nfe_forward: float
-    nfe_backward: float
-    accepted: float
-    rejected: float
+    Attributes:
+        figures: of the objective.
+        counts: of the solver.
+        failed, cancel, superseded: ranks that failed, that see a wish to cancel, that are not wanted any more.
+        seconds: of training; rank 0's alone.
+    """
+
+    figures: dict[str, float]
+    counts: dict[str, float]
     failed: float
     cancel: float
     superseded: float
-    seconds: float  # rank 0's alone
+    seconds: float
 
 
-def train(spec: JobSpec, flow: Flow, data: PreparedData, ranks: Ranks, outbox: Outbox) -> Trained:
-    """Train ``flow`` in place on this rank's share of ``data``; all ranks call it.
+def train(spec: JobSpec, state: TrainingState, data: PreparedData, ranks: Ranks, outbox: Outbox) -> Trained:
+    """Go on training from ``state``, in place, on this rank's share of ``data``; all ranks call it.
 
     Raises:
         AttemptFailedError: on all ranks, when one of them could not go on.
         PeerLostError: a rank died.
         TelemetryError: the API refuses the records.
     """
-    return _Training(spec, flow, data, ranks, outbox).run()
+    return _Training(spec, state, data, ranks, outbox).run()
 
 
 class _Training:
-    def __init__(self, spec: JobSpec, flow: Flow, data: PreparedData, ranks: Ranks, outbox: Outbox) -> None:
-        self.spec, self.flow, self.ranks, self.outbox = spec, flow, ranks, outbox
-        self.optimizer = build_optimizer(spec.optimizer, flow.parameters())
+    def __init__(self, spec: JobSpec, state: TrainingState, data: PreparedData, ranks: Ranks, outbox: Outbox) -> None:
+        self.spec, self.state, self.ranks, self.outbox = spec, state, ranks, outbox
         self.batches = BatchOrder(len(data.training), spec.data.batch_size, spec.seed)
-        self.validated, _ = validation_flow(flow, spec)
+        self.validated, _ = validation_flow(state.evaluated, spec)
         self.validation: HeldOut | None = None
         self.validation_rows = 0
         # The device may have no room for the data; DDP's own start is a collective and comes after.
         ranks.together(lambda: self._load(data), phase="setup")
-        self.parallel = DataParallel(flow, ranks)
-        self.meter = PeakMeter(ranks.device)
-        self.windows: dict[Phase, Window] = {}
-        self.over_budget = False
+        self.parallel = DataParallel(Objective(spec, state.flow), ranks)
+        budget = spec.resources.memory_budget
+        self.memory = StepMemory(ranks.device, ranks.rank, None if budget is None else int(budget))
         self.history = History()
-        self.began = time.perf_counter()
+        self.began = time.perf_counter() - state.seconds
 
     def _load(self, data: PreparedData) -> None:
         """Bring this rank's rows to its device."""
-        flow, ranks, batch_size, evaluation = self.flow, self.ranks, self.spec.data.batch_size, self.spec.evaluation
+        flow, ranks, batch_size = self.state.flow, self.ranks, self.spec.data.batch_size
+        evaluation = self.spec.evaluation
         self.rows, self.index = rows_on_device(data.training, flow, ranks.device)
         if evaluation is not None and evaluation.validate_every_steps is not None:
             part = data.validation.head(evaluation.validation_rows)
@@ -107,102 +108,101 @@ class _Training:
             self.validation = HeldOut(rows, index, piece_rows(batch_size // ranks.size, data.dim), self.spec.seed)
 
     def run(self) -> Trained:
-        step = 0
-        while True:
-            ending = self._step(step + 1)
-            if ending in ("cancelled", "superseded"):
-                # The step was not completed: every rank saw the wish before the optimiser's turn.
-                return self._trained(ending, step)
-            step += 1
-            if ending == "finished":
-                return self._trained(ending, step)
-
-    def _trained(self, ending: Ending, steps: int) -> Trained:
-        return Trained(ending, steps, time.perf_counter() - self.began, self.history)
+        ending: Ending | None = None
+        while ending is None:
+            ending = self._step(self.state.step + 1)
+        self.state.seconds = time.perf_counter() - self.began
+        return Trained(ending, self.history)
 
     def _step(self, step: int) -> Ending | None:
         began = time.perf_counter()
-        self.windows.clear()
-        rate = learning_rate(self.spec.optimizer, self.spec.stop, step)
-        loss, failure = self._forward_and_backward(step)
-        totals = self._exchange(loss, failure)
+        self.memory.begin()
+        self.state.begin_step(step)
+        rate = learning_rate(self.spec, step, self.state.validations)
+        figures, failure = self._forward_and_backward(step)
+        totals = self._exchange(step, figures, failure)
         if totals.failed:
             self.ranks.fail_together(failure)
+        # Every rank sees a wish to end before the optimiser's turn: the step is not completed.
         if totals.superseded:
             return "superseded"
         if totals.cancel:
             return "cancelled"
         gradient_norm = self._update(step, rate)
-        size = self.ranks.size
+        self.state.end_step(step)
         seconds = time.perf_counter() - began
         metrics = {
-            "loss": totals.loss / size,
+            **totals.figures,
             "learning_rate": rate,
             "grad_norm": gradient_norm,
-            "nfe_forward": totals.nfe_forward / size,
-            "nfe_backward": totals.nfe_backward / size,
-            "steps_accepted": totals.accepted / size,
-            "steps_rejected": totals.rejected / size,
+            **totals.counts,
             "step_seconds": seconds,
             "examples_per_second": self.spec.data.batch_size / seconds,
         }
-        self._report_memory(step)
+        self.memory.report(step, self.outbox)
         ending = self._ending(step, totals.seconds)
         if self._validates_after(step, ending):
-            metrics["validation_nll"] = self._validate(step)
+            metrics["validation_nll"] = nll = self._validate(step)
+            self.state.validated(Validation(step, nll))
+            ending = ending or self._early_ending()
         if self.ranks.rank == 0:
             self.outbox.put(StepRecord(time=datetime.now(UTC), step=step, metrics=metrics))
-            self._remember(step, metrics)
+            self.history.add(metrics, self.memory.above_idle())
         return ending
 
-    def _forward_and_backward(self, step: int) -> tuple[float, Failure | None]:
-        """Return this rank's loss, and why it could not be computed or differentiated."""
-        value = math.nan
+    def _forward_and_backward(self, step: int) -> tuple[Mapping[str, Tensor], Failure | None]:
+        """Return the figures of this rank's loss, and why it could not be computed or differentiated."""
+        figures: Mapping[str, Tensor] = {}
         phase: Phase = "forward"
         try:
-            self.optimizer.zero_grad()
+            self.state.optimizer.zero_grad()
             place = torch.from_numpy(self.batches.rows_of_step(step - 1, self.ranks.rank, self.ranks.size))
             place = place.to(self.ranks.device)
-            with self._phase(phase):
-                log_prob = self.parallel.model(
-                    self.rows[place], seed=self.spec.seed, step=step, sample_index=self.index[place]
-                )
-                loss = -log_prob.mean()
+            with self.memory.phase(phase):
+                loss, figures = self.parallel.model(self.rows[place], step=step, sample_index=self.index[place])
                 value = float(loss.detach())
             if not math.isfinite(value):
-                return value, diverged(f"the loss is {value} at step {step}", self._where(step, phase))
+                return figures, diverged(f"the loss is {value} at step {step}", self._where(step, phase))
             phase = "backward"
-            with self._phase(phase):
+            with self.memory.phase(phase):
                 loss.backward()
         except Exception as error:
-            return value, diagnose(error, self._where(step, phase))
-        return value, None
+            return figures, diagnose(error, self._where(step, phase))
+        return figures, None
 
-    def _exchange(self, loss: float, failure: Failure | None) -> _Totals:
-        stats = self.flow.last_stats
-        first = self.ranks.rank == 0
-        return _Totals(
-            *self.ranks.sum(
-                [
-                    loss,
-                    stats.nfe_forward,
-                    stats.nfe_backward,
-                    stats.accepted,
-                    stats.rejected,
-                    failure is not None,
-                    self.outbox.cancel,
-                    self.outbox.superseded,
-                    time.perf_counter() - self.began if first else 0.0,
-                ]
-            )
-        )
+    def _exchange(self, step: int, figures: Mapping[str, Tensor], failure: Failure | None) -> _Totals:
+        names = Objective.metrics(self.spec, step)
+        counts = self._counts(step)
+        own = [
+            *(float(figures[name]) if name in figures else math.nan for name in names),
+            *counts.values(),
+            failure is not None,
+            self.outbox.cancel,
+            self.outbox.superseded,
+            time.perf_counter() - self.began if self.ranks.rank == 0 else 0.0,
+        ]
+        sums = iter(self.ranks.sum(own))
+        size = self.ranks.size
+        return _Totals({name: next(sums) / size for name in names}, {name: next(sums) / size for name in counts}, *sums)
+
+    def _counts(self, step: int) -> dict[str, float]:
+        """Return what the solver of this rank counted; nothing where the step solves no ODE."""
+        if step <= pretraining_steps(self.spec):
+            return {}
+        stats = self.state.flow.last_stats
+        return {
+            "nfe_forward": stats.nfe_forward,
+            "nfe_backward": stats.nfe_backward,
+            "steps_accepted": stats.accepted,
+            "steps_rejected": stats.rejected,
+        }
 
     def _update(self, step: int, rate: float) -> float:
         """Average the gradients, clip them, do the optimiser's step; return their norm before clipping."""
-        parameters = list(self.flow.parameters())
+        optimizer, parameters = self.state.optimizer, list(self.state.flow.parameters())
         failure = None
         norm = math.nan
-        with self._phase("optimizer"):
+        with self.memory.phase("optimizer"):
             self.parallel.average_gradients()
             try:
                 gradients = [p.grad for p in parameters if p.grad is not None]
@@ -212,9 +212,9 @@ class _Training:
                 if math.isfinite(norm):
                     if self.spec.optimizer.clip_norm is not None:
                         torch.nn.utils.clip_grads_with_norm_(parameters, self.spec.optimizer.clip_norm, total)
-                    for group in self.optimizer.param_groups:
+                    for group in optimizer.param_groups:
                         group["lr"] = rate
-                    self.optimizer.step()
+                    optimizer.step()
                 else:
                     failure = diverged(f"the gradient's norm is {norm} at step {step}", self._where(step, "optimizer"))
             except Exception as error:
@@ -228,6 +228,13 @@ class _Training:
                 return "finished" if step >= limit else None
             case StopAfterMinutes(max_minutes=limit):
                 return "finished" if seconds >= 60 * limit else None
+
+    def _early_ending(self) -> Ending | None:
+        stop = self.spec.early_stop
+        if stop is None:
+            return None
+        nlls = likelihood_validations(self.spec, self.state.validations)
+        return "stopped_early" if stalls(nlls, stop.patience, stop.min_improvement) else None
 
     def _validates_after(self, step: int, ending: Ending | None) -> bool:
         if self.validation is None:
@@ -245,78 +252,11 @@ class _Training:
         )
         return self.ranks.sum([mine])[0] / self.validation_rows
 
-    @contextmanager
-    def _phase(self, phase: Phase) -> Iterator[None]:
-        with self.meter.window() as window:
-            # Known at once, so that a failure within the phase finds the figures of the phases before it.
-            self.windows[phase] = window
-            yield
-
-    def _report_memory(self, step: int) -> None:
-        idle = self.windows["forward"]
-        now = datetime.now(UTC)
-        for phase, window in self.windows.items():
-            self.outbox.put(
-                MemoryRecord(
-                    time=now,
-                    step=step,
-                    rank=self.ranks.rank,
-                    phase=phase,
-                    host_idle_bytes=idle.host_start_bytes,
-                    host_peak_bytes=window.host_peak_bytes,
-                    device_idle_bytes=idle.device_start_bytes,
-                    device_peak_bytes=window.device_peak_bytes,
-                )
-            )
-        budget = self.spec.resources.memory_budget
-        peak = max((w.host_peak_bytes or 0 for w in self.windows.values()), default=0)
-        if budget is not None and peak > budget and not self.over_budget:
-            self.over_budget = True
-            self.outbox.put(
-                EventRecord(
-                    time=now,
-                    name="memory_budget_exceeded",
-                    message=f"rank {self.ranks.rank} held {peak} bytes in step {step}, more than its memory_budget",
-                    data={
-                        "rank": self.ranks.rank,
-                        "step": step,
-                        "peak_bytes": peak,
-                        "memory_budget_bytes": int(budget),
-                    },
-                )
-            )
-
-    def _remember(self, step: int, metrics: dict[str, float]) -> None:
-        self.history.add(
-            metrics["loss"], metrics["nfe_forward"], metrics["nfe_backward"], _peak_above_idle(self.windows)
-        )
-        if "validation_nll" in metrics:
-            self.history.validation.append((step, metrics["validation_nll"]))
-
     def _where(self, step: int, phase: Phase) -> dict[str, object]:
         return self.ranks.where(
             step=step,
             phase=phase,
             epoch=(step - 1) // self.batches.batches_per_epoch,
             batch=(step - 1) % self.batches.batches_per_epoch,
-            memory={
-                name: {
-                    "host_start_bytes": window.host_start_bytes,
-                    "host_peak_bytes": window.host_peak_bytes,
-                    "device_start_bytes": window.device_start_bytes,
-                    "device_peak_bytes": window.device_peak_bytes,
-                }
-                for name, window in self.windows.items()
-            },
+            memory=self.memory.known(),
         )
-
-
-def _peak_above_idle(windows: dict[Phase, Window]) -> int | None:
-    """Return the step's peak above what was held at its start: of the device, or of the host where there is none."""
-    idle = windows["forward"]
-    if idle.device_start_bytes is not None:
-        peaks = [w.device_peak_bytes for w in windows.values() if w.device_peak_bytes is not None]
-        return max(peaks) - idle.device_start_bytes
-    if idle.host_start_bytes is None:
-        return None
-    return max(w.host_peak_bytes for w in windows.values() if w.host_peak_bytes is not None) - idle.host_start_bytes

@@ -24,6 +24,7 @@ from workers.evaluation import TestScore, draw_samples, score_test_rows
 from workers.flow import build_flow, validation_flow
 from workers.plots import draw_curve, draw_pairs
 from workers.ranks import AttemptFailedError, PeerLostError, Ranks
+from workers.state import TrainingState
 from workers.telemetry import Outbox, TelemetryError, flush_timeout, open_sender
 from workers.training import Trained, train
 
@@ -108,36 +109,45 @@ class Attempt:
             test_rows=len(data.test),
             validation_divergence=validation_flow(flow, self.spec)[1],
         )
-        trained = train(self.spec, flow, data, self.ranks, self.outbox)
+        state = TrainingState(self.spec, flow)
+        trained = train(self.spec, state, data, self.ranks, self.outbox)
         if trained.ending == "superseded":
             return None
         if trained.ending == "cancelled":
-            message = f"cancelled after step {trained.steps}"
-            return {"state": JobState.CANCELLED, "message": message, "data": {"step": trained.steps}}
+            message = f"cancelled after step {state.step}"
+            return {"state": JobState.CANCELLED, "message": message, "data": {"step": state.step}}
+        weights_of = state.restore_best()
         self._event(
             "training_finished",
-            f"{trained.steps} steps in {trained.seconds:.1f} s",
-            steps=trained.steps,
-            seconds=trained.seconds,
+            f"{state.step} steps in {state.seconds:.1f} s"
+            + (f", weights of step {weights_of}" if weights_of != state.step else ""),
+            steps=state.step,
+            seconds=state.seconds,
+            stopped_early=trained.ending == "stopped_early",
+            weights_of_step=weights_of,
         )
         # Before anything else can fail: this is what the user waited for.
-        self._on_rank_0(lambda: self._save_flow(flow, data, trained))
+        self._on_rank_0(lambda: self._save_flow(state, data, weights_of))
         result = {
-            "steps": trained.steps,
-            "train_seconds": trained.seconds,
+            "steps": state.step,
+            "stopped_early": trained.ending == "stopped_early",
+            "weights_of_step": weights_of,
+            "train_seconds": state.seconds,
             "parameters": parameters,
-            "validation_nll": trained.history.validation[-1][1] if trained.history.validation else None,
+            "validation_nll": next((v.nll for v in reversed(state.validations) if v.step == weights_of), None),
         }
         if self.spec.evaluation is not None:
-            result |= self._evaluate(self.spec.evaluation, flow, data, trained)
+            result |= self._evaluate(self.spec.evaluation, state, data, trained)
         return {"state": JobState.SUCCEEDED, "result": result}
 
     def _set_up(self) -> tuple[PreparedData, Flow]:
         data = prepare(self.spec.data, load_table(self.spec.data))
         return data, build_flow(self.spec, data.dim).to(self.ranks.device)
 
-    def _evaluate(self, evaluation: Evaluation, flow: Flow, data: PreparedData, trained: Trained) -> dict[str, Any]:
-        began = time.perf_counter()
+    def _evaluate(
+        self, evaluation: Evaluation, state: TrainingState, data: PreparedData, trained: Trained
+    ) -> dict[str, Any]:
+        flow, began = state.evaluated, time.perf_counter()
         self._event("evaluation_started", "test likelihood, baselines and plots")
         score = None
         if evaluation.test:
@@ -166,7 +176,7 @@ class Attempt:
 
         baselines = self.ranks.gather(self.ranks.together(share, phase="evaluation"))[-1]
         if evaluation.plots:
-            self._on_rank_0(lambda: self._draw_curve(trained, score, baselines))
+            self._on_rank_0(lambda: self._draw_curve(trained, state, score, baselines))
         return {
             "test_nll": score and score.nll,
             "test_nll_stderr": score and score.stderr,
@@ -178,13 +188,18 @@ class Attempt:
             "evaluate_seconds": time.perf_counter() - began,
         }
 
-    def _save_flow(self, flow: Flow, data: PreparedData, trained: Trained) -> None:
-        weights = {name: value.detach().cpu().contiguous() for name, value in flow.state_dict().items()}
-        # One entry: safetensors writes several in an order that changes from run to run, and equal weights are to
-        # make equal files.
-        about = json.dumps({"job_id": self.order.job_id, "steps": trained.steps, "dim": data.dim})
-        content = safetensors.torch.save(weights, {"symadj": about})
-        self.outbox.put(self.artifacts.write("weights.safetensors", "application/octet-stream", content))
+    def _save_flow(self, state: TrainingState, data: PreparedData, step: int) -> None:
+        """Store the weights to be used, those they are the average of where there is one, and how to read them."""
+        flows = {"weights.safetensors": state.evaluated}
+        if state.average is not None:
+            flows["weights-not-averaged.safetensors"] = state.flow
+        for name, flow in flows.items():
+            weights = {key: value.detach().cpu().contiguous() for key, value in flow.state_dict().items()}
+            # One entry: safetensors writes several in an order that changes from run to run, and equal weights are
+            # to make equal files.
+            about = json.dumps({"job_id": self.order.job_id, "steps": step, "dim": data.dim})
+            content = safetensors.torch.save(weights, {"symadj": about})
+            self.outbox.put(self.artifacts.write(name, "application/octet-stream", content))
         config = {
             "job_id": self.order.job_id,
             "attempt": self.order.attempt,
@@ -202,14 +217,18 @@ class Attempt:
         picture = draw_pairs(data.test.rows[:count], samples, data.columns, f"{self.spec.name}: test data and flow")
         self.outbox.put(self.artifacts.write("pairs.png", "image/png", picture))
 
-    def _draw_curve(self, trained: Trained, score: TestScore | None, baselines: dict[str, Any] | None) -> None:
+    def _draw_curve(
+        self, trained: Trained, state: TrainingState, score: TestScore | None, baselines: dict[str, Any] | None
+    ) -> None:
         lines = {}
         if baselines is not None:
             mixture = baselines["gaussian_mixture"]
             lines["Gaussian"] = baselines["gaussian"]
             if mixture["test_nll"] is not None:
                 lines[f"{mixture['components']} Gaussians"] = mixture["test_nll"]
-        picture = draw_curve(trained.history, self.spec.name, None if score is None else score.nll, lines)
+        picture = draw_curve(
+            trained.history, state.validations, self.spec.name, None if score is None else score.nll, lines
+        )
         self.outbox.put(self.artifacts.write("curve.png", "image/png", picture))
 
     def _on_rank_0(self, work: Callable[[], None]) -> None:

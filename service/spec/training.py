@@ -15,7 +15,7 @@ class ConstantSchedule(Section):
 
 
 class CosineSchedule(Section):
-    """Cosine decay towards ``final_fraction`` of the rate over all steps (as optimizer.schedule: needs ``stop.kind: steps``)."""
+    """Cosine decay towards ``final_fraction`` of the rate over all steps (the optimizer's needs ``stop: steps``)."""
 
     kind: Literal["cosine"]
     warmup_steps: int = Field(0, ge=0, le=100_000_000)

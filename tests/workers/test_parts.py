@@ -17,7 +17,6 @@ from ray.train import TrainingFailedError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerGroupStartupTimeoutError
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from service.spec import AdamOptimizer, CosineSchedule, StopAfterSteps
 from service.states import ReasonCode
 from symadj_core.errors import SolverError, Status
 from tests.workers.runs import order
@@ -26,20 +25,9 @@ from workers.artifacts import ArtifactFolder
 from workers.baselines import fit_baselines
 from workers.diagnosis import diagnose
 from workers.history import History
-from workers.optimisation import learning_rate
 from workers.plots import draw_curve, draw_pairs
 from workers.ranks import PeerLostError
-
-
-def test_the_rate_warms_up_and_decays_as_a_cosine_to_its_floor() -> None:
-    optimizer = AdamOptimizer(
-        learning_rate=1.0, schedule=CosineSchedule(kind="cosine", warmup_steps=4, final_fraction=0.1)
-    )
-    rates = [learning_rate(optimizer, StopAfterSteps(max_steps=104), step) for step in range(1, 105)]
-    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert rates[4 + 50] == pytest.approx(0.55)
-    assert 0.1 < rates[-1] < 0.101, "the floor is where the next step would be: no step is made at rate 0"
-    assert rates[4:] == sorted(rates[4:], reverse=True)
+from workers.validation import Validation
 
 
 def test_an_artifact_appears_whole_with_its_digest_and_replaces_an_older_one(tmp_path: Path) -> None:
@@ -90,16 +78,16 @@ def test_pairs_of_any_number_of_columns_are_drawn(dim: int) -> None:
 def history_of(steps: int) -> History:
     history = History()
     for step in range(1, steps + 1):
-        history.add(loss=float(step), nfe_forward=10.0, nfe_backward=8.0, memory_bytes=None)
-    history.validation.append((steps, 2.1))
+        history.add({"loss": float(step), "nfe_forward": 10.0, "nfe_backward": 8.0}, None)
     return history
 
 
 @pytest.mark.parametrize("steps", [1, 7, 5001])
 def test_a_curve_of_any_length_is_drawn(steps: int) -> None:
     history = history_of(steps)
-    assert picture(draw_curve(history, "title", None, {})).std() > 1
-    assert picture(draw_curve(history, "title", 2.0, {"Gaussian": 3.0})).std() > 1
+    validations = [Validation(steps, 2.1)]
+    assert picture(draw_curve(history, [], "title", None, {})).std() > 1
+    assert picture(draw_curve(history, validations, "title", 2.0, {"Gaussian": 3.0})).std() > 1
 
 
 @pytest.mark.parametrize("steps", [1, 3999, 4000, 20_001])
@@ -107,7 +95,7 @@ def test_a_long_history_stays_short_and_true(steps: int) -> None:
     course = history_of(steps).course()
     assert len(course.steps) <= 4000
     # The loss of a step was its number.
-    np.testing.assert_allclose(course.loss, course.steps)
+    np.testing.assert_allclose(course.nll, course.steps)
     assert course.steps[-1] > steps - 16
 
 

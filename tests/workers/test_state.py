@@ -1,0 +1,133 @@
+"""The state of a training: averages, best weights, and going on from a saved one."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from service.spec import JobSpec
+from tests.workers.runs import SMALL, KeepingOutbox, run
+from workers.data import load_table, prepare
+from workers.flow import build_flow
+from workers.ranks import Ranks
+from workers.state import TrainingState
+from workers.training import Trained, train
+
+BUSY: dict[str, Any] = {
+    "stop": {"kind": "steps", "max_steps": 12},
+    "optimizer": {
+        "kind": "adam",
+        "learning_rate": 1e-2,
+        "schedule": {"kind": "plateau", "patience": 1, "min_improvement": 0.1},
+    },
+    "ema": {"decay": 0.9},
+    "early_stop": {"patience": 50},
+    "evaluation": {"validate_every_steps": 2, "validation_rows": 20},
+}
+
+
+def spec_of(**changes: Any) -> JobSpec:
+    return JobSpec.model_validate(SMALL | changes)
+
+
+def state_of(spec: JobSpec) -> TrainingState:
+    return TrainingState(spec, build_flow(spec, 2))
+
+
+def go_on(spec: JobSpec, state: TrainingState, cancel_after: int | None = None) -> tuple[Trained, KeepingOutbox]:
+    outbox = KeepingOutbox(cancel_after=cancel_after)
+    data = prepare(spec.data, load_table(spec.data))
+    return train(spec, state, data, Ranks(torch.device("cpu")), outbox), outbox
+
+
+def saved_and_loaded(state: TrainingState) -> dict[str, Any]:
+    stream = io.BytesIO()
+    torch.save(state.state_dict(), stream)
+    stream.seek(0)
+    loaded: dict[str, Any] = torch.load(stream, weights_only=True)
+    return loaded
+
+
+def weights(state: TrainingState) -> list[torch.Tensor]:
+    return [*state.flow.state_dict().values(), *state.evaluated.state_dict().values()]
+
+
+def series(outbox: KeepingOutbox) -> list[dict[str, float]]:
+    clocks = {"step_seconds", "examples_per_second"}
+    return [{k: v for k, v in record.metrics.items() if k not in clocks} for record in outbox.of("step")]
+
+
+@pytest.mark.parametrize("interrupted_after", [1, 5, 6])
+def test_a_training_that_goes_on_from_a_saved_state_makes_the_bits_of_one_never_interrupted(
+    interrupted_after: int,
+) -> None:
+    spec = spec_of(**BUSY)
+    whole = state_of(spec)
+    _, expected = go_on(spec, whole)
+
+    first = state_of(spec)
+    trained, before = go_on(spec, first, cancel_after=interrupted_after)
+    assert (trained.ending, first.step) == ("cancelled", interrupted_after)
+    second = state_of(spec)
+    second.load_state_dict(saved_and_loaded(first))
+    trained, after = go_on(spec, second)
+    assert trained.ending == "finished"
+
+    assert series(before) + series(after) == series(expected)
+    assert len({record["learning_rate"] for record in series(expected)}) > 1, "the plateau was seen"
+    assert whole.restore_best() == second.restore_best()
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(second), strict=True))
+    assert second.seconds > first.seconds > 0
+
+
+def test_a_training_stops_early_and_goes_back_to_its_best_weights(tmp_path: Path) -> None:
+    outcome, outbox = run(
+        tmp_path,
+        stop={"kind": "steps", "max_steps": 200},
+        optimizer={"kind": "sgd", "learning_rate": 0.3, "clip_norm": None},
+        early_stop={"patience": 3},
+        evaluation={"validate_every_steps": 2, "mixture_components": 0, "plots": False},
+    )
+    assert outcome is not None
+    result, validations = outcome["result"], outbox.series("validation_nll")
+    assert result["stopped_early"]
+    assert result["steps"] == len(outbox.of("step")) < 200
+    best = min(range(len(validations)), key=lambda place: validations[place])
+    assert len(validations) == best + 1 + 3
+    assert result["weights_of_step"] == 2 * (best + 1)
+    assert result["validation_nll"] == validations[best]
+
+
+def test_validation_evaluation_and_saved_weights_are_of_the_average_and_both_are_stored(tmp_path: Path) -> None:
+    plain, _ = run(tmp_path / "plain")
+    averaged, outbox = run(tmp_path / "averaged", ema={"decay": 0.99})
+    assert plain is not None
+    assert averaged is not None
+    folder = tmp_path / "averaged" / "job-1" / "artifacts"
+    assert "weights-not-averaged.safetensors" in [artifact.name for artifact in outbox.of("artifact")]
+    stored = [
+        safetensors.torch.load_file(path)
+        for path in (
+            folder / "weights.safetensors",
+            folder / "weights-not-averaged.safetensors",
+            tmp_path / "plain" / "job-1" / "artifacts" / "weights.safetensors",
+        )
+    ]
+    average, last, unchanged = stored
+    assert all(torch.equal(last[name], unchanged[name]) for name in last), "the average changes nothing in training"
+    assert any(not torch.equal(average[name], last[name]) for name in last)
+    assert averaged["result"]["test_nll"] != plain["result"]["test_nll"]
+    assert averaged["result"]["validation_nll"] != plain["result"]["validation_nll"]
+    spec = JobSpec.model_validate(json.loads((folder / "config.json").read_text())["spec"])
+    flow = build_flow(spec, 2)
+    flow.load_state_dict(average)
+    data = prepare(spec.data, load_table(spec.data))
+    rows = torch.from_numpy(data.test.rows).float()
+    score = -flow.with_settings(divergence="exact", rtol=1e-4, atol=1e-5).log_prob(rows).detach().mean().item()
+    assert score == pytest.approx(averaged["result"]["test_nll"], abs=1e-4)

@@ -1,0 +1,107 @@
+"""All that changes while a flow is trained."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+from torch import Tensor
+
+from service.spec import JobSpec
+from symadj_core.flows import Flow
+from workers.averaging import WeightAverage
+from workers.optimisation import build_optimizer
+from workers.schedules import pretraining_steps
+from workers.validation import Validation
+
+__all__ = ["TrainingState"]
+
+
+class TrainingState:
+    """Weights, optimiser and what was validated, after so many steps.
+
+    Everything else about a step (its rows, probes, rate, weights of regularisers, pairs of flow matching) is a
+    pure function of the spec, the step and ``validations``. So a run that goes on from a ``state_dict`` makes the
+    same bits as one that was never interrupted.
+
+    Attributes:
+        flow: that is trained, in place.
+        average: of its weights, or None where the spec asks for none.
+        optimizer: of the current phase.
+        step: steps done.
+        seconds: of training until now, over all attempts.
+        validations: all of them, oldest first; the same on all ranks.
+    """
+
+    def __init__(self, spec: JobSpec, flow: Flow) -> None:
+        self._spec = spec
+        self.flow = flow
+        self.average = None if spec.ema is None else WeightAverage(flow, spec.ema.decay)
+        self.optimizer = build_optimizer(spec.optimizer, flow.parameters())
+        self.step = 0
+        self.seconds = 0.0
+        self.validations: list[Validation] = []
+        self._best: dict[str, Any] | None = None
+
+    @property
+    def evaluated(self) -> Flow:
+        """The flow that is validated, tested, sampled and saved: the average, where there is one."""
+        return self.flow if self.average is None else self.average.flow
+
+    def begin_step(self, step: int) -> None:
+        """Start the optimiser afresh where pre-training gives way: the moments of another loss mean nothing."""
+        if step > 1 and step == pretraining_steps(self._spec) + 1:
+            self.optimizer = build_optimizer(self._spec.optimizer, self.flow.parameters())
+
+    def end_step(self, step: int) -> None:
+        """Note that ``step`` is done."""
+        self.step = step
+        if self.average is not None:
+            self.average.update(self.flow, step)
+
+    def validated(self, validation: Validation) -> None:
+        """Take a validation of the present weights; with early stop in the spec, keep them if it is the best."""
+        before = pretraining_steps(self._spec)
+        earlier = [v.nll for v in self.validations if v.step > before]
+        self.validations.append(validation)
+        wanted = self._spec.early_stop is not None and validation.step > before
+        if wanted and validation.nll < min(earlier, default=math.inf):
+            self._best = {"step": validation.step, "weights": copy.deepcopy(self._weights())}
+
+    def restore_best(self) -> int:
+        """Go back to the weights of the best validation, if such are kept; return the step that they are of."""
+        if self._best is None:
+            return self.step
+        self._load_weights(self._best["weights"])
+        return int(self._best["step"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything, for ``torch.save``; tensors are shared with this state, not copied."""
+        return {
+            "weights": self._weights(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "validations": [tuple(validation) for validation in self.validations],
+            "best": self._best,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Become the state that ``state_dict`` was taken of; the spec must be the same."""
+        self._load_weights(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.validations = [Validation(*validation) for validation in state["validations"]]
+        self._best = state["best"]
+
+    def _weights(self) -> dict[str, dict[str, Tensor]]:
+        weights = {"flow": self.flow.state_dict()}
+        if self.average is not None:
+            weights["average"] = self.average.flow.state_dict()
+        return weights
+
+    def _load_weights(self, weights: dict[str, dict[str, Tensor]]) -> None:
+        self.flow.load_state_dict(weights["flow"])
+        if self.average is not None:
+            self.average.flow.load_state_dict(weights["average"])
