@@ -7,9 +7,32 @@ name (``max_minutes``) or in their value (``memory_budget: "12GiB"``).
 
 from __future__ import annotations
 
-from service.spec.data import ArcsinhTransform, BuiltinData, Data, StandardiseTransform, ToyData, Transform
+from service.spec.data import (
+    BUILTIN_ROWS,
+    ArcsinhTransform,
+    BuiltinData,
+    Data,
+    DequantiseTransform,
+    FileData,
+    LogitTransform,
+    MafData,
+    StandardiseTransform,
+    ToyData,
+    Transform,
+)
 from service.spec.evaluation import Evaluation
-from service.spec.flow import CnfFlow, Divergence, ExactDivergence, Flow, HutchinsonDivergence
+from service.spec.flow import (
+    CnfFlow,
+    Divergence,
+    ExactDivergence,
+    Flow,
+    HutchinsonDivergence,
+    HutchPlusPlusDivergence,
+    MlpField,
+    PotentialField,
+    ResidualField,
+    VectorField,
+)
 from service.spec.job import LABEL_NAME, JobSpec, LabelName
 from service.spec.objective import (
     ConstantWeight,
@@ -58,6 +81,7 @@ from service.spec.training import (
 )
 
 __all__ = [
+    "BUILTIN_ROWS",
     "LABEL_NAME",
     "AcaGradient",
     "AdamOptimizer",
@@ -73,15 +97,18 @@ __all__ = [
     "CosineSchedule",
     "CpuResources",
     "Data",
+    "DequantiseTransform",
     "Divergence",
     "EarlyStop",
     "Evaluation",
     "ExactDivergence",
+    "FileData",
     "FixedSolver",
     "Flow",
     "FlowMatching",
     "GpuResources",
     "Gradient",
+    "HutchPlusPlusDivergence",
     "HjbRegulariser",
     "HutchinsonDivergence",
     "JacobianFrobeniusRegulariser",
@@ -94,13 +121,18 @@ __all__ = [
     "KineticRegulariser",
     "LabelName",
     "LinearWeight",
+    "LogitTransform",
+    "MafData",
     "MemorySize",
+    "MlpField",
     "MovingAverage",
     "OneCheckpointGradient",
     "Optimizer",
     "PlateauSchedule",
     "Pretraining",
     "Regulariser",
+    "PotentialField",
+    "ResidualField",
     "Resources",
     "Schedule",
     "Section",

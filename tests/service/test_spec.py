@@ -25,7 +25,16 @@ def test_every_default_is_written_out_in_the_stored_spec() -> None:
 positive = st.floats(1e-8, 1)
 specs = st.fixed_dictionaries(
     {
-        "data": st.sampled_from([MINIMAL["data"], {"kind": "toy", "name": "moons", "rows": 5000}]),
+        "data": st.sampled_from(
+            [
+                MINIMAL["data"],
+                {"kind": "builtin", "name": "digits"},
+                {"kind": "toy", "name": "moons", "rows": 5000},
+                {"kind": "file", "path": "mine/rows.csv.gz", "columns": ["a", "b"], "context_columns": ["c"]},
+                {"kind": "file", "path": "train-images-idx3-ubyte.gz", "test_path": "t10k-images-idx3-ubyte.gz"},
+                {"kind": "maf", "name": "power", "path": "power"},
+            ]
+        ),
         "seed": st.integers(0, 2**32 - 1),
     },
     optional={
@@ -93,8 +102,23 @@ def test_a_memory_budget_keeps_its_unit() -> None:
         ({"data": {"name": "moons"}}, (), "data.kind is missing: one of 'builtin', 'toy'"),
         (
             {"data": {"kind": "toy", "name": "moons", "rows": 100, "batch_size": 500}},
-            (),
+            ("data", "toy"),
             "larger than the 80 training rows",
+        ),
+        ({"data": {"kind": "builtin", "name": "iris"}}, ("data", "builtin"), "larger than the 120 training rows"),
+        ({"data": {"kind": "file", "path": "../a.csv"}}, ("data", "file", "path"), "no `..`"),
+        ({"data": {"kind": "file", "path": "a.txt"}}, ("data", "file"), "set data.format"),
+        ({"data": {"kind": "file", "path": "a.csv", "key": "x"}}, ("data", "file"), "a csv file has none"),
+        ({"data": {"kind": "file", "path": "a.csv", "test_fraction": None}}, ("data", "file"), "give one of the two"),
+        (
+            {"data": {"kind": "file", "path": "a.csv", "columns": ["x", "y"], "context_columns": ["y"]}},
+            ("data", "file"),
+            "named more often: y",
+        ),
+        (
+            {"data": {"kind": "toy", "name": "moons", "transforms": [{"kind": "logit"}, {"kind": "dequantise"}]}},
+            ("data", "toy", "transforms"),
+            "only be the first",
         ),
         (
             {"optimizer": {"kind": "adam", "schedule": {"kind": "constant", "warmup_steps": 2000}}},

@@ -1,0 +1,140 @@
+"""Rows of the user's own files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from service.spec import FileData
+from workers.data.errors import DataError
+from workers.data.formats import (
+    InputFile,
+    Raw,
+    read_csv,
+    read_fcs,
+    read_hdf5,
+    read_idx,
+    read_npy,
+    read_npz,
+    read_parquet,
+)
+from workers.data.formats.tables import wanted_of
+from workers.data.roots import resolve
+from workers.data.table import Source, Table
+
+__all__ = ["find_file", "load_file"]
+
+
+def load_file(data: FileData) -> Table:
+    """Read the file, or the two, that ``data`` names.
+
+    Raises:
+        DataError: a file is missing, unreadable or empty, a column is missing or not numeric, or the test file has
+            other columns than the first.
+    """
+    table = _load(data, data.path)
+    if data.test_path is None:
+        return table
+    test = _load(data, data.test_path)
+    if (test.columns, test.context_columns, test.shape) != (table.columns, table.context_columns, table.shape):
+        raise DataError(
+            f"{data.test_path} has {len(test.columns)} columns ({_listed(test.columns)}), {data.path} has "
+            f"{len(table.columns)} ({_listed(table.columns)}): the test rows must have the same",
+            file=data.test_path,
+        )
+    first_row = len(table.rows)
+    contexts = [part.context for part in (table, test) if part.context is not None]
+    return Table(
+        table.columns,
+        np.concatenate([table.rows, test.rows]),
+        table.context_columns,
+        np.concatenate(contexts) if contexts else None,
+        table.shape,
+        test_from=first_row,
+        sources=(Source(data.path), Source(data.test_path, first_row)),
+    )
+
+
+def find_file(name: str) -> InputFile:
+    """Return the file that a spec calls ``name``.
+
+    Raises:
+        DataError: it is missing, or is a folder.
+    """
+    file = InputFile(resolve(name), name)
+    if file.path.is_dir():
+        raise DataError(f"{name} is a folder, a file is expected", file=name)
+    return file
+
+
+def _load(data: FileData, name: str) -> Table:
+    file = find_file(name)
+    raw = _read(data, file)
+    if not len(raw.values):
+        raise DataError(f"{name} has no rows", file=name)
+    shape: tuple[int, ...] = raw.values.shape[1:]
+    rows = raw.values.reshape(len(raw.values), -1)
+    if not rows.shape[1]:
+        raise DataError(f"{name} has no columns", file=name)
+    if rows.dtype.itemsize > 8:
+        rows = rows.astype(np.float64)  # numpy's longdouble
+    names = raw.columns or tuple(f"x{place}" for place in range(rows.shape[1]))
+    context_columns = data.context_columns
+    if data.columns is None and not context_columns:
+        columns = names
+    else:
+        # Known to be there by now for csv and parquet, whose readers took only these.
+        wanted_of(file, names, [*(data.columns or ()), *context_columns])
+        columns = data.columns or tuple(column for column in names if column not in context_columns)
+    if not columns:
+        raise DataError(f"{name} has no column beside data.context_columns", file=name)
+    chosen = rows if columns == names else rows[:, [names.index(column) for column in columns]]
+    return Table(
+        columns,
+        chosen,
+        context_columns,
+        rows[:, [names.index(column) for column in context_columns]] if context_columns else None,
+        _image(file, shape) if columns == names else None,
+        sources=(Source(name),),
+    )
+
+
+def _read(data: FileData, file: InputFile) -> Raw:
+    # All columns where the context is to be taken away from them.
+    columns = None if data.columns is None else [*data.columns, *data.context_columns]
+    match data.format:
+        case "npy":
+            return read_npy(file)
+        case "npz":
+            return read_npz(file, data.key)
+        case "hdf5":
+            return read_hdf5(file, data.key)
+        case "csv":
+            return read_csv(file, columns, header=data.header)
+        case "parquet":
+            return read_parquet(file, columns)
+        case "fcs":
+            return read_fcs(file)
+        case "idx":
+            return read_idx(file)
+
+
+def _image(file: InputFile, shape: tuple[int, ...]) -> tuple[int, int, int] | None:
+    """Return (channels, height, width) of rows of more than one axis."""
+    match shape:
+        case (height, width):
+            return 1, height, width
+        case (channels, height, width):
+            return channels, height, width
+        case () | (_,):
+            return None
+    raise DataError(
+        f"{file.name} holds rows of {len(shape)} axes: [rows, dim], [rows, height, width] and [rows, channels, height, "
+        "width] can be used",
+        file=file.name,
+    )
+
+
+def _listed(columns: Sequence[str]) -> str:
+    return ", ".join(columns[:10]) + (", ..." if len(columns) > 10 else "")

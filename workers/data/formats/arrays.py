@@ -1,0 +1,80 @@
+"""Arrays: npy, npz, HDF5."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.data.formats.raw import InputFile, Raw, need, refuse, same_type, unreadable
+
+__all__ = ["read_hdf5", "read_npy", "read_npz"]
+
+
+def read_npy(file: InputFile) -> Raw:
+    """Read the array of an npy file. Pickled objects are never loaded: they may run code."""
+    try:
+        with file.path.open("rb") as stream:
+            array = np.lib.format.read_array(stream, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        raise unreadable(file, "npy", error) from error
+    return _from_array(file, array)
+
+
+def read_npz(file: InputFile, key: str | None) -> Raw:
+    """Read the array ``key`` of an npz file, its only one without a key."""
+    try:
+        if not zipfile.is_zipfile(file.path):
+            raise refuse(file, "is no npz file (a zip archive of arrays)")
+        with np.load(file.path, allow_pickle=False) as arrays:
+            return _from_array(file, arrays[_choose(file, key, arrays.files)])
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise unreadable(file, "npz", error) from error
+
+
+def read_hdf5(file: InputFile, key: str | None) -> Raw:
+    """Read the dataset ``key`` of an HDF5 file, its only one without a key."""
+    h5py = need("h5py", file)
+    try:
+        with h5py.File(file.path, "r") as opened:
+            names: list[str] = []
+            opened.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+            # A key may also go through a link, which visititems does not follow.
+            chosen = key if key is not None and key in opened else _choose(file, key, names)
+            dataset = opened[chosen]
+            if not isinstance(dataset, h5py.Dataset):
+                raise refuse(file, f"{chosen!r} is a group, not a dataset; its datasets: {_listed(names)}")
+            if dataset.file.filename != opened.filename or dataset.external or dataset.is_virtual:
+                raise refuse(file, f"{chosen!r} lies in another file, which may be outside of the data roots")
+            return _from_array(file, dataset[()])
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise unreadable(file, "HDF5", error) from error
+
+
+def _choose(file: InputFile, key: str | None, names: Sequence[str]) -> str:
+    if key is None and len(names) == 1:
+        return names[0]
+    if key is None:
+        raise refuse(file, f"holds {len(names)} arrays: name one by data.key: {_listed(names)}")
+    if key not in names:
+        raise refuse(file, f"has no array {key!r}, it has: {_listed(names)}")
+    return key
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:20])
+    return f"{shown} and {len(names) - 20} more" if len(names) > 20 else shown or "none"
+
+
+def _from_array(file: InputFile, array: NDArray[Any]) -> Raw:
+    if np.ndim(array) == 0:
+        raise refuse(file, "holds a single value, not an array of rows")
+    if array.dtype.names:
+        return Raw(same_type(file, [array[name] for name in array.dtype.names], array.dtype.names), array.dtype.names)
+    if array.dtype.kind not in "iuf":
+        raise refuse(file, f"holds {array.dtype}, not real numbers")
+    return Raw(array)

@@ -1,0 +1,39 @@
+"""From the data section of a spec to rows."""
+
+from __future__ import annotations
+
+from service.spec import BuiltinData, Data, FileData, MafData, ToyData
+from workers.data.builtin import load_builtin
+from workers.data.files import load_file
+from workers.data.maf import load_maf
+from workers.data.prepare import prepare
+from workers.data.table import PreparedData, Table
+from workers.data.toys import draw_toy
+
+__all__ = ["load_data", "load_table"]
+
+
+def load_table(data: Data) -> Table:
+    """Load or draw the raw rows that ``data`` names.
+
+    Raises:
+        DataError: a file is missing, unreadable, or not of the layout that is asked for.
+    """
+    match data:
+        case BuiltinData():
+            return load_builtin(data)
+        case ToyData():
+            return draw_toy(data)
+        case FileData():
+            return load_file(data)
+        case MafData():
+            return load_maf(data)
+
+
+def load_data(data: Data) -> PreparedData:
+    """Load, check, split and transform what ``data`` names.
+
+    Raises:
+        DataError: it can't be trained on; says which file, column and row.
+    """
+    return prepare(data, load_table(data))

@@ -1,0 +1,109 @@
+"""From a raw table to parts that can be trained on, or the reason why they cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.spec import Data, DequantiseTransform, MafData
+from workers.data.checks import of_file, refuse_constant, refuse_not_finite, refuse_untransformable
+from workers.data.errors import DataError
+from workers.data.table import Part, Pipeline, PreparedData, Rows, Table, pieces
+from workers.data.transforms import FittedTransform, fit_transforms, moments, standardise
+
+__all__ = ["prepare"]
+
+SMALLEST_PART = 2
+
+Index = NDArray[np.int64]
+
+
+def prepare(data: Data, table: Table) -> PreparedData:
+    """Split ``table`` and transform it.
+
+    A table without a split of its own is permuted by ``numpy.random.RandomState(split_seed)``, whose stream numpy
+    keeps fixed for ever; the first rows are for training, the next for validation, the last for testing. Transforms
+    are fitted on the training rows only.
+
+    Raises:
+        DataError: a value is not finite or can't be transformed, a column is constant, there are too few rows, or
+            the batch is larger than the training part.
+    """
+    refuse_not_finite(table)
+    training, validation, test = _split(data, table)
+    refuse_constant(table, training, context=True)
+    dequantise = data.transforms[0] if data.transforms else None
+    levels = dequantise.levels if isinstance(dequantise, DequantiseTransform) else None
+    if levels is None:
+        refuse_constant(table, training, context=False)
+    noise_seed = None if levels is None else data.split_seed
+    noise = Pipeline((), noise_seed)
+
+    def training_pieces() -> Iterator[Rows]:
+        for piece in pieces(len(training), len(table.columns)):
+            index = training[piece]
+            yield noise.noisy(table.rows[index], index, epoch=0)
+
+    transforms = fit_transforms(data.transforms, table.transforms, training_pieces, table.columns)
+    refuse_untransformable(table, transforms)
+    context_transform, context = _standardised_context(table, training)
+    pipeline = Pipeline(transforms, noise_seed)
+
+    def part(index: Index) -> Part:
+        return Part(pipeline, table.rows[index], index, None if context is None else context[index])
+
+    return PreparedData(
+        columns=table.columns,
+        transforms=transforms,
+        training=part(training),
+        validation=part(validation),
+        test=part(test),
+        context_columns=table.context_columns,
+        context_transform=context_transform,
+        shape=table.shape,
+        levels=levels,
+    )
+
+
+def _split(data: Data, table: Table) -> tuple[Index, Index, Index]:
+    """Return the rows of the three parts."""
+    total = len(table.rows)
+    test_from = total if table.test_from is None else table.test_from
+    if table.validation_from is not None:
+        order = np.arange(test_from)
+        train_end = table.validation_from
+        validation_end = test_from
+    else:
+        assert not isinstance(data, MafData)  # these come with a split
+        test_fraction = data.test_fraction or 0.0
+        order = np.random.RandomState(data.split_seed).permutation(test_from)
+        # Rounded first: 1 - 0.1 - 0.1 is a little below 0.8 in floating point, and would lose a row.
+        train_end = int(round(test_from * (1 - (data.validation_fraction + test_fraction)), 6))
+        validation_end = int(round(test_from * (1 - test_fraction), 6))
+    test = np.concatenate([order[validation_end:], np.arange(test_from, total)])
+    parts = {"training": order[:train_end], "validation": order[train_end:validation_end], "test": test}
+    for name, index in parts.items():
+        if len(index) < SMALLEST_PART:
+            file, _ = table.place(0)
+            raise DataError(
+                f"{total} rows{of_file(file)} leave {len(index)} for {name}, at least {SMALLEST_PART} are needed: give "
+                "more rows or change data.validation_fraction and data.test_fraction",
+                file=file,
+            )
+    if data.batch_size > train_end:
+        raise DataError(
+            f"data.batch_size {data.batch_size} is larger than the {train_end} training rows: "
+            f"at most {train_end} is possible"
+        )
+    return parts["training"], parts["validation"], parts["test"]
+
+
+def _standardised_context(table: Table, training: Index) -> tuple[FittedTransform | None, Rows | None]:
+    """Return the context of all rows with zero mean and unit variance over the training rows."""
+    if table.context is None:
+        return None, None
+    context = table.context.astype(np.float64)
+    transform = standardise(*moments([context[training]]))
+    return transform, transform(context)[0]

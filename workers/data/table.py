@@ -1,0 +1,228 @@
+"""Raw rows, the parts they are split into, and what the flow sees of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.data.noise import uniform
+from workers.data.transforms import FittedTransform, invert
+
+__all__ = ["Batch", "Part", "Pipeline", "PreparedData", "Source", "Table", "pieces"]
+
+Rows = NDArray[np.float64]
+
+_PIECE_VALUES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that rows of a table come from: its name as the spec has it, and the table's row that it begins with."""
+
+    file: str
+    first_row: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A raw data set.
+
+    Attributes:
+        columns: names of what the flow models.
+        rows: [n, dim] of any real dtype; images are flattened.
+        context_columns: names of what the flow is conditioned on.
+        context: [n, context dim] of any real dtype, or None.
+        shape: (channels, height, width) of the image in a row, or None.
+        validation_from: the row with which the validation rows of a given split begin; None: there is no such split.
+        test_from: likewise for the test rows, which reach to the end.
+        transforms: what the data set's own preprocessing ends with, to be applied before the spec's transforms.
+        sources: the files that the rows come from.
+    """
+
+    columns: tuple[str, ...]
+    rows: NDArray[Any]
+    context_columns: tuple[str, ...] = ()
+    context: NDArray[Any] | None = None
+    shape: tuple[int, int, int] | None = None
+    validation_from: int | None = None
+    test_from: int | None = None
+    transforms: tuple[FittedTransform, ...] = ()
+    sources: tuple[Source, ...] = ()
+
+    def place(self, row: int) -> tuple[str | None, int]:
+        """Return the file that ``row`` comes from, if it comes from one, and its number there, from 0."""
+        for source in reversed(self.sources):
+            if row >= source.first_row:
+                return source.file, row - source.first_row
+        return None, row
+
+
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """The way from raw rows to the space that the flow models.
+
+    Attributes:
+        transforms: applied one after the other.
+        noise_seed: of dequantisation's noise; None where the rows are not dequantised.
+    """
+
+    transforms: tuple[FittedTransform, ...]
+    noise_seed: int | None
+
+    def noisy(self, raw: NDArray[Any], index: NDArray[np.int64], epoch: int) -> Rows:
+        """Return ``raw`` [n, dim] in float64, with dequantisation's noise."""
+        rows = raw.astype(np.float64)
+        if self.noise_seed is not None:
+            rows += uniform(self.noise_seed, epoch, index, raw.shape[1])
+        return rows
+
+    def __call__(self, raw: NDArray[Any], index: NDArray[np.int64], epoch: int = 0) -> tuple[Rows, Rows]:
+        """Return the transformed rows [n, dim], and log |det| of the Jacobian [n] at each."""
+        rows, log_abs_det = self.noisy(raw, index, epoch), np.zeros(len(raw))
+        for transform in self.transforms:
+            rows, change = transform(rows)
+            log_abs_det = log_abs_det + change
+        return rows, log_abs_det
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows of one rank in one step.
+
+    Attributes:
+        rows: [n, dim] float64, in the space that the flow models.
+        index: [n] int64, the rows' numbers in the whole raw data set.
+        context: [n, context dim] float64, standardised, or None.
+    """
+
+    rows: Rows
+    index: NDArray[np.int64]
+    context: Rows | None
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The training, validation or test rows. They are held raw, and transformed when they are asked for.
+
+    Attributes:
+        pipeline: what transforms them.
+        raw: [n, dim] of any real dtype.
+        index: [n] int64, the place of each row in the whole raw data set; names the row in any split.
+        context: [n, context dim] float64, standardised, or None.
+    """
+
+    pipeline: Pipeline
+    raw: NDArray[Any]
+    index: NDArray[np.int64]
+    context: Rows | None
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    @cached_property
+    def _transformed(self) -> tuple[Rows, Rows]:
+        rows, log_abs_det = np.empty(self.raw.shape), np.empty(len(self.raw))
+        for piece in pieces(*self.raw.shape):
+            rows[piece], log_abs_det[piece] = self.pipeline(self.raw[piece], self.index[piece])
+        return rows, log_abs_det
+
+    @property
+    def rows(self) -> Rows:
+        """All rows [n, dim] float64 in the space that the flow models; dequantised with the noise of epoch 0."""
+        return self._transformed[0]
+
+    @property
+    def log_abs_det(self) -> Rows:
+        """log |det| [n] float64 of the transforms' Jacobian at each of ``rows``."""
+        return self._transformed[1]
+
+    def take(self, place: NDArray[np.int64] | slice, epoch: int) -> Batch:
+        """Return the rows at ``place`` within this part, dequantised with the noise of ``epoch``."""
+        index = self.index[place]
+        rows, _ = self.pipeline(self.raw[place], index, epoch)
+        return Batch(rows, index, None if self.context is None else self.context[place])
+
+    def head(self, rows: int) -> Part:
+        """Return the first ``rows`` rows, or all where there are fewer."""
+        return self._at(slice(rows))
+
+    def share(self, rank: int, ranks: int) -> Part:
+        """Return every ``ranks``-th row from row ``rank`` on: shares are disjoint and cover the part."""
+        return self._at(slice(rank, None, ranks))
+
+    def _at(self, place: slice) -> Part:
+        context = None if self.context is None else self.context[place]
+        return Part(self.pipeline, self.raw[place], self.index[place], context)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedData:
+    """A data set ready to train on.
+
+    Attributes:
+        columns: names of the columns of the flow's space.
+        transforms: between raw rows and the flow's space.
+        training, validation, test: the parts.
+        context_columns: names of what the flow is conditioned on.
+        context_transform: what standardised the context, or None.
+        shape: (channels, height, width) of the image in a row, or None.
+        levels: number of values of a dequantised column, or None.
+    """
+
+    columns: tuple[str, ...]
+    transforms: tuple[FittedTransform, ...]
+    training: Part
+    validation: Part
+    test: Part
+    context_columns: tuple[str, ...] = ()
+    context_transform: FittedTransform | None = None
+    shape: tuple[int, int, int] | None = None
+    levels: int | None = None
+
+    @property
+    def dim(self) -> int:
+        return len(self.columns)
+
+    @property
+    def context_dim(self) -> int:
+        return len(self.context_columns)
+
+    def original_units(self, rows: Rows) -> Rows:
+        """Return ``rows`` [n, dim] of the flow's space as raw rows; whole numbers where they were dequantised."""
+        return invert(self.transforms, rows)
+
+    def bits_per_dim(self, nll_original_units: float) -> float | None:
+        """Return an upper bound of the discrete NLL, in bits a dimension (Theis et al. 2016, section 3.1).
+
+        Args:
+            nll_original_units: nats a row, of rows whose values are whole numbers plus noise in [0, 1).
+
+        Returns:
+            None where the data are not dequantised: a density has no bits.
+        """
+        return None if self.levels is None else nll_original_units / (self.dim * math.log(2))
+
+    def stored(self) -> dict[str, Any]:
+        """Return what is needed to use the flow on other rows, as JSON values."""
+        context = self.context_transform
+        return {
+            "columns": list(self.columns),
+            "transforms": [transform.parameters() for transform in self.transforms],
+            "context_columns": list(self.context_columns),
+            "context_transform": None if context is None else context.parameters(),
+            "shape": None if self.shape is None else list(self.shape),
+            "levels": self.levels,
+        }
+
+
+def pieces(rows: int, dim: int) -> Iterator[slice]:
+    """Return slices that cover ``rows`` rows of ``dim`` values, of about a million values each."""
+    step = max(1, _PIECE_VALUES // max(1, dim))
+    for first in range(0, rows, step):
+        yield slice(first, min(first + step, rows))
