@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from service.spec import (
     AdaptiveSolver,
@@ -14,34 +16,43 @@ from service.spec import (
     FixedSolver,
     Gradient,
     HutchinsonDivergence,
+    HutchPlusPlusDivergence,
     JobSpec,
     Keep,
     KeepBinomial,
     KeepBudget,
     KeepStages,
     KeepSteps,
+    MlpField,
+    PotentialField,
+    ResidualField,
     Solver,
     SymplecticGradient,
+    VectorField,
 )
-from symadj_core import checkpoints, gradients, tableaus
+from symadj_core import checkpoints, flows, gradients, tableaus
 from symadj_core.controller import Controller, FixedStep, IController
-from symadj_core.flows import Block, Exact, Flow, Hutchinson, MLPField
+from symadj_core.flows import Block, Exact, Flow, Hutchinson, HutchPlusPlus, MLPField
 from symadj_core.flows.divergence import Divergence as CoreDivergence
 from symadj_core.gradients import Adjoint, GradientMethod, Symplectic
 
 __all__ = ["DTYPES", "build_flow", "evaluation_flow", "validation_flow"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_FIELD_DTYPES = {None: None, "bfloat16": torch.bfloat16}
 # Below it the rounding errors of a float32 solve are as large as the error it is asked to control.
 _TIGHTEST_FLOAT32_RTOL = 1e-5
 _LARGEST_EXACT_DIM = 32
 
 
-def build_flow(spec: JobSpec, dim: int) -> Flow:
+def build_flow(spec: JobSpec, dim: int, context_dim: int = 0) -> Flow:
     """Make the flow of ``spec`` for rows of ``dim`` values, on the CPU, its weights a function of ``spec.seed``.
 
+    Args:
+        context_dim: values of a row that are context, beside those ``dim``.
+
     Raises:
-        ValueError: the spec names something that symadj_core does not have.
+        ValueError: the spec names something that symadj_core does not have, or that makes no sense for ``dim``.
     """
     flow = spec.flow
     # The caller's generator is left as it was.
@@ -49,12 +60,14 @@ def build_flow(spec: JobSpec, dim: int) -> Flow:
         torch.manual_seed(spec.seed)
         blocks = [
             Block(
-                MLPField(dim, flow.hidden, time=flow.time, activation=flow.activation),
+                _field(flow.field, dim, context_dim),
                 end_time=flow.end_time,
+                learn_end_time=flow.learn_end_time,
                 divergence=_divergence(flow.divergence),
                 solver=spec.solver.method,
-                controller=_controller(spec.solver, flow.end_time),
+                controller=_controller(spec.solver),
                 gradient=_gradient(spec.gradient, spec.solver),
+                field_dtype=_FIELD_DTYPES[flow.field_dtype],
             )
             for _ in range(flow.blocks)
         ]
@@ -78,20 +91,59 @@ def evaluation_flow(flow: Flow, spec: JobSpec, tolerance_factor: float) -> tuple
 
     The trace is exact. An adaptive solver's tolerances are multiplied by ``tolerance_factor``; a fixed solver of
     order p takes ``tolerance_factor ** (-1 / p)`` times as many steps, which divides its error alike. Where the
-    tolerance is more than float32 can resolve, the weights are copied to float64.
+    tolerance is more than float32 can resolve, the weights are copied to float64. A field in bfloat16 is evaluated in
+    the flow's own precision.
     """
     solver = spec.solver
     how: dict[str, object] = {"divergence": "exact", "method": solver.method, "dtype": spec.flow.dtype}
     if isinstance(solver, FixedSolver):
         order = tableaus.by_name(solver.method).order
         how["steps"] = steps = round(solver.steps * tolerance_factor ** (-1 / order))
-        controller = FixedStep(step_size=spec.flow.end_time / steps)
-        return flow.with_settings(divergence=Exact(), controller=controller), how
+        controller = FixedStep(grid=EvenGrid(steps))
+        return flow.with_settings(divergence=Exact(), controller=controller, full_precision=True), how
     how["rtol"], how["atol"] = rtol, atol = solver.rtol * tolerance_factor, solver.atol * tolerance_factor
     if rtol < _TIGHTEST_FLOAT32_RTOL:
         how["dtype"] = "float64"
         flow = copy.deepcopy(flow).double()
-    return flow.with_settings(divergence=Exact(), rtol=rtol, atol=atol), how
+    return flow.with_settings(divergence=Exact(), rtol=rtol, atol=atol, full_precision=True), how
+
+
+@dataclass(frozen=True)
+class EvenGrid:
+    """A grid of a number of equal steps, however long the solve is (its end time may be learnt)."""
+
+    steps: int
+
+    def __call__(self, times: list[float]) -> list[float]:
+        start, end = times[0], times[-1]
+        return [start, *(start + (end - start) * n / self.steps for n in range(1, self.steps)), end]
+
+
+def _field(field: VectorField, dim: int, context_dim: int) -> nn.Module:
+    match field:
+        case MlpField():
+            return MLPField(
+                dim,
+                field.hidden,
+                time=field.time,
+                activation=field.activation,
+                zero_init=field.zero_init,
+                context_dim=context_dim,
+            )
+        case ResidualField():
+            return flows.ResidualField(
+                dim,
+                field.width,
+                field.depth,
+                time=field.time,
+                activation=field.activation,
+                zero_init=field.zero_init,
+                context_dim=context_dim,
+            )
+        case PotentialField():
+            return flows.PotentialField(
+                dim, field.width, field.depth, field.rank, zero_init=field.zero_init, context_dim=context_dim
+            )
 
 
 def _divergence(divergence: Divergence) -> CoreDivergence:
@@ -100,14 +152,16 @@ def _divergence(divergence: Divergence) -> CoreDivergence:
             return Exact()
         case HutchinsonDivergence():
             return Hutchinson(divergence.distribution, divergence.probes)
+        case HutchPlusPlusDivergence():
+            return HutchPlusPlus(divergence.distribution, divergence.probes)
 
 
-def _controller(solver: Solver, end_time: float) -> Controller:
+def _controller(solver: Solver) -> Controller:
     match solver:
         case AdaptiveSolver():
             return IController(rtol=solver.rtol, atol=solver.atol, max_steps=solver.max_steps)
         case FixedSolver():
-            return FixedStep(step_size=end_time / solver.steps)
+            return FixedStep(grid=EvenGrid(solver.steps))
 
 
 def _gradient(gradient: Gradient, solver: Solver) -> GradientMethod:

@@ -1,8 +1,27 @@
-"""Continuous normalizing flows: fields, divergences, probes, blocks and flows."""
+"""Continuous normalizing flows: fields, divergences, probes, regularisers, blocks and flows."""
 
-from symadj_core.flows.cnf import Block, BlockSettings, Flow
-from symadj_core.flows.divergence import Divergence, Exact, Hutchinson
-from symadj_core.flows.fields import MLPField
+from symadj_core.flows.block import Block, BlockSettings
+from symadj_core.flows.cnf import Flow
+from symadj_core.flows.conditional import ConditionalFlow
+from symadj_core.flows.divergence import Divergence, Exact, Hutchinson, HutchPlusPlus
+from symadj_core.flows.fields import MLPField, ResidualField, VectorField
+from symadj_core.flows.potential import PotentialField
 from symadj_core.flows.probes import ProbeKey
+from symadj_core.flows.regularisers import REGULARISERS
 
-__all__ = ["Block", "BlockSettings", "Divergence", "Exact", "Flow", "Hutchinson", "MLPField", "ProbeKey"]
+__all__ = [
+    "REGULARISERS",
+    "Block",
+    "BlockSettings",
+    "ConditionalFlow",
+    "Divergence",
+    "Exact",
+    "Flow",
+    "HutchPlusPlus",
+    "Hutchinson",
+    "MLPField",
+    "PotentialField",
+    "ProbeKey",
+    "ResidualField",
+    "VectorField",
+]

@@ -22,6 +22,14 @@ class Activation(ABC):
         """s(z), which may overwrite z, and what the derivatives need."""
 
     @abstractmethod
+    def with_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """s(z) and s'(z), both differentiable by autograd."""
+
+    @abstractmethod
+    def slope(self, kept: Any) -> Tensor:
+        """s'(z)."""
+
+    @abstractmethod
     def scale(self, x: Tensor, kept: Any) -> Tensor:
         """s'(z) x."""
 
@@ -38,6 +46,13 @@ class Tanh(Activation):
         a = z.tanh_()
         return a, a
 
+    def with_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        a = torch.tanh(z)
+        return a, 1.0 - a.square()
+
+    def slope(self, kept: Tensor) -> Tensor:
+        return 1.0 - kept.square()
+
     def scale(self, x: Tensor, kept: Tensor) -> Tensor:
         # One pass over memory for x (1 - a^2).
         return torch.ops.aten.tanh_backward(x, kept)  # type: ignore[no-any-return]
@@ -53,6 +68,12 @@ class Softplus(Activation):
 
     def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return F.softplus(z), z.sigmoid_()
+
+    def with_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return F.softplus(z), z.sigmoid()
+
+    def slope(self, kept: Tensor) -> Tensor:
+        return kept
 
     def scale(self, x: Tensor, kept: Tensor) -> Tensor:
         return x * kept
@@ -72,6 +93,13 @@ class SiLU(Activation):
         # s' = g + v (1 - g), s'' = (1 - g) (g + s' - v g) with g the gate and v the value.
         first = torch.addcmul(gate + value, value, gate, value=-1.0)
         return value, (first, (1.0 - gate) * torch.addcmul(gate + first, value, gate, value=-1.0))
+
+    def with_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        gate, value = z.sigmoid(), F.silu(z)
+        return value, gate + value * (1.0 - gate)
+
+    def slope(self, kept: tuple[Tensor, Tensor]) -> Tensor:
+        return kept[0]
 
     def scale(self, x: Tensor, kept: tuple[Tensor, Tensor]) -> Tensor:
         return x * kept[0]

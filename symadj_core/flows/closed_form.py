@@ -1,24 +1,28 @@
-"""A perceptron, the estimate of its divergence along fixed probes, and the pullback of both, in closed form.
+"""A perceptron, its divergence, and the pullback of both, in closed form.
 
 Autograd would differentiate the field once for the divergence and again for the gradient, at the cost of a graph of
 graphs. For a perceptron both derivatives are short. With z_l = W_l a_{l-1} + b_l, a_l = s(z_l), and a dot for the
 derivative along a probe e (da_0 = e):
 
-    dz_l = W_l da_{l-1},  da_l = s'(z_l) dz_l,  f = z_L,  div f ~ e . dz_L
+    dz_l = W_l da_{l-1},  da_l = s'(z_l) dz_l,  f = z_L,  J e = dz_L,  div f ~ e . J e,  |J|^2 ~ |J e|^2
 
-Cotangents kappa of f and mu of div f go back from Z_L = kappa, dZ_L = mu e:
+Cotangents kappa of f and mu of J e go back from Z_L = kappa, dZ_L = mu:
 
     A_{l-1} = W_l^T Z_l,  dA_{l-1} = W_l^T dZ_l,  grad W_l += Z_l a_{l-1}^T + dZ_l da_{l-1}^T,  grad b_l += Z_l
     dZ_l = s'(z_l) dA_l,  Z_l = s'(z_l) A_l + s''(z_l) dz_l dA_l
 
-That takes the products of matrices that autograd takes, a third of its passes over memory, and no graph.
+That takes the products of matrices that autograd takes, a third of its passes over memory, and no graph. A context
+stands beside y in a_0, with e zero there; the unit vectors as probes give the exact trace.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,59 +30,130 @@ from torch import Tensor
 
 from symadj_core.flows.activations import Activation
 from symadj_core.flows.layers import TimedLinear
-from symadj_core.system import Rates
 
-Kinds = tuple[type[TimedLinear], ...]
 Coefficients = Sequence[tuple[Tensor, ...]]
 Take = Callable[[int, tuple[Tensor, ...]], None]
+Context = Callable[[], Tensor]
 
 
-class PerceptronRates:
+@dataclass(frozen=True)
+class Perceptron:
+    """What of a perceptron and of the quantities asked for is no tensor.
+
+    Attributes:
+        kinds: of its layers.
+        activation: between them.
+        dim: D; inputs of the first layer beyond these are context.
+        columns: what is integrated: the divergence, and regularisers after it.
+        share: weight of one probe in the sum over probes.
+    """
+
+    kinds: tuple[type[TimedLinear], ...]
+    activation: Activation
+    dim: int
+    columns: tuple[str, ...] = ("divergence",)
+    share: float = 1.0
+
+
+class Cotangents(NamedTuple):
+    """Of f [B, D], div f [B], |f|^2 / 2 [B] and |J|^2 [B]; None is zero."""
+
+    state: Tensor | None = None
+    trace: Tensor | None = None
+    energy: Tensor | None = None
+    norm: Tensor | None = None
+
+
+class PerceptronRates(ABC):
     """(t, y) -> (f, div f) for one solve, with `pull` for the symplectic sweep.
-
-    In grad mode autograd is used: `differentiable` is the same function by way of it.
 
     Args:
         layers, activation: the perceptron.
-        noise: [K, B, D], the probes.
-        differentiable: (t, y) -> (f, div f) with a graph.
+        dim: D.
+        context: gives the contexts [B, C]; None for none.
         compiled: run the rates and their pullback through torch.compile.
+        share: weight of one probe in the sum over probes.
     """
 
     def __init__(
         self,
         layers: Sequence[TimedLinear],
         activation: Activation,
-        noise: Tensor,
-        differentiable: Rates,
+        dim: int,
         *,
+        context: Context | None,
         compiled: bool,
+        share: float = 1.0,
     ) -> None:
-        self._layers, self._activation, self._differentiable = list(layers), activation, differentiable
-        self._noise = noise
-        self._kinds: Kinds = tuple(type(layer) for layer in layers)
-        self._compiled = compiled
+        self._layers = list(layers)
+        self._perceptron = Perceptron(tuple(type(layer) for layer in layers), activation, dim, share=share)
+        self._context, self._compiled = context, compiled
+
+    def also(self, names: Sequence[str]) -> PerceptronRates:
+        """These rates with regularisers: [B, 1 + R] in place of [B] beside f."""
+        rates = copy.copy(self)
+        rates._perceptron = replace(self._perceptron, columns=("divergence", *names))
+        return rates
+
+    @abstractmethod
+    def _rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """f, div f and (None where it is not asked for) |J|^2; x [B, D + C] are y and the context."""
+
+    @abstractmethod
+    def _pull(self, t: Tensor, x: Tensor, cotangents: Cotangents) -> Tensor:
+        """The cotangent of x; those of the parameters are added to their `.grad`."""
 
     def __call__(self, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        if torch.is_grad_enabled():
-            return self._differentiable(t, y)
-        rates = _compiled(_rates) if self._compiled else _rates
-        f, trace = rates(self._kinds, self._activation, self._noise, t, y, self._coefficients())
-        return f, trace
-
-    def _coefficients(self) -> list[tuple[Tensor, ...]]:
-        return [layer.coefficients() for layer in self._layers]
+        f, trace, norm = self._rates(t, self._inputs(y))
+        if len(self._perceptron.columns) == 1:
+            return f, trace
+        columns = [trace]
+        for name in self._perceptron.columns[1:]:
+            if name == "jacobian_frobenius":
+                assert norm is not None
+                columns.append(norm)
+            else:
+                energy = f.square().sum(-1)
+                columns.append(energy if name == "kinetic" else 0.5 * energy)
+        return f, torch.stack(columns, -1)
 
     def pull(self, t: Tensor, y: Tensor, state: Tensor | None, quadrature: Tensor | None) -> Tensor:
-        """Pull cotangents of f [B, D] and div f [B] back to y [B, D], and into the parameters' `.grad`.
+        """Pull cotangents of f [B, D] and of the quadratures' rates back to y [B, D], and into `.grad`.
 
         Args:
             t: 0-dim.
             y: [B, D].
             state, quadrature: the cotangents; None is zero.
         """
+        back = self._pull(t, self._inputs(y), self._cotangents(state, quadrature))
+        if self._context is None:
+            return back
+        _add(self._context(), back[:, self._perceptron.dim :])
+        return back[:, : self._perceptron.dim]
+
+    def _cotangents(self, state: Tensor | None, quadrature: Tensor | None) -> Cotangents:
+        columns = self._perceptron.columns
+        if quadrature is None or len(columns) == 1:
+            return Cotangents(state, quadrature)
+        parts: dict[str, Tensor] = {}
+        for name, part in zip(columns, quadrature.unbind(-1), strict=True):
+            key, part = ("energy", 2.0 * part) if name == "kinetic" else (name, part)
+            key = "energy" if key == "transport" else key
+            parts[key] = parts[key] + part if key in parts else part
+        return Cotangents(state, parts["divergence"], parts.get("energy"), parts.get("jacobian_frobenius"))
+
+    def _inputs(self, y: Tensor) -> Tensor:
+        return y if self._context is None else torch.cat([y, self._context().to(y.dtype)], -1)
+
+    def _coefficients(self) -> list[tuple[Tensor, ...]]:
+        return [layer.coefficients() for layer in self._layers]
+
+    def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return (_compiled(function) if self._compiled else function)(*arguments)
+
+    def _run_pull(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """Run a pullback, whose last argument takes the gradients of the layers."""
         coefficients = self._coefficients()
-        arguments = (self._kinds, self._activation, self._noise, t, y, state, quadrature, coefficients)
 
         def take(n: int, gradients: tuple[Tensor, ...]) -> None:
             for parameter, gradient in zip(coefficients[n], gradients, strict=True):
@@ -86,12 +161,45 @@ class PerceptronRates:
 
         if not self._compiled:
             # Each layer's gradients are added as they come, so that they never stand beside those of all layers.
-            return _pull(*arguments, take)
-        back, gradients = _compiled(_pull_all)(*arguments)
+            return function(self._perceptron, *arguments, coefficients, take)
+        back, gradients = _compiled(_gathered(function))(self._perceptron, *arguments, coefficients)
         for n, of_layer in enumerate(gradients):
             take(n, of_layer)
         result: Tensor = back
         return result
+
+
+class AlongProbes(PerceptronRates):
+    """With the divergence along probes.
+
+    Args:
+        noise: [K, B, D], the probes; shared by all samples it may be [K, 1, D].
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[TimedLinear],
+        activation: Activation,
+        noise: Tensor,
+        *,
+        share: float,
+        context: Context | None = None,
+        compiled: bool = False,
+    ) -> None:
+        dim = noise.shape[-1]
+        super().__init__(layers, activation, dim, context=context, compiled=compiled, share=share)
+        self._noise = noise
+        extra = 0 if context is None else context().shape[-1]
+        self._tangent = F.pad(noise, (0, extra)) if extra else noise
+
+    def _rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        function = _differentiable_along if torch.is_grad_enabled() else _along
+        arguments = (self._perceptron, self._noise, self._tangent, t, x, self._coefficients())
+        f, trace, norm = self._run(function, *arguments)
+        return f, trace, norm
+
+    def _pull(self, t: Tensor, x: Tensor, cotangents: Cotangents) -> Tensor:
+        return self._run_pull(pull_along, self._noise, self._tangent, t, x, cotangents)
 
 
 @functools.cache
@@ -100,34 +208,70 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, dynamic=False)
 
 
-def _rates(
-    kinds: Kinds, activation: Activation, noise: Tensor, t: Tensor, y: Tensor, coefficients: Coefficients
-) -> tuple[Tensor, Tensor]:
-    """f [B, D] and the estimate of div f [B]."""
-    a, tangent = y, noise
+@functools.cache
+def _gathered(function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, list[tuple[Tensor, ...]]]]:
+    """The pullback with the layers' gradients, first layer first, as results: what can be compiled."""
+
+    def gathered(*arguments: Any) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+        gradients: list[tuple[Tensor, ...]] = []
+        back = function(*arguments, lambda _, of_layer: gradients.insert(0, of_layer))
+        return back, gradients
+
+    return gathered
+
+
+def _along(
+    perceptron: Perceptron, noise: Tensor, tangent: Tensor, t: Tensor, x: Tensor, coefficients: Coefficients
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """f [B, D], and the sums over the probes for div f [B] and |J|^2 [B]."""
+    a, activation, kinds = x, perceptron.activation, perceptron.kinds
     for kind, own in zip(kinds[:-1], coefficients[:-1], strict=True):
         weight, bias = kind.affine(t, *own)
         a, kept = activation.evaluate(F.linear(a, weight, bias))
         tangent = activation.scale(F.linear(tangent, weight), kept)
     weight, bias = kinds[-1].affine(t, *coefficients[-1])
-    terms: Tensor = torch.linalg.vecdot(F.linear(tangent, weight), noise)
-    return F.linear(a, weight, bias), terms[0] if len(terms) == 1 else terms.mean(0)
+    return F.linear(a, weight, bias), *_sums(perceptron, noise, F.linear(tangent, weight))
 
 
-def _pull(
-    kinds: Kinds,
-    activation: Activation,
+def _differentiable_along(
+    perceptron: Perceptron, noise: Tensor, tangent: Tensor, t: Tensor, x: Tensor, coefficients: Coefficients
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """`_along` in operations that autograd differentiates: its graph is one of first order."""
+    a, activation, kinds = x, perceptron.activation, perceptron.kinds
+    for kind, own in zip(kinds[:-1], coefficients[:-1], strict=True):
+        weight, bias = kind.affine(t, *own)
+        a, slope = activation.with_slope(F.linear(a, weight, bias))
+        tangent = F.linear(tangent, weight) * slope
+    weight, bias = kinds[-1].affine(t, *coefficients[-1])
+    return F.linear(a, weight, bias), *_sums(perceptron, noise, F.linear(tangent, weight))
+
+
+def _sums(perceptron: Perceptron, noise: Tensor, moved: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The sums over e of e . J e and, if it is asked for, of |J e|^2, weighted; `moved` is J e [K, B, D]."""
+
+    def summed(terms: Tensor) -> Tensor:
+        total = terms[0] if len(terms) == 1 else terms.sum(0)
+        return total if perceptron.share == 1.0 else total * perceptron.share
+
+    wants_norm = "jacobian_frobenius" in perceptron.columns
+    norm = summed(moved.square().sum(-1)) if wants_norm else None
+    return summed(torch.linalg.vecdot(moved, noise)), norm
+
+
+def pull_along(
+    perceptron: Perceptron,
     noise: Tensor,
+    tangent: Tensor,
     t: Tensor,
-    y: Tensor,
-    state: Tensor | None,
-    quadrature: Tensor | None,
+    x: Tensor,
+    cotangents: Cotangents,
     coefficients: Coefficients,
     take: Take,
 ) -> Tensor:
-    """The cotangent of y [B, D]; `take` is given each layer's number and gradients, the last layer first."""
-    along = quadrature is not None
-    values, kepts, tangents, speeds, weights = [y], [], [noise], [], []
+    """The cotangent of x [B, D + C]; `take` is given each layer's number and gradients, the last layer first."""
+    kinds, activation = perceptron.kinds, perceptron.activation
+    along = cotangents.trace is not None or cotangents.norm is not None
+    values, kepts, tangents, speeds, weights = [x], [], [tangent], [], []
     for kind, own in zip(kinds[:-1], coefficients[:-1], strict=True):
         weight, bias = kind.affine(t, *own)
         weights.append(weight)
@@ -137,15 +281,18 @@ def _pull(
         if along:
             speeds.append(F.linear(tangents[-1], weight))
             tangents.append(activation.scale(speeds[-1], kept))
-    weights.append(kinds[-1].affine(t, *coefficients[-1])[0])
-    back = torch.zeros_like(y) if state is None else state
-    along_back = None if quadrature is None else noise * (quadrature / len(noise))[:, None]
+    weight, bias = kinds[-1].affine(t, *coefficients[-1])
+    weights.append(weight)
+    back = pull_energy(cotangents, values[-1], weight, bias)
+    along_back = None
+    if along:
+        along_back = _pull_sums(perceptron, noise, cotangents, tangents[-1], weight)
     for n in reversed(range(len(kinds))):
         # Lists are emptied on the way, so that what is done with is freed.
         weight = weights.pop()
         gradient = back.T @ values.pop()
         if along_back is not None:
-            gradient.addmm_(along_back.flatten(0, 1).T, tangents.pop().flatten(0, 1))
+            gradient.addmm_(along_back.flatten(0, 1).T, tangents.pop().expand(*along_back.shape[:2], -1).flatten(0, 1))
         take(n, kinds[n].pull(t, gradient, back.sum(0), *coefficients[n]))
         del gradient
         back = back @ weight
@@ -156,36 +303,32 @@ def _pull(
             back = activation.scale(back, kept)
             continue
         along_back = along_back @ weight
-        product = speeds.pop().mul_(along_back)
+        speed = speeds.pop()
+        product = speed.mul_(along_back) if speed.shape == along_back.shape else speed * along_back
         along_back = activation.scale(along_back, kept)
         back = activation.bend(back, product[0] if len(product) == 1 else product.sum(0), kept)
     return back
 
 
-def _pull_all(
-    kinds: Kinds,
-    activation: Activation,
-    noise: Tensor,
-    t: Tensor,
-    y: Tensor,
-    state: Tensor | None,
-    quadrature: Tensor | None,
-    coefficients: Coefficients,
-) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
-    """`_pull` with the layers' gradients, first layer first, as results: what can be compiled."""
-    gradients: list[tuple[Tensor, ...]] = []
-    back = _pull(
-        kinds,
-        activation,
-        noise,
-        t,
-        y,
-        state,
-        quadrature,
-        coefficients,
-        lambda _, of_layer: gradients.insert(0, of_layer),
-    )
-    return back, gradients
+def pull_energy(cotangents: Cotangents, last: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The whole cotangent of f = W last + b [B, D]: its own, and what |f|^2 / 2 gives it."""
+    back = last.new_zeros(len(last), len(bias)) if cotangents.state is None else cotangents.state
+    if cotangents.energy is None:
+        return back
+    return torch.addcmul(back, F.linear(last, weight, bias), cotangents.energy[:, None])
+
+
+def _pull_sums(
+    perceptron: Perceptron, noise: Tensor, cotangents: Cotangents, tangent: Tensor, weight: Tensor
+) -> Tensor:
+    """The cotangent of J e [K, B, D], for the tangents [K, B, H] before the last layer."""
+    share, trace, norm = perceptron.share, cotangents.trace, cotangents.norm
+    back = None if trace is None else noise * (trace * share)[:, None]
+    if norm is not None:
+        stretched = F.linear(tangent, weight) * (norm * (2.0 * share))[:, None]
+        back = stretched if back is None else back + stretched
+    assert back is not None
+    return back
 
 
 def _add(parameter: Tensor, gradient: Tensor) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -23,125 +23,33 @@ from torch.distributions import Distribution, constraints
 from symadj_core import gradients, tableaus
 from symadj_core.controller import AdaptiveController, Controller
 from symadj_core.flows import divergence as divergences
-from symadj_core.flows.divergence import Divergence, Hutchinson
+from symadj_core.flows.block import Block, Integrals
+from symadj_core.flows.conditional import ConditionalFlow
+from symadj_core.flows.divergence import Divergence
 from symadj_core.flows.probes import ProbeKey
+from symadj_core.flows.trajectories import trajectories
 from symadj_core.gradients import GradientMethod
 from symadj_core.problem import Stats
-from symadj_core.solve import default_controller, solve
-from symadj_core.system import Quadrature
 from symadj_core.tableaus import ButcherTableau
-
-
-@dataclass(frozen=True)
-class BlockSettings:
-    """How a block is solved: everything about it that is not learnt."""
-
-    divergence: Divergence
-    solver: ButcherTableau
-    controller: Controller
-    gradient: GradientMethod
-
-
-class Block(nn.Module):
-    """One continuous transformation, x at t = 0 to z at t = end_time.
-
-    Args:
-        field: f(t, y) -> dy/dt with t 0-dim and y [B, D]; samples must not depend on each other. Not wrapped in DDP:
-            wrap the flow.
-        end_time: T > 0, in the field's time units.
-        learn_end_time: make T a parameter.
-        divergence: a `Divergence` or its name.
-        solver: a tableau or its name.
-        controller: step sizes; None is the solver's default.
-        gradient: a gradient method or its name.
-    """
-
-    def __init__(
-        self,
-        field: nn.Module,
-        *,
-        end_time: float = 1.0,
-        learn_end_time: bool = False,
-        divergence: str | Divergence = Hutchinson(),  # noqa: B008 - frozen
-        solver: str | ButcherTableau = "dopri5",
-        controller: Controller | None = None,
-        gradient: str | GradientMethod = "symplectic",
-    ) -> None:
-        super().__init__()
-        if not end_time > 0:
-            raise ValueError(f"end_time must be positive, not {end_time}")
-        self.field = field
-        tableau = tableaus.by_name(solver) if isinstance(solver, str) else solver
-        self.settings = BlockSettings(
-            divergences.by_name(divergence) if isinstance(divergence, str) else divergence,
-            tableau,
-            default_controller(tableau) if controller is None else controller,
-            gradients.by_name(gradient) if isinstance(gradient, str) else gradient,
-        )
-        # A fixed end time stays on the host: as a buffer, every solve would wait for the device to read it.
-        self.end_time: float | nn.Parameter = float(end_time)
-        if learn_end_time:
-            self.end_time = nn.Parameter(torch.tensor([float(end_time)]))
-
-    def with_settings(self, settings: BlockSettings) -> Block:
-        """A block that shares this one's weights and is solved by other settings."""
-        twin = Block(self.field)
-        twin.end_time = self.end_time
-        twin.settings = settings
-        return twin.train(self.training)
-
-    def transport(
-        self, y: Tensor, *, inverse: bool, key: ProbeKey | None = None, sample_index: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None, Stats]:
-        """Carry states through the block.
-
-        Args:
-            y: [B, D].
-            inverse: from t = T to 0 (base to data) instead of 0 to T.
-            key, sample_index: for the divergence; without a key it is left out.
-
-        Returns:
-            states [B, D]; the integral of div f dt along the way [B], or None without a key; counts.
-
-        Raises:
-            SolverError: the end was not reached.
-        """
-        settings = self.settings
-        if isinstance(self.end_time, float):
-            end = torch.tensor([self.end_time], dtype=torch.float64)
-        else:
-            end = self.end_time.to(torch.promote_types(y.dtype, self.end_time.dtype))
-        start = torch.zeros_like(end)
-        t = torch.cat([end, start] if inverse else [start, end])
-        quadrature = None
-        if key is not None and sample_index is not None:
-            rates = settings.divergence.rates(self.field, key, sample_index, y)
-            quadrature = Quadrature(rates, y.new_zeros(len(y)))
-        solution = solve(
-            self.field,
-            y,
-            t,
-            solver=settings.solver,
-            controller=settings.controller,
-            gradient=settings.gradient,
-            quadrature=quadrature,
-        )
-        log_det = None if solution.quadratures is None else solution.quadratures[-1]
-        return solution.ys[-1], log_det, solution.stats
 
 
 class Flow(nn.Module, Distribution):
     """A stack of blocks over a standard normal base: a module and a `torch.distributions.Distribution`.
 
     `flow(x, seed=..., step=..., sample_index=...)` is the log-likelihood, so that DDP(flow)(x, ...) trains with every
-    gradient method. `log_prob`, `sample`, `rsample` and `sample_and_log_prob` are as in torch.distributions.
+    gradient method. `log_prob`, `sample`, `rsample` and `sample_and_log_prob` are as in torch.distributions; of a
+    conditional flow, whose fields have a `context_dim` C > 0, `condition(context)` has them.
 
     Args:
-        blocks: applied in this order from data to base.
+        blocks: applied in this order from data to base; fields with a context all take the same.
         dim: D.
 
     Attributes:
+        context_dim: C; 0 for a flow without context.
         last_stats: counts of the last solve through all blocks, summed; nfe_backward is there after backward.
+
+    Raises:
+        ValueError: no blocks, contexts of several widths, or a divergence that makes no sense in D dimensions.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's declaration
@@ -153,8 +61,13 @@ class Flow(nn.Module, Distribution):
         Distribution.__init__(self, batch_shape=torch.Size(), event_shape=torch.Size([dim]), validate_args=False)
         if not blocks:
             raise ValueError("a flow needs at least one block")
+        widths = sorted({int(getattr(block.field, "context_dim", 0)) for block in blocks})
+        if len(widths) > 1:
+            raise ValueError(f"the fields of a flow must have one context_dim, not {widths}")
+        for block in blocks:
+            block.settings.divergence.check(dim)
         self.blocks = nn.ModuleList(blocks)
-        self.dim = dim
+        self.dim, self.context_dim = dim, widths[0]
         self._stats: list[Stats] = []
 
     def __repr__(self) -> str:
@@ -173,17 +86,19 @@ class Flow(nn.Module, Distribution):
         gradient: str | GradientMethod | None = None,
         rtol: float | None = None,
         atol: float | None = None,
+        full_precision: bool = False,
     ) -> Flow:
         """A flow that shares this one's weights and is solved otherwise; what is not given stays.
 
         Args:
             divergence, solver, controller, gradient: objects or names, as for `Block`.
             rtol, atol: tolerances in place of the controller's.
+            full_precision: leave out the blocks' field_dtype.
 
         Raises:
             ValueError: rtol or atol with fixed steps, or an unknown name.
         """
-        changes: dict[str, Any] = {}
+        changes: dict[str, Any] = {"field_dtype": None} if full_precision else {}
         if divergence is not None:
             changes["divergence"] = divergences.by_name(divergence) if isinstance(divergence, str) else divergence
         if solver is not None:
@@ -194,7 +109,7 @@ class Flow(nn.Module, Distribution):
             changes["controller"] = controller
         tolerances: dict[str, Any] = {k: v for k, v in (("rtol", rtol), ("atol", atol)) if v is not None}
         twins = []
-        for block in self._blocks():
+        for block in self.stack():
             settings = replace(block.settings, **changes)
             if tolerances:
                 if not isinstance(settings.controller, AdaptiveController):
@@ -203,11 +118,18 @@ class Flow(nn.Module, Distribution):
             twins.append(block.with_settings(settings))
         return Flow(twins, self.dim).train(self.training)
 
-    def _blocks(self) -> list[Block]:
+    def stack(self) -> list[Block]:
+        """The blocks, from data to base."""
         return [block for block in self.blocks if isinstance(block, Block)]
 
     def forward(
-        self, x: Tensor, *, seed: int | None = None, step: int = 0, sample_index: Tensor | None = None
+        self,
+        x: Tensor,
+        *,
+        seed: int | None = None,
+        step: int = 0,
+        sample_index: Tensor | None = None,
+        context: Tensor | None = None,
     ) -> Tensor:
         """Log-likelihood in nats.
 
@@ -216,47 +138,118 @@ class Flow(nn.Module, Distribution):
             seed: of the probes; None draws one from torch's CPU generator.
             step: training step, another part of the probes' key.
             sample_index: [...] int64, the samples' numbers in their data set; None counts them in the batch.
+            context: [..., C] or anything that broadcasts to it, for a conditional flow; gradients flow to it.
 
         Returns:
             [...], of x's dtype.
 
         Raises:
-            ValueError: x does not end in D.
+            ValueError: x does not end in D, or the context not in C.
             SolverError: a block could not be solved.
         """
-        flat, index = self._flatten(x, sample_index)
-        z, log_det = self._carry(flat, inverse=False, seed=_seed(seed), step=step, sample_index=index)
-        return (self._base_log_prob(z) + log_det).view(x.shape[:-1])
+        log_prob, _ = self.regularised_log_prob(x, seed=seed, step=step, sample_index=sample_index, context=context)
+        return log_prob
+
+    def regularised_log_prob(
+        self,
+        x: Tensor,
+        *,
+        seed: int | None = None,
+        step: int = 0,
+        sample_index: Tensor | None = None,
+        context: Tensor | None = None,
+        regularisers: Sequence[str] = (),
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Log-likelihood and regularisers from one solve.
+
+        Args:
+            x, seed, step, sample_index, context: as for `forward`.
+            regularisers: names in `symadj_core.flows.regularisers.REGULARISERS`.
+
+        Returns:
+            the log-likelihood [...] in nats; of each regulariser its integral along each sample's trajectory, summed
+            over the blocks, [...]. Both differentiable.
+
+        Raises:
+            ValueError: as `forward`, or a regulariser that a block does not give.
+            SolverError: a block could not be solved.
+        """
+        flat, index, context = self._flatten(x, sample_index, context)
+        z, sums = self._carry(
+            flat,
+            inverse=False,
+            seed=_seed(seed),
+            step=step,
+            sample_index=index,
+            context=context,
+            regularisers=regularisers,
+        )
+        log_det, *costs = sums.unbind(-1) if regularisers else [sums]
+        shape = x.shape[:-1]
+        named = {name: cost.view(shape) for name, cost in zip(regularisers, costs, strict=True)}
+        return (self._base_log_prob(z) + log_det).view(shape), named
 
     def log_prob(self, value: Tensor) -> Tensor:
         """`forward` with a probe seed drawn from torch's generator: [..., D] -> [...], nats."""
         result: Tensor = self(value)
         return result
 
-    def to_base(self, x: Tensor) -> Tensor:
+    def to_base(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x -> z, [..., D] to [..., D]. The divergence is not evaluated."""
-        flat, _ = self._flatten(x, None)
-        return self._carry(flat, inverse=False)[0].view(x.shape)
+        flat, _, context = self._flatten(x, None, context)
+        return self._carry(flat, inverse=False, context=context)[0].view(x.shape)
 
-    def from_base(self, z: Tensor) -> Tensor:
+    def from_base(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """z -> x, the inverse of `to_base` up to the solver's tolerance."""
-        flat, _ = self._flatten(z, None)
-        return self._carry(flat, inverse=True)[0].view(z.shape)
+        flat, _, context = self._flatten(z, None, context)
+        return self._carry(flat, inverse=True, context=context)[0].view(z.shape)
 
-    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Samples [*sample_shape, D], differentiable with respect to the weights."""
-        return self.from_base(self._base_sample(sample_shape))
+    def transport(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        """Trajectories through all blocks.
+
+        The flow's time runs through the blocks one after the other: it is 0 where the data are and the sum of the
+        blocks' end times where the base is.
+
+        Args:
+            x: [..., D], the states at t[0].
+            t: [T], T >= 2, strictly increasing (towards the base) or decreasing (towards the data).
+            context: [..., C], for a conditional flow.
+
+        Returns:
+            [T, ..., D], the states at the times t; differentiable with respect to x, context and weights.
+
+        Raises:
+            ValueError: t is not monotonic, or leaves the flow's time.
+            SolverError: a block could not be solved.
+        """
+        flat, _, context = self._flatten(x, None, context)
+        states, self._stats = trajectories(self.stack(), flat, t, context)
+        return states.view(len(t), *x.shape)
+
+    def condition(self, context: Tensor) -> ConditionalFlow:
+        """The distributions given contexts [*batch, C], one for each.
+
+        Raises:
+            ValueError: the flow takes no context, or one of another width.
+        """
+        return ConditionalFlow(self, context)
+
+    def rsample(self, sample_shape: Sequence[int] = (), context: Tensor | None = None) -> Tensor:
+        """Samples [*sample_shape, D], differentiable with respect to weights and context."""
+        return self.from_base(self._base_sample(sample_shape), context)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Samples [*sample_shape, D] from torch's generator, without gradient."""
         with torch.no_grad():
             return self.rsample(sample_shape)
 
-    def sample_and_log_prob(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+    def sample_and_log_prob(
+        self, sample_shape: Sequence[int] = (), context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Samples [*sample_shape, D] and their log-likelihoods [*sample_shape] from one solve; differentiable."""
         z = self._base_sample(sample_shape)
-        flat, index = self._flatten(z, None)
-        x, log_det = self._carry(flat, inverse=True, seed=_seed(None), step=0, sample_index=index)
+        flat, index, context = self._flatten(z, None, context)
+        x, log_det = self._carry(flat, inverse=True, seed=_seed(None), step=0, sample_index=index, context=context)
         # The integral ran from T to 0 and so has the other sign.
         return x.view(z.shape), (self._base_log_prob(flat) - log_det).view(z.shape[:-1])
 
@@ -268,16 +261,21 @@ class Flow(nn.Module, Distribution):
         seed: int | None = None,
         step: int = 0,
         sample_index: Tensor | None = None,
+        context: Tensor | None = None,
+        regularisers: Sequence[str] = (),
     ) -> tuple[Tensor, Tensor]:
-        """States through all blocks, and the summed integral of the divergence (zeros without a seed)."""
-        total = y.new_zeros(len(y))
+        """States through all blocks, and the summed integrals: of the divergence [B] (zeros without a seed), or of it
+        and the regularisers [B, 1 + R]."""
+        total = y.new_zeros((len(y), 1 + len(regularisers)) if regularisers else (len(y),))
         stats = []
-        numbered = list(enumerate(self._blocks()))
+        numbered = list(enumerate(self.stack()))
         for number, block in reversed(numbered) if inverse else numbered:
-            key = None if seed is None else ProbeKey(seed, step, number)
-            y, log_det, counts = block.transport(y, inverse=inverse, key=key, sample_index=sample_index)
+            integrals = None
+            if seed is not None and sample_index is not None:
+                integrals = Integrals(ProbeKey(seed, step, number), sample_index, regularisers)
+            y, gained, counts = block.carry(y, inverse=inverse, context=context, integrals=integrals)
             stats.append(counts)
-            total = total if log_det is None else total + log_det
+            total = total if gained is None else total + gained
         self._stats = stats
         return y, total
 
@@ -288,15 +286,29 @@ class Flow(nn.Module, Distribution):
         like = next(self.parameters())
         return torch.randn(*sample_shape, self.dim, dtype=like.dtype, device=like.device)
 
-    def _flatten(self, x: Tensor, sample_index: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _flatten(
+        self, x: Tensor, sample_index: Tensor | None, context: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x as [B, D], the samples' numbers [B], and the contexts [B, C]."""
+        shape = x.shape[:-1]
         if x.shape[-1:] != self.event_shape:
             raise ValueError(f"expected [..., {self.dim}], got {list(x.shape)}")
         flat = x.reshape(-1, self.dim)
+        if (context is None) != (self.context_dim == 0):
+            raise ValueError(
+                f"this flow needs a context [..., {self.context_dim}]: give it, or take flow.condition(context)"
+                if context is None
+                else "this flow takes no context: make its fields with a context_dim"
+            )
+        if context is not None:
+            if context.shape[-1] != self.context_dim:
+                raise ValueError(f"expected a context [..., {self.context_dim}], got {list(context.shape)}")
+            context = context.expand(*shape, -1).reshape(-1, self.context_dim)
         if sample_index is None:
-            return flat, torch.arange(len(flat), device=x.device)
-        if sample_index.shape != x.shape[:-1]:
+            return flat, torch.arange(len(flat), device=x.device), context
+        if sample_index.shape != shape:
             raise ValueError(f"sample_index has shape {list(sample_index.shape)} for x {list(x.shape)}")
-        return flat, sample_index.reshape(-1).to(x.device)
+        return flat, sample_index.reshape(-1).to(x.device), context
 
 
 def _seed(seed: int | None) -> int:

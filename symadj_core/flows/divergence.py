@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from symadj_core.flows.closed_form import PerceptronRates
+from symadj_core.flows.in_use import KnowsDerivative, KnowsTrace
 from symadj_core.flows.probes import Distribution, ProbeKey, draw
 from symadj_core.system import Field, Rates
 
@@ -33,13 +35,20 @@ class Divergence(ABC):
             like: [B, D], gives dimension, dtype and device.
         """
 
+    def jacobian_rates(self, field: Field, key: ProbeKey, sample_index: Tensor, like: Tensor) -> Rates:
+        """Likewise (t, y) -> (f, [B, 2]): the divergence, and the squared Frobenius norm of df/dy by the same products.
 
-@runtime_checkable
-class ClosedForm(Protocol):
-    """A field that knows the derivative along probes without autograd."""
+        Raises:
+            ValueError: this divergence does not give that norm.
+        """
+        raise ValueError(f"the divergence {self.name!r} gives no norm of the Jacobian: take 'hutchinson' or 'exact'")
 
-    def along(self, noise: Tensor, differentiable: Rates) -> Rates:
-        """Rates equal to `differentiable`, which takes the derivative along `noise` [K, B, D] by autograd."""
+    def check(self, dim: int) -> None:  # noqa: B027 - most make sense in any
+        """Refuse dimensions D for which this divergence makes no sense.
+
+        Raises:
+            ValueError: it makes none.
+        """
 
 
 def _with_input(field: Field, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,27 +59,76 @@ def _with_input(field: Field, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return y, dy if dy.requires_grad else dy + 0.0 * y
 
 
+def _products(dy: Tensor, y: Tensor, vectors: Tensor, *, batched: bool, differentiable: bool, last: bool) -> Tensor:
+    """v^T df/dy for the vectors v [K, B, D], [K, B, D]; the graph of dy is freed if this is its last use."""
+
+    def products(v: Tensor, retain: bool) -> Tensor:
+        (rows,) = torch.autograd.grad(
+            dy,
+            y,
+            v,
+            create_graph=differentiable,
+            retain_graph=differentiable or retain,
+            is_grads_batched=batched,
+            materialize_grads=True,
+        )
+        return rows
+
+    if batched:
+        return products(vectors, not last)
+    return torch.stack([products(v, not last or k + 1 < len(vectors)) for k, v in enumerate(vectors)])
+
+
+def _by_autograd(field: Field, vectors: Tensor, share: float, *, norm: bool, batched: bool) -> Rates:
+    """f, and share * sum over the vectors v [K, B, D] of v^T J v and, with `norm`, of |v^T J|^2 beside it, [B, 2]."""
+
+    def rates(t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        differentiable = torch.is_grad_enabled()
+        with torch.enable_grad():
+            y, dy = _with_input(field, t, y)
+            rows = _products(dy, y, vectors, batched=batched, differentiable=differentiable, last=True)
+            result = (rows * vectors).sum(-1).sum(0) * share
+            if norm:
+                result = torch.stack([result, rows.square().sum(-1).sum(0) * share], -1)
+        return (dy, result) if differentiable else (dy.detach(), result.detach())
+
+    return rates
+
+
+def _along(field: Field, noise: Tensor, rates: Rates, share: float, *, norm: bool) -> Rates:
+    """The rates in closed form where the field has one for what is asked."""
+    if not isinstance(field, KnowsDerivative):
+        return rates
+    known = field.along(noise, rates, share=share)
+    if not norm:
+        return known
+    return known.also(("jacobian_frobenius",)) if isinstance(known, PerceptronRates) else rates
+
+
 @dataclass(frozen=True)
 class Exact(Divergence):
-    """tr df/dy by D vector-Jacobian products in one batched call: cost (1 + D) F, memory D times a sample's graph."""
+    """tr df/dy: in closed form for fields that have one, by D vector-Jacobian products in one batched call for others.
+
+    A perceptron of one or two hidden layers takes no more than Hutchinson's estimate with one probe, whatever D is; of
+    more, D times as much; a potential as `symadj_core.flows.potential` says. By VJPs the cost is (1 + D) F, the memory
+    D times a sample's graph.
+    """
 
     name: ClassVar[str] = "exact"
 
     def rates(self, field: Field, key: ProbeKey, sample_index: Tensor, like: Tensor) -> Rates:
-        dim = like.shape[-1]
-        basis = torch.eye(dim, dtype=like.dtype, device=like.device)[:, None, :].expand(dim, len(like), dim)
+        rates = _by_autograd(field, _basis(like).expand(-1, len(like), -1), 1.0, norm=False, batched=True)
+        return field.traced(like, rates) if isinstance(field, KnowsTrace) else rates
 
-        def rates(t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            differentiable = torch.is_grad_enabled()
-            with torch.enable_grad():
-                y, dy = _with_input(field, t, y)
-                (rows,) = torch.autograd.grad(
-                    dy, y, basis, create_graph=differentiable, is_grads_batched=True, materialize_grads=True
-                )
-                trace = rows.diagonal(dim1=0, dim2=2).sum(-1)
-            return (dy, trace) if differentiable else (dy.detach(), trace.detach())
+    def jacobian_rates(self, field: Field, key: ProbeKey, sample_index: Tensor, like: Tensor) -> Rates:
+        basis = _basis(like)
+        rates = _by_autograd(field, basis.expand(-1, len(like), -1), 1.0, norm=True, batched=True)
+        return _along(field, basis, rates, 1.0, norm=True)
 
-        return rates
+
+def _basis(like: Tensor) -> Tensor:
+    """The unit vectors, [D, 1, D]."""
+    return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)[:, None, :]
 
 
 @dataclass(frozen=True)
@@ -91,33 +149,72 @@ class Hutchinson(Divergence):
             raise ValueError(f"probes must be at least 1, not {self.probes}")
 
     def rates(self, field: Field, key: ProbeKey, sample_index: Tensor, like: Tensor) -> Rates:
+        return self._rates(field, key, sample_index, like, norm=False)
+
+    def jacobian_rates(self, field: Field, key: ProbeKey, sample_index: Tensor, like: Tensor) -> Rates:
+        return self._rates(field, key, sample_index, like, norm=True)
+
+    def _rates(self, field: Field, key: ProbeKey, sample_index: Tensor, like: Tensor, *, norm: bool) -> Rates:
         noise = draw(self.distribution, key, sample_index, like.shape[-1], probes=self.probes, dtype=like.dtype)
+        share = 1.0 / self.probes
+        return _along(field, noise, _by_autograd(field, noise, share, norm=norm, batched=False), share, norm=norm)
+
+
+@dataclass(frozen=True)
+class HutchPlusPlus(Divergence):
+    """Hutch++ (Meyer, Musco, Musco and Woodruff, SOSA 2021, arXiv 2010.09649), sample by sample: unbiased.
+
+    With A = (df/dy)^T, k = probes / 3, probes S and G [D, k] and Q an orthonormal basis of A S:
+
+        tr A ~ tr Q^T A Q + 1/k tr G^T (I - Q Q^T) A (I - Q Q^T) G
+
+    The first part is exact; only what A does outside the k directions of Q is estimated. Q is a constant for the
+    gradient: since the estimate is unbiased whatever Q is, the gradient is unbiased too, and fields of low rank, where
+    Q has no derivative, give no NaN.
+
+    Attributes:
+        distribution: of S and G, "rademacher" or "gaussian".
+        probes: vector-Jacobian products of a use of the field, a multiple of 3 below D.
+    """
+
+    distribution: Distribution = "rademacher"
+    probes: int = 3
+    name: ClassVar[str] = "hutchpp"
+
+    def __post_init__(self) -> None:
+        if self.probes < 3 or self.probes % 3:
+            raise ValueError(f"probes must be a multiple of 3 and at least 3, not {self.probes}")
+
+    def check(self, dim: int) -> None:
+        if self.probes >= dim:
+            raise ValueError(
+                f"hutchpp with {self.probes} probes must be below the dimension {dim}: {dim} products give the exact "
+                "trace, so take 'exact' or fewer probes"
+            )
+
+    def rates(self, field: Field, key: ProbeKey, sample_index: Tensor, like: Tensor) -> Rates:
+        self.check(like.shape[-1])
+        third = self.probes // 3
+        noise = draw(self.distribution, key, sample_index, like.shape[-1], probes=2 * third, dtype=like.dtype)
+        sketch, rest = noise[:third], noise[third:].permute(1, 2, 0)
 
         def rates(t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             differentiable = torch.is_grad_enabled()
             with torch.enable_grad():
                 y, dy = _with_input(field, t, y)
-                trace = None
-                for k, probe in enumerate(noise):
-                    more = k + 1 < len(noise)
-                    (row,) = torch.autograd.grad(
-                        dy,
-                        y,
-                        probe,
-                        create_graph=differentiable,
-                        retain_graph=differentiable or more,
-                        materialize_grads=True,
-                    )
-                    term = (row * probe).sum(-1)
-                    trace = term if trace is None else trace + term
-                assert trace is not None
-                trace = trace / self.probes if self.probes > 1 else trace
+                sketched = _products(dy, y, sketch, batched=True, differentiable=False, last=False)
+                q = torch.linalg.qr(sketched.permute(1, 2, 0))[0]
+                outside = rest - q @ (q.mT @ rest)
+                vectors = torch.cat([q, outside], -1).permute(2, 0, 1)
+                rows = _products(dy, y, vectors, batched=True, differentiable=differentiable, last=True)
+                terms = (rows * vectors).sum(-1)
+                trace = terms[:third].sum(0) + terms[third:].sum(0) / third
             return (dy, trace) if differentiable else (dy.detach(), trace.detach())
 
-        return field.along(noise, rates) if isinstance(field, ClosedForm) else rates
+        return rates
 
 
-DIVERGENCES: dict[str, type[Divergence]] = {kind.name: kind for kind in (Exact, Hutchinson)}
+DIVERGENCES: dict[str, type[Divergence]] = {kind.name: kind for kind in (Exact, Hutchinson, HutchPlusPlus)}
 
 
 def by_name(name: str, **options: object) -> Divergence:

@@ -1,0 +1,182 @@
+"""One continuous transformation of a flow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from symadj_core import gradients, tableaus
+from symadj_core.controller import Controller
+from symadj_core.flows import divergence as divergences
+from symadj_core.flows import regularisers
+from symadj_core.flows.divergence import Divergence, Hutchinson
+from symadj_core.flows.in_use import FieldInUse
+from symadj_core.flows.probes import ProbeKey
+from symadj_core.gradients import GradientMethod
+from symadj_core.problem import Stats
+from symadj_core.solve import Solution, default_controller, solve
+from symadj_core.system import Field, Quadrature
+from symadj_core.tableaus import ButcherTableau
+
+
+@dataclass(frozen=True)
+class BlockSettings:
+    """How a block is solved: everything about it that is not learnt."""
+
+    divergence: Divergence
+    solver: ButcherTableau
+    controller: Controller
+    gradient: GradientMethod
+    field_dtype: torch.dtype | None = None
+
+
+@dataclass(frozen=True)
+class Integrals:
+    """What is integrated along the trajectories beside the state.
+
+    Attributes:
+        key, sample_index: for the divergence's probes; sample_index [B] int64.
+        regularisers: names in `symadj_core.flows.regularisers.REGULARISERS`.
+    """
+
+    key: ProbeKey
+    sample_index: Tensor
+    regularisers: Sequence[str] = ()
+
+
+class Carried(NamedTuple):
+    """States [B, D] at the other end of a block, the integrals [B] or [B, 1 + R] if asked for, and counts."""
+
+    states: Tensor
+    integrals: Tensor | None
+    stats: Stats
+
+
+class Block(nn.Module):
+    """One continuous transformation, x at t = 0 to z at t = end_time.
+
+    Args:
+        field: f(t, y) -> dy/dt with t 0-dim and y [B, D], or f(t, y, context) with context [B, C] if the field has a
+            `context_dim` C > 0; samples must not depend on each other. Flow matching calls it with t [B] too. Not
+            wrapped in DDP: wrap the flow.
+        end_time: T > 0, in the field's time units.
+        learn_end_time: make T a parameter.
+        divergence: a `Divergence` or its name.
+        solver: a tableau or its name.
+        controller: step sizes; None is the solver's default.
+        gradient: a gradient method or its name.
+        field_dtype: torch.bfloat16 takes the products of matrices within the field in that precision; state,
+            log-determinant, weights and solver stay float32. The field is then right to some 3 digits, which an rtol
+            below 1e-3 would ask the solver to resolve, at the price of tiny steps.
+
+    Raises:
+        ValueError: end_time or field_dtype is none of these; an unknown name.
+    """
+
+    def __init__(
+        self,
+        field: nn.Module,
+        *,
+        end_time: float = 1.0,
+        learn_end_time: bool = False,
+        divergence: str | Divergence = Hutchinson(),  # noqa: B008 - frozen
+        solver: str | ButcherTableau = "dopri5",
+        controller: Controller | None = None,
+        gradient: str | GradientMethod = "symplectic",
+        field_dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if not end_time > 0:
+            raise ValueError(f"end_time must be positive, not {end_time}")
+        if field_dtype is torch.float16:
+            raise ValueError(
+                "field_dtype must be torch.bfloat16, not torch.float16: cotangents, which a solve makes as small as "
+                "its steps, fall below float16's range (6e-5) where a Jacobian's entries exceed it (65504)"
+            )
+        if field_dtype not in (None, torch.bfloat16):
+            raise ValueError(f"field_dtype must be None or torch.bfloat16, not {field_dtype}")
+        self.field = field
+        tableau = tableaus.by_name(solver) if isinstance(solver, str) else solver
+        self.settings = BlockSettings(
+            divergences.by_name(divergence) if isinstance(divergence, str) else divergence,
+            tableau,
+            default_controller(tableau) if controller is None else controller,
+            gradients.by_name(gradient) if isinstance(gradient, str) else gradient,
+            field_dtype,
+        )
+        # A fixed end time stays on the host: as a buffer, every solve would wait for the device to read it.
+        self.end_time: float | nn.Parameter = float(end_time)
+        if learn_end_time:
+            self.end_time = nn.Parameter(torch.tensor([float(end_time)]))
+
+    def with_settings(self, settings: BlockSettings) -> Block:
+        """A block that shares this one's weights and is solved by other settings."""
+        twin = Block(self.field)
+        twin.end_time = self.end_time
+        twin.settings = settings
+        return twin.train(self.training)
+
+    def field_for(self, context: Tensor | None) -> nn.Module:
+        """The field as one solve uses it.
+
+        Args:
+            context: [B, C], or None.
+        """
+        dtype = self.settings.field_dtype
+        return self.field if context is None and dtype is None else FieldInUse(self.field, context, dtype)
+
+    def carry(
+        self, y: Tensor, *, inverse: bool, context: Tensor | None = None, integrals: Integrals | None = None
+    ) -> Carried:
+        """Carry states through the block.
+
+        Args:
+            y: [B, D].
+            inverse: from t = T to 0 (base to data) instead of 0 to T.
+            context: [B, C], or None.
+            integrals: what to integrate along the way; None is nothing.
+
+        Returns:
+            with the integral of div f dt [B], or of div f and the regularisers [B, 1 + R].
+
+        Raises:
+            SolverError: the end was not reached.
+            ValueError: a regulariser that this block's field or divergence does not give.
+        """
+        if isinstance(self.end_time, float):
+            end = torch.tensor([self.end_time], dtype=torch.float64)
+        else:
+            end = self.end_time.to(torch.promote_types(y.dtype, self.end_time.dtype))
+        start = torch.zeros_like(end)
+        solution = self._solve(y, torch.cat([end, start] if inverse else [start, end]), context, integrals)
+        quadratures = solution.quadratures
+        return Carried(solution.ys[-1], None if quadratures is None else quadratures[-1], solution.stats)
+
+    def trajectory(self, y: Tensor, t: Tensor, context: Tensor | None = None) -> Solution:
+        """The states that pass through y [B, D] at t[0], at all times t [T] of the block's own, 0 .. end_time."""
+        return self._solve(y, t, context, None)
+
+    def _solve(self, y: Tensor, t: Tensor, context: Tensor | None, integrals: Integrals | None) -> Solution:
+        settings = self.settings
+        if settings.field_dtype is not None and y.dtype != torch.float32:
+            raise ValueError(f"field_dtype {settings.field_dtype} needs a float32 state, not {y.dtype}")
+        field = self.field_for(context)
+        return solve(
+            field,
+            y,
+            t,
+            solver=settings.solver,
+            controller=settings.controller,
+            gradient=settings.gradient,
+            quadrature=None if integrals is None else self._quadrature(field, y, integrals),
+        )
+
+    def _quadrature(self, field: Field, y: Tensor, integrals: Integrals) -> Quadrature:
+        names, divergence = integrals.regularisers, self.settings.divergence
+        regularisers.check(names, divergence, self.field)
+        rates = regularisers.regularised_rates(divergence, field, integrals.key, integrals.sample_index, y, names)
+        return Quadrature(rates, y.new_zeros((len(y), 1 + len(names)) if names else (len(y),)))
