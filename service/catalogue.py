@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from service.spec import BUILTIN_ROWS
+from service.spec.data import BuiltinName
+
 __all__ = ["BUILTIN", "Dataset"]
 
 
@@ -24,12 +27,38 @@ class Dataset:
     reference_test_nll: dict[str, float]
 
 
+def _scikit_learn(name: BuiltinName, dim: int, description: str, origin: str) -> Dataset:
+    return Dataset(
+        kind="builtin",
+        name=name,
+        description=description,
+        rows=BUILTIN_ROWS[name],
+        dim=dim,
+        licence="BSD-3-Clause (as a part of scikit-learn)",
+        source=f"{origin}, as scikit-learn ships it; without labels.",
+        reference_test_nll={},
+    )
+
+
+def _toy(name: str, description: str) -> Dataset:
+    return Dataset(
+        kind="toy",
+        name=name,
+        description=f"{description}; as many rows as asked for.",
+        rows=None,
+        dim=2,
+        licence="MIT",
+        source="Drawn from the job's split seed.",
+        reference_test_nll={},
+    )
+
+
 BUILTIN = (
     Dataset(
         kind="builtin",
         name="flow_cytometry",
         description="Flow cytometry: area and height channels of 110,000 cells from 11 wells of two plates.",
-        rows=110_000,
+        rows=BUILTIN_ROWS["flow_cytometry"],
         dim=10,
         licence="MIT",
         source="Test data of FlowCytometryTools 0.5.1 (Plate01, Plate02), read with flowio.",
@@ -40,24 +69,34 @@ BUILTIN = (
             "neural_spline_flow_10_minutes": 2.93,
         },
     ),
-    Dataset(
-        kind="toy",
-        name="eight_gaussians",
-        description="Eight Gaussians on a circle; as many rows as asked for.",
-        rows=None,
-        dim=2,
-        licence="MIT",
-        source="Drawn from the job's split seed.",
-        reference_test_nll={},
+    _scikit_learn("iris", 4, "Lengths and widths of sepals and petals of three species of iris, in cm.", "Fisher 1936"),
+    _scikit_learn(
+        "wine", 13, "Chemical analyses of wines of three cultivars.", "Wine recognition data of the UCI repository"
     ),
-    Dataset(
-        kind="toy",
-        name="moons",
-        description="Two interleaved half circles with noise; as many rows as asked for.",
-        rows=None,
-        dim=2,
-        licence="MIT",
-        source="Drawn from the job's split seed.",
-        reference_test_nll={},
+    _scikit_learn(
+        "breast_cancer",
+        30,
+        "Features of cell nuclei in images of breast masses.",
+        "Breast Cancer Wisconsin (Diagnostic) of the UCI repository",
     ),
+    _scikit_learn(
+        "diabetes",
+        9,
+        "Age, body mass, blood pressure and six blood values of diabetes patients, in units of measurement; without "
+        "sex, which has two values and so no density.",
+        "Efron, Hastie, Johnstone and Tibshirani 2004",
+    ),
+    _scikit_learn(
+        "digits",
+        64,
+        "Handwritten digits, 8 x 8 pixels of 17 levels; dequantised.",
+        "Test set of the Optical Recognition of Handwritten Digits of the UCI repository",
+    ),
+    _toy("eight_gaussians", "Eight Gaussians on a circle"),
+    _toy("pinwheel", "Five bent arms around the origin"),
+    _toy("checkerboard", "Uniform on the black fields of a board of four by four"),
+    _toy("moons", "Two interleaved half circles with noise"),
+    _toy("rings", "Four circles around the origin, with noise"),
+    _toy("swiss_roll", "One spiral with noise"),
+    _toy("spirals", "Two interleaved spirals with noise"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -20,6 +21,13 @@ class Settings(BaseSettings):
     store_url: str | None = Field(None, description="SQLAlchemy URL; default: SQLite in the data folder.")
     storage: Path | None = Field(
         None, description="Folder of artifacts that all nodes share; default: `jobs` in the data folder."
+    )
+    data_roots: str | None = Field(
+        None,
+        description=(
+            "Folders on the nodes of Ray that the files of specs are read from, and nothing outside of them; separated "
+            "as in PATH. Default: `datasets` in the data folder, and /usr/share/datasets."
+        ),
     )
     api_url: str = Field("http://127.0.0.1:8000", description="Where workers reach the API.")
     ray_dashboard: str = Field("http://127.0.0.1:8265", description="Ray's HTTP address (Ray Jobs API).")
@@ -45,3 +53,9 @@ class Settings(BaseSettings):
     def resolved_storage(self) -> Path:
         """Return the folder under which every job has one of its own."""
         return (self.storage or self.data / "jobs").resolve()
+
+    def resolved_data_roots(self) -> str:
+        """Return the folders that files of specs are read from, separated as in PATH."""
+        if self.data_roots is not None:
+            return self.data_roots
+        return os.pathsep.join([str((self.data / "datasets").resolve()), "/usr/share/datasets"])

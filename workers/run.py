@@ -1,8 +1,8 @@
 """The driver of one attempt: ``python -m workers.run`` with the order in ``SYMADJ_RUN_ORDER``.
 
-It starts the workers through Ray Train, waits, and reports how the attempt ended. Everything that is expected to
-go wrong in training is caught by the workers and comes back as an outcome; what arrives here as an exception is the
-loss of a worker or of the cluster, or a fault in symadj.
+It checks the data, starts the workers through Ray Train, waits, and reports how the attempt ended. Everything that is
+expected to go wrong in training is caught by the workers and comes back as an outcome; what arrives here as an
+exception is the loss of a worker or of the cluster, or a fault in symadj.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from typing import Any
 
 from service.records import EventRecord, OutcomeRecord, RunOrder
 from service.spec import GpuResources, JobSpec
-from workers.telemetry import TelemetryError, flush_timeout, open_sender
+from service.states import ReasonCode
+from workers.data import DataError, load_data
+from workers.reasons import Failure
+from workers.telemetry import Outbox, TelemetryError, flush_timeout, open_sender
 
 __all__ = ["main"]
 
@@ -48,14 +51,7 @@ def main() -> int:
     order = order.model_copy(update={"storage": os.path.abspath(order.storage)})
     sender = open_sender(order, "driver")
     try:
-        sender.put(
-            EventRecord(
-                time=datetime.now(UTC),
-                name="workers_starting",
-                message=f"Ray Train starts {order.spec.resources.workers} workers",
-            )
-        )
-        outcome = _attempt(order)
+        outcome = _attempt(order, sender)
         log.info("outcome: %s", outcome)
         if outcome is None:
             return 0
@@ -68,9 +64,19 @@ def main() -> int:
         sender.close()
 
 
-def _attempt(order: RunOrder) -> dict[str, Any] | None:
+def _attempt(order: RunOrder, outbox: Outbox) -> dict[str, Any] | None:
     """Train, and return the fields of the outcome; None when the attempt is not wanted any more."""
     try:
+        refusal = _unfit_data(order.spec)
+        if refusal is not None:
+            return refusal.outcome()
+        outbox.put(
+            EventRecord(
+                time=datetime.now(UTC),
+                name="workers_starting",
+                message=f"Ray Train starts {order.spec.resources.workers} workers",
+            )
+        )
         outcome: dict[str, Any] | None = _fit(order)
         return outcome
     except Exception as error:
@@ -78,6 +84,15 @@ def _attempt(order: RunOrder) -> dict[str, Any] | None:
 
         log.exception("the workers did not return")
         return diagnose(error).outcome()
+
+
+def _unfit_data(spec: JobSpec) -> Failure | None:
+    """Load and check the data before any worker is placed; return why they can't be trained on."""
+    try:
+        load_data(spec.data)
+    except DataError as error:
+        return Failure(ReasonCode.DATA_ERROR, str(error), {"phase": "data", **error.place})
+    return None
 
 
 def _fit(order: RunOrder) -> Any:
