@@ -40,7 +40,11 @@ def test_a_created_job_is_queued_with_its_whole_spec_and_a_location(api: httpx.C
         ({}, "/data", "required"),
         (TOY | {"gradient": {"kind": "magic"}}, "/gradient", "symplectic"),
         (TOY | {"solver": {"kind": "adaptive", "rtol": -1}}, "/solver/rtol", "greater than 0"),
-        (TOY | {"flow": {"field": {"hidden": [64, 0]}}}, "/flow/field/hidden/1", "greater than or equal to 1"),
+        (
+            TOY | {"flow": {"kind": "cnf", "field": {"hidden": [64, 0]}}},
+            "/flow/field/hidden/1",
+            "greater than or equal to 1",
+        ),
         (TOY | {"steps": 5}, "/steps", "not permitted"),
         (TOY | {"resources": {"kind": "cpu", "workers": 3}}, "/data/batch_size", "multiple of resources.workers 3"),
     ],

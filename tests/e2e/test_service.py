@@ -28,7 +28,7 @@ def toy(steps: int, **changes: Any) -> dict[str, Any]:
     return {
         "name": "toy",
         "data": {"kind": "toy", "name": "moons", "rows": 2000, "batch_size": 200},
-        "flow": {"blocks": 1, "field": {"hidden": [16]}},
+        "flow": {"kind": "cnf", "blocks": 1, "field": {"hidden": [16]}},
         "solver": {"kind": "adaptive", "rtol": 1e-3, "atol": 1e-4},
         "optimizer": {"kind": "adam", "learning_rate": 0.01},
         "stop": {"kind": "steps", "max_steps": steps},

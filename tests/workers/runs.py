@@ -16,7 +16,7 @@ from workers.worker import Attempt
 
 SMALL: dict[str, Any] = {
     "data": {"kind": "toy", "name": "moons", "rows": 400, "batch_size": 32},
-    "flow": {"blocks": 1, "field": {"hidden": [8]}},
+    "flow": {"kind": "cnf", "blocks": 1, "field": {"hidden": [8]}},
     "solver": {"kind": "adaptive", "rtol": 1e-2, "atol": 1e-3},
     "optimizer": {"kind": "adam", "learning_rate": 1e-2},
     "stop": {"kind": "steps", "max_steps": 6},

@@ -105,8 +105,8 @@ def test_whatever_the_symplectic_method_keeps_the_losses_are_the_same_bits(
     "changes",
     [
         {"solver": {"kind": "fixed", "method": "rk4", "steps": 3}},
-        {"flow": {"field": {"hidden": [8], "time": "concat"}, "divergence": {"kind": "exact"}}},
-        {"flow": {"field": {"hidden": [8], "activation": "softplus"}, "dtype": "float64"}},
+        {"flow": {"kind": "cnf", "field": {"hidden": [8], "time": "concat"}, "divergence": {"kind": "exact"}}},
+        {"flow": {"kind": "cnf", "field": {"hidden": [8], "activation": "softplus"}, "dtype": "float64"}},
         {"optimizer": {"kind": "sgd", "learning_rate": 1e-2, "clip_norm": None}},
         {"optimizer": {"kind": "adamw", "schedule": {"kind": "cosine", "warmup_steps": 2}}},
         {"gradient": {"kind": "adjoint", "rtol": 1e-3, "atol": 1e-4}},
@@ -209,7 +209,7 @@ def test_a_rate_that_is_far_too_high_ends_as_diverged_with_the_step_and_advice(t
         tmp_path,
         optimizer={"kind": "sgd", "learning_rate": 100.0, "clip_norm": None},
         solver={"kind": "fixed", "method": "euler", "steps": 2},
-        flow={"field": {"hidden": [8], "activation": "softplus"}},
+        flow={"kind": "cnf", "field": {"hidden": [8], "activation": "softplus"}},
         stop={"kind": "steps", "max_steps": 500},
     )
     assert outcome is not None
