@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from service.spec import ArcsinhTransform, BuiltinData, StandardiseTransform, ToyData
-from workers.data import BatchOrder, DataError, Table, load_table, prepare
+from service.catalogue import BUILTIN, Dataset
+from service.spec import ArcsinhTransform, BuiltinData, Data, StandardiseTransform, ToyData
+from tests.workers.runs import KeepingOutbox, order
+from workers import run as driver
+from workers.data import BatchOrder, DataError, PartBatches, Table, load_data, load_table, prepare
 
 MOONS = ToyData(kind="toy", name="moons", rows=1000)
 
@@ -110,3 +118,77 @@ def test_a_batch_does_not_depend_on_the_batches_asked_for_before() -> None:
     order = BatchOrder(rows=100, batch_size=10, seed=3)
     walked = [order.rows_of_step(step) for step in range(25)]
     np.testing.assert_array_equal(BatchOrder(rows=100, batch_size=10, seed=3).rows_of_step(24), walked[24])
+
+
+@pytest.mark.parametrize("dataset", BUILTIN, ids=lambda dataset: dataset.name)
+def test_the_catalogue_tells_the_truth(dataset: Dataset) -> None:
+    spec: TypeAdapter[Data] = TypeAdapter(Data)
+    data = load_data(spec.validate_python({"kind": dataset.kind, "name": dataset.name, "batch_size": 50}))
+    rows = len(data.training) + len(data.validation) + len(data.test)
+    assert (rows, data.dim) == (dataset.rows or 10_000, dataset.dim)
+
+
+def test_context_columns_are_standardised_and_follow_their_rows() -> None:
+    table = load_table(MOONS)
+    context = table.rows[:, :1] * 7 + 3
+    data = prepare(MOONS, replace(table, context_columns=("c",), context=context))
+    assert (data.dim, data.context_dim) == (2, 1)
+    # The context is a linear function of the first column, and so the same number once both are standardised.
+    for step in (0, 5):
+        batch = PartBatches(data.training, 100, seed=0).batch(step)
+        np.testing.assert_allclose(batch.context[:, 0], batch.rows[:, 0])
+    share = data.test.share(1, 3).head(5)
+    np.testing.assert_allclose(share.context[:, 0], share.rows[:, 0])
+
+
+def test_a_constant_context_is_refused() -> None:
+    table = load_table(MOONS)
+    with pytest.raises(DataError, match="column 'c' has the value 1 in all 800"):
+        prepare(MOONS, replace(table, context_columns=("c",), context=np.ones((1000, 1))))
+
+
+@given(
+    rows=st.integers(1, 300),
+    ranks=st.integers(1, 4),
+    share=st.integers(1, 20),
+    seed=st.integers(0, 2**32 - 1),
+    epoch=st.integers(0, 50),
+)
+def test_an_epoch_is_seen_once_without_overlap_between_ranks(
+    rows: int, ranks: int, share: int, seed: int, epoch: int
+) -> None:
+    size = ranks * share
+    assume(size <= rows)
+    order = BatchOrder(rows, size, seed)
+    steps = range(epoch * order.batches_per_epoch, (epoch + 1) * order.batches_per_epoch)
+    seen = np.concatenate([order.rows_of_step(step, rank, ranks) for step in steps for rank in range(ranks)])
+    assert len(seen) == rows // size * size
+    assert len(np.unique(seen)) == len(seen)
+    assert set(seen) <= set(range(rows))
+
+
+def test_batches_of_dequantised_rows_do_not_depend_on_ranks_or_on_what_was_asked_before() -> None:
+    data = load_data(BuiltinData(kind="builtin", name="digits", batch_size=100))
+    batches = PartBatches(data.training, 100, seed=4)
+    walked = [batches.batch(step) for step in range(40)]
+    fresh = PartBatches(data.training, 100, seed=4)
+    for step in (39, 15):
+        shares = [fresh.batch(step, rank, 4) for rank in range(4)]
+        np.testing.assert_array_equal(np.concatenate([share.index for share in shares]), walked[step].index)
+        np.testing.assert_array_equal(np.concatenate([share.rows for share in shares]), walked[step].rows)
+
+
+def test_an_attempt_on_bad_data_ends_before_any_worker_is_placed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYMADJ_DATA_ROOTS", str(tmp_path))
+    rows = load_table(MOONS).rows.copy()
+    rows[17, 1] = np.nan
+    np.save(tmp_path / "bad.npy", rows)
+    monkeypatch.setattr(driver, "_fit", lambda order: pytest.fail("workers were placed"))
+    outbox = KeepingOutbox()
+    outcome = driver._attempt(order(tmp_path, data={"kind": "file", "path": "bad.npy", "batch_size": 50}), outbox)
+    assert outcome is not None
+    assert (outcome["state"], outcome["reason"]) == ("failed", "data_error")
+    assert outcome["data"] == {"phase": "data", "file": "bad.npy", "column": "x1", "row": 17}
+    assert outbox.records == []

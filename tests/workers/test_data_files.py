@@ -1,0 +1,267 @@
+"""Rows of the user's own files: what is read of each format, and what is refused with its place."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flowio
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from service.spec import FileData
+from workers.data import DataError, load_data, load_table
+
+ROWS = np.random.default_rng(0).normal(size=(200, 3))
+NAMES = ["a", "b", "c"]
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "datasets"
+    folder.mkdir()
+    monkeypatch.setenv("SYMADJ_DATA_ROOTS", str(folder))
+    return folder
+
+
+def spec(path: str, **more: Any) -> FileData:
+    return FileData.model_validate({"kind": "file", "path": path, "batch_size": 20, **more})
+
+
+def write_npy(path: Path) -> None:
+    np.save(path, ROWS)
+
+
+def write_npz(path: Path) -> None:
+    np.savez(path, rows=ROWS)
+
+
+def write_csv(path: Path) -> None:
+    lines = [",".join(NAMES), *(",".join(map(repr, row.tolist())) for row in ROWS)]
+    content = "\n".join(lines).encode() + b"\n"
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def write_parquet(path: Path) -> None:
+    pq.write_table(pa.table(dict(zip(NAMES, ROWS.T, strict=True))), path)
+
+
+def write_hdf5(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["group/rows"] = ROWS
+
+
+def write_fcs(path: Path) -> None:
+    with path.open("wb") as file:
+        flowio.create_fcs(file, ROWS.ravel(), NAMES)
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    kinds = {"uint8": 0x08, "float64": 0x0E}
+    head = struct.pack(f">BBBB{values.ndim}I", 0, 0, kinds[str(values.dtype)], values.ndim, *values.shape)
+    content = head + values.astype(values.dtype.newbyteorder(">")).tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "rows.npy": write_npy,
+    "rows.npz": write_npz,
+    "rows.csv": write_csv,
+    "rows.csv.gz": write_csv,
+    "rows.parquet": write_parquet,
+    "rows.h5": write_hdf5,
+    "rows.fcs": write_fcs,
+    "rows.idx": lambda path: write_idx(path, ROWS),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_rows_that_were_written(root: Path, name: str) -> None:
+    WRITERS[name](root / name)
+    table = load_table(spec(name))
+    # FCS holds single precision.
+    np.testing.assert_allclose(table.rows, ROWS, rtol=1e-6 if name == "rows.fcs" else 0)
+    unnamed = name in ("rows.npy", "rows.npz", "rows.h5", "rows.idx")
+    assert table.columns == (("x0", "x1", "x2") if unnamed else tuple(NAMES))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_columns_and_context_are_taken_by_name(root: Path, name: str) -> None:
+    WRITERS[name](root / name)
+    last, first = ("c", "a") if name in ("rows.csv", "rows.csv.gz", "rows.parquet", "rows.fcs") else ("x2", "x0")
+    table = load_table(spec(name, columns=[last], context_columns=[first]))
+    assert (table.columns, table.context_columns) == ((last,), (first,))
+    np.testing.assert_allclose(table.rows[:, 0], ROWS[:, 2], rtol=1e-6)
+    assert table.context is not None
+    np.testing.assert_allclose(table.context[:, 0], ROWS[:, 0], rtol=1e-6)
+    assert len(load_table(spec(name, context_columns=[first])).columns) == 2
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("content", [b"", b"\x00\x01nonsense, " * 40])
+def test_a_file_that_is_damaged_or_empty_is_refused_by_its_name(root: Path, name: str, content: bytes) -> None:
+    (root / name).write_bytes(content)
+    with pytest.raises(DataError, match=name.replace(".", r"\.")) as caught:
+        load_table(spec(name))
+    assert caught.value.place["file"] == name
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_cut_short_is_refused(root: Path, name: str) -> None:
+    WRITERS[name](root / name)
+    content = (root / name).read_bytes()
+    (root / name).write_bytes(content[: len(content) // 2 + 1])
+    with pytest.raises(DataError, match=r"rows\."):
+        load_table(spec(name))
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet", "rows.npy", "rows.fcs"])
+def test_a_missing_column_is_refused_with_those_that_are_there(root: Path, name: str) -> None:
+    WRITERS[name](root / name)
+    with pytest.raises(DataError, match=r"no column 'age'; it has: (a, b, c|x0, x1, x2)"):
+        load_table(spec(name, columns=["age"]))
+
+
+@pytest.mark.parametrize(
+    ("lines", "words", "place"),
+    [
+        (["1,2", "3,x"], "'x' is not a number", {"column": "b", "row": 1}),
+        (["1,2", "3"], "1 values, where 2 are expected", {"row": 1}),
+        (["1,2,3"], "3 values, where 2 are expected", {"row": 0}),
+        ([], "has no rows", {}),
+    ],
+)
+def test_a_bad_csv_row_is_named(root: Path, lines: list[str], words: str, place: dict[str, Any]) -> None:
+    (root / "bad.csv").write_text("\n".join(["a,b", *lines]) + "\n")
+    with pytest.raises(DataError, match=words) as caught:
+        load_table(spec("bad.csv"))
+    assert caught.value.place == {"file": "bad.csv", **place}
+
+
+def test_a_csv_file_without_a_header_is_noticed_and_can_be_read(root: Path) -> None:
+    (root / "plain.csv").write_text("1,2\n3,4\n")
+    with pytest.raises(DataError, match=r"set data\.header to false"):
+        load_table(spec("plain.csv"))
+    np.testing.assert_array_equal(load_table(spec("plain.csv", header=False)).rows, [[1, 2], [3, 4]])
+
+
+def test_an_empty_cell_is_refused_with_its_place(root: Path) -> None:
+    lines = ["a,b", *(f"{i},{i}" for i in range(50)), "1,", *(f"{i},{i}" for i in range(50))]
+    (root / "hole.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"row 50 .from 0., column 'b' of hole\.csv is nan") as caught:
+        load_data(spec("hole.csv"))
+    assert caught.value.place == {"file": "hole.csv", "column": "b", "row": 50}
+
+
+@pytest.mark.parametrize(
+    ("column", "words", "row"),
+    [
+        (pa.array(["x"] * 3), "holds string, not numbers", None),
+        (pa.array([True, False, True]), "holds bool, not numbers", None),
+        (pa.array([1.0, None, 2.0]), "the value is missing", 1),
+    ],
+)
+def test_a_bad_parquet_column_is_named(root: Path, column: pa.Array, words: str, row: int | None) -> None:
+    pq.write_table(pa.table({"a": [1.0, 2.0, 3.0], "b": column}), root / "bad.parquet")
+    with pytest.raises(DataError, match=words) as caught:
+        load_table(spec("bad.parquet"))
+    assert caught.value.place == {"file": "bad.parquet", "column": "b"} | ({} if row is None else {"row": row})
+
+
+def test_an_array_is_chosen_by_its_key(root: Path) -> None:
+    np.savez(root / "two.npz", rows=ROWS, other=ROWS[:5])
+    with pytest.raises(DataError, match=r"holds 2 arrays: name one by data\.key: rows, other"):
+        load_table(spec("two.npz"))
+    with pytest.raises(DataError, match="no array 'row', it has: rows, other"):
+        load_table(spec("two.npz", key="row"))
+    np.testing.assert_array_equal(load_table(spec("two.npz", key="rows")).rows, ROWS)
+
+
+def test_an_hdf5_dataset_that_lies_in_another_file_is_refused(root: Path, tmp_path: Path) -> None:
+    write_hdf5(tmp_path / "outside.h5")
+    with h5py.File(root / "link.h5", "w") as file:
+        file["rows"] = h5py.ExternalLink(str(tmp_path / "outside.h5"), "group/rows")
+    with pytest.raises(DataError, match="lies in another file"):
+        load_table(spec("link.h5", key="rows"))
+
+
+def test_pickled_objects_are_never_loaded(root: Path) -> None:
+    np.save(root / "objects.npy", np.array([{"a": 1}], dtype=object))
+    with pytest.raises(DataError, match=r"objects\.npy can't be read as npy"):
+        load_table(spec("objects.npy"))
+
+
+@pytest.mark.parametrize(
+    "array", [np.array(["a", "b"]), np.ones((4, 2), complex), np.ones((4, 2), bool), np.float64(3)]
+)
+def test_an_array_of_something_else_than_real_numbers_is_refused(root: Path, array: np.ndarray) -> None:
+    np.save(root / "odd.npy", array)
+    with pytest.raises(DataError, match=r"odd\.npy"):
+        load_table(spec("odd.npy"))
+
+
+def test_images_become_rows_and_keep_their_shape(root: Path) -> None:
+    images = np.random.default_rng(0).integers(256, size=(60, 4, 5), dtype=np.uint8)
+    write_idx(root / "train-images-idx3-ubyte.gz", images)
+    write_idx(root / "t10k-images-idx3-ubyte.gz", images[:10] // 2)
+    data = load_data(spec("train-images-idx3-ubyte.gz", test_path="t10k-images-idx3-ubyte.gz"))
+    assert (data.dim, data.shape, data.levels) == (20, (1, 4, 5), 256)
+    assert (len(data.training), len(data.validation), len(data.test)) == (54, 6, 10)
+    np.testing.assert_array_equal(data.test.raw, images[:10].reshape(10, 20) // 2)
+    np.testing.assert_array_equal(data.original_units(data.test.rows), data.test.raw)
+
+
+def test_labels_are_no_images(root: Path) -> None:
+    write_idx(root / "t10k-labels-idx1-ubyte", np.zeros(10, np.uint8))
+    with pytest.raises(DataError, match="labels are a file of one axis"):
+        load_table(spec("t10k-labels-idx1-ubyte"))
+
+
+def test_a_test_file_of_another_width_is_refused(root: Path) -> None:
+    np.save(root / "train.npy", ROWS)
+    np.save(root / "test.npy", ROWS[:, :2])
+    with pytest.raises(DataError, match=r"test\.npy has 2 columns .x0, x1., train\.npy has 3"):
+        load_table(spec("train.npy", test_path="test.npy"))
+
+
+def test_a_bad_value_of_the_test_file_is_named_by_its_place_there(root: Path) -> None:
+    np.save(root / "train.npy", ROWS)
+    held_out = ROWS[:40].copy()
+    held_out[7, 1] = np.inf
+    np.save(root / "test.npy", held_out)
+    with pytest.raises(DataError, match=r"row 7 .*column 'x1' of test\.npy is inf"):
+        load_data(spec("train.npy", test_path="test.npy"))
+
+
+@pytest.mark.parametrize(
+    "path", ["missing.npy", "/etc/passwd", "link.npy", "folder/rows.npy/x.npy", "a" * 900 + ".npy"]
+)
+def test_nothing_outside_of_the_data_roots_is_read(root: Path, tmp_path: Path, path: str) -> None:
+    np.save(tmp_path / "outside.npy", ROWS)
+    (root / "link.npy").symlink_to(tmp_path / "outside.npy")
+    with pytest.raises(DataError, match="is not there below a data root"):
+        load_table(spec(path, format="npy"))
+
+
+def test_a_path_inside_of_a_root_may_be_absolute(root: Path) -> None:
+    np.save(root / "rows.npy", ROWS)
+    np.testing.assert_array_equal(load_table(spec(str(root / "rows.npy"))).rows, ROWS)
+
+
+def test_a_folder_is_no_file(root: Path) -> None:
+    (root / "folder.npy").mkdir()
+    with pytest.raises(DataError, match="is a folder"):
+        load_table(spec("folder.npy"))
+
+
+def test_a_missing_library_is_named_with_the_way_to_get_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_hdf5(root / "rows.h5")
+    monkeypatch.setitem(__import__("sys").modules, "h5py", None)
+    with pytest.raises(DataError, match=r"h5py is missing on the worker, `pip install 'symadj\[train\]'`"):
+        load_table(spec("rows.h5"))
