@@ -5,6 +5,7 @@ from symadj_core.flows.cnf import Flow
 from symadj_core.flows.conditional import ConditionalFlow
 from symadj_core.flows.divergence import Divergence, Exact, Hutchinson, HutchPlusPlus
 from symadj_core.flows.fields import MLPField, ResidualField, VectorField
+from symadj_core.flows.matching import flow_matching_loss
 from symadj_core.flows.potential import PotentialField
 from symadj_core.flows.probes import ProbeKey
 from symadj_core.flows.regularisers import REGULARISERS
@@ -24,4 +25,5 @@ __all__ = [
     "ProbeKey",
     "ResidualField",
     "VectorField",
+    "flow_matching_loss",
 ]

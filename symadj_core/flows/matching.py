@@ -1,0 +1,51 @@
+"""Flow matching: training the fields without a solve (Lipman et al., ICLR 2023; Liu et al., ICLR 2023).
+
+The paths are straight, x_s = (1 - s) x + s z from data x to base z, and the fields are fitted to their velocity. Which
+x goes with which z is the caller's choice: pairs by minibatch optimal transport (Tong et al., TMLR 2024) make paths
+that cross less.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from symadj_core.flows.cnf import Flow
+
+
+def flow_matching_loss(flow: Flow, x: Tensor, z: Tensor, time: Tensor, context: Tensor | None = None) -> Tensor:
+    """The squared error of the velocity of every sample, [B], mean over the D components.
+
+    The M blocks share s in [0, 1] evenly: block m goes from s = m / M to (m + 1) / M while its own time t goes from 0
+    to its end time T, so that f is asked for dx/dt = (z - x) / (M T). The error is taken in units of ds, as
+    |M T f - (z - x)|^2, whatever the number of blocks and their end times.
+
+    Args:
+        flow: its fields take times of shape [B].
+        x: [B, D], data.
+        z: [B, D], samples of the base, those that the x are to be carried to.
+        time: s, [B], in [0, 1).
+        context: [B, C], for a conditional flow.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    if x.dim() != 2 or z.shape != x.shape or time.shape != x.shape[:1]:
+        raise ValueError(
+            f"expected x and z [B, D] and time [B], got {list(x.shape)}, {list(z.shape)}, {list(time.shape)}"
+        )
+    blocks = flow.stack()
+    s = time.to(x.dtype)
+    place = s * len(blocks)
+    number = place.long().clamp(0, len(blocks) - 1)
+    displacement = z - x
+    here = x + s[:, None] * displacement
+    loss = x.new_zeros(len(x))
+    for m, block in enumerate(blocks):
+        # A block without samples is evaluated too, on no rows, so that its parameters have gradients (of zero): DDP
+        # waits for all of them.
+        rows = (number == m).nonzero()[:, 0]
+        field = block.field_for(None if context is None else context[rows])
+        t = (place[rows] - m) * block.end_time
+        velocity = len(blocks) * block.end_time * field(t, here[rows])
+        loss = loss.index_add(0, rows, (velocity - displacement[rows]).square().mean(-1))
+    return loss
