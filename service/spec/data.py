@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal
 
@@ -157,6 +158,12 @@ class ToyData(_Split):
         return self
 
 
+def _refuse_twice(columns: tuple[str, ...] | None, context_columns: tuple[str, ...]) -> None:
+    twice = sorted(name for name, count in Counter([*(columns or ()), *context_columns]).items() if count > 1)
+    if twice:
+        raise misfit("/data/columns", f"a column can be named only once; named more often: {', '.join(twice)}")
+
+
 FileFormat = Literal["npy", "npz", "parquet", "csv", "hdf5", "fcs", "idx"]
 _ENDINGS: dict[str, FileFormat] = {
     ".npy": "npy",
@@ -241,10 +248,7 @@ class FileData(Section):
             )
         if self.key is not None and self.format not in ("npz", "hdf5"):
             raise misfit("/data/key", f"data.key names an array of an npz or HDF5 file; a {self.format} file has none")
-        names = [*(self.columns or ()), *self.context_columns]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise misfit("/data/columns", f"a column can be named only once; named more often: {', '.join(twice)}")
+        _refuse_twice(self.columns, self.context_columns)
         return self
 
 
@@ -265,4 +269,34 @@ class MafData(Section):
     transforms: Transforms = Field((), description="After the preprocessing; any makes NLLs incomparable.")
 
 
-Data = Annotated[BuiltinData | ToyData | FileData | MafData, Field(discriminator="kind")]
+class ParquetStreamData(Section):
+    """Rows of a parquet file, or of all ``.parquet`` files of a folder, that need not fit into memory.
+
+    Row groups are read in an order that is new in every epoch, and rows are shuffled among those held in memory.
+    Before training, everything is read once to check it and once more for each ``standardise``.
+    """
+
+    kind: Literal["parquet_stream"]
+    path: DataPath
+    columns: tuple[ColumnName, ...] | None = Field(
+        None, min_length=1, max_length=10_000, description="What the flow models, in this order; default: all."
+    )
+    context_columns: tuple[ColumnName, ...] = Field(
+        (), max_length=1000, description="What the flow is conditioned on; standardised on the training rows."
+    )
+    batch_size: BatchSize = 500
+    validation_rows: int = Field(10_000, ge=2, le=10_000_000, description="Drawn from all rows, and held in memory.")
+    test_rows: int = Field(10_000, ge=2, le=10_000_000, description="Likewise.")
+    split_seed: SplitSeed = 0
+    buffer_rows: int = Field(
+        1_000_000, ge=1, le=10**9, description="Rows to shuffle at a time, on each worker; at least one row group is."
+    )
+    transforms: Transforms = (StandardiseTransform(),)
+
+    @model_validator(mode="after")
+    def _columns_are_named_once(self) -> ParquetStreamData:
+        _refuse_twice(self.columns, self.context_columns)
+        return self
+
+
+Data = Annotated[BuiltinData | ToyData | FileData | MafData | ParquetStreamData, Field(discriminator="kind")]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from workers.data.batches import Batches, PartBatches
+from workers.data.batches import PartBatches
 from workers.data.errors import DataError
 from workers.data.load import load_data, load_table
 from workers.data.order import BatchOrder
 from workers.data.prepare import prepare
-from workers.data.table import Batch, Part, PreparedData, Table
+from workers.data.table import Batch, Batches, Part, PreparedData, Table
 from workers.data.transforms import FittedTransform, invert, restore_transforms
 
 __all__ = [

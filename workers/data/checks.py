@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -11,7 +12,7 @@ from workers.data.errors import DataError
 from workers.data.table import Table, pieces
 from workers.data.transforms import FittedTransform
 
-__all__ = ["of_file", "refuse_constant", "refuse_not_finite", "refuse_untransformable"]
+__all__ = ["of_file", "refuse_constant", "refuse_not_finite", "refuse_unchanging", "refuse_untransformable"]
 
 Index = NDArray[np.int64]
 
@@ -36,16 +37,23 @@ def refuse_constant(table: Table, training: Index, *, context: bool) -> None:
     differs = np.zeros(len(columns), bool)
     for piece in pieces(len(training), len(columns)):
         differs |= (values[training[piece]] != first).any(0)
-    if not differs.all():
-        at = int(np.argmin(differs))
-        column = columns[at]
-        file, _ = table.place(0)
-        raise DataError(
-            f"column {column!r}{of_file(file)} has the value {first[at]:g} in all {len(training)} training rows; a "
-            " constant column has no density: leave it out",
-            file=file,
-            column=column,
-        )
+    file, _ = table.place(0)
+    refuse_unchanging(columns, differs, first, len(training), file)
+
+
+def refuse_unchanging(
+    columns: Sequence[str], differs: NDArray[np.bool_], first: NDArray[Any], rows: int, file: str | None
+) -> None:
+    """Raise ``DataError`` with the first column whose values in ``rows`` training rows never differ from ``first``."""
+    if differs.all():
+        return
+    at = int(np.argmin(differs))
+    raise DataError(
+        f"column {columns[at]!r}{of_file(file)} has the value {first[at]:g} in all {rows} training rows; a constant "
+        "column has no density: leave it out",
+        file=file,
+        column=columns[at],
+    )
 
 
 def refuse_untransformable(table: Table, transforms: tuple[FittedTransform, ...]) -> None:

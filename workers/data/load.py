@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from service.spec import BuiltinData, Data, FileData, MafData, ToyData
+from service.spec import BuiltinData, Data, FileData, MafData, ParquetStreamData, ToyData
 from workers.data.builtin import load_builtin
 from workers.data.files import load_file
 from workers.data.maf import load_maf
-from workers.data.prepare import prepare
+from workers.data.prepare import TableData, prepare
+from workers.data.prepare_stream import prepare_stream
 from workers.data.table import PreparedData, Table
 from workers.data.toys import draw_toy
 
 __all__ = ["load_data", "load_table"]
 
 
-def load_table(data: Data) -> Table:
+def load_table(data: TableData) -> Table:
     """Load or draw the raw rows that ``data`` names.
 
     Raises:
@@ -36,4 +37,6 @@ def load_data(data: Data) -> PreparedData:
     Raises:
         DataError: it can't be trained on; says which file, column and row.
     """
+    if isinstance(data, ParquetStreamData):
+        return prepare_stream(data)
     return prepare(data, load_table(data))

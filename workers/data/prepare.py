@@ -7,20 +7,22 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from service.spec import Data, DequantiseTransform, MafData
+from service.spec import BuiltinData, DequantiseTransform, FileData, MafData, ToyData, Transform
+from workers.data.batches import PartBatches
 from workers.data.checks import of_file, refuse_constant, refuse_not_finite, refuse_untransformable
 from workers.data.errors import DataError
 from workers.data.table import Part, Pipeline, PreparedData, Rows, Table, pieces
 from workers.data.transforms import FittedTransform, fit_transforms, moments, standardise
 
-__all__ = ["prepare"]
+__all__ = ["TableData", "levels_of", "prepare"]
 
 SMALLEST_PART = 2
 
 Index = NDArray[np.int64]
+TableData = BuiltinData | ToyData | FileData | MafData
 
 
-def prepare(data: Data, table: Table) -> PreparedData:
+def prepare(data: TableData, table: Table) -> PreparedData:
     """Split ``table`` and transform it.
 
     A table without a split of its own is permuted by ``numpy.random.RandomState(split_seed)``, whose stream numpy
@@ -34,8 +36,7 @@ def prepare(data: Data, table: Table) -> PreparedData:
     refuse_not_finite(table)
     training, validation, test = _split(data, table)
     refuse_constant(table, training, context=True)
-    dequantise = data.transforms[0] if data.transforms else None
-    levels = dequantise.levels if isinstance(dequantise, DequantiseTransform) else None
+    levels = levels_of(data.transforms)
     if levels is None:
         refuse_constant(table, training, context=False)
     noise_seed = None if levels is None else data.split_seed
@@ -54,12 +55,15 @@ def prepare(data: Data, table: Table) -> PreparedData:
     def part(index: Index) -> Part:
         return Part(pipeline, table.rows[index], index, None if context is None else context[index])
 
+    rows = part(training)
     return PreparedData(
         columns=table.columns,
         transforms=transforms,
-        training=part(training),
+        training=rows,
         validation=part(validation),
         test=part(test),
+        training_rows=len(rows),
+        batches=lambda batch_size, seed: PartBatches(rows, batch_size, seed),
         context_columns=table.context_columns,
         context_transform=context_transform,
         shape=table.shape,
@@ -67,7 +71,13 @@ def prepare(data: Data, table: Table) -> PreparedData:
     )
 
 
-def _split(data: Data, table: Table) -> tuple[Index, Index, Index]:
+def levels_of(transforms: tuple[Transform, ...]) -> int | None:
+    """Return the number of values of a dequantised column, None where the rows are not dequantised."""
+    first = transforms[0] if transforms else None
+    return first.levels if isinstance(first, DequantiseTransform) else None
+
+
+def _split(data: TableData, table: Table) -> tuple[Index, Index, Index]:
     """Return the rows of the three parts."""
     total = len(table.rows)
     test_from = total if table.test_from is None else table.test_from

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from workers.data.noise import uniform
 from workers.data.transforms import FittedTransform, invert
 
-__all__ = ["Batch", "Part", "Pipeline", "PreparedData", "Source", "Table", "pieces"]
+__all__ = ["Batch", "Batches", "Part", "Pipeline", "PreparedData", "Source", "Table", "pieces"]
 
 Rows = NDArray[np.float64]
 
@@ -106,6 +106,20 @@ class Batch:
     context: Rows | None
 
 
+class Batches(Protocol):
+    """The batches of a run: a pure function of (seed, step), whatever was asked for before."""
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """How many whole batches the training rows make."""
+
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
+        """Return the share of ``rank`` [batch_size / ranks] of the batch of ``step``, counted from 0.
+
+        The shares of all ranks, one after the other, are the batch that a single rank would get.
+        """
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """The training, validation or test rows. They are held raw, and transformed when they are asked for.
@@ -168,7 +182,9 @@ class PreparedData:
     Attributes:
         columns: names of the columns of the flow's space.
         transforms: between raw rows and the flow's space.
-        training, validation, test: the parts.
+        training, validation, test: the parts; of a stream, ``training`` is a sample that fits into memory.
+        training_rows: how many rows there are to train on.
+        batches: opens the batches of training, given their size and a seed.
         context_columns: names of what the flow is conditioned on.
         context_transform: what standardised the context, or None.
         shape: (channels, height, width) of the image in a row, or None.
@@ -180,6 +196,8 @@ class PreparedData:
     training: Part
     validation: Part
     test: Part
+    training_rows: int
+    batches: Callable[[int, int], Batches]
     context_columns: tuple[str, ...] = ()
     context_transform: FittedTransform | None = None
     shape: tuple[int, int, int] | None = None

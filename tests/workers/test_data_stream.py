@@ -1,0 +1,178 @@
+"""Parquet that is streamed: the same batches whatever was read before, within bounded memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.spec import ParquetStreamData
+from workers.data import DataError, PreparedData, load_data
+from workers.data.stream import ParquetRows, StreamBatches
+
+TOTAL = 1000
+VALUES = np.random.default_rng(0).normal([1.0, -5.0, 30.0], [1.0, 2.0, 0.1], (TOTAL, 3))
+# The number of the row, so that a test can tell what it was given.
+NUMBERS = np.arange(TOTAL, dtype=np.float64)
+
+
+def write(folder: Path, values: np.ndarray = VALUES) -> None:
+    """Two files with row groups of 70 and of 90 rows."""
+    folder.mkdir(exist_ok=True)
+    for name, begin, end, size in (("part-0", 0, 400, 70), ("part-1", 400, TOTAL, 90)):
+        columns = {"row": NUMBERS[begin:end], **dict(zip("abc", values[begin:end].T, strict=True))}
+        pq.write_table(pa.table(columns), folder / f"{name}.parquet", row_group_size=size)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("roots")
+    write(folder / "rows")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def roots(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYMADJ_DATA_ROOTS", str(root))
+
+
+def spec(**more: Any) -> ParquetStreamData:
+    given = {"kind": "parquet_stream", "path": "rows", "columns": ["row", "a", "b", "c"], "transforms": []}
+    sizes = {"batch_size": 40, "validation_rows": 50, "test_rows": 30, "buffer_rows": 200}
+    return ParquetStreamData.model_validate(given | sizes | more)
+
+
+@pytest.fixture(scope="module")
+def data(root: Path) -> PreparedData:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SYMADJ_DATA_ROOTS", str(root))
+        return load_data(spec())
+
+
+def test_every_row_is_in_one_part_and_an_epoch_has_each_training_row_once(data: PreparedData) -> None:
+    batches = data.batches(40, 3)
+    assert (data.training_rows, batches.batches_per_epoch) == (920, 23)
+    epochs = [[batches.batch(epoch * 23 + b) for b in range(23)] for epoch in range(2)]
+    held_out = np.concatenate([data.validation.index, data.test.index])
+    for epoch in epochs:
+        seen = np.concatenate([batch.index for batch in epoch])
+        assert sorted([*seen, *held_out]) == list(range(TOTAL))
+        for batch in epoch:
+            np.testing.assert_array_equal(batch.rows[:, 0], batch.index)
+            np.testing.assert_array_equal(batch.rows[:, 1:], VALUES[batch.index])
+    assert not np.array_equal(epochs[0][0].index, epochs[1][0].index)
+    for part in (data.validation, data.test):
+        np.testing.assert_array_equal(part.rows[:, 0], part.index)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    steps=st.lists(st.integers(0, 80), min_size=1, max_size=3),
+    ranks=st.sampled_from([1, 2, 5]),
+    buffer_rows=st.sampled_from([1, 150, 10_000]),
+)
+def test_a_batch_depends_on_seed_and_step_alone(
+    data: PreparedData, seed: int, steps: list[int], ranks: int, buffer_rows: int
+) -> None:
+    stream = data.batches(40, seed)
+    assert isinstance(stream, StreamBatches)
+    training, pipeline = stream._training, data.training.pipeline
+
+    def fresh() -> StreamBatches:
+        return StreamBatches(training, pipeline, None, batch_size=40, buffer_rows=buffer_rows, seed=seed)
+
+    walking = [fresh() for _ in range(ranks)]
+    for step in steps:
+        shares = [walking[rank].batch(step, rank, ranks) for rank in range(ranks)]
+        whole = fresh().batch(step)
+        np.testing.assert_array_equal(np.concatenate([share.index for share in shares]), whole.index)
+        np.testing.assert_array_equal(np.concatenate([share.rows for share in shares]), whole.rows)
+
+
+def test_one_window_at_a_time_is_read_and_none_twice_in_a_row(
+    data: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    original = ParquetRows.read
+    monkeypatch.setattr(ParquetRows, "read", lambda self, group: read.append(group.first) or original(self, group))
+    batches = data.batches(40, 0)
+    for step in range(23):
+        batches.batch(step)
+        # A window ends with the group that fills it.
+        assert len(batches._window.rows) <= 200 + 90  # type: ignore[attr-defined]
+    assert len(read) == len(set(read)) == 13
+
+
+def test_standardise_is_fitted_on_the_training_rows_only() -> None:
+    prepared = load_data(spec(transforms=[{"kind": "standardise"}], columns=["a", "b", "c"]))
+    held_out = np.concatenate([prepared.validation.index, prepared.test.index])
+    training = np.delete(VALUES, held_out, axis=0)
+    expected = (VALUES[prepared.test.index] - training.mean(0)) / training.std(0)
+    np.testing.assert_allclose(prepared.test.rows, expected)
+    batch = prepared.batches(40, 0).batch(7)
+    np.testing.assert_allclose(prepared.original_units(batch.rows), VALUES[batch.index])
+
+
+def test_context_columns_follow_their_rows() -> None:
+    prepared = load_data(spec(columns=["a", "b"], context_columns=["row"]))
+    held_out = np.concatenate([prepared.validation.index, prepared.test.index])
+    training = np.delete(NUMBERS, held_out)
+    batch = prepared.batches(40, 0).batch(30)
+    for index, context in ((batch.index, batch.context), (prepared.test.index, prepared.test.context)):
+        np.testing.assert_allclose(context[:, 0], (index - training.mean()) / training.std())
+
+
+def test_the_sample_for_baselines_is_of_training_rows(data: PreparedData) -> None:
+    held_out = {*data.validation.index, *data.test.index}
+    assert len(data.training) >= 200
+    assert not held_out & set(data.training.index)
+
+
+def test_a_whole_number_in_one_file_and_a_fraction_in_another_are_both_kept(root: Path) -> None:
+    folder = root / "mixed"
+    folder.mkdir()
+    pq.write_table(pa.table({"a": np.arange(100)}), folder / "0.parquet")
+    pq.write_table(pa.table({"a": np.arange(100) + 0.5}), folder / "1.parquet")
+    small = {"batch_size": 10, "validation_rows": 5, "test_rows": 5, "columns": None}
+    batches = load_data(spec(path="mixed", **small)).batches(190, 0)
+    batch = batches.batch(0)
+    np.testing.assert_array_equal(batch.rows[:, 0], np.where(batch.index < 100, batch.index, batch.index - 99.5))
+
+
+@pytest.mark.parametrize("bad", [np.nan, None])
+def test_a_bad_value_is_named_by_its_file_and_its_row_there(root: Path, bad: float | None) -> None:
+    write(root / "bad")
+    columns = {"a": [*VALUES[:500, 0], bad, *VALUES[501:, 0]], "b": VALUES[:, 1]}
+    pq.write_table(pa.table(columns), root / "bad" / "part-2.parquet", row_group_size=100)
+    with pytest.raises(DataError) as caught:
+        load_data(spec(path="bad", columns=["a", "b"]))
+    assert caught.value.place == {"file": "bad/part-2.parquet", "column": "a", "row": 500}
+
+
+def test_a_constant_column_and_too_few_rows_and_an_empty_folder_are_refused(root: Path) -> None:
+    constant = VALUES.copy()
+    constant[:, 1] = 7.0
+    write(root / "constant", constant)
+    with pytest.raises(DataError, match="column 'b' of constant has the value 7 in all 920 training rows"):
+        load_data(spec(path="constant"))
+    with pytest.raises(DataError, match=r"rows has 1000 rows; .* not enough for a batch"):
+        load_data(spec(test_rows=945))
+    (root / "empty").mkdir()
+    with pytest.raises(DataError, match=r"without any \.parquet file"):
+        load_data(spec(path="empty"))
+    with pytest.raises(DataError, match="no column 'z'"):
+        load_data(spec(columns=["z"]))
+
+
+def test_a_value_that_a_transform_cannot_take_is_named(root: Path) -> None:
+    with pytest.raises(DataError, match="logit takes values from 0 to 1") as caught:
+        load_data(spec(columns=["a"], transforms=[{"kind": "logit"}]))
+    row = int(np.argmax((VALUES[:, 0] < 0) | (VALUES[:, 0] > 1)))
+    assert caught.value.place == {"file": "rows/part-0.parquet", "column": "a", "row": row}
