@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from symadj_core.flows import Flow
-from workers.data import Part
+from workers.data import Batch, Part
 
-__all__ = ["HeldOut", "piece_rows", "rows_on_device"]
+__all__ = ["DeviceRows", "HeldOut", "on_device", "piece_rows"]
 
 # Rows times columns of a piece of work; large enough to keep small flows busy.
 _PIECE = 10_000
 
 
-def rows_on_device(part: Part, flow: Flow, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the rows [n, dim] in the flow's dtype and their numbers [n] int64, both on ``device``."""
+@dataclass(frozen=True)
+class DeviceRows:
+    """Rows as a flow takes them.
+
+    Attributes:
+        x: [n, dim] in the flow's dtype.
+        index: [n] int64, the rows' numbers in the data set.
+        context: [n, context dim] in the flow's dtype, or None.
+    """
+
+    x: Tensor
+    index: Tensor
+    context: Tensor | None
+
+    def split(self, rows: int) -> Iterator[DeviceRows]:
+        """Yield pieces of at most ``rows`` rows; of no rows none."""
+        for first in range(0, len(self.x), rows):
+            piece = slice(first, first + rows)
+            yield DeviceRows(self.x[piece], self.index[piece], None if self.context is None else self.context[piece])
+
+
+def on_device(rows: Part | Batch, flow: Flow, device: torch.device) -> DeviceRows:
+    """Bring ``rows`` to ``device``."""
     dtype = next(flow.parameters()).dtype
-    return torch.from_numpy(part.rows).to(device, dtype), torch.from_numpy(part.index).to(device)
+    context = None if rows.context is None else torch.from_numpy(rows.context).to(device, dtype)
+    return DeviceRows(torch.from_numpy(rows.rows).to(device, dtype), torch.from_numpy(rows.index).to(device), context)
 
 
 def piece_rows(batch_rows: int, dim: int) -> int:
@@ -37,15 +59,13 @@ class HeldOut:
     """Rows of one rank, ready to be scored.
 
     Attributes:
-        rows: [n, dim] in the flow's dtype.
-        index: [n] int64, the rows' numbers in the data set.
+        rows: all of them.
         piece: rows to compute at once.
         seed: of the probes, where the divergence is estimated. They depend on the row alone, so that a series of
             scores is of one quantity.
     """
 
-    rows: Tensor
-    index: Tensor
+    rows: DeviceRows
     piece: int
     seed: int
 
@@ -60,10 +80,9 @@ class HeldOut:
         Raises:
             SolverError: a row could not be carried to the base.
         """
-        values, counts = [self.rows.new_zeros(0, dtype=torch.float64)], []
-        for x, i in zip(torch.split(self.rows, self.piece), torch.split(self.index, self.piece), strict=True):
+        values, counts = [self.rows.x.new_zeros(0, dtype=torch.float64)], []
+        for piece in self.rows.split(self.piece):
             before_piece()
-            if len(x):
-                values.append(-flow(x, seed=self.seed, sample_index=i).double())
-                counts.append(flow.last_stats.nfe_forward)
+            values.append(-flow(piece.x, seed=self.seed, sample_index=piece.index, context=piece.context).double())
+            counts.append(flow.last_stats.nfe_forward)
         return torch.cat(values), counts

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from service.records import Phase, StepRecord
 from service.spec import JobSpec, StopAfterMinutes, StopAfterSteps
-from workers.data import BatchOrder, PreparedData
+from workers.data import Batches, PartBatches, PreparedData
 from workers.diagnosis import diagnose, diverged
 from workers.flow import validation_flow
 from workers.history import History
-from workers.likelihood import HeldOut, piece_rows, rows_on_device
+from workers.likelihood import HeldOut, on_device, piece_rows
 from workers.objective import Objective
 from workers.ranks import DataParallel, Ranks
 from workers.reasons import Failure
@@ -84,7 +84,7 @@ def train(spec: JobSpec, state: TrainingState, data: PreparedData, ranks: Ranks,
 class _Training:
     def __init__(self, spec: JobSpec, state: TrainingState, data: PreparedData, ranks: Ranks, outbox: Outbox) -> None:
         self.spec, self.state, self.ranks, self.outbox = spec, state, ranks, outbox
-        self.batches = BatchOrder(len(data.training), spec.data.batch_size, spec.seed)
+        self.batches: Batches = PartBatches(data.training, spec.data.batch_size, spec.seed)
         self.validated, _ = validation_flow(state.evaluated, spec)
         self.validation: HeldOut | None = None
         self.validation_rows = 0
@@ -97,15 +97,14 @@ class _Training:
         self.began = time.perf_counter() - state.seconds
 
     def _load(self, data: PreparedData) -> None:
-        """Bring this rank's rows to its device."""
-        flow, ranks, batch_size = self.state.flow, self.ranks, self.spec.data.batch_size
-        evaluation = self.spec.evaluation
-        self.rows, self.index = rows_on_device(data.training, flow, ranks.device)
+        """Bring this rank's validation rows to its device."""
+        ranks, evaluation = self.ranks, self.spec.evaluation
         if evaluation is not None and evaluation.validate_every_steps is not None:
             part = data.validation.head(evaluation.validation_rows)
             self.validation_rows = len(part)
-            rows, index = rows_on_device(part.share(ranks.rank, ranks.size), flow, ranks.device)
-            self.validation = HeldOut(rows, index, piece_rows(batch_size // ranks.size, data.dim), self.spec.seed)
+            rows = on_device(part.share(ranks.rank, ranks.size), self.state.flow, ranks.device)
+            piece = piece_rows(self.spec.data.batch_size // ranks.size, data.dim)
+            self.validation = HeldOut(rows, piece, self.spec.seed)
 
     def run(self) -> Trained:
         ending: Ending | None = None
@@ -156,10 +155,10 @@ class _Training:
         phase: Phase = "forward"
         try:
             self.state.optimizer.zero_grad()
-            place = torch.from_numpy(self.batches.rows_of_step(step - 1, self.ranks.rank, self.ranks.size))
-            place = place.to(self.ranks.device)
+            batch = self.batches.batch(step - 1, self.ranks.rank, self.ranks.size)
+            rows = on_device(batch, self.state.flow, self.ranks.device)
             with self.memory.phase(phase):
-                loss, figures = self.parallel.model(self.rows[place], step=step, sample_index=self.index[place])
+                loss, figures = self.parallel.model(rows, step)
                 value = float(loss.detach())
             if not math.isfinite(value):
                 return figures, diverged(f"the loss is {value} at step {step}", self._where(step, phase))

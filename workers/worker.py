@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -14,23 +13,20 @@ import safetensors.torch
 import torch
 
 from service.records import EventRecord, RunOrder
-from service.spec import Evaluation, GpuResources
+from service.spec import GpuResources
 from service.states import JobState
 from symadj_core.flows import Flow
 from workers.artifacts import ArtifactFolder
-from workers.baselines import fit_baselines
-from workers.data import PreparedData, load_table, prepare
-from workers.evaluation import TestScore, draw_samples, score_test_rows
+from workers.data import PreparedData, load_data
+from workers.evaluation import Evaluator
 from workers.flow import build_flow, validation_flow
-from workers.plots import draw_curve, draw_pairs
 from workers.ranks import AttemptFailedError, PeerLostError, Ranks
 from workers.state import TrainingState
 from workers.telemetry import Outbox, TelemetryError, flush_timeout, open_sender
-from workers.training import Trained, train
+from workers.training import train
 
 __all__ = ["Attempt", "run_worker"]
 
-_MOST_SAMPLES = 5000
 # How long a rank that has lost a peer tries to deliver its last records: Ray is about to end it.
 _LAST_WORDS_S = 2.0
 _VERSIONS_OF = ("symadj", "torch", "numpy", "ray")
@@ -137,56 +133,14 @@ class Attempt:
             "validation_nll": next((v.nll for v in reversed(state.validations) if v.step == weights_of), None),
         }
         if self.spec.evaluation is not None:
-            result |= self._evaluate(self.spec.evaluation, state, data, trained)
+            flow = state.evaluated
+            evaluator = Evaluator(self.spec, self.spec.evaluation, flow, data, self.ranks, self.outbox, self.artifacts)
+            result |= evaluator.run(trained.history, state.validations)
         return {"state": JobState.SUCCEEDED, "result": result}
 
     def _set_up(self) -> tuple[PreparedData, Flow]:
-        data = prepare(self.spec.data, load_table(self.spec.data))
-        return data, build_flow(self.spec, data.dim).to(self.ranks.device)
-
-    def _evaluate(
-        self, evaluation: Evaluation, state: TrainingState, data: PreparedData, trained: Trained
-    ) -> dict[str, Any]:
-        flow, began = state.evaluated, time.perf_counter()
-        self._event("evaluation_started", "test likelihood, baselines and plots")
-        score = None
-        if evaluation.test:
-            score = score_test_rows(self.spec, evaluation, flow, data, self.ranks, self.outbox)
-            self._event(
-                "test_scored",
-                f"test NLL {score.nll:.4f} +- {score.stderr:.4f} nats",
-                nll=score.nll,
-                stderr=score.stderr,
-            )
-
-        # Shared out so that both take about as long: the first rank draws while the last fits.
-        def share() -> dict[str, Any] | None:
-            self.outbox.heed()
-            if self.ranks.rank == 0 and evaluation.plots:
-                self._draw_pairs(flow, data)
-            if self.ranks.rank == self.ranks.size - 1 and evaluation.mixture_components:
-                return fit_baselines(
-                    data.training.rows,
-                    data.test.rows,
-                    evaluation.mixture_components,
-                    self.spec.seed,
-                    self.spec.resources.cpus_per_worker,
-                )
-            return None
-
-        baselines = self.ranks.gather(self.ranks.together(share, phase="evaluation"))[-1]
-        if evaluation.plots:
-            self._on_rank_0(lambda: self._draw_curve(trained, state, score, baselines))
-        return {
-            "test_nll": score and score.nll,
-            "test_nll_stderr": score and score.stderr,
-            "test_nll_original_units": score and score.nll_original_units,
-            "test_rows": score and score.rows,
-            "nfe_test": score and score.nfe,
-            "test_solver": score and score.how,
-            "baselines": baselines,
-            "evaluate_seconds": time.perf_counter() - began,
-        }
+        data = load_data(self.spec.data)
+        return data, build_flow(self.spec, data.dim, data.context_dim).to(self.ranks.device)
 
     def _save_flow(self, state: TrainingState, data: PreparedData, step: int) -> None:
         """Store the weights to be used, those they are the average of where there is one, and how to read them."""
@@ -204,32 +158,11 @@ class Attempt:
             "job_id": self.order.job_id,
             "attempt": self.order.attempt,
             "spec": self.spec.stored(),
-            "columns": data.columns,
-            "transforms": [transform.parameters() for transform in data.transforms],
+            **data.stored(),
             "versions": _versions(),
         }
         text = json.dumps(config, indent=2) + "\n"
         self.outbox.put(self.artifacts.write("config.json", "application/json", text.encode()))
-
-    def _draw_pairs(self, flow: Flow, data: PreparedData) -> None:
-        count = min(_MOST_SAMPLES, len(data.test))
-        samples = draw_samples(flow, count, self.spec.seed, self.spec.data.batch_size)
-        picture = draw_pairs(data.test.rows[:count], samples, data.columns, f"{self.spec.name}: test data and flow")
-        self.outbox.put(self.artifacts.write("pairs.png", "image/png", picture))
-
-    def _draw_curve(
-        self, trained: Trained, state: TrainingState, score: TestScore | None, baselines: dict[str, Any] | None
-    ) -> None:
-        lines = {}
-        if baselines is not None:
-            mixture = baselines["gaussian_mixture"]
-            lines["Gaussian"] = baselines["gaussian"]
-            if mixture["test_nll"] is not None:
-                lines[f"{mixture['components']} Gaussians"] = mixture["test_nll"]
-        picture = draw_curve(
-            trained.history, state.validations, self.spec.name, None if score is None else score.nll, lines
-        )
-        self.outbox.put(self.artifacts.write("curve.png", "image/png", picture))
 
     def _on_rank_0(self, work: Callable[[], None]) -> None:
         self.ranks.together(lambda: work() if self.ranks.rank == 0 else None, phase="artifacts")

@@ -12,11 +12,21 @@ class Evaluation(Section):
 
     validate_every_steps: int | None = Field(200, ge=1, description="null: no validation while training.")
     validation_rows: int = Field(2000, ge=2, description="Of the validation rows, the first so many.")
-    test: bool = Field(True, description="Test NLL with the exact trace and the tolerances below.")
+    test: bool = Field(
+        True, description="Test NLL with the exact trace and the tolerances below, beside the one at training's."
+    )
     tolerance_factor: float = Field(
         0.01, gt=0, le=1, description="The solver's tolerances for testing, as a fraction of training's."
     )
     mixture_components: int = Field(
         10, ge=0, le=200, description="Of the Gaussian mixture fitted for comparison; 0: no baselines."
+    )
+    inverse_rows: int = Field(
+        1000, ge=0, description="Test rows carried to the base and back, at training's tolerances; 0: none."
+    )
+    two_sample_rows: int = Field(
+        5000,
+        ge=0,
+        description="Test rows, and samples, that a classifier has to tell apart; with fewer than 40: no such test.",
     )
     plots: bool = True

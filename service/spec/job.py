@@ -61,14 +61,6 @@ class JobSpec(Section):
                 f"data.batch_size {self.data.batch_size} is not a multiple of resources.workers "
                 f"{self.resources.workers}: every worker takes an equal share of a batch",
             )
-        if self.data.kind == "toy":
-            training_rows = round(self.data.rows * (1 - self.data.validation_fraction - self.data.test_fraction))
-            if self.data.batch_size > training_rows:
-                raise misfit(
-                    "/data/batch_size",
-                    f"data.batch_size {self.data.batch_size} is larger than the {training_rows} training rows of "
-                    f"data.rows {self.data.rows}: take a smaller batch, or more rows",
-                )
 
     def _check_solver(self) -> None:
         if self.solver.kind == "fixed" and self.gradient.kind == "adjoint":
@@ -127,8 +119,21 @@ class JobSpec(Section):
 
     def _check_regularisers(self) -> None:
         kinds = [regulariser.kind for regulariser in self.regularisers]
+        field, divergence = self.flow.field.kind, self.flow.divergence.kind
         for place, regulariser in enumerate(self.regularisers):
             at, schedule = f"regularisers/{place}", regulariser.schedule
+            if regulariser.kind == "hjb" and field != "potential":
+                raise misfit(
+                    f"/{at}/kind",
+                    f"the regulariser hjb is about the potential whose gradient the field is; flow.field.kind {field} "
+                    "has none: take potential",
+                )
+            if regulariser.kind == "jacobian_frobenius" and divergence == "hutchpp":
+                raise misfit(
+                    f"/{at}/kind",
+                    "the regulariser jacobian_frobenius is estimated along with the trace, which "
+                    "flow.divergence.kind hutchpp does not do: take hutchinson or exact",
+                )
             if regulariser.kind in kinds[:place]:
                 raise misfit(f"/{at}/kind", f"the regulariser {regulariser.kind} stands twice: give it one weight")
             if schedule.kind == "linear" and schedule.to_step <= schedule.from_step:

@@ -22,8 +22,8 @@ from symadj_core.errors import SolverError, Status
 from tests.workers.runs import order
 from workers import ray_failures
 from workers.artifacts import ArtifactFolder
-from workers.baselines import fit_baselines
 from workers.diagnosis import diagnose
+from workers.evaluation.baselines import fit_baselines
 from workers.history import History
 from workers.plots import draw_curve, draw_pairs
 from workers.ranks import PeerLostError

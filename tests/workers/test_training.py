@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -218,11 +219,13 @@ def test_a_rate_that_is_far_too_high_ends_as_diverged_with_the_step_and_advice(t
     assert "learning_rate" in outcome["data"]["advice"]
 
 
-def test_data_that_cannot_be_trained_on_is_a_data_error(tmp_path: Path) -> None:
-    outcome, _ = run(tmp_path, data={"kind": "builtin", "name": "flow_cytometry", "batch_size": 100_000})
+def test_data_that_cannot_be_trained_on_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYMADJ_DATA_ROOTS", str(tmp_path))
+    np.save(tmp_path / "few.npy", np.random.default_rng(0).standard_normal((100, 3)))
+    outcome, _ = run(tmp_path, data={"kind": "file", "path": "few.npy", "batch_size": 81})
     assert outcome is not None
     assert (outcome["state"], outcome["reason"]) == ("failed", "data_error")
-    assert "batch_size 100000 is larger than the 88000 training rows" in outcome["message"]
+    assert "batch_size 81 is larger than the 80 training rows" in outcome["message"]
 
 
 def test_a_measured_peak_above_the_budget_is_one_event_with_the_numbers(tmp_path: Path) -> None:

@@ -1,0 +1,122 @@
+"""What is measured after training, part by part and in whole runs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from service.spec import JobSpec
+from tests.workers.runs import SMALL, KeepingOutbox, run
+from workers.data import load_data
+from workers.evaluation.density import density_over_plane
+from workers.evaluation.two_sample import _auc, two_sample_test
+from workers.flow import build_flow, evaluation_flow
+from workers.plots import draw_density
+from workers.ranks import Ranks
+
+WITHOUT_PLOTS = {"validate_every_steps": None, "mixture_components": 0, "plots": False}
+
+
+def test_the_two_sample_test_cannot_tell_equal_densities_apart_and_tells_shifted_ones() -> None:
+    rng = np.random.default_rng(0)
+    rows, same, shifted = rng.standard_normal((3, 800, 2)) + np.array([0, 0, 1])[:, None, None]
+    equal = two_sample_test(rows, same, seed=0, threads=1)
+    assert abs(equal["auc"] - 0.5) < 4 * equal["auc_stderr"]
+    assert abs(equal["accuracy"] - 0.5) < 4 * equal["accuracy_stderr"]
+    other = two_sample_test(rows, shifted, seed=0, threads=1)
+    assert other["accuracy"] > 0.6
+    assert other["auc"] > 0.5 + 10 * other["auc_stderr"]
+    assert other["rows"] == 400
+    assert two_sample_test(rows, shifted, seed=0, threads=1) == other
+
+
+def test_the_area_under_the_curve_is_scikit_learns_and_its_error_is_the_spread_over_draws() -> None:
+    rng = np.random.default_rng(0)
+    low, high = rng.integers(0, 10, (2, 200)).astype(float) + np.array([0, 2])[:, None]
+    value, _ = _auc(low, high)
+    assert value == pytest.approx(roc_auc_score(np.repeat([0, 1], 200), np.concatenate([low, high])))
+    draws = [_auc(rng.standard_normal(100), rng.standard_normal(100) + 1) for _ in range(300)]
+    values, errors = np.array(draws).T
+    assert errors.mean() == pytest.approx(values.std(), rel=0.15)
+
+
+def test_the_density_of_an_untrained_flow_integrates_to_one_and_is_drawn() -> None:
+    spec = JobSpec.model_validate(SMALL)
+    flow, _ = evaluation_flow(build_flow(spec, 2), spec, 0.01)
+    rows = 1.5 * np.random.default_rng(0).standard_normal((1000, 2))
+    density = density_over_plane(spec, flow, rows, Ranks(torch.device("cpu")), KeepingOutbox())
+    assert density.integral == pytest.approx(1.0, abs=1e-3)
+    assert draw_density(density, rows, ("x", "y"), "title").startswith(b"\x89PNG")
+
+
+def test_the_gap_is_what_the_loose_tolerance_costs_and_the_flow_nearly_inverts_itself(tmp_path: Path) -> None:
+    results = []
+    for steps in (2, 40):
+        outcome, _ = run(
+            tmp_path / str(steps),
+            solver={"kind": "fixed", "method": "euler", "steps": steps},
+            stop={"kind": "steps", "max_steps": 30},
+            evaluation=WITHOUT_PLOTS | {"inverse_rows": 30, "two_sample_rows": 0},
+        )
+        assert outcome is not None
+        results.append(outcome["result"])
+    loose, tight = results
+    for result in results:
+        assert result["test_nll_training_tolerance"] == pytest.approx(result["test_nll"] + result["test_nll_gap"])
+        assert result["inverse_error"]["rows"] == 30
+        assert result["inverse_error"]["max"] >= result["inverse_error"]["rms"] > 0
+        assert result["two_sample"] is None
+        assert result["test_bits_per_dim"] is None
+    assert abs(tight["test_nll_gap"]) < abs(loose["test_nll_gap"])
+    assert tight["test_nll_gap_stderr"] < tight["test_nll_stderr"]
+    assert 5 * tight["inverse_error"]["rms"] < loose["inverse_error"]["rms"]
+
+
+def test_dequantised_data_have_bits_per_dim(tmp_path: Path) -> None:
+    outcome, outbox = run(
+        tmp_path,
+        data={"kind": "builtin", "name": "digits", "batch_size": 100},
+        stop={"kind": "steps", "max_steps": 2},
+        evaluation=WITHOUT_PLOTS | {"two_sample_rows": 60, "inverse_rows": 0, "plots": True},
+    )
+    assert outcome is not None
+    assert outcome["state"] == "succeeded", outcome
+    result = outcome["result"]
+    assert result["test_bits_per_dim"] == pytest.approx(result["test_nll_original_units"] / (64 * math.log(2)))
+    # An untrained flow is no better than coding 17 levels by a fixed length, and not absurdly worse.
+    assert 1 < result["test_bits_per_dim"] < 8
+    assert result["two_sample"]["rows"] == 30
+    assert result["inverse_error"] is None
+    assert result["density_integral"] is None
+    drawn = {a.name for a in outbox.of("artifact") if a.media_type == "image/png"}
+    assert drawn == {"curve.png", "images.png", "trajectories.png", "steps.png"}
+
+
+def test_a_run_in_the_plane_tells_the_integral_of_its_density_and_draws_it(tmp_path: Path) -> None:
+    outcome, outbox = run(tmp_path, evaluation={"mixture_components": 2, "two_sample_rows": 40})
+    assert outcome is not None
+    assert outcome["state"] == "succeeded", outcome
+    assert outcome["result"]["density_integral"] == pytest.approx(1.0, abs=1e-3)
+    assert {a.name for a in outbox.of("artifact")} >= {
+        "curve.png",
+        "pairs.png",
+        "density.png",
+        "trajectories.png",
+        "steps.png",
+    }
+
+
+def test_the_samples_do_not_depend_on_what_was_drawn_before() -> None:
+    from workers.evaluation.samples import draw_samples
+
+    spec = JobSpec.model_validate(SMALL)
+    flow = build_flow(spec, load_data(spec.data).dim)
+    first = draw_samples(flow, 20, seed=3, piece=8)
+    torch.rand(5)
+    np.testing.assert_array_equal(draw_samples(flow, 20, seed=3, piece=8), first)
+    assert not np.array_equal(draw_samples(flow, 20, seed=4, piece=8), first)

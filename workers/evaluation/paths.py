@@ -1,0 +1,71 @@
+"""How a flow gets from base to data: trajectories, and the solver's steps along them."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from symadj_core.flows import Flow
+from symadj_core.problem import Callbacks
+from symadj_core.solve import solve
+from workers.likelihood import DeviceRows
+
+__all__ = ["accepted_steps", "end_times", "sample_trajectories"]
+
+Rows = NDArray[np.float64]
+
+_TIMES = 80
+
+
+def end_times(flow: Flow) -> list[float]:
+    """Return the flow's time at the end of each block."""
+    return list(accumulate(float(block.end_time) for block in flow.stack()))
+
+
+@torch.no_grad()
+def sample_trajectories(flow: Flow, count: int, seed: int, context: Tensor | None) -> Rows:
+    """Return the paths [T, count, dim] of ``count`` base samples to the data, at equal distances of the flow's time."""
+    like = next(flow.parameters())
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(count, flow.dim, generator=generator, dtype=torch.float64).to(like)
+    times = torch.linspace(end_times(flow)[-1], 0, _TIMES, dtype=torch.float64)
+    return flow.transport(z, times, context).double().cpu().numpy()
+
+
+@torch.no_grad()
+def accepted_steps(flow: Flow, rows: DeviceRows) -> tuple[Rows, Rows]:
+    """Carry ``rows`` to the base; return the flow's time at the start of each accepted step [n], and its size [n].
+
+    Raises:
+        SolverError: a row could not be carried to the base.
+    """
+    starts: list[float] = []
+    sizes: list[float] = []
+    begin = 0.0
+
+    def note(t: Tensor, _: Tensor, dt: Tensor) -> None:
+        starts.append(begin + float(t))
+        sizes.append(float(dt))
+
+    def forget(*_: Tensor) -> None:
+        starts.pop()
+        sizes.pop()
+
+    x = rows.x
+    for block, end in zip(flow.stack(), end_times(flow), strict=True):
+        # As in the likelihood: there the log-determinant is integrated along, but takes no part in the step's choice.
+        settings = block.settings
+        solution = solve(
+            block.field_for(rows.context),
+            x,
+            torch.tensor([0.0, end - begin], dtype=torch.float64),
+            solver=settings.solver,
+            controller=settings.controller,
+            callbacks=Callbacks(step=note, reject=forget),
+        )
+        x, begin = solution.ys[-1], end
+    return np.asarray(starts), np.asarray(sizes)

@@ -1,0 +1,182 @@
+"""The evaluation of a trained flow: what is measured, what is drawn, and on which rank."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.records import EventRecord
+from service.spec import Evaluation, JobSpec
+from symadj_core.flows import Flow
+from workers import plots
+from workers.artifacts import ArtifactFolder
+from workers.data import PreparedData
+from workers.evaluation.baselines import fit_baselines
+from workers.evaluation.density import PlaneDensity, density_over_plane
+from workers.evaluation.paths import accepted_steps, end_times, sample_trajectories
+from workers.evaluation.samples import draw_samples
+from workers.evaluation.scores import TestScore, inverse_error, score_test_rows
+from workers.evaluation.two_sample import FEWEST_ROWS, two_sample_test
+from workers.flow import evaluation_flow
+from workers.history import History
+from workers.likelihood import on_device
+from workers.ranks import Ranks
+from workers.telemetry import Outbox
+from workers.validation import Validation
+
+__all__ = ["Evaluator"]
+
+Rows = NDArray[np.float64]
+
+_MOST_DRAWN = 5000
+_CARRIED = 100  # rows whose way is drawn
+
+
+class Evaluator:
+    """Measures a trained flow on held-out rows; all ranks go through it side by side.
+
+    Args:
+        spec: of the job.
+        evaluation: the part of it that says what is wanted.
+        flow: with training's solver.
+        data: prepared.
+        ranks: share the work.
+        outbox: takes records, and is where a cancel is seen.
+        artifacts: take the pictures.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        evaluation: Evaluation,
+        flow: Flow,
+        data: PreparedData,
+        ranks: Ranks,
+        outbox: Outbox,
+        artifacts: ArtifactFolder,
+    ) -> None:
+        self.spec, self.evaluation, self.flow, self.data = spec, evaluation, flow, data
+        self.ranks, self.outbox, self.artifacts = ranks, outbox, artifacts
+
+    def run(self, history: History, validations: list[Validation]) -> dict[str, Any]:
+        """Return the evaluation's part of the job's result.
+
+        Raises:
+            AttemptFailedError: on all ranks, when one of them could not go on, or the user cancelled.
+        """
+        began = time.perf_counter()
+        spec, evaluation, data, ranks, outbox = self.spec, self.evaluation, self.data, self.ranks, self.outbox
+        self._event("evaluation_started", "test likelihood, baselines and plots")
+        score, density, inverse = None, None, None
+        if evaluation.test:
+            score = score_test_rows(spec, evaluation, self.flow, data, ranks, outbox)
+            self._event(
+                "test_scored",
+                f"test NLL {score.nll:.4f} +- {score.stderr:.4f} nats",
+                nll=score.nll,
+                stderr=score.stderr,
+            )
+        if evaluation.inverse_rows:
+            inverse = inverse_error(spec, evaluation.inverse_rows, self.flow, data, ranks, outbox)
+        if evaluation.plots and data.dim == 2 and not data.context_dim:
+            tested, _ = evaluation_flow(self.flow, spec, evaluation.tolerance_factor)
+            density = density_over_plane(spec, tested, data.test.rows, ranks, outbox)
+        # Shared out so that both take about as long: the first rank samples and draws while the last one fits.
+        shares = ranks.gather(ranks.together(partial(self._share, density), phase="evaluation"))
+        two_sample, baselines = shares[0][0], shares[-1][1]
+        if evaluation.plots:
+            self._on_rank_0(lambda: self._draw_curve(history, validations, score, baselines))
+        return {
+            **({} if score is None else score.result()),
+            "inverse_error": inverse,
+            "two_sample": two_sample,
+            "density_integral": density and density.integral,
+            "baselines": baselines,
+            "evaluate_seconds": time.perf_counter() - began,
+        }
+
+    def _share(self, density: PlaneDensity | None) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """Do what one rank does alone; return the two-sample test and the baselines, from the ranks that made them."""
+        evaluation, data, ranks = self.evaluation, self.data, self.ranks
+        two_sample, baselines = None, None
+        self.outbox.heed()
+        if ranks.rank == 0:
+            tried = min(evaluation.two_sample_rows, len(data.test))
+            count = max(tried, min(_MOST_DRAWN, len(data.test)) if evaluation.plots else 0)
+            samples = self._samples(count) if count else None
+            if evaluation.plots and samples is not None:
+                self._draw(samples[:_MOST_DRAWN], density)
+            if tried >= FEWEST_ROWS and samples is not None:
+                self.outbox.heed()
+                two_sample = two_sample_test(data.test.rows[:tried], samples[:tried], self.spec.seed, self._threads)
+        if ranks.rank == ranks.size - 1 and evaluation.mixture_components:
+            self.outbox.heed()
+            components = evaluation.mixture_components
+            baselines = fit_baselines(data.training.rows, data.test.rows, components, self.spec.seed, self._threads)
+        return two_sample, baselines
+
+    @property
+    def _threads(self) -> int:
+        return self.spec.resources.cpus_per_worker
+
+    def _samples(self, count: int) -> Rows:
+        context = self.data.test.context
+        context = None if context is None else context[:count]
+        return draw_samples(self.flow, count, self.spec.seed, self.spec.data.batch_size, context)
+
+    def _draw(self, samples: Rows, density: PlaneDensity | None) -> None:
+        """Draw all but the curve."""
+        name, data, flow = self.spec.name, self.data, self.flow
+        rows = data.test.rows[: len(samples)]
+        if data.shape is not None:
+            raw, drawn = data.original_units(rows[:64]), data.original_units(samples[:64])
+            self._picture("images.png", plots.draw_images(raw, drawn, data.shape, data.levels, name))
+        else:
+            self._picture("pairs.png", plots.draw_pairs(rows, samples, data.columns, f"{name}: test data and flow"))
+        if density is not None:
+            self._picture("density.png", plots.draw_density(density, rows, data.columns, name))
+        self.outbox.heed()
+        own = on_device(data.test.head(_CARRIED), flow, self.ranks.device)
+        if data.dim > 1:
+            paths = sample_trajectories(flow, len(own.x), self.spec.seed, own.context)
+            title = f"{name}: from base to data"
+            self._picture("trajectories.png", plots.draw_trajectories(paths, rows, data.columns, title))
+        tested, _ = evaluation_flow(flow, self.spec, self.evaluation.tolerance_factor)
+        steps = {
+            "as in training": accepted_steps(flow, own),
+            "as in testing": accepted_steps(tested, on_device(data.test.head(_CARRIED), tested, self.ranks.device)),
+        }
+        title = f"{name}: steps of the solver for {len(own.x)} test rows"
+        self._picture("steps.png", plots.draw_steps(steps, end_times(flow), title))
+
+    def _draw_curve(
+        self,
+        history: History,
+        validations: list[Validation],
+        score: TestScore | None,
+        baselines: dict[str, Any] | None,
+    ) -> None:
+        lines = {}
+        if baselines is not None:
+            mixture = baselines["gaussian_mixture"]
+            lines["Gaussian"] = baselines["gaussian"]
+            if mixture["test_nll"] is not None:
+                lines[f"{mixture['components']} Gaussians"] = mixture["test_nll"]
+        nll = None if score is None else score.nll
+        self._picture("curve.png", plots.draw_curve(history, validations, self.spec.name, nll, lines))
+
+    def _picture(self, name: str, content: bytes) -> None:
+        self.outbox.put(self.artifacts.write(name, "image/png", content))
+
+    def _on_rank_0(self, work: Callable[[], None]) -> None:
+        self.ranks.together(lambda: work() if self.ranks.rank == 0 else None, phase="artifacts")
+
+    def _event(self, name: str, message: str, **data: Any) -> None:
+        if self.ranks.rank == 0:
+            self.outbox.put(EventRecord(time=datetime.now(UTC), name=name, message=message, data=data))

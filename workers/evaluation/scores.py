@@ -1,0 +1,149 @@
+"""Likelihood of the test rows, and how well the flow inverts itself on them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from service.spec import Evaluation, JobSpec
+from symadj_core.flows import Exact, Flow
+from workers.data import PreparedData
+from workers.flow import evaluation_flow
+from workers.likelihood import HeldOut, on_device, piece_rows
+from workers.ranks import Ranks
+from workers.telemetry import Outbox
+
+__all__ = ["TestScore", "inverse_error", "score_test_rows"]
+
+
+@dataclass(frozen=True)
+class TestScore:
+    """Likelihood of the test rows.
+
+    Attributes:
+        nll: mean negative log-likelihood, nats a row, in the space that the flow models.
+        stderr: its standard error, over rows.
+        nll_original_units: the same for the raw rows, in nats.
+        bits_per_dim: of dequantised data, else None; an upper bound of the discrete NLL.
+        training_nll: the NLL of the same rows with training's tolerances and the exact trace.
+        gap: ``training_nll - nll``: what the loose solves of the training get wrong.
+        gap_stderr: its standard error, of the differences row by row.
+        rows: how many.
+        nfe: uses of the field for one piece of the rows, summed over blocks, mean over pieces.
+        how: the solver's settings.
+    """
+
+    nll: float
+    stderr: float
+    nll_original_units: float
+    bits_per_dim: float | None
+    training_nll: float
+    gap: float
+    gap_stderr: float
+    rows: int
+    nfe: float
+    how: dict[str, Any]
+
+    __test__ = False  # not a test case, whatever its name
+
+    def result(self) -> dict[str, Any]:
+        """Return the fields of the job's result."""
+        return {
+            "test_nll": self.nll,
+            "test_nll_stderr": self.stderr,
+            "test_nll_original_units": self.nll_original_units,
+            "test_bits_per_dim": self.bits_per_dim,
+            "test_nll_training_tolerance": self.training_nll,
+            "test_nll_gap": self.gap,
+            "test_nll_gap_stderr": self.gap_stderr,
+            "test_rows": self.rows,
+            "nfe_test": self.nfe,
+            "test_solver": self.how,
+        }
+
+
+def score_test_rows(
+    spec: JobSpec, evaluation: Evaluation, flow: Flow, data: PreparedData, ranks: Ranks, outbox: Outbox
+) -> TestScore:
+    """Compute the NLL of the test rows with the exact trace, at tight tolerances and at training's.
+
+    The ranks share the rows. A cancel ends it between two pieces of them.
+
+    Raises:
+        AttemptFailedError: on all ranks, when a rank's solver could not reach the end.
+    """
+    tested, how = evaluation_flow(flow, spec, evaluation.tolerance_factor)
+    trained = flow.with_settings(divergence=Exact())
+    piece = piece_rows(spec.data.batch_size // ranks.size, data.dim)
+    share = data.test.share(ranks.rank, ranks.size)
+
+    def score(scored: Flow) -> tuple[Tensor, list[int]]:
+        return HeldOut(on_device(share, scored, ranks.device), piece, spec.seed).nll(scored, outbox.heed)
+
+    nll, counts = ranks.together(lambda: score(tested), phase="evaluation")
+    gap = ranks.together(lambda: score(trained)[0], phase="evaluation") - nll
+    mean, stderr, rows = _mean(nll, ranks)
+    gap_mean, gap_stderr, _ = _mean(gap, ranks)
+    nfe, pieces = ranks.sum([sum(counts), len(counts)])
+    original = mean - float(data.test.log_abs_det.mean())
+    return TestScore(
+        nll=mean,
+        stderr=stderr,
+        nll_original_units=original,
+        bits_per_dim=data.bits_per_dim(original),
+        training_nll=mean + gap_mean,
+        gap=gap_mean,
+        gap_stderr=gap_stderr,
+        rows=rows,
+        nfe=nfe / pieces,
+        how=how,
+    )
+
+
+def _mean(values: Tensor, ranks: Ranks) -> tuple[float, float, int]:
+    """Return mean, standard error and number of all ranks' ``values`` [n]."""
+    count, total = ranks.sum([len(values), float(values.sum())])
+    mean = total / count
+    (squares,) = ranks.sum([float((values - mean).square().sum())])
+    return mean, math.sqrt(squares / (count - 1) / count), int(count)
+
+
+def inverse_error(
+    spec: JobSpec, rows: int, flow: Flow, data: PreparedData, ranks: Ranks, outbox: Outbox
+) -> dict[str, Any]:
+    """Carry test rows to the base and back with training's solver, and return how far from themselves they end.
+
+    Args:
+        spec: of the job.
+        rows: of the test rows, the first so many.
+        flow: with training's solver.
+        data: prepared.
+        ranks: share the rows.
+        outbox: whose cancel ends it between two pieces.
+
+    Returns:
+        ``{"rows": n, "max": largest, "rms": root mean square}`` of the differences of all values, in the space that
+        the flow models.
+
+    Raises:
+        AttemptFailedError: on all ranks, when a rank's solver could not reach the end.
+    """
+    part = data.test.head(rows)
+    piece = max(1, spec.data.batch_size // ranks.size)
+
+    @torch.no_grad()
+    def measure() -> tuple[float, float]:
+        largest = squares = 0.0
+        for own in on_device(part.share(ranks.rank, ranks.size), flow, ranks.device).split(piece):
+            outbox.heed()
+            error = (flow.from_base(flow.to_base(own.x, own.context), own.context) - own.x).double()
+            largest, squares = max(largest, float(error.abs().max())), squares + float(error.square().sum())
+        return largest, squares
+
+    measured = ranks.gather(ranks.together(measure, phase="evaluation"))
+    mean = sum(squares for _, squares in measured) / (len(part) * data.dim)
+    return {"rows": len(part), "max": max(largest for largest, _ in measured), "rms": math.sqrt(mean)}

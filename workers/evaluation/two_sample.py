@@ -1,0 +1,63 @@
+"""Two-sample test: can a classifier tell the flow's samples from held-out rows? (Lopez-Paz and Oquab, ICLR 2017)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+__all__ = ["FEWEST_ROWS", "two_sample_test"]
+
+Rows = NDArray[np.float64]
+
+# With fewer rows there is nothing to learn from.
+FEWEST_ROWS = 40
+
+
+def two_sample_test(data: Rows, samples: Rows, seed: int, threads: int) -> dict[str, Any]:
+    """Train gradient-boosted trees on half of the rows and as many samples, and test them on the other halves.
+
+    Args:
+        data: [n, dim], held-out rows; n at least ``FEWEST_ROWS``.
+        samples: [n, dim], of the flow, in the same space.
+        seed: of the split into halves and of the trees.
+        threads: that the trees may use.
+
+    Returns:
+        ``rows`` (of data, and of samples, that were classified); ``accuracy``, 0.5 where the two cannot be told apart;
+        ``auc``, the probability that a sample looks more like one than a row of data does (0.5 likewise); and
+        standard errors, binomial and DeLong's (Biometrics 1988).
+    """
+    from sklearn.ensemble import HistGradientBoostingClassifier  # takes a second to import
+
+    half = len(data) // 2
+    rng = np.random.default_rng(seed)
+    data, samples = rng.permutation(data), rng.permutation(samples)
+    classifier = HistGradientBoostingClassifier(random_state=seed)
+    with threadpool_limits(threads):
+        classifier.fit(np.concatenate([data[:half], samples[:half]]), np.repeat([0, 1], half))
+        of_data, of_samples = (classifier.predict_proba(rows[half:])[:, 1] for rows in (data, samples))
+    correct = np.concatenate([of_data < 0.5, of_samples >= 0.5])
+    accuracy = float(correct.mean())
+    auc, auc_stderr = _auc(of_data, of_samples)
+    return {
+        "rows": len(data) - half,
+        "accuracy": accuracy,
+        "accuracy_stderr": math.sqrt(accuracy * (1 - accuracy) / len(correct)),
+        "auc": auc,
+        "auc_stderr": auc_stderr,
+    }
+
+
+def _auc(low: Rows, high: Rows) -> tuple[float, float]:
+    """Return P(low < high), ties counted half, and its standard error."""
+    ranks = rankdata(np.concatenate([low, high]))
+    # Each value's share of the other group that it is on the right side of.
+    of_high = (ranks[len(low) :] - rankdata(high)) / len(low)
+    of_low = 1 - (ranks[: len(low)] - rankdata(low)) / len(high)
+    variance = of_high.var(ddof=1) / len(high) + of_low.var(ddof=1) / len(low)
+    return float(of_high.mean()), math.sqrt(variance)

@@ -1,0 +1,34 @@
+"""The density of a two-dimensional flow over the plane."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.plots.figures import figure_of, png
+
+if TYPE_CHECKING:
+    from workers.evaluation.density import PlaneDensity
+
+__all__ = ["draw_density"]
+
+
+def draw_density(density: PlaneDensity, rows: NDArray[np.float64], columns: Sequence[str], title: str) -> bytes:
+    """Draw the density as colour with its integral, and some rows [n, 2] of the data beside it; return a PNG."""
+    figure = figure_of(9.0, 4.6)
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    extent = (density.x[0], density.x[-1], density.y[0], density.y[-1])
+    # Peaks are a few times as high as what else there is to see.
+    image = left.imshow(np.sqrt(density.density).T, origin="lower", extent=extent, aspect="auto", cmap="magma")
+    left.set_title(f"{title}: density, integral over the plane {density.integral:.5f}", fontsize=10, loc="left")
+    figure.colorbar(image, ax=left, label="square root of the density", shrink=0.85)
+    right.plot(rows[:, 0], rows[:, 1], ".", ms=1.5, alpha=0.5, color="#2b6cb0")
+    right.set_title(f"test data ({len(rows):,} rows)", fontsize=10, loc="left")
+    left.set_ylabel(columns[1])
+    for axes in (left, right):
+        axes.set_xlabel(columns[0])
+        axes.spines[["top", "right"]].set_visible(False)
+    return png(figure)
