@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from service.catalogue import BUILTIN, Dataset
 from service.spec import ArcsinhTransform, BuiltinData, Data, StandardiseTransform, ToyData
-from tests.workers.runs import KeepingOutbox, order
+from tests.workers.ingest import IngestServer
 from workers import run as driver
 from workers.data import BatchOrder, DataError, PartBatches, Table, load_data, load_table, prepare
 
@@ -179,16 +179,17 @@ def test_batches_of_dequantised_rows_do_not_depend_on_ranks_or_on_what_was_asked
 
 
 def test_an_attempt_on_bad_data_ends_before_any_worker_is_placed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ingest: IngestServer
 ) -> None:
-    monkeypatch.setenv("SYMADJ_DATA_ROOTS", str(tmp_path))
     rows = load_table(MOONS).rows.copy()
     rows[17, 1] = np.nan
     np.save(tmp_path / "bad.npy", rows)
+    monkeypatch.setenv("SYMADJ_DATA_ROOTS", str(tmp_path))
+    order = ingest.order({"data": {"kind": "file", "path": "bad.npy", "batch_size": 50}})
+    monkeypatch.setenv("SYMADJ_RUN_ORDER", order.model_dump_json())
     monkeypatch.setattr(driver, "_fit", lambda order: pytest.fail("workers were placed"))
-    outbox = KeepingOutbox()
-    outcome = driver._attempt(order(tmp_path, data={"kind": "file", "path": "bad.npy", "batch_size": 50}), outbox)
-    assert outcome is not None
-    assert (outcome["state"], outcome["reason"]) == ("failed", "data_error")
+    assert driver.main() == 0
+    (outcome,) = ingest.records["driver"]
+    assert (outcome["kind"], outcome["state"], outcome["reason"]) == ("outcome", "failed", "data_error")
+    assert "row 17 (from 0), column 'x1' of bad.npy is nan" in outcome["message"]
     assert outcome["data"] == {"phase": "data", "file": "bad.npy", "column": "x1", "row": 17}
-    assert outbox.records == []
