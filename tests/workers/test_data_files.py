@@ -144,6 +144,14 @@ def test_a_bad_csv_row_is_named(root: Path, lines: list[str], words: str, place:
     assert caught.value.place == {"file": "bad.csv", **place}
 
 
+def test_a_bad_cell_is_named_where_columns_are_chosen_and_lines_are_blank(root: Path) -> None:
+    (root / "gaps.csv").write_text('\n\n"a, raw",b,c\n1,2,3\n\n4,5,x\n')
+    np.testing.assert_array_equal(load_table(spec("gaps.csv", columns=["b", "a, raw"])).rows, [[2, 1], [5, 4]])
+    with pytest.raises(DataError, match="'x' is not a number") as caught:
+        load_table(spec("gaps.csv", columns=["c", "b"]))
+    assert caught.value.place == {"file": "gaps.csv", "column": "c", "row": 1}
+
+
 def test_a_csv_file_without_a_header_is_noticed_and_can_be_read(root: Path) -> None:
     (root / "plain.csv").write_text("1,2\n3,4\n")
     with pytest.raises(DataError, match=r"set data\.header to false"):

@@ -36,12 +36,12 @@ def read_csv(file: InputFile, columns: Sequence[str] | None = None, *, header: b
         table = arrow_csv.read_csv(
             file.path,
             # One thread: only then does an error know its row.
-            read_options=arrow_csv.ReadOptions(use_threads=False, column_names=names, skip_rows=int(header)),
+            read_options=arrow_csv.ReadOptions(use_threads=False, column_names=None if header else names),
             convert_options=arrow_csv.ConvertOptions(
                 include_columns=wanted, column_types={name: pyarrow.float64() for name in wanted}
             ),
         )
-    except pyarrow.ArrowInvalid as error:
+    except pyarrow.ArrowException as error:
         _explain(file, str(error), names, header, error)
     except (OSError, UnicodeDecodeError) as error:
         raise unreadable(file, "csv", error) from error
