@@ -196,7 +196,8 @@ class AlongProbes(PerceptronRates):
         function = _differentiable_along if torch.is_grad_enabled() else _along
         arguments = (self._perceptron, self._noise, self._tangent, t, x, self._coefficients())
         f, trace, norm = self._run(function, *arguments)
-        return f, trace, norm
+        # Without a hidden layer, probes that all samples share have products that all share.
+        return f, trace.expand(len(x)), None if norm is None else norm.expand(len(x))
 
     def _pull(self, t: Tensor, x: Tensor, cotangents: Cotangents) -> Tensor:
         return self._run_pull(pull_along, self._noise, self._tangent, t, x, cotangents)
