@@ -19,7 +19,7 @@ from torch import Tensor
 
 from service.records import Phase, StepRecord
 from service.spec import JobSpec, StopAfterMinutes, StopAfterSteps
-from workers.data import Batches, PartBatches, PreparedData
+from workers.data import PreparedData
 from workers.diagnosis import diagnose, diverged
 from workers.flow import validation_flow
 from workers.history import History
@@ -84,13 +84,13 @@ def train(spec: JobSpec, state: TrainingState, data: PreparedData, ranks: Ranks,
 class _Training:
     def __init__(self, spec: JobSpec, state: TrainingState, data: PreparedData, ranks: Ranks, outbox: Outbox) -> None:
         self.spec, self.state, self.ranks, self.outbox = spec, state, ranks, outbox
-        self.batches: Batches = PartBatches(data.training, spec.data.batch_size, spec.seed)
+        self.batches = data.batches(spec.data.batch_size, spec.seed)
         self.validated, _ = validation_flow(state.evaluated, spec)
         self.validation: HeldOut | None = None
         self.validation_rows = 0
         # The device may have no room for the data; DDP's own start is a collective and comes after.
         ranks.together(lambda: self._load(data), phase="setup")
-        self.parallel = DataParallel(Objective(spec, state.flow), ranks)
+        self.parallel = DataParallel(Objective(spec, state.flow, ranks.rank), ranks)
         budget = spec.resources.memory_budget
         self.memory = StepMemory(ranks.device, ranks.rank, None if budget is None else int(budget))
         self.history = History()

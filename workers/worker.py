@@ -95,12 +95,12 @@ class Attempt:
         parameters = sum(p.numel() for p in flow.parameters())
         self._event(
             "training_started",
-            f"{self.ranks.size} ranks train {parameters} parameters on {len(data.training)} rows of {data.dim} values",
+            f"{self.ranks.size} ranks train {parameters} parameters on {data.training_rows} rows of {data.dim} values",
             ranks=self.ranks.size,
             device=self.ranks.device.type,
             dim=data.dim,
             parameters=parameters,
-            training_rows=len(data.training),
+            training_rows=data.training_rows,
             validation_rows=len(data.validation),
             test_rows=len(data.test),
             validation_divergence=validation_flow(flow, self.spec)[1],

@@ -70,7 +70,8 @@ Regulariser = Annotated[
 class FlowMatching(Section):
     """The first steps of the training by flow matching (Lipman et al. 2023; Tong et al. 2024): no ODE is solved.
 
-    Its loss is the metric ``flow_matching_loss``; regularisers take no part. The optimiser starts afresh after it.
+    Its loss is the metric ``flow_matching_loss``; regularisers take no part. The optimiser starts afresh after it: give
+    its schedule some ``warmup_steps``, or its first steps undo a part of what was learnt.
     """
 
     kind: Literal["flow_matching"] = "flow_matching"
