@@ -6,9 +6,11 @@ one read of the device (its error norm), a fixed step none.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -24,7 +26,8 @@ Norm = Callable[[Sequence[Tensor]], Tensor]
 def rms_norm(parts: Sequence[Tensor]) -> Tensor:
     """Root mean square over all entries of all parts; 0-dim, real."""
     squares, count = _squares(parts)
-    return (squares / count).sqrt()
+    # An empty batch has no error.
+    return (squares / max(count, 1)).sqrt()
 
 
 def max_norm(parts: Sequence[Tensor]) -> Tensor:
@@ -49,7 +52,7 @@ class RankReducedNorm:
         squares, count = _squares(parts)
         totals = torch.stack([squares, torch.full_like(squares, count)])
         dist.all_reduce(totals, group=self.group)
-        return (totals[0] / totals[1]).sqrt()
+        return (totals[0] / totals[1].clamp(min=1)).sqrt()
 
 
 def _squares(parts: Sequence[Tensor]) -> tuple[Tensor, int]:
@@ -82,25 +85,37 @@ class FixedStep:
         if self.step_size is not None and not self.step_size > 0:
             raise ValueError(f"step_size must be positive, not {self.step_size}")
 
-    def points(self, times: list[float]) -> list[float]:
-        """The grid for a solve over `times`.
+    def steps(self, times: list[float]) -> Iterator[tuple[float, float]]:
+        """Start and end of every step of a solve over `times`, made as they are taken.
 
         Raises:
-            ValueError: a custom grid does not run from the first to the last of the times.
+            ValueError: a custom grid does not run straight from the first to the last of the times.
         """
-        if self.grid is not None:
-            points = [float(t) for t in self.grid(times)]
-            if len(points) < 2 or points[0] != times[0] or points[-1] != times[-1]:
-                raise ValueError("the grid must begin and end with the first and the last of the times")
-            return points
         if self.step_size is None:
-            return list(times)
+            yield from pairwise(times if self.grid is None else self._custom(self.grid, times))
+            return
         span = times[-1] - times[0]
         direction = 1.0 if span > 0 else -1.0
-        # A last step shorter than a billionth of the others is the rounding of the division.
-        whole = int(abs(span) / self.step_size * (1 - 1e-9)) + 1
-        inner = [times[0] + direction * self.step_size * n for n in range(whole)]
-        return [*inner, times[-1]]
+        # A last step shorter than a ten-thousandth of the others is rounding of the times (float32's, in 1,000 steps).
+        whole = max(math.ceil(abs(span) / self.step_size - 1e-4), 1)
+        start = times[0]
+        for n in range(1, whole + 1):
+            end = times[0] + direction * self.step_size * n if n < whole else times[-1]
+            yield start, end
+            start = end
+
+    @staticmethod
+    def _custom(grid: Callable[[list[float]], list[float]], times: list[float]) -> list[float]:
+        points = [float(t) for t in grid(times)]
+        if len(points) < 2 or points[0] != times[0] or points[-1] != times[-1]:
+            raise ValueError(
+                f"the grid must begin and end with the first and the last of the times, {times[0]:g} and "
+                f"{times[-1]:g}, not with {points[:1]} and {points[-1:]}"
+            )
+        steps = [b - a for a, b in pairwise(points)]
+        if not (all(s > 0 for s in steps) or all(s < 0 for s in steps)):
+            raise ValueError("the grid must be strictly increasing or strictly decreasing, as the times are")
+        return points
 
 
 @dataclass(frozen=True)
@@ -143,6 +158,15 @@ class AdaptiveController(ABC):
             raise ValueError(f"tolerances must not be negative nor both zero: rtol={self.rtol}, atol={self.atol}")
         if self.first_step is not None and not self.first_step > 0:
             raise ValueError(f"first_step must be positive, not {self.first_step}")
+        if not (0 < self.safety < 1 and 0 < self.min_factor < 1 <= self.max_factor):
+            raise ValueError(
+                "safety and min_factor must be between 0 and 1, max_factor at least 1: "
+                f"safety={self.safety}, min_factor={self.min_factor}, max_factor={self.max_factor}"
+            )
+        if not 0 <= self.min_step <= self.max_step or self.max_step == 0:
+            raise ValueError(f"0 <= min_step <= max_step must hold: min_step={self.min_step}, max_step={self.max_step}")
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps must be at least 1, not {self.max_steps}")
         if self.control not in ("state", "augmented"):
             raise ValueError(f"control must be 'state' or 'augmented', not {self.control!r}")
 
@@ -225,7 +249,7 @@ def initial_step(
     y0: Tensor,
     slope: Slope,
 ) -> float:
-    """A first step size (> 0) from the field's own scales (Hairer, Norsett and Wanner, II.4.14).
+    """A first step size (> 0) from the field's own scales (Hairer, Norsett and Wanner, II.4.14); NaN if it has none.
 
     Costs one use of the field and one read of the device; the trial step is chosen on the device.
 
@@ -250,6 +274,8 @@ def initial_step(
         k1 = system.slope(start + direction * h0, y0 + direction * h0 * k0, with_quadrature=False).state
         d2 = controller.norm([(k1 - k0) / scale]) / h0
         trial, first, second = torch.stack([h0.to(d1.dtype), d1, d2]).tolist()
+    if not (math.isfinite(first) and math.isfinite(second)):
+        return math.nan
     largest = max(first, second)
     size = (0.01 / largest) ** (1.0 / (order + 1)) if largest > 1e-15 else max(1e-6, trial * 1e-3)
     return float(min(100 * trial, size, length))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from symadj_core.controller import AdaptiveController
+from symadj_core.controller import Controller, FixedStep
 from symadj_core.errors import SolverError, Status
 from symadj_core.moving import value_of
 from symadj_core.problem import Problem, Stats
@@ -40,8 +39,15 @@ class _Watch:
         self.happened = bool((self._signs == 0).any())
 
     def value(self, t: float, y: Tensor) -> float:
-        """Positive before the event, not positive from it on."""
-        return float((self._event(time_tensor(t, y), y) * self._signs).min())
+        """Positive before the event, not positive from it on.
+
+        Raises:
+            ValueError: the event function is not a number there.
+        """
+        value = float((self._event(time_tensor(t, y), y) * self._signs).min())
+        if math.isnan(value):
+            raise ValueError(f"the event function is NaN at t={t:.9g}")
+        return value
 
     def __call__(self, record: StepRecord, step: Step) -> None:
         if self.value(record.end, step.y) > 0:
@@ -65,7 +71,7 @@ def find(
     event: Event,
     *,
     tableau: ButcherTableau,
-    controller: AdaptiveController,
+    controller: Controller,
 ) -> Tensor:
     """The time at which an entry of event(t, y(t)) first crosses zero, by bisection on the dense output.
 
@@ -76,22 +82,22 @@ def find(
         tableau, controller: how.
 
     Returns:
-        0-dim, of t's dtype and device, without gradient.
+        0-dim, of t's dtype and device, without gradient; t[0] where the event function is zero there already.
 
     Raises:
         SolverError: the solve failed before any event, or there is none within 1e9 times t[1] - t[0].
-        ValueError: the event function is zero at the start.
+        ValueError: fixed steps without their size, or the event function is not a number.
     """
+    if isinstance(controller, FixedStep) and controller.step_size is None:
+        raise ValueError("events with fixed steps need step_size: there is no grid beyond the times")
     start, towards = t.tolist()
     with torch.no_grad():
         watch = _Watch(event, tableau, start, y0)
         if watch.happened:
-            raise ValueError("the event function is zero at the start already")
+            return t[0].clone()
         end = start + _FAR * (towards - start)
         # Requesting a time in every step makes each step compute what its interpolant needs.
-        problem = Problem(
-            System(field, None), y0, None, t, [start, end], tableau, replace(controller), (), (), False, Stats()
-        )
+        problem = Problem(System(field, None), y0, None, t, [start, end], tableau, controller, (), (), False, Stats())
         try:
             march(problem, Outputs(y0, None), watch, always_dense=True)
         except _Found as found:
@@ -110,14 +116,15 @@ def reroute(field: Field, event: Event, event_t: Tensor, y: Tensor) -> tuple[Ten
         event_t: 0-dim, from `find`.
         y: state there, with its gradient at fixed time.
     """
+    t0, y0 = event_t.detach().to(y.real.dtype), y.detach()
     with torch.enable_grad():
-        t0, y0 = event_t.detach().to(y.real.dtype).requires_grad_(), y.detach().requires_grad_()
+        t0, y0 = t0.requires_grad_(), y0.requires_grad_()
         speed = field(t0, y0).detach()
         value = event(t0, y0)
-        first = value.reshape(-1)[value.detach().abs().argmin()] if value.numel() > 1 else value.reshape(())
-        g_t, g_y = torch.autograd.grad(first, (t0, y0), allow_unused=True, materialize_grads=True)
-        rate = g_t + (g_y.conj() * speed).real.sum()
-        here = event(event_t.detach().to(y.real.dtype), y)
-        now = here.reshape(-1)[value.detach().abs().argmin()] if value.numel() > 1 else here.reshape(())
-        shift = (now.detach() - now) / rate
-        return event_t + shift.to(event_t), y + speed * shift
+        # Of several entries, the one that crossed.
+        crossing = value.detach().abs().reshape(-1).argmin()
+        g_t, g_y = torch.autograd.grad(value.reshape(-1)[crossing], (t0, y0), allow_unused=True, materialize_grads=True)
+    rate = g_t + (g_y.conj() * speed).real.sum()
+    now = event(t0.detach(), y).reshape(-1)[crossing]
+    shift = (now.detach() - now) / rate
+    return event_t + shift.to(event_t), y + speed * shift

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from symadj_core import events
 from symadj_core.checkpoints import Keep
-from symadj_core.controller import AdaptiveController
 from symadj_core.gradients import ACA, Adjoint, Backprop, GradientMethod, OneCheckpoint, Symplectic
 from symadj_core.odeint_options import Shapes, Tolerance, callbacks_of, controller_of, method_of, split
 from symadj_core.solve import solve
@@ -32,15 +31,22 @@ EventFunction = Callable[[Tensor, State], Tensor]
 
 
 class _TupleField(nn.Module):
-    """A field over a tuple of tensors as one over their concatenation. A module, so that parameters are found."""
+    """A field over a tuple of tensors as one over their concatenation. A module, so that parameters are found.
 
-    def __init__(self, field: nn.Module, shapes: Shapes) -> None:
+    Args:
+        owner: the module that the field is, or whose method it is.
+        field: (t, tuple) -> tuple.
+        shapes: of the tuple's tensors.
+    """
+
+    def __init__(self, owner: nn.Module, field: Callable[..., Any], shapes: Shapes) -> None:
         super().__init__()
-        self.field = field
+        self.owner = owner
+        self.call = field
         self.shapes = shapes
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        return _joined(self.field(t, split(y, self.shapes)))
+        return _joined(self.call(t, split(y, self.shapes)))
 
 
 def _joined(state: Iterable[Tensor]) -> Tensor:
@@ -54,8 +60,9 @@ def _on_flat(function: Callable[[Tensor, State], Any], shapes: Shapes) -> Callab
 def _flat_field(field: Callable[..., Any], shapes: Shapes | None) -> Callable[[Tensor, Tensor], Tensor]:
     if shapes is None:
         return field
-    if isinstance(field, nn.Module):
-        return _TupleField(field, shapes)
+    owner = getattr(field, "__self__", field)
+    if isinstance(owner, nn.Module):
+        return _TupleField(owner, field, shapes)
     on_flat = _on_flat(field, shapes)
     return lambda t, y: _joined(on_flat(t, y))
 
@@ -86,9 +93,9 @@ def _integrate(
         if len(t) != 2:
             raise ValueError(f"an event needs len(t) == 2, start and direction, not {len(t)}")
         event = event_fn if shapes is None else _on_flat(event_fn, shapes)
-        if not isinstance(controller, AdaptiveController):
-            raise ValueError(f"{tableau.name}: events need an adaptive method")
         event_t = events.find(field, flat, t.detach(), event, tableau=tableau, controller=controller)
+        if bool(event_t == t[0]):
+            return event_t, _unflatten(torch.stack([flat, flat]), shapes)
         t = torch.cat([t[:1], event_t[None]])
     solution = solve(
         field,

@@ -124,9 +124,12 @@ def callbacks_of(field: Any, shapes: Shapes | None, suffix: str = "") -> Callbac
 
     def wrapped(name: str) -> Callable[[Tensor, Tensor, Tensor], None] | None:
         callback = getattr(field, name + suffix, None)
-        if callback is None or shapes is None or suffix:
-            return callback
-        return lambda t0, y0, dt: callback(t0, split(y0, shapes), dt)
+        if callback is None:
+            return None
+        # torchdiffeq tells the size of a step, not its direction.
+        if shapes is None or suffix:
+            return lambda t0, y0, dt: callback(t0, y0, dt.abs())
+        return lambda t0, y0, dt: callback(t0, split(y0, shapes), dt.abs())
 
     return Callbacks(wrapped("callback_step"), wrapped("callback_accept_step"), wrapped("callback_reject_step"))
 

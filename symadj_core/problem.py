@@ -18,7 +18,7 @@ class Stats:
     """Counts of one solve. `nfe_backward` grows when its backward runs.
 
     Attributes:
-        nfe_forward, nfe_backward: uses of the field.
+        nfe_forward, nfe_backward: uses of the field, the trial use of a plain function included.
         accepted, rejected: attempted steps of the forward solve.
         dt_min, dt_max: sizes of the accepted steps (inf and 0 before the first one).
         checkpoint_bytes: what is kept of the forward solve for the backward one, without y0 and the graph.
@@ -73,8 +73,8 @@ class Problem:
         times: the same as floats, strictly monotonic.
         tableau, controller: method and step sizes.
         parameters: tensors that the field uses and whose gradients are wanted.
-        modules: the modules they belong to; empty where the field is a plain function.
-        closed: the parameters are those of the modules: no other tensor should get a gradient.
+        modules: the modules that the field is or uses.
+        closed: the parameters are all that the field uses: no other tensor should get a gradient.
         stats: filled as the solve goes.
         callbacks: called as the solve goes.
     """

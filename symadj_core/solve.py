@@ -9,11 +9,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_batchedtensor
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
+from symadj_core import controller as controllers
 from symadj_core import gradients, tableaus
 from symadj_core.controller import AdaptiveController, Controller, FixedStep, IController
-from symadj_core.discovery import discover_parameters
+from symadj_core.discovery import discover_parameters, modules_of
 from symadj_core.errors import SolverError, Status
 from symadj_core.gradients import GradientMethod
 from symadj_core.problem import Callbacks, Problem, Stats
@@ -47,7 +48,7 @@ def solve(
     t: Tensor,
     *,
     solver: str | ButcherTableau = "dopri5",
-    controller: Controller | None = None,
+    controller: str | Controller | None = None,
     gradient: str | GradientMethod = "symplectic",
     quadrature: Quadrature | None = None,
     parameters: Iterable[Tensor] | None = None,
@@ -65,11 +66,13 @@ def solve(
         y0: initial state, any shape, floating or complex.
         t: [T], T >= 2, strictly increasing or decreasing. Interior times are answered by interpolation.
         solver: a tableau or its name in `symadj_core.tableaus.TABLEAUS`.
-        controller: step sizes; the default is `IController()` for methods with an error estimate, else `FixedStep()`.
+        controller: step sizes, or a name in `symadj_core.controller.CONTROLLERS`; the default is `IController()` for
+            methods with an error estimate, else `FixedStep()`.
         gradient: a method or its name in `symadj_core.gradients.GRADIENTS`.
         quadrature: running integrals beside the state.
-        parameters: tensors whose gradients are wanted. None finds them: those of `field` if it is a module, else all
-            that one trial use of the field depends on.
+        parameters: tensors whose gradients are wanted. None finds them: those of `field` if it is a module (or a
+            method of one), else all that one trial use of the field depends on; that the field uses no others is
+            looked at once a step in backward.
         callbacks: called with every step of the forward solve.
         throw: raise where the end is not reached; else return with the status and NaN states, without gradient.
 
@@ -79,23 +82,34 @@ def solve(
     """
     tableau = solver if isinstance(solver, ButcherTableau) else tableaus.by_name(solver)
     method = gradients.by_name(gradient) if isinstance(gradient, str) else gradient
+    if not isinstance(method, GradientMethod):
+        raise TypeError(f"gradient must be a name or a gradient method such as Symplectic(), not {gradient!r}")
     times = checked_times(t, y0)
     if controller is None:
         controller = default_controller(tableau)
+    elif isinstance(controller, str):
+        controller = controllers.by_name(controller)
     if isinstance(controller, AdaptiveController) and tableau.error is None:
         raise ValueError(f"{tableau.name} has no error estimate: use FixedStep, or an adaptive solver")
     system = System(field, None if quadrature is None else quadrature.rates)
-    modules = _modules_of(field)
-    own = tuple(p for module in modules for p in module.parameters() if p.requires_grad)
+    modules = modules_of(field)
+    stats = Stats()
+    owner = getattr(field, "__self__", field)
+    own = tuple(p for p in owner.parameters() if p.requires_grad) if isinstance(owner, nn.Module) else ()
     if parameters is not None:
-        wanted = tuple(p for p in parameters if p.requires_grad)
+        wanted = tuple(parameters)
     elif own:
         wanted = own
+    elif method.needs_parameters and torch.is_grad_enabled():
+        wanted = discover_parameters(system, times[0], y0, modules, with_quadrature=quadrature is not None)
+        stats.nfe_forward += system.evaluations
     else:
-        wanted = discover_parameters(system, times[0], y0, with_quadrature=quadrature is not None)
-    closed = parameters is None and bool(own)
+        wanted = ()
+    if any(is_lazy(p) for p in wanted):
+        raise ValueError("the field has lazy parameters without a shape yet: use it once before the solve")
+    wanted = tuple({id(p): p for p in wanted if p.requires_grad}.values())
+    closed = parameters is None
     q0 = None if quadrature is None else quadrature.initial
-    stats = Stats()
     problem = Problem(
         system, y0, q0, t, times, tableau, controller, wanted, modules, closed, stats, callbacks or Callbacks()
     )
@@ -108,23 +122,6 @@ def solve(
         ys, qs = _unfinished(outputs, len(times))
         return Solution(ys, qs, t, stats, Status(error.reason))
     return Solution(ys, qs, t, stats, Status.SUCCESS)
-
-
-def _modules_of(field: Field) -> tuple[nn.Module, ...]:
-    """The module that a field is, or whose method it is.
-
-    Raises:
-        TypeError: the field is, or has within it, a DistributedDataParallel module.
-    """
-    owner = field if isinstance(field, nn.Module) else getattr(field, "__self__", None)
-    if not isinstance(owner, nn.Module):
-        return ()
-    if any(isinstance(module, DistributedDataParallel) for module in owner.modules()):
-        raise TypeError(
-            "the field must not be wrapped in DistributedDataParallel: its gradients would be reduced once a use of "
-            "the field, and wrongly; wrap the module that calls the solver"
-        )
-    return (owner,)
 
 
 def default_controller(tableau: ButcherTableau) -> Controller:

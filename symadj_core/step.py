@@ -143,6 +143,7 @@ def take_step(
 
     states: list[Tensor] = []
     slopes: list[Slope | None] = []
+    version = 0
     for i in range(count):
         state = y if i == 0 else stage_state(tableau, i, h, y, slopes)
         states.append(state)
@@ -150,6 +151,13 @@ def take_step(
             slopes.append(first)
         else:
             slopes.append(slope(i, tableau.c[i], state, needs_rate(i)))
+        if i == 0:
+            version = _version(slopes[0])
+    if _version(slopes[0]) != version:
+        raise RuntimeError(
+            "the field overwrote the tensor that it had returned at its last use (an out= argument, a buffer of its "
+            "own): return a new tensor at every use"
+        )
 
     b = tableau.b[:count]
     y_end = advance(y, h, weighted_sum(zip(b, _state_parts(slopes), strict=True)))
@@ -168,6 +176,11 @@ def take_step(
     if wanted.quadrature_error:
         q_error = _times(h, weighted_sum(zip(error_weights, _quadrature_parts(slopes), strict=True)))
     return Step(y_end, q_end, states, slopes, error, q_error)
+
+
+def _version(slope: Slope | None) -> int:
+    """How often the slope was written to."""
+    return 0 if slope is None or slope.state.is_inference() else slope.state._version
 
 
 def _times(h: Time, x: Tensor | None) -> Tensor | None:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor
 
 from symadj_core.moving import Moving, Time, value_of
 from symadj_core.randomness import RandomState
@@ -101,8 +102,30 @@ class System:
     def _evaluate(self, t: Time | Tensor, y: Tensor, with_quadrature: bool) -> Slope:
         moment = t if isinstance(t, Tensor) else time_tensor(t, y)
         if with_quadrature and self.rates is not None:
-            return Slope(*self.rates(moment, y))
-        return Slope(self.field(moment, y), None)
+            state, rate = self.rates(moment, y)
+            # As below: sums are made in the state's precision, whatever the field computes in.
+            return Slope(_as_slope(state, y), rate.to(real_dtype(y)))
+        return Slope(_as_slope(self.field(moment, y), y), None)
+
+
+def _as_slope(dy: Tensor, y: Tensor) -> Tensor:
+    """What the field returned, in the state's dtype.
+
+    Raises:
+        TypeError, ValueError: it is no slope of y.
+        RuntimeError: it is batched by torch.func.vmap where y is not.
+    """
+    if not isinstance(dy, Tensor):
+        raise TypeError(f"the field returned a {type(dy).__name__}, not a tensor of the state's shape {list(y.shape)}")
+    if dy.shape != y.shape:
+        raise ValueError(f"the field returned shape {list(dy.shape)} for a state of shape {list(y.shape)}")
+    if is_batchedtensor(dy) and not is_batchedtensor(y):
+        raise RuntimeError("torch.func.vmap over a solve is not possible, since all share its steps: batch the state")
+    if dy.dtype == y.dtype:
+        return dy
+    if dy.is_complex() and not y.is_complex():
+        raise TypeError(f"the field returned {dy.dtype} for a state of {y.dtype}: make y0 complex")
+    return dy.to(y.dtype)
 
 
 def real_dtype(y: Tensor) -> torch.dtype:

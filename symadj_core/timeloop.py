@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -131,26 +130,26 @@ def _march_fixed(
     always_dense: bool,
 ) -> None:
     stats, times = problem.stats, problem.times
-    points = settings.points(times)
     ties = {time: index for index, time in enumerate(times)}
     y, q, slope = problem.y0, problem.q0, None
     cursor = 1
-    for n, (start, end) in enumerate(pairwise(points)):
+    for start, end in settings.steps(times):
         inside, cursor = _outputs_between(times, cursor, start, end, end in ties)
         perturb = settings.perturb
         record = StepRecord(start, end, ties.get(start), ties.get(end), inside, perturb, perturb)
         before = problem.system.evaluations
-        last = n == len(points) - 2
-        wanted = Wanted(dense=bool(inside) or always_dense, next_slope=not last and not perturb)
+        wanted = Wanted(dense=bool(inside) or always_dense, next_slope=end != times[-1] and not perturb)
         _call(problem.callbacks.step, start, end - start, y)
         step = take_step(problem.system, problem.tableau, record.interval(t), y, q, slope, wanted)
         _emit(problem, outputs, record, step, y, q, t)
         on_step(_with_randomness(record, step), step)
         y, q, slope = step.y, step.q, None if perturb else step.slopes[-1]
         _count(stats, record, problem.system.evaluations - before)
-    if not bool(torch.isfinite(y).all()):
-        start = points[-2]
-        raise SolverError(Status.NON_FINITE, t=times[-1], dt=times[-1] - start, step=stats.accepted)
+    ends = [x for x in (y, q) if x is not None]
+    if not bool(torch.stack([torch.isfinite(x).all() for x in ends]).all()):
+        # Looked at once, since every look waits for the device: the first requested time with a bad state is named.
+        bad = next((n for n, x in enumerate(outputs.states) if not bool(torch.isfinite(x).all())), len(times) - 1)
+        raise SolverError(Status.NON_FINITE, t=times[bad], dt=end - start, step=stats.accepted)
 
 
 def _march_adaptive(
@@ -181,7 +180,7 @@ def _march_adaptive(
     cursor = 1
     while start != final:
         end = pace.propose(start, stats)
-        at_final, jump = end == final, end in jumps and end != final
+        at_final, jump = end == final, end in jumps
         inside, next_cursor = _outputs_between(times, cursor, start, end, at_final)
         record = StepRecord(
             start,
@@ -233,7 +232,6 @@ class _Pace:
     def __init__(self, settings: AdaptiveController, error_order: int, times: list[float], size: float) -> None:
         self._settings, self._size = settings, size
         self._exponent = 1.0 / (error_order + 1)
-        self._span = abs(times[-1] - times[0])
         self._direction = 1.0 if times[-1] > times[0] else -1.0
         asked = {*settings.step_t, *settings.jump_t}
         inner = (s for s in asked if self._ahead(times[0], s) > 0 and self._ahead(s, times[-1]) > 0)
@@ -256,17 +254,24 @@ class _Pace:
         self._size = min(self._size, settings.max_step)
         if settings.accept_at_min_step:
             self._size = max(self._size, settings.min_step)
-        end = start + self._direction * self._size
-        # A step that would end just before a stop is stretched to it: no sliver of a step remains.
-        if self._ahead(end, self._stops[-1]) <= 0.01 * self._size:
-            end = self._stops[-1]
-        if end == start or (self._size < settings.min_step and end != self._stops[-1]):
+        end, stop = start + self._direction * self._size, self._stops[-1]
+        remaining = self._ahead(start, stop)
+        if remaining <= 1.01 * self._size:
+            # A step that would end just before a stop is stretched to it, or two are made of it: no sliver remains.
+            end = stop if remaining <= settings.max_step else start + 0.5 * self._direction * remaining
+        too_small = self._size < max(settings.min_step, self._resolution(start))
+        if end == start or (too_small and (self._rejected or end != stop)):
             dt = self._direction * self._size
             raise SolverError(Status.UNDERFLOW_IN_DT, t=start, dt=dt, step=stats.accepted)
         if self._attempts >= settings.max_steps:
             raise SolverError(Status.MAX_STEPS, t=start, dt=end - start, step=stats.accepted)
         self._attempts += 1
         return end
+
+    @staticmethod
+    def _resolution(start: float) -> float:
+        """The smallest step that floating point resolves well (Hairer, Norsett and Wanner's dopri5 stops there too)."""
+        return 10.0 * math.ulp(start)
 
     def accepts(self, error: float) -> bool:
         """Whether a step with this error norm is good."""
@@ -279,13 +284,14 @@ class _Pace:
         Raises:
             SolverError: the error is not finite, however small the step.
         """
-        settings, length = self._settings, abs(end - start)
+        # Not the rounded length alone: near the resolution of t it may be as long after a cut as before.
+        settings, length = self._settings, min(self._size, abs(end - start))
         self._rejected = True
         if math.isfinite(error):
-            self._size = length * min(settings.factor(error, self._previous_error, self._exponent), 1.0)
+            self._size = length * min(settings.factor(error, self._previous_error, self._exponent), settings.safety)
             return
         self._size = length * settings.min_factor
-        if self._size < max(settings.min_step, 1e-12 * self._span):
+        if self._size < max(settings.min_step, self._resolution(start)):
             raise SolverError(Status.NON_FINITE, t=start, dt=end - start, step=stats.accepted)
 
     def go_on(self, error: float, start: float, end: float) -> None:
@@ -319,7 +325,11 @@ def _error_norm(settings: AdaptiveController, step: Step, y: Tensor, q: Tensor |
         parts = [control.scaled(settings, step.error, y, step.y)]
         if step.q_error is not None and q is not None and step.q is not None:
             parts.append(control.scaled(settings, step.q_error, q, step.q))
-        return float(settings.norm(parts))
+        norm = settings.norm(parts)
+        if step.q_error is None and step.q is not None:
+            # Quadratures outside the error control: a NaN among them must not pass for a success.
+            norm = norm + 0.0 * step.q.sum()
+        return float(norm)
 
 
 def _outputs_between(

@@ -51,6 +51,17 @@ class Adjoint(ReplayMethod):
     def keeps_outputs(self, tableau: ButcherTableau, records: Sequence[StepRecord]) -> bool:
         return True
 
+    def integrate(self, problem: Problem, outputs: Outputs) -> tuple[Tensor, Tensor | None]:
+        controller = problem.controller if self.controller is None else self.controller
+        if isinstance(controller, AdaptiveController):
+            for name, tolerance in (("rtol", controller.rtol), ("atol", controller.atol)):
+                if isinstance(tolerance, Tensor):
+                    raise ValueError(
+                        f"the backward solve of the continuous adjoint needs a number for {name}, not one for each "
+                        f"entry of the state: give a controller of its own (odeint_adjoint: adjoint_{name})"
+                    )
+        return super().integrate(problem, outputs)
+
     def sweep(self, replay: Replay, cotangents: Cotangents, pullback: Pullback) -> InputGradients:
         assert replay.states is not None
         last = len(replay.times) - 1
@@ -58,7 +69,7 @@ class Adjoint(ReplayMethod):
         if state is None:
             state = torch.zeros_like(replay.states[last])
         rate = cotangents.quadrature(last)
-        flow = _AdjointFlow(replay.system, pullback.leaves)
+        flow = _AdjointFlow(replay.system, pullback)
         total = flow.zero(replay.states)
         t_parts = [replay.t.new_zeros(()) for _ in replay.times]
         for m in range(last, 0, -1):
@@ -66,7 +77,7 @@ class Adjoint(ReplayMethod):
                 t_parts[m] = flow.speed(
                     replay.t[m], replay.states[m], cotangents.state(m), cotangents.quadrature(m)
                 ).to(replay.t)
-            state, total = self._back(replay, flow, m, state, rate, total)
+            state, total = self._back(replay, flow, pullback, m, state, rate, total)
             if m == 1 and replay.t_wanted:
                 t_parts[0] = -flow.speed(replay.t[0], replay.states[0], state, rate).to(replay.t)
             state = state if cotangents.states is None else state + cotangents.states[m - 1]
@@ -84,6 +95,7 @@ class Adjoint(ReplayMethod):
         self,
         replay: Replay,
         flow: _AdjointFlow,
+        pullback: Pullback,
         m: int,
         state: Tensor,
         rate: Tensor | None,
@@ -115,25 +127,31 @@ class Adjoint(ReplayMethod):
         )
         outputs = Outputs(problem.y0, problem.q0)
         with torch.no_grad():
-            march(problem, outputs, lambda record, step: None)
+            march(problem, outputs, lambda record, step: pullback.end_step())
         return outputs.states[-1][1], outputs.quadratures[-1] if has_parameters else total
 
 
 class _AdjointFlow:
     """Right-hand side of the backward solve; `rate` is the (piecewise constant) adjoint of the quadratures."""
 
-    def __init__(self, system: System, parameters: Sequence[Tensor]) -> None:
-        self._system, self._parameters = system, list(parameters)
+    def __init__(self, system: System, pullback: Pullback) -> None:
+        self._system, self._pullback = system, pullback
+        self._parameters = list(pullback.leaves)
         self.rate: Tensor | None = None
-        self.shapes = tuple(p.shape for p in self._parameters)
+        # Complex parameters lie in the flat quadrature as pairs of real numbers.
+        self.shapes = tuple(_as_real(p.detach()).shape for p in self._parameters)
 
     def zero(self, like: Tensor) -> Tensor:
-        """The parameter gradient before anything was added, flat."""
-        return like.new_zeros(sum(p.numel() for p in self._parameters))
+        """The parameter gradient before anything was added, flat and real."""
+        return like.real.new_zeros(sum(shape.numel() for shape in self.shapes))
 
     def unflatten(self, flat: Tensor) -> list[Tensor]:
-        parts = torch.split(flat, [p.numel() for p in self._parameters]) if self._parameters else ()
-        return [part.view_as(p).to(p.dtype) for part, p in zip(parts, self._parameters, strict=True)]
+        parts = torch.split(flat, [shape.numel() for shape in self.shapes]) if self._parameters else ()
+        shaped = [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        return [
+            (torch.view_as_complex(x) if p.is_complex() else x).to(p.dtype)
+            for x, p in zip(shaped, self._parameters, strict=True)
+        ]
 
     def field(self, t: Tensor, z: Tensor) -> Tensor:
         return self._evaluate(t, z, [])[0]
@@ -141,10 +159,10 @@ class _AdjointFlow:
     def rates(self, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         derivative, grads = self._evaluate(t, z, self._parameters)
         flat = [
-            torch.zeros_like(p).flatten() if g is None else -g.flatten()
-            for p, g in zip(self._parameters, grads, strict=True)
+            z.real.new_zeros(shape.numel()) if g is None else -_as_real(g).flatten().to(z.real.dtype)
+            for shape, g in zip(self.shapes, grads, strict=True)
         ]
-        return derivative, torch.cat(flat).to(z.dtype)
+        return derivative, torch.cat(flat)
 
     def _evaluate(self, t: Tensor, z: Tensor, parameters: list[Tensor]) -> tuple[Tensor, Sequence[Tensor | None]]:
         with torch.enable_grad():
@@ -157,6 +175,7 @@ class _AdjointFlow:
                 cots.append(cot)
         grads: Sequence[Tensor | None] = [None] * (1 + len(parameters))
         if outs:
+            self._pullback.check(outs, [y])
             grads = torch.autograd.grad(outs, [y, *parameters], cots, allow_unused=True)
         pulled = torch.zeros_like(y) if grads[0] is None else -grads[0]
         return torch.stack([slope.state.detach(), pulled]), grads[1:]
@@ -172,3 +191,7 @@ class _AdjointFlow:
             if rate is not None and slope.quadrature is not None:
                 total = total + (rate * slope.quadrature).sum()
             return total
+
+
+def _as_real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x) if x.is_complex() else x

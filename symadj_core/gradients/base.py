@@ -23,6 +23,7 @@ from symadj_core.gradients.ambient import Ambient
 from symadj_core.gradients.pullback import Pullback
 from symadj_core.problem import Problem, Stats
 from symadj_core.step import Step
+from symadj_core.substitution import Constants
 from symadj_core.system import System
 from symadj_core.tableaus import ButcherTableau
 from symadj_core.timeloop import Outputs, StepRecord, march
@@ -32,6 +33,8 @@ class GradientMethod(ABC):
     """How the derivative of a solve is made."""
 
     name: ClassVar[str]
+    # Whether the tensors that the field uses must be known before the solve.
+    needs_parameters: ClassVar[bool] = True
 
     @abstractmethod
     def integrate(self, problem: Problem, outputs: Outputs) -> tuple[Tensor, Tensor | None]:
@@ -152,11 +155,13 @@ class _ReplayedSolve(torch.autograd.Function):
             recorder.add(step.states)
 
         ctx.set_materialize_grads(False)
+        constants = Constants(problem.modules)
         ctx.ambient = Ambient.now(y0.device)
         with ctx.ambient.restored():
             problem.system.watch_randomness(y0.device)
             march(replace(problem, y0=y0, q0=q0), outputs, on_step)
             problem.system.check_randomness()
+        constants.settle()
         states, quadratures = outputs.stacked()
         kept = [x for states in recorder.kept for x in states]
         wants_outputs = method.keeps_outputs(problem.tableau, records)
@@ -165,7 +170,7 @@ class _ReplayedSolve(torch.autograd.Function):
         ctx.method, ctx.records = method, records
         ctx.lengths, ctx.slots = [len(x) for x in recorder.kept], recorder.slots
         ctx.system, ctx.tableau, ctx.controller = problem.system, problem.tableau, problem.controller
-        ctx.modules, ctx.closed = problem.modules, problem.closed
+        ctx.modules, ctx.closed, ctx.constants = problem.modules, problem.closed, constants
         ctx.stats, ctx.times = problem.stats, problem.times
         # Saved so that changes in place are noticed; used as they are, since saved-tensor hooks may hand out copies.
         ctx.parameters = parameters
@@ -174,7 +179,13 @@ class _ReplayedSolve(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_states: Tensor | None, grad_quadratures: Tensor | None) -> Any:
+        if maybe_current_level() is not None:
+            raise RuntimeError(
+                f"the backward of the gradient {ctx.method.name!r} can't be batched (is_grads_batched, a vectorised "
+                "jacobian, torch.func.vmap): take one cotangent at a time, or use the gradient 'backprop'"
+            )
         t, q0, states, *rest = ctx.saved_tensors
+        ctx.constants.check()
         parameters = ctx.parameters
         flat = iter(rest[len(parameters) :])
         kept = [[next(flat) for _ in range(length)] for length in ctx.lengths]
@@ -201,6 +212,10 @@ class _ReplayedSolve(torch.autograd.Function):
             inputs = (t, q0, states, *rest, grad_states, grad_quadratures)
             results = tuple(g if g is None else _Once.apply(ctx.method.name, g, *inputs) for g in results)  # type: ignore[no-untyped-call]
         return None, None, None, *results
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise RuntimeError(f"the gradient {ctx.method.name!r} has no forward mode: use the gradient 'backprop'")
 
 
 class _Once(torch.autograd.Function):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from symadj_core.discovery import check_closed
+from symadj_core.discovery import leaves_of
 from symadj_core.moving import Time
 from symadj_core.randomness import RandomState
+from symadj_core.substitution import substituted
 from symadj_core.system import Slope, System, time_tensor
 
 
@@ -35,48 +37,41 @@ class Pullback:
     than every stage's share, is what keeps the rounding error of long float32 solves down.
 
     Args:
-        parameters: tensors whose gradients are wanted.
-        modules: the modules that hold them. Parameters that no module holds are pulled back to directly.
-        closed: check once that the field depends on no other tensor that requires grad.
+        parameters: tensors whose gradients are wanted, each once.
+        modules: the modules that hold them. Tensors that no module holds are pulled back to directly.
+        closed: no other tensor should get a gradient; it is an error if the field depends on one.
+
+    Raises:
+        RuntimeError: a tensor that no module holds has hooks, which would run at every stage.
     """
 
     def __init__(self, parameters: Sequence[Tensor], modules: Sequence[nn.Module], closed: bool) -> None:
-        self._modules = modules
-        self._unchecked = closed
+        self._modules, self._closed = modules, closed
         held = {id(p) for module in modules for p in module.parameters()}
-        self._aliased = bool(held) and all(id(p) in held for p in parameters)
-        if self._aliased:
-            self._leaves: list[Tensor] = [nn.Parameter(p.detach()) for p in parameters]
-        else:
-            self._leaves = list(parameters)
-        self._aliases = {id(p): leaf for p, leaf in zip(parameters, self._leaves, strict=True)}
+        loose = [p for p in parameters if id(p) not in held]
+        if any(p._backward_hooks for p in loose):
+            raise RuntimeError(
+                "a tensor that the field uses has hooks, which would run at every stage: make the field a module that "
+                "holds the tensor as a parameter, or use the gradient 'backprop'"
+            )
+        # Where all are held, gradients are summed in place. Those of loose tensors come from autograd, which may
+        # hand out one tensor for several of them: they are never written to.
+        self._in_place = bool(parameters) and not loose
+        self._leaves = [nn.Parameter(p.detach()) if id(p) in held else p for p in parameters]
+        self._aliases = {id(p): leaf for p, leaf in zip(parameters, self._leaves, strict=True) if leaf is not p}
         self._step: list[Tensor | None] = [None] * len(parameters)
         self._total: list[Tensor | None] = [None] * len(parameters)
-        self._replaced: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
+        self._checked = False
+        self._places = ExitStack()
 
     def __enter__(self) -> Pullback:
-        for module in (m for root in self._modules for m in root.modules()):
-            for name, parameter in module._parameters.items():
-                alias = self._aliases.get(id(parameter))
-                if self._aliased and parameter is not None and alias is not None:
-                    self._replace(module._parameters, name, alias)  # type: ignore[arg-type]
-            for name, buffer in module._buffers.items():
-                if buffer is not None:
-                    self._replace(module._buffers, name, buffer.clone())
+        self._places.enter_context(substituted(self._modules, self._aliases))
         return self
-
-    def _replace(self, holder: dict[str, Tensor | None], name: str, by: Tensor) -> None:
-        original = holder[name]
-        assert original is not None
-        self._replaced.append((holder, name, original))
-        holder[name] = by
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for holder, name, original in reversed(self._replaced):
-            holder[name] = original
-        self._replaced.clear()
+        self._places.close()
 
     def through_stage(
         self,
@@ -87,6 +82,7 @@ class Pullback:
         quadrature: Tensor | None,
         *,
         time_wanted: bool = False,
+        rate_wanted: bool = False,
         random: RandomState | None = None,
     ) -> StagePullback:
         """Pull cotangents of one stage's slope back to its state, its time and the parameters.
@@ -97,10 +93,11 @@ class Pullback:
             system: f (and g).
             t, y: where the stage is.
             state, quadrature: cotangents of f and g; None is zero, and g is not evaluated then.
-            time_wanted: also pull back to the time.
+            time_wanted: also pull back to the time, and return the slope.
+            rate_wanted: evaluate g for that slope even if its cotangent is zero.
             random: state of the generators to draw from, if the field draws.
         """
-        if system.direct is not None and self._aliased and not time_wanted and random is None:
+        if system.direct is not None and self._in_place and not time_wanted and random is None:
             system.evaluations += 1
             with torch.no_grad():
                 return StagePullback(system.direct.pull(time_tensor(t, y), y, state, quadrature), None, None)
@@ -110,7 +107,7 @@ class Pullback:
             moment = time_tensor(t, y)
             if time_wanted:
                 inputs.append(moment.requires_grad_())
-            with_quadrature = quadrature is not None
+            with_quadrature = quadrature is not None or rate_wanted
             slope = system.slope(moment, leaf, with_quadrature=with_quadrature, random=random)
             grads = self.through([slope.state, slope.quadrature], [state, quadrature], inputs)
         if not time_wanted:
@@ -133,24 +130,50 @@ class Pullback:
         if not pairs:
             return [None] * len(inputs)
         outs, cots = [out for out, _ in pairs], [cot for _, cot in pairs]
-        if self._unchecked:
-            check_closed(outs, [*inputs, *self._leaves])
-            self._unchecked = False
-        if self._aliased:
+        self.check(outs, inputs)
+        if self._in_place:
             torch.autograd.backward(outs, cots, inputs=[*inputs, *self._leaves])
             return [x.grad for x in inputs]
         grads = torch.autograd.grad(outs, [*inputs, *self._leaves], cots, allow_unused=True)
         self._step = [_sum(x, y) for x, y in zip(self._step, grads[len(inputs) :], strict=True)]
         return list(grads[: len(inputs)])
 
+    def check(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
+        """Look, once a step, whether the outputs depend on tensors whose gradients would be dropped.
+
+        Raises:
+            RuntimeError: they do.
+        """
+        if self._checked:
+            return
+        self._checked = True
+        known = {id(x) for x in (*inputs, *self._leaves)}
+        strangers = [leaf for leaf in leaves_of(outputs) if id(leaf) not in known]
+        evading = [x for x in strangers if id(x) in self._aliases]
+        if evading:
+            raise RuntimeError(
+                f"the field uses parameters of its module (shapes {_shapes(evading)}) by way of references made "
+                "earlier (a closure, a list, a cached value): use them as the module's attributes"
+            )
+        if strangers and self._closed:
+            raise RuntimeError(
+                "the field depends on tensors that require grad and were not found before the solve (shapes "
+                f"{_shapes(strangers)}): register them as parameters of the field's module, or pass all tensors whose "
+                "gradients are wanted in `parameters`"
+            )
+
     def end_step(self) -> None:
         """Add the parameter gradients of the step to the total."""
-        if self._aliased:
-            self._step = [leaf.grad for leaf in self._leaves]
-            for leaf in self._leaves:
+        if self._in_place:
+            for n, leaf in enumerate(self._leaves):
+                total, gained = self._total[n], leaf.grad
                 leaf.grad = None
-        self._total = [_sum(x, y) for x, y in zip(self._total, self._step, strict=True)]
-        self._step = [None] * len(self._step)
+                if gained is not None:
+                    self._total[n] = gained if total is None else total.add_(gained)
+        else:
+            self._total = [_sum(x, y) for x, y in zip(self._total, self._step, strict=True)]
+            self._step = [None] * len(self._step)
+        self._checked = False
 
     @property
     def leaves(self) -> Sequence[Tensor]:
@@ -166,7 +189,11 @@ class Pullback:
         return self._total
 
 
-def _sum(total: Tensor | None, x: Tensor | None) -> Tensor | None:
-    if total is None or x is None:
-        return x if total is None else total
-    return total.add_(x)
+def _sum(x: Tensor | None, y: Tensor | None) -> Tensor | None:
+    if x is None or y is None:
+        return y if x is None else x
+    return x + y
+
+
+def _shapes(tensors: Sequence[Tensor]) -> str:
+    return ", ".join(str(list(x.shape)) for x in tensors[:3])

@@ -191,8 +191,10 @@ class _StepSweep:
         wanted = self._times is not None
         if kappa is None and rate is None and not wanted:
             return None
+        # An output at the very end of a step gives the end slot no weight, but its time moves that weight.
+        rate_wanted = wanted and self._cotangents.quadratures is not None
         return self._pullback.through_stage(
-            self._replay.system, moment, y, kappa, rate, time_wanted=wanted, random=random
+            self._replay.system, moment, y, kappa, rate, time_wanted=wanted, rate_wanted=rate_wanted, random=random
         )
 
     def _add_slope(

@@ -79,9 +79,13 @@ def test_many_output_times_cost_no_more_steps_than_two() -> None:
 
 
 def test_the_grid_of_fixed_steps_is_the_step_size_given() -> None:
-    solution = solve(decay, torch.ones(1), torch.tensor([0.0, 1.0]), solver="rk4", controller=FixedStep(0.1))
+    times = torch.tensor([0.0, 1.0])
+    with torch.no_grad():
+        solution = solve(decay, torch.ones(1), times, solver="rk4", controller=FixedStep(0.1))
     assert solution.stats.accepted == 10
     assert solution.stats.nfe_forward == 40
+    looked_through = solve(decay, torch.ones(1), times, solver="rk4", controller=FixedStep(0.1))
+    assert looked_through.stats.nfe_forward == 41, "one trial use finds what a plain function depends on"
     assert solution.stats.dt_max == pytest.approx(0.1)
 
 
