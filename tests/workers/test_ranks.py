@@ -16,7 +16,11 @@ import torch.distributed as dist
 
 from symadj_core.flows import MLPField
 from tests.workers.runs import KeepingOutbox, order, run
+from workers.data import load_data
+from workers.flow import build_flow
 from workers.ranks import PeerLostError, Ranks
+from workers.state import TrainingState
+from workers.training import train
 from workers.worker import Attempt
 
 PATIENCE_S = 120
@@ -34,6 +38,7 @@ def _rank(rank: int, size: int, folder: str, course: Callable[..., Any], changes
     told = {
         "outcome": outcome,
         "loss": outbox.series("loss"),
+        "flow_matching_loss": outbox.series("flow_matching_loss"),
         "validation": outbox.series("validation_nll"),
         "memory": len(outbox.of("memory")),
         "events": [event.name for event in outbox.of("event")],
@@ -61,6 +66,18 @@ def start(folder: Path, course: Callable[..., Any], size: int = 2, **changes: An
 def twice(attempt: Attempt, rank: int) -> Any:
     attempt.run()
     return attempt.run()
+
+
+def trained_twice(attempt: Attempt, rank: int) -> Any:
+    """Train twice from the start; return sums of the weights that this rank ends with, and of their averages."""
+    told = []
+    for _ in range(2):
+        data = load_data(attempt.spec.data)
+        state = TrainingState(attempt.spec, build_flow(attempt.spec, data.dim))
+        train(attempt.spec, state, data, attempt.ranks, attempt.outbox)
+        tensors = [*state.flow.parameters(), *state.evaluated.parameters()]
+        told.append([tensor.detach().double().sum().item() for tensor in tensors])
+    return told
 
 
 def rank_1_fails_in_forward(attempt: Attempt, rank: int) -> Any:
@@ -114,6 +131,29 @@ def test_two_ranks_train_as_one_does_and_the_same_way_every_time(tmp_path: Path)
     assert second["events"] == []
     assert first["outcome"]["state"] == second["outcome"]["state"] == "succeeded"
     assert first["outcome"]["result"]["test_rows"] == 40
+
+
+def test_the_ranks_end_with_the_same_weights_and_averages_after_pre_training_with_pairs_of_their_own(
+    tmp_path: Path,
+) -> None:
+    # Two rows a rank for three blocks: on each rank there is a block that flow matching gives no row.
+    changes: dict[str, Any] = {
+        "data": {"kind": "toy", "name": "moons", "rows": 200, "batch_size": 4},
+        "flow": {"kind": "cnf", "blocks": 3, "field": {"hidden": [8]}},
+        "pretraining": {"steps": 3},
+        "regularisers": [{"kind": "kinetic", "weight": 0.1}],
+        "ema": {"decay": 0.9},
+    }
+    first, second = start(tmp_path / "two", trained_twice, **changes)
+    assert first is not None
+    assert second is not None
+    once, again = first["outcome"]
+    assert once == again, "the same spec, the same bits"
+    assert second["outcome"] == first["outcome"], "on both ranks"
+    half = len(once) // 2
+    assert once[:half] != once[half:], "the average is not the weights"
+    assert len(first["flow_matching_loss"]) == 2 * 3
+    assert len(first["loss"]) == 2 * 3
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ BUSY: dict[str, Any] = {
         "learning_rate": 1e-2,
         "schedule": {"kind": "plateau", "patience": 1, "min_improvement": 0.1},
     },
+    "pretraining": {"steps": 4},
+    "regularisers": [{"kind": "kinetic", "weight": 0.1, "schedule": {"kind": "linear", "to_step": 10}}],
     "ema": {"decay": 0.9},
     "early_stop": {"patience": 50},
     "evaluation": {"validate_every_steps": 2, "validation_rows": 20},
@@ -63,7 +65,7 @@ def series(outbox: KeepingOutbox) -> list[dict[str, float]]:
     return [{k: v for k, v in record.metrics.items() if k not in clocks} for record in outbox.of("step")]
 
 
-@pytest.mark.parametrize("interrupted_after", [1, 5, 6])
+@pytest.mark.parametrize("interrupted_after", [1, 4, 5, 8])
 def test_a_training_that_goes_on_from_a_saved_state_makes_the_bits_of_one_never_interrupted(
     interrupted_after: int,
 ) -> None:
