@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch._C._functorch import maybe_current_level
+from torch._C._functorch import is_legacy_batchedtensor, maybe_current_level
 
 from symadj_core.checkpoints import Recorder
 from symadj_core.controller import Controller
@@ -179,7 +179,7 @@ class _ReplayedSolve(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_states: Tensor | None, grad_quadratures: Tensor | None) -> Any:
-        if maybe_current_level() is not None:
+        if any(x is not None and is_legacy_batchedtensor(x) for x in (grad_states, grad_quadratures)):
             raise RuntimeError(
                 f"the backward of the gradient {ctx.method.name!r} can't be batched (is_grads_batched, a vectorised "
                 "jacobian, torch.func.vmap): take one cotangent at a time, or use the gradient 'backprop'"
