@@ -12,6 +12,7 @@ from service.spec import (
     AdaptiveSolver,
     AdjointGradient,
     Divergence,
+    Evaluation,
     ExactDivergence,
     FixedSolver,
     Gradient,
@@ -86,26 +87,27 @@ def validation_flow(flow: Flow, spec: JobSpec) -> tuple[Flow, str]:
     return flow, spec.flow.divergence.kind
 
 
-def evaluation_flow(flow: Flow, spec: JobSpec, tolerance_factor: float) -> tuple[Flow, dict[str, object]]:
+def evaluation_flow(flow: Flow, spec: JobSpec, evaluation: Evaluation) -> tuple[Flow, dict[str, object]]:
     """Return a flow with the same weights for testing, and a description of how it is solved, as JSON values.
 
-    The trace is exact. An adaptive solver's tolerances are multiplied by ``tolerance_factor``; a fixed solver of
-    order p takes ``tolerance_factor ** (-1 / p)`` times as many steps, which divides its error alike. Where the
-    tolerance is more than float32 can resolve, the weights are copied to float64. A field in bfloat16 is evaluated in
-    the flow's own precision.
+    The divergence is ``evaluation.divergence``, usually exact. An adaptive solver's tolerances are multiplied by
+    ``evaluation.tolerance_factor`` c; a fixed solver of order p takes ``c ** (-1 / p)`` times as many steps, which
+    divides its error alike. Where the tolerance is more than float32 can resolve, the weights are copied to float64.
+    A field in bfloat16 is evaluated in the flow's own precision.
     """
-    solver = spec.solver
-    how: dict[str, object] = {"divergence": "exact", "method": solver.method, "dtype": spec.flow.dtype}
+    solver, factor = spec.solver, evaluation.tolerance_factor
+    divergence = _divergence(evaluation.divergence)
+    how: dict[str, object] = {"divergence": divergence.name, "method": solver.method, "dtype": spec.flow.dtype}
     if isinstance(solver, FixedSolver):
         order = tableaus.by_name(solver.method).order
-        how["steps"] = steps = round(solver.steps * tolerance_factor ** (-1 / order))
+        how["steps"] = steps = round(solver.steps * factor ** (-1 / order))
         controller = FixedStep(grid=EvenGrid(steps))
-        return flow.with_settings(divergence=Exact(), controller=controller, full_precision=True), how
-    how["rtol"], how["atol"] = rtol, atol = solver.rtol * tolerance_factor, solver.atol * tolerance_factor
+        return flow.with_settings(divergence=divergence, controller=controller, full_precision=True), how
+    how["rtol"], how["atol"] = rtol, atol = solver.rtol * factor, solver.atol * factor
     if rtol < _TIGHTEST_FLOAT32_RTOL:
         how["dtype"] = "float64"
         flow = copy.deepcopy(flow).double()
-    return flow.with_settings(divergence=Exact(), rtol=rtol, atol=atol, full_precision=True), how
+    return flow.with_settings(divergence=divergence, rtol=rtol, atol=atol, full_precision=True), how
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from symadj_core.flows import Flow
+from symadj_core.flows import Exact, Flow
 from workers.data import Batch, Part
 
 __all__ = ["DeviceRows", "HeldOut", "on_device", "piece_rows"]
@@ -45,13 +45,16 @@ def on_device(rows: Part | Batch, flow: Flow, device: torch.device) -> DeviceRow
     return DeviceRows(torch.from_numpy(rows.rows).to(device, dtype), torch.from_numpy(rows.index).to(device), context)
 
 
-def piece_rows(batch_rows: int, dim: int) -> int:
-    """Return how many rows to compute at once with the exact trace.
+def piece_rows(flow: Flow, batch_rows: int) -> int:
+    """Return how many rows to score at once.
 
-    The trace takes ``dim`` times the memory of a row's graph: a piece must not need more than training a batch of
-    ``batch_rows`` does, save for flows so small that it does not matter.
+    The exact trace takes as many times the memory of a row's graph as there are columns, an estimate as many as there
+    are probes: a piece must not need more than training a batch of ``batch_rows`` does, save for flows so small that
+    it does not matter.
     """
-    return max(1, batch_rows // dim, _PIECE // dim)
+    divergence = flow.stack()[0].settings.divergence
+    products: int = flow.dim if isinstance(divergence, Exact) else getattr(divergence, "probes", 1)
+    return max(1, batch_rows // products, _PIECE // max(products, flow.dim))
 
 
 @dataclass(frozen=True)

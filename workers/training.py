@@ -103,7 +103,7 @@ class _Training:
             part = data.validation.head(evaluation.validation_rows)
             self.validation_rows = len(part)
             rows = on_device(part.share(ranks.rank, ranks.size), self.state.flow, ranks.device)
-            piece = piece_rows(self.spec.data.batch_size // ranks.size, data.dim)
+            piece = piece_rows(self.validated, self.spec.data.batch_size // ranks.size)
             self.validation = HeldOut(rows, piece, self.spec.seed)
 
     def run(self) -> Trained:

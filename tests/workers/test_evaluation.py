@@ -47,7 +47,8 @@ def test_the_area_under_the_curve_is_scikit_learns_and_its_error_is_the_spread_o
 
 def test_the_density_of_an_untrained_flow_integrates_to_one_and_is_drawn() -> None:
     spec = JobSpec.model_validate(SMALL)
-    flow, _ = evaluation_flow(build_flow(spec, 2), spec, 0.01)
+    assert spec.evaluation is not None
+    flow, _ = evaluation_flow(build_flow(spec, 2), spec, spec.evaluation)
     rows = 1.5 * np.random.default_rng(0).standard_normal((1000, 2))
     density = density_over_plane(spec, flow, rows, Ranks(torch.device("cpu")), KeepingOutbox())
     assert density.integral == pytest.approx(1.0, abs=1e-3)
@@ -75,6 +76,20 @@ def test_the_gap_is_what_the_loose_tolerance_costs_and_the_flow_nearly_inverts_i
     assert abs(tight["test_nll_gap"]) < abs(loose["test_nll_gap"])
     assert tight["test_nll_gap_stderr"] < tight["test_nll_stderr"]
     assert 5 * tight["inverse_error"]["rms"] < loose["inverse_error"]["rms"]
+
+
+def test_an_estimated_divergence_and_fewer_rows_can_be_asked_for_in_the_test(tmp_path: Path) -> None:
+    scores = []
+    for name, divergence in (("exact", {"kind": "exact"}), ("estimate", {"kind": "hutchinson", "probes": 2})):
+        evaluation = WITHOUT_PLOTS | {"divergence": divergence, "test_rows": 30, "inverse_rows": 0}
+        outcome, _ = run(tmp_path / name, evaluation=evaluation)
+        assert outcome is not None
+        scores.append(outcome["result"])
+    exact, estimate = scores
+    assert [score["test_solver"]["divergence"] for score in scores] == ["exact", "hutchinson"]
+    assert exact["test_rows"] == estimate["test_rows"] == 30
+    assert estimate["test_nll"] != exact["test_nll"]
+    assert estimate["test_nll"] == pytest.approx(exact["test_nll"], abs=5 * estimate["test_nll_stderr"])
 
 
 def test_dequantised_data_have_bits_per_dim(tmp_path: Path) -> None:

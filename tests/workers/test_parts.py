@@ -64,6 +64,11 @@ def test_a_mixture_with_more_components_than_rows_has_no_figure() -> None:
     assert np.isfinite(baselines["gaussian"])
 
 
+def test_a_singular_covariance_has_no_gaussian() -> None:
+    rows = np.random.default_rng(0).integers(0, 9, (100, 2)) @ np.array([[1.0, 0, 1], [0, 1, 1]])
+    assert fit_baselines(rows[:80], rows[80:], components=1, seed=0, threads=1)["gaussian"] is None
+
+
 def picture(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 

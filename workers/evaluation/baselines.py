@@ -28,8 +28,9 @@ def fit_baselines(training: Rows, test: Rows, components: int, seed: int, thread
         threads: that linear algebra may use; left alone it takes all cores, the other ranks' too.
 
     Returns:
-        ``{"gaussian": nll, "gaussian_mixture": {"components": k, "test_nll": nll}}`` in nats a row. A mixture with
-        more components than training rows has ``test_nll`` null.
+        ``{"gaussian": nll, "gaussian_mixture": {"components": k, "test_nll": nll}}`` in nats a row. A Gaussian whose
+        covariance is singular (a column is a sum of others, say) has null, and so has a mixture with more components
+        than training rows.
     """
     with threadpool_limits(threads):
         return {
@@ -48,9 +49,12 @@ def _mixture_nll(training: Rows, test: Rows, components: int, seed: int) -> floa
     return -float(mixture.score(test.astype(np.float32)))
 
 
-def _gaussian_nll(training: Rows, test: Rows) -> float:
+def _gaussian_nll(training: Rows, test: Rows) -> float | None:
     dim = training.shape[1]
-    factor = np.linalg.cholesky(np.cov(training.T, bias=True).reshape(dim, dim))
+    covariance = np.cov(training.T, bias=True).reshape(dim, dim)
+    if np.linalg.matrix_rank(covariance, hermitian=True) < dim:
+        return None
+    factor = np.linalg.cholesky(covariance)
     white = np.linalg.solve(factor, (test - training.mean(0)).T)
     log_abs_det = np.log(np.diag(factor)).sum()
     return float(0.5 * (white**2).sum(0).mean() + log_abs_det + 0.5 * dim * math.log(2 * math.pi))

@@ -71,7 +71,7 @@ def density_over_plane(spec: JobSpec, flow: Flow, rows: Rows, ranks: Ranks, outb
     def own_share() -> Rows:
         points = torch.from_numpy(grid[ranks.rank :: ranks.size]).to(ranks.device, next(flow.parameters()).dtype)
         own = DeviceRows(points, torch.arange(len(points), device=ranks.device), None)
-        piece = piece_rows(spec.data.batch_size // ranks.size, 2)
+        piece = piece_rows(flow, spec.data.batch_size // ranks.size)
         nll, _ = HeldOut(own, piece, spec.seed).nll(flow, outbox.heed)
         return nll.neg().exp().cpu().numpy()
 

@@ -85,8 +85,8 @@ class Evaluator:
         if evaluation.inverse_rows:
             inverse = inverse_error(spec, evaluation.inverse_rows, self.flow, data, ranks, outbox)
         if evaluation.plots and data.dim == 2 and not data.context_dim:
-            tested, _ = evaluation_flow(self.flow, spec, evaluation.tolerance_factor)
-            density = density_over_plane(spec, tested, data.test.rows, ranks, outbox)
+            tested, _ = evaluation_flow(self.flow, spec, evaluation)
+            density = density_over_plane(spec, tested.with_settings(divergence="exact"), data.test.rows, ranks, outbox)
         # Shared out so that both take about as long: the first rank samples and draws while the last one fits.
         shares = ranks.gather(ranks.together(partial(self._share, density), phase="evaluation"))
         two_sample, baselines = shares[0][0], shares[-1][1]
@@ -147,7 +147,7 @@ class Evaluator:
             paths = sample_trajectories(flow, len(own.x), self.spec.seed, own.context)
             title = f"{name}: from base to data"
             self._picture("trajectories.png", plots.draw_trajectories(paths, rows, data.columns, title))
-        tested, _ = evaluation_flow(flow, self.spec, self.evaluation.tolerance_factor)
+        tested, _ = evaluation_flow(flow, self.spec, self.evaluation)
         steps = {
             "as in training": accepted_steps(flow, own),
             "as in testing": accepted_steps(tested, on_device(data.test.head(_CARRIED), tested, self.ranks.device)),
@@ -162,12 +162,11 @@ class Evaluator:
         score: TestScore | None,
         baselines: dict[str, Any] | None,
     ) -> None:
-        lines = {}
+        known: dict[str, float | None] = {}
         if baselines is not None:
             mixture = baselines["gaussian_mixture"]
-            lines["Gaussian"] = baselines["gaussian"]
-            if mixture["test_nll"] is not None:
-                lines[f"{mixture['components']} Gaussians"] = mixture["test_nll"]
+            known = {"Gaussian": baselines["gaussian"], f"{mixture['components']} Gaussians": mixture["test_nll"]}
+        lines = {name: nll for name, nll in known.items() if nll is not None}
         nll = None if score is None else score.nll
         self._picture("curve.png", plots.draw_curve(history, validations, self.spec.name, nll, lines))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from service.spec import Evaluation, JobSpec
-from symadj_core.flows import Exact, Flow
+from symadj_core.flows import Flow
 from workers.data import PreparedData
 from workers.flow import evaluation_flow
 from workers.likelihood import HeldOut, on_device, piece_rows
@@ -29,7 +29,7 @@ class TestScore:
         stderr: its standard error, over rows.
         nll_original_units: the same for the raw rows, in nats.
         bits_per_dim: of dequantised data, else None; an upper bound of the discrete NLL.
-        training_nll: the NLL of the same rows with training's tolerances and the exact trace.
+        training_nll: the NLL of the same rows with training's tolerances and the same divergence.
         gap: ``training_nll - nll``: what the loose solves of the training get wrong.
         gap_stderr: its standard error, of the differences row by row.
         rows: how many.
@@ -69,17 +69,18 @@ class TestScore:
 def score_test_rows(
     spec: JobSpec, evaluation: Evaluation, flow: Flow, data: PreparedData, ranks: Ranks, outbox: Outbox
 ) -> TestScore:
-    """Compute the NLL of the test rows with the exact trace, at tight tolerances and at training's.
+    """Compute the NLL of the test rows at tight tolerances and at training's, both with the evaluation's divergence.
 
     The ranks share the rows. A cancel ends it between two pieces of them.
 
     Raises:
         AttemptFailedError: on all ranks, when a rank's solver could not reach the end.
     """
-    tested, how = evaluation_flow(flow, spec, evaluation.tolerance_factor)
-    trained = flow.with_settings(divergence=Exact())
-    piece = piece_rows(spec.data.batch_size // ranks.size, data.dim)
-    share = data.test.share(ranks.rank, ranks.size)
+    tested, how = evaluation_flow(flow, spec, evaluation)
+    trained = flow.with_settings(divergence=tested.stack()[0].settings.divergence)
+    piece = piece_rows(tested, spec.data.batch_size // ranks.size)
+    part = data.test if evaluation.test_rows is None else data.test.head(evaluation.test_rows)
+    share = part.share(ranks.rank, ranks.size)
 
     def score(scored: Flow) -> tuple[Tensor, list[int]]:
         return HeldOut(on_device(share, scored, ranks.device), piece, spec.seed).nll(scored, outbox.heed)
@@ -89,7 +90,7 @@ def score_test_rows(
     mean, stderr, rows = _mean(nll, ranks)
     gap_mean, gap_stderr, _ = _mean(gap, ranks)
     nfe, pieces = ranks.sum([sum(counts), len(counts)])
-    original = mean - float(data.test.log_abs_det.mean())
+    original = mean - float(part.log_abs_det.mean())
     return TestScore(
         nll=mean,
         stderr=stderr,
