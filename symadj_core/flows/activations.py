@@ -22,8 +22,8 @@ class Activation(ABC):
         """s(z), which may overwrite z, and what the derivatives need."""
 
     @abstractmethod
-    def with_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """s(z) and s'(z), both differentiable by autograd."""
+    def with_graph(self, z: Tensor) -> tuple[Tensor, Any]:
+        """As `evaluate`, with autograd's graph; `slope` and `scale` then have it too."""
 
     @abstractmethod
     def slope(self, kept: Any) -> Tensor:
@@ -46,9 +46,9 @@ class Tanh(Activation):
         a = z.tanh_()
         return a, a
 
-    def with_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def with_graph(self, z: Tensor) -> tuple[Tensor, Tensor]:
         a = torch.tanh(z)
-        return a, 1.0 - a.square()
+        return a, a
 
     def slope(self, kept: Tensor) -> Tensor:
         return 1.0 - kept.square()
@@ -69,7 +69,7 @@ class Softplus(Activation):
     def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return F.softplus(z), z.sigmoid_()
 
-    def with_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def with_graph(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return F.softplus(z), z.sigmoid()
 
     def slope(self, kept: Tensor) -> Tensor:
@@ -94,14 +94,14 @@ class SiLU(Activation):
         first = torch.addcmul(gate + value, value, gate, value=-1.0)
         return value, (first, (1.0 - gate) * torch.addcmul(gate + first, value, gate, value=-1.0))
 
-    def with_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def with_graph(self, z: Tensor) -> tuple[Tensor, tuple[Tensor, None]]:
         gate, value = z.sigmoid(), F.silu(z)
-        return value, gate + value * (1.0 - gate)
+        return value, (gate + value * (1.0 - gate), None)
 
-    def slope(self, kept: tuple[Tensor, Tensor]) -> Tensor:
+    def slope(self, kept: tuple[Tensor, Tensor | None]) -> Tensor:
         return kept[0]
 
-    def scale(self, x: Tensor, kept: tuple[Tensor, Tensor]) -> Tensor:
+    def scale(self, x: Tensor, kept: tuple[Tensor, Tensor | None]) -> Tensor:
         return x * kept[0]
 
     def bend(self, straight: Tensor, product: Tensor, kept: tuple[Tensor, Tensor]) -> Tensor:

@@ -193,9 +193,8 @@ class AlongProbes(PerceptronRates):
         self._tangent = F.pad(noise, (0, extra)) if extra else noise
 
     def _rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        function = _differentiable_along if torch.is_grad_enabled() else _along
         arguments = (self._perceptron, self._noise, self._tangent, t, x, self._coefficients())
-        f, trace, norm = self._run(function, *arguments)
+        f, trace, norm = self._run(_along, *arguments, torch.is_grad_enabled())
         # Without a hidden layer, probes that all samples share have products that all share.
         return f, trace.expand(len(x)), None if norm is None else norm.expand(len(x))
 
@@ -222,27 +221,21 @@ def _gathered(function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, li
 
 
 def _along(
-    perceptron: Perceptron, noise: Tensor, tangent: Tensor, t: Tensor, x: Tensor, coefficients: Coefficients
+    perceptron: Perceptron,
+    noise: Tensor,
+    tangent: Tensor,
+    t: Tensor,
+    x: Tensor,
+    coefficients: Coefficients,
+    differentiable: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """f [B, D], and the sums over the probes for div f [B] and |J|^2 [B]."""
-    a, activation, kinds = x, perceptron.activation, perceptron.kinds
+    """f [B, D], and the sums over the probes for div f [B] and |J|^2 [B]; `differentiable` by autograd if so wished."""
+    a, kinds = x, perceptron.kinds
+    evaluate = perceptron.activation.with_graph if differentiable else perceptron.activation.evaluate
     for kind, own in zip(kinds[:-1], coefficients[:-1], strict=True):
         weight, bias = kind.affine(t, *own)
-        a, kept = activation.evaluate(F.linear(a, weight, bias))
-        tangent = activation.scale(F.linear(tangent, weight), kept)
-    weight, bias = kinds[-1].affine(t, *coefficients[-1])
-    return F.linear(a, weight, bias), *_sums(perceptron, noise, F.linear(tangent, weight))
-
-
-def _differentiable_along(
-    perceptron: Perceptron, noise: Tensor, tangent: Tensor, t: Tensor, x: Tensor, coefficients: Coefficients
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """`_along` in operations that autograd differentiates: its graph is one of first order."""
-    a, activation, kinds = x, perceptron.activation, perceptron.kinds
-    for kind, own in zip(kinds[:-1], coefficients[:-1], strict=True):
-        weight, bias = kind.affine(t, *own)
-        a, slope = activation.with_slope(F.linear(a, weight, bias))
-        tangent = F.linear(tangent, weight) * slope
+        a, kept = evaluate(F.linear(a, weight, bias))
+        tangent = perceptron.activation.scale(F.linear(tangent, weight), kept)
     weight, bias = kinds[-1].affine(t, *coefficients[-1])
     return F.linear(a, weight, bias), *_sums(perceptron, noise, F.linear(tangent, weight))
 

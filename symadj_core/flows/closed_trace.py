@@ -47,16 +47,12 @@ def _rates(
 ) -> tuple[Tensor, Tensor]:
     """f [B, D] and div f [B]."""
     activation = perceptron.activation
+    evaluate = activation.with_graph if differentiable else activation.evaluate
     affine = [kind.affine(t, *own) for kind, own in zip(perceptron.kinds, coefficients, strict=True)]
     a, slopes = x, []
     for weight, bias in affine[:-1]:
-        z = F.linear(a, weight, bias)
-        if differentiable:
-            a, slope = activation.with_slope(z)
-        else:
-            a, kept = activation.evaluate(z)
-            slope = activation.slope(kept)
-        slopes.append(slope)
+        a, kept = evaluate(F.linear(a, weight, bias))
+        slopes.append(activation.slope(kept))
     first, last = affine[0][0][:, : perceptron.dim], affine[-1][0]
     f = F.linear(a, *affine[-1])
     if len(affine) == 2:

@@ -1,0 +1,126 @@
+"""A flow as a distribution: conditions, samples, trajectories, end times."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.distributions import Distribution
+
+from symadj_core import FixedStep, IController
+from symadj_core.flows import Block, Flow, MLPField
+from tests.core.systems import EXACT_GRADIENTS, gradient_of
+
+TIGHT = IController(rtol=1e-9, atol=1e-10)
+
+
+def double(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def flow_of(end_times: tuple[float, ...] = (1.0, 1.0), context_dim: int = 0, learn_end_time: bool = False) -> Flow:
+    torch.manual_seed(3)
+    blocks = [
+        Block(
+            MLPField(3, (8, 8), context_dim=context_dim),
+            end_time=end,
+            learn_end_time=learn_end_time,
+            divergence="exact",
+            controller=TIGHT,
+        )
+        for end in end_times
+    ]
+    return Flow(blocks, 3).double()
+
+
+def test_a_conditioned_flow_is_a_distribution_for_every_context() -> None:
+    flow, contexts = flow_of(context_dim=2), double(4, 2, seed=2)
+    given_all = flow.condition(contexts)
+    assert isinstance(given_all, Distribution)
+    assert given_all.batch_shape == (4,)
+    assert given_all.event_shape == (3,)
+    x = double(5, 4, 3)
+    log_prob = given_all.log_prob(x)
+    assert log_prob.shape == (5, 4)
+    for n in range(4):
+        torch.testing.assert_close(log_prob[:, n], flow.condition(contexts[n]).log_prob(x[:, n]))
+    assert not torch.allclose(flow(x[:, 0], context=contexts[0]), flow(x[:, 0], context=contexts[1]))
+
+
+def test_samples_given_contexts_have_the_log_prob_that_comes_with_them() -> None:
+    flow = flow_of(context_dim=2)
+    given_two = flow.condition(double(2, 2, seed=2).requires_grad_())
+    x, log_prob = given_two.sample_and_log_prob((5,))
+    assert x.shape == (5, 2, 3)
+    torch.testing.assert_close(given_two.log_prob(x), log_prob, rtol=1e-6, atol=1e-6)
+    assert given_two.sample((7,)).shape == (7, 2, 3)
+    assert not given_two.sample().requires_grad
+    given_two.rsample((3,)).sum().backward()
+    assert given_two.context.grad is not None
+
+
+def test_the_density_given_a_context_integrates_to_one() -> None:
+    torch.manual_seed(0)
+    flow = Flow([Block(MLPField(1, (8,), context_dim=1), divergence="exact", controller=TIGHT)], 1).double()
+    x = torch.linspace(-30, 30, 3001, dtype=torch.float64)[:, None]
+    for context in (-2.0, 3.0):
+        with torch.no_grad():
+            density = flow.condition(torch.tensor([context], dtype=torch.float64)).log_prob(x).exp()
+        assert float(torch.trapezoid(density, x[:, 0])) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_trajectories_pass_through_the_blocks_from_data_to_base_and_back() -> None:
+    flow, x = flow_of((1.0, 0.5, 2.0)), double(2, 4, 3)
+    t = torch.tensor([0.0, 0.3, 1.0, 1.2, 1.5, 3.5])
+    there = flow.transport(x, t)
+    assert there.shape == (6, 2, 4, 3)
+    assert torch.equal(there[0], x)
+    torch.testing.assert_close(there[-1], flow.to_base(x), rtol=1e-7, atol=1e-7)
+    back = flow.transport(there[-1], t.flip(0))
+    torch.testing.assert_close(back.flip(0), there, rtol=1e-6, atol=1e-6)
+    assert flow.last_stats.accepted > 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(times=st.lists(st.integers(0, 7), min_size=2, max_size=6, unique=True), forward=st.booleans())
+def test_trajectories_over_any_times_are_pieces_of_one_trajectory(times: list[int], forward: bool) -> None:
+    flow, x = flow_of((1.0, 0.5, 2.0)), double(2, 3)
+    whole = flow.transport(x, torch.linspace(0, 3.5, 8))
+    order = sorted(times, reverse=not forward)
+    piece = flow.transport(whole[order[0]], 0.5 * torch.tensor(order, dtype=torch.float32))
+    torch.testing.assert_close(piece, whole[order], rtol=1e-6, atol=1e-6)
+
+
+def test_trajectories_are_differentiable_and_know_contexts() -> None:
+    flow, x, context = flow_of(context_dim=2), double(4, 3).requires_grad_(), double(4, 2, seed=2).requires_grad_()
+    path = flow.transport(x, torch.tensor([0.0, 0.5, 2.0]), context)
+    path[1:].sum().backward()
+    assert all(p.grad is not None for p in (x, context, *flow.parameters()))
+
+
+@pytest.mark.parametrize("t", [[0.0], [0.0, 0.0], [0.0, 1.0, 0.5], [-0.1, 1.0], [0.0, 2.1]])
+def test_times_outside_the_flow_or_out_of_order_are_refused(t: list[float]) -> None:
+    with pytest.raises(ValueError, match="t must"):
+        flow_of().transport(double(2, 3), torch.tensor(t))
+
+
+@pytest.mark.parametrize("gradient", [*EXACT_GRADIENTS, "backprop"])
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+def test_the_gradient_of_a_learnt_end_time_is_that_of_finite_differences(gradient: str, divergence: str) -> None:
+    flow = flow_of((0.8, 1.3), learn_end_time=True).with_settings(
+        gradient=gradient_of(gradient), divergence=divergence, solver="rk4", controller=FixedStep()
+    )
+    x = double(6, 3)
+    flow(x, seed=0).sum().backward()
+    for block in flow.stack():
+        assert isinstance(block.end_time, torch.nn.Parameter)
+        values = []
+        for move in (1e-5, -1e-5):
+            with torch.no_grad():
+                block.end_time.add_(move)
+                values.append(float(flow(x, seed=0).sum()))
+                block.end_time.sub_(move)
+        assert block.end_time.grad is not None
+        assert float(block.end_time.grad) == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-6)
