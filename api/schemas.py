@@ -86,7 +86,9 @@ class JobRead(JobSummary):
     )
     progress: Progress
     failure: Failure | None
-    result: dict[str, Any] | None = Field(description="Of a job that succeeded: test NLL in nats, baselines, times.")
+    result: dict[str, Any] | None = Field(
+        description="Of a job that succeeded: test NLL in nats, how sure it is and what it stands beside, times."
+    )
 
     @classmethod
     def of(cls, job: Job, series: list[MetricSeries]) -> JobRead:

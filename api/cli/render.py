@@ -169,13 +169,42 @@ def likelihoods(result: dict[str, Any]) -> list[RenderableType]:
         table.add_row(f"Gaussian mixture, {mixture['components']} components", _number(mixture["test_nll"]), "")
     if "gaussian" in baselines:
         table.add_row("Gaussian", _number(baselines["gaussian"]), "")
+    divergence = (result.get("test_solver") or {}).get("divergence", "exact")
+    bits = result.get("test_bits_per_dim")
     lines = [
-        f"{result['test_rows']:,} held-out rows, exact trace, after the spec's transforms; "
-        f"in the data's own units: {_number(result['test_nll_original_units'])} nats.",
+        f"{result['test_rows']:,} held-out rows, {divergence} trace, after the spec's transforms; "
+        f"in the data's own units: {_number(result['test_nll_original_units'])} nats"
+        + (f", {_number(bits)} bits/dim." if bits is not None else "."),
+        *_checks(result),
         f"{result['parameters']:,} parameters, {result['steps']:,} steps in {result['train_seconds']:.0f} s, "
         f"evaluated in {result['evaluate_seconds']:.0f} s.",
     ]
     return [Text("Test negative log-likelihood"), table, Text("\n".join(lines) + "\n")]
+
+
+def _checks(result: dict[str, Any]) -> list[str]:
+    """Return what was measured beside the likelihood, a sentence each."""
+    lines = []
+    if result.get("test_nll_gap") is not None:
+        lines.append(
+            f"At training's tolerances: {_number(result['test_nll_training_tolerance'])} nats, a gap of "
+            f"{_number(result['test_nll_gap'], 5)} (std. error {_number(result['test_nll_gap_stderr'], 5)})."
+        )
+    inverse = result.get("inverse_error")
+    if inverse:
+        lines.append(
+            f"{inverse['rows']:,} rows to the base and back: off by {inverse['rms']:.1e} (rms), "
+            f"{inverse['max']:.1e} at most."
+        )
+    tried = result.get("two_sample")
+    if tried:
+        lines.append(
+            f"A classifier tells samples from held-out rows with accuracy {_number(tried['accuracy'])} "
+            f"(std. error {_number(tried['accuracy_stderr'])}); 0.5 is chance."
+        )
+    if result.get("density_integral") is not None:
+        lines.append(f"The density's integral over the plane: {_number(result['density_integral'], 5)}.")
+    return lines
 
 
 def memory_table(

@@ -67,6 +67,8 @@ def _figures(job: JobRead) -> str:
     parts = []
     if "loss" in latest:
         parts.append(f"loss {latest['loss']:.3f}")
+    elif "flow_matching_loss" in latest:
+        parts.append(f"flow matching {latest['flow_matching_loss']:.3f}")
     if "validation_nll" in latest:
         parts.append(f"val {latest['validation_nll']:.3f}")
     if "nfe_forward" in latest:

@@ -1,0 +1,162 @@
+"""The parts of the spec that say how weights are moved, and what they must agree on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from service.spec import JobSpec
+
+MINIMAL = {"data": {"kind": "toy", "name": "moons"}}
+ADAM: dict[str, Any] = {"kind": "adam"}
+VALIDATES_NOTHING = {"validate_every_steps": None}
+
+
+def test_what_is_left_out_has_its_usual_value() -> None:
+    stored = JobSpec.model_validate(MINIMAL).stored()
+    assert stored["regularisers"] == []
+    assert stored["pretraining"] is stored["ema"] is stored["early_stop"] is None
+    short = {
+        "pretraining": {"steps": 5},
+        "ema": {},
+        "early_stop": {},
+        "regularisers": [{"kind": "kinetic", "weight": 1}],
+    }
+    stored = JobSpec.model_validate(MINIMAL | short).stored()
+    assert stored["pretraining"] == {
+        "kind": "flow_matching",
+        "steps": 5,
+        "optimal_transport": True,
+        "learning_rate": None,
+        "schedule": {"kind": "constant", "warmup_steps": 0},
+    }
+    assert stored["ema"] == {"decay": 0.999}
+    assert stored["early_stop"] == {"patience": 30, "min_improvement": 0.0}
+    assert stored["regularisers"] == [{"kind": "kinetic", "weight": 1.0, "schedule": {"kind": "constant"}}]
+
+
+factors = st.floats(0, 10)
+schedules = st.one_of(
+    st.fixed_dictionaries({"kind": st.just("constant"), "warmup_steps": st.integers(0, 400)}),
+    st.fixed_dictionaries({"kind": st.just("cosine"), "final_fraction": st.floats(0, 1)}),
+    st.fixed_dictionaries({"kind": st.just("plateau"), "patience": st.integers(1, 9), "factor": st.floats(0.1, 0.9)}),
+)
+weights = st.one_of(
+    st.just({"kind": "constant"}),
+    st.builds(
+        lambda first, length, start, end: {
+            "kind": "linear",
+            "from_step": first,
+            "to_step": first + length,
+            "start": start,
+            "end": end,
+        },
+        st.integers(0, 1000),
+        st.integers(1, 1000),
+        factors,
+        factors,
+    ),
+)
+regularisers = st.lists(st.sampled_from(["kinetic", "jacobian_frobenius", "transport"]), unique=True).flatmap(
+    lambda kinds: st.tuples(
+        *(
+            st.fixed_dictionaries({"kind": st.just(kind), "weight": st.floats(1e-6, 1e3), "schedule": weights})
+            for kind in kinds
+        )
+    ).map(list)
+)
+specs = st.fixed_dictionaries(
+    {},
+    optional={
+        "regularisers": regularisers,
+        "pretraining": st.fixed_dictionaries(
+            {"steps": st.integers(1, 1500)},
+            optional={"optimal_transport": st.booleans(), "schedule": st.just({"kind": "cosine"})},
+        ),
+        "optimizer": st.fixed_dictionaries({"kind": st.sampled_from(["adam", "adamw", "sgd"]), "schedule": schedules}),
+        "ema": st.fixed_dictionaries({"decay": st.floats(0.01, 0.9999)}),
+        "early_stop": st.fixed_dictionaries({"patience": st.integers(1, 50)}),
+        "evaluation": st.fixed_dictionaries(
+            {},
+            optional={
+                "test_rows": st.integers(2, 100),
+                "divergence": st.sampled_from([{"kind": "exact"}, {"kind": "hutchinson", "probes": 4}]),
+            },
+        ),
+    },
+)
+
+
+@given(specs)
+def test_a_stored_spec_reads_back_as_the_same_spec(document: dict[str, Any]) -> None:
+    spec = JobSpec.model_validate(MINIMAL | document)
+    assert JobSpec.model_validate(spec.stored()) == spec
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "words"),
+    [
+        ({"pretraining": {"steps": 2000}}, "/pretraining/steps", "not below stop.max_steps 2000, which counts both"),
+        (
+            {"pretraining": {"steps": 5, "schedule": {"warmup_steps": 5}}},
+            "/pretraining/schedule/warmup_steps",
+            "not below pretraining.steps 5",
+        ),
+        (
+            {"pretraining": {"steps": 1500}, "optimizer": ADAM | {"schedule": {"warmup_steps": 500}}},
+            "/optimizer/schedule/warmup_steps",
+            "not below stop.max_steps 2000 less the 1500 of pretraining",
+        ),
+        (
+            {"early_stop": {}, "evaluation": VALIDATES_NOTHING},
+            "/early_stop",
+            "set evaluation.validate_every_steps",
+        ),
+        ({"early_stop": {}, "evaluation": None}, "/early_stop", "set evaluation.validate_every_steps"),
+        (
+            {"optimizer": ADAM | {"schedule": {"kind": "plateau"}}, "evaluation": VALIDATES_NOTHING},
+            "/optimizer/schedule/kind",
+            "plateau goes by the validation NLL",
+        ),
+        (
+            {"regularisers": [{"kind": "kinetic", "weight": 1}] * 2},
+            "/regularisers/1/kind",
+            "kinetic stands twice",
+        ),
+        (
+            {"regularisers": [{"kind": "hjb", "weight": 1}]},
+            "/regularisers/0/kind",
+            "flow.field.kind mlp has none: take potential",
+        ),
+        (
+            {
+                "regularisers": [{"kind": "jacobian_frobenius", "weight": 1}],
+                "flow": {"kind": "cnf", "divergence": {"kind": "hutchpp"}},
+            },
+            "/regularisers/0/kind",
+            "take hutchinson or exact",
+        ),
+        (
+            {
+                "regularisers": [
+                    {"kind": "kinetic", "weight": 1, "schedule": {"kind": "linear", "from_step": 9, "to_step": 9}}
+                ]
+            },
+            "/regularisers/0/schedule/to_step",
+            "to_step 9 is not after from_step 9",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused_at_their_place(
+    change: dict[str, Any], pointer: str, words: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        JobSpec.model_validate(MINIMAL | change)
+    (error,) = caught.value.errors()
+    assert error["ctx"]["pointer"] == pointer
+    assert words in error["msg"]
