@@ -173,7 +173,11 @@ class Dispatcher:
             spec=spec,
         )
         # A folder of the user's named `workers` or `service` must not be taken for ours.
-        environment = {"SYMADJ_RUN_ORDER": order.model_dump_json(), "PYTHONSAFEPATH": "1"}
+        environment = {
+            "SYMADJ_RUN_ORDER": order.model_dump_json(),
+            "SYMADJ_DATA_ROOTS": self._settings.resolved_data_roots(),
+            "PYTHONSAFEPATH": "1",
+        }
         if self._settings.spool is not None:
             environment["SYMADJ_SPOOL_DIR"] = str(self._settings.spool.resolve())
         try:

@@ -32,7 +32,7 @@ def diagnose(error: Exception, where: dict[str, Any]) -> Failure:
         case CancelledByUser():
             return Failure(None, str(error), where)
         case DataError():
-            return Failure(ReasonCode.DATA_ERROR, str(error), where)
+            return Failure(ReasonCode.DATA_ERROR, str(error), where | error.place)
     if _is_out_of_memory(error):
         advice = (
             "what needs less, the strongest first: gradient.kind symplectic (keep.kind steps needs less than stages, "
