@@ -79,10 +79,13 @@ def validation_flow(flow: Flow, spec: JobSpec) -> tuple[Flow, str]:
     """Return a flow with the same weights for validation while training, and the name of its divergence.
 
     Its trace is exact where that is cheap: an estimated trace adds noise that is larger than the spread of the rows
-    themselves, and with probes held fixed it does not average out over a series. In many dimensions the exact trace
-    would take longer than the training between two validations, and training's divergence is used.
+    themselves, and with probes held fixed it does not average out over a series. A perceptron of one or two hidden
+    layers has it at the price of an estimate. For other fields of many dimensions the exact trace would take longer
+    than the training between two validations, and training's divergence is used.
     """
-    if flow.dim <= _LARGEST_EXACT_DIM:
+    fields = [block.field for block in flow.stack()]
+    cheap = spec.flow.field_dtype is None and all(isinstance(f, MLPField) and len(f.layers) <= 3 for f in fields)
+    if cheap or flow.dim <= _LARGEST_EXACT_DIM:
         return flow.with_settings(divergence=Exact()), Exact.name
     return flow, spec.flow.divergence.kind
 

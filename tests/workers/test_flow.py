@@ -1,0 +1,90 @@
+"""From a spec to its flow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from service.spec import Evaluation, JobSpec
+from symadj_core.flows import Exact, HutchPlusPlus, MLPField, PotentialField, ResidualField
+from workers.flow import EvenGrid, build_flow, evaluation_flow, validation_flow
+
+
+def spec(flow: dict[str, Any], **sections: Any) -> JobSpec:
+    data = {"kind": "builtin", "name": "flow_cytometry"}
+    return JobSpec.model_validate({"data": data, "flow": {"kind": "cnf", **flow}, **sections})
+
+
+@pytest.mark.parametrize(
+    ("field", "kind"),
+    [
+        ({"kind": "mlp", "hidden": [8, 8], "time": "fourier", "activation": "silu"}, MLPField),
+        ({"kind": "residual", "width": 8, "depth": 1, "activation": "softplus"}, ResidualField),
+        ({"kind": "potential", "width": 8, "depth": 3, "rank": 2}, PotentialField),
+    ],
+)
+@pytest.mark.parametrize("zero_init", [False, True])
+@pytest.mark.parametrize("context_dim", [0, 2])
+def test_every_field_of_the_spec_is_built_and_trains(
+    field: dict[str, Any], kind: type, zero_init: bool, context_dim: int
+) -> None:
+    order = spec({"field": field | {"zero_init": zero_init}, "learn_end_time": True, "field_dtype": "bfloat16"})
+    flow, x = build_flow(order, 3, context_dim), torch.randn(8, 3)
+    context = torch.randn(8, 2) if context_dim else None
+    assert all(type(block.field) is kind for block in flow.stack())
+    torch.testing.assert_close(flow.to_base(x, context), x) if zero_init else None
+    flow(x, seed=0, context=context).mean().backward()
+    assert all(p.grad is not None for p in flow.parameters())
+
+
+def test_the_weights_are_a_function_of_the_seed() -> None:
+    first, again = (build_flow(spec({"field": {"kind": "residual"}}, seed=3), 2) for _ in range(2))
+    other = build_flow(spec({"field": {"kind": "residual"}}, seed=4), 2)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(next(first.parameters()), next(other.parameters()))
+
+
+def test_a_fixed_solver_takes_its_steps_over_an_end_time_that_moves() -> None:
+    solver = {"kind": "fixed", "method": "rk4", "steps": 5}
+    order = spec({"blocks": 1, "learn_end_time": True, "end_time": 0.7}, solver=solver)
+    flow, x = build_flow(order, 2), torch.randn(4, 2)
+    (block,) = flow.stack()
+    for end_time in (0.7, 0.93, 1.3):
+        with torch.no_grad():
+            block.end_time.fill_(end_time)  # type: ignore[union-attr]
+        flow(x, seed=0).sum().backward()
+        assert flow.last_stats.accepted == 5
+    tested, how = evaluation_flow(flow, order, Evaluation())
+    tested(x)
+    assert how["steps"] == tested.last_stats.accepted == 16
+    assert EvenGrid(4)([1.0, 0.0]) == [1.0, 0.75, 0.5, 0.25, 0.0]
+
+
+def test_a_field_in_bfloat16_is_tested_in_the_precision_of_its_weights() -> None:
+    order = spec({"field_dtype": "bfloat16"})
+    flow = build_flow(order, 2)
+    tested, how = evaluation_flow(flow, order, Evaluation())
+    assert how["dtype"] == "float64"
+    assert {block.settings.field_dtype for block in flow.stack()} == {torch.bfloat16}
+    assert {block.settings.field_dtype for block in tested.stack()} == {None}
+    assert all(isinstance(block.settings.divergence, Exact) for block in tested.stack())
+
+
+def test_hutch_plus_plus_with_more_probes_than_columns_is_refused_when_the_flow_is_built() -> None:
+    order = spec({"divergence": {"kind": "hutchpp", "probes": 6}})
+    assert all(block.settings.divergence == HutchPlusPlus(probes=6) for block in build_flow(order, 7).stack())
+    with pytest.raises(ValueError, match="must be below the dimension 6"):
+        build_flow(order, 6)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "dim", "divergence"),
+    [([4, 4], 100, "exact"), ([4, 4, 4], 32, "exact"), ([4, 4, 4], 100, "hutchinson"), ([4], 300, "exact")],
+)
+def test_the_trace_is_exact_in_validation_where_that_is_cheap(hidden: list[int], dim: int, divergence: str) -> None:
+    order = spec({"field": {"hidden": hidden}})
+    validated, name = validation_flow(build_flow(order, dim), order)
+    assert name == divergence
+    assert {block.settings.divergence.name for block in validated.stack()} == {divergence}
