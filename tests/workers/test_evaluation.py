@@ -135,3 +135,36 @@ def test_the_samples_do_not_depend_on_what_was_drawn_before() -> None:
     torch.rand(5)
     np.testing.assert_array_equal(draw_samples(flow, 20, seed=3, piece=8), first)
     assert not np.array_equal(draw_samples(flow, 20, seed=4, piece=8), first)
+
+
+def test_a_conditional_flow_is_trained_and_evaluated_with_the_contexts_of_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYMADJ_DATA_ROOTS", str(tmp_path))
+    rng = np.random.default_rng(0)
+    side = rng.integers(2, size=1000)
+    rows = rng.standard_normal((1000, 2)) * 0.3 + np.where(side, 3, -3)[:, None]
+    lines = [f"{x},{y},{c}" for (x, y), c in zip(rows, side, strict=True)]
+    (tmp_path / "sides.csv").write_text("\n".join(["x,y,side", *lines]))
+    outcome, outbox = run(
+        tmp_path,
+        data={
+            "kind": "file",
+            "path": "sides.csv",
+            "columns": ["x", "y"],
+            "context_columns": ["side"],
+            "batch_size": 100,
+        },
+        pretraining={"steps": 20},
+        ema={},
+        stop={"kind": "steps", "max_steps": 60},
+        evaluation={"mixture_components": 1, "two_sample_rows": 100},
+    )
+    assert outcome is not None
+    assert outcome["state"] == "succeeded", outcome
+    result = outcome["result"]
+    assert result["test_nll"] < result["baselines"]["gaussian"] + 1
+    assert result["density_integral"] is None, "there is a density for each context"
+    assert result["inverse_error"]["max"] < 0.1
+    drawn = {a.name for a in outbox.of("artifact") if a.media_type == "image/png"}
+    assert drawn == {"curve.png", "pairs.png", "trajectories.png", "steps.png"}
