@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,16 @@ class History:
             pairs = np.reshape(self._points, (_MOST_POINTS, 2, -1))
             self._points = list(pairs.mean(1))
             self._width *= 2
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that was collected, in numbers and lists."""
+        points = [point.tolist() for point in self._points]
+        return {"points": points, "width": self._width, "open": [list(step) for step in self._open]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Become the history that ``state_dict`` was taken of."""
+        self._points = [np.asarray(point, np.float64) for point in state["points"]]
+        self._width, self._open = state["width"], [tuple(step) for step in state["open"]]
 
     def course(self) -> Course:
         """Return what was collected; the last steps may be missing where stretches are longer than one."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from service.spec import JobSpec
 from symadj_core.flows import Flow
 from workers.averaging import WeightAverage
+from workers.history import History
 from workers.optimisation import build_optimizer
 from workers.schedules import pretraining_steps
 from workers.validation import Validation
@@ -32,6 +33,7 @@ class TrainingState:
         step: steps done.
         seconds: of training until now, over all attempts.
         validations: all of them, oldest first; the same on all ranks.
+        history: what was seen on the way; complete on rank 0 only.
     """
 
     def __init__(self, spec: JobSpec, flow: Flow) -> None:
@@ -42,6 +44,7 @@ class TrainingState:
         self.step = 0
         self.seconds = 0.0
         self.validations: list[Validation] = []
+        self.history = History()
         self._best: dict[str, Any] | None = None
 
     @property
@@ -85,6 +88,7 @@ class TrainingState:
             "seconds": self.seconds,
             "validations": [tuple(validation) for validation in self.validations],
             "best": self._best,
+            "history": self.history.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -94,6 +98,7 @@ class TrainingState:
         self.step, self.seconds = state["step"], state["seconds"]
         self.validations = [Validation(*validation) for validation in state["validations"]]
         self._best = state["best"]
+        self.history.load_state_dict(state["history"])
 
     def _weights(self) -> dict[str, dict[str, Tensor]]:
         weights = {"flow": self.flow.state_dict()}

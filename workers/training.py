@@ -22,7 +22,6 @@ from service.spec import JobSpec, StopAfterMinutes, StopAfterSteps
 from workers.data import PreparedData
 from workers.diagnosis import diagnose, diverged
 from workers.flow import validation_flow
-from workers.history import History
 from workers.likelihood import HeldOut, on_device, piece_rows
 from workers.objective import Objective
 from workers.ranks import DataParallel, Ranks
@@ -33,22 +32,9 @@ from workers.step_memory import StepMemory
 from workers.telemetry import Outbox
 from workers.validation import Validation, stalls
 
-__all__ = ["Ending", "Trained", "train"]
+__all__ = ["Ending", "train"]
 
 Ending = Literal["finished", "stopped_early", "cancelled", "superseded"]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """How training ended.
-
-    Attributes:
-        ending: what ended it.
-        history: what was seen on the way; complete on rank 0 only.
-    """
-
-    ending: Ending
-    history: History
 
 
 @dataclass(frozen=True)
@@ -70,8 +56,10 @@ class _Totals:
     seconds: float
 
 
-def train(spec: JobSpec, state: TrainingState, data: PreparedData, ranks: Ranks, outbox: Outbox) -> Trained:
+def train(spec: JobSpec, state: TrainingState, data: PreparedData, ranks: Ranks, outbox: Outbox) -> Ending:
     """Go on training from ``state``, in place, on this rank's share of ``data``; all ranks call it.
+
+    Returns what ended it: the spec, its early stop, the user, or that the attempt is not wanted any more.
 
     Raises:
         AttemptFailedError: on all ranks, when one of them could not go on.
@@ -93,7 +81,6 @@ class _Training:
         self.parallel = DataParallel(Objective(spec, state.flow, ranks.rank), ranks)
         budget = spec.resources.memory_budget
         self.memory = StepMemory(ranks.device, ranks.rank, None if budget is None else int(budget))
-        self.history = History()
         self.began = time.perf_counter() - state.seconds
 
     def _load(self, data: PreparedData) -> None:
@@ -106,12 +93,12 @@ class _Training:
             piece = piece_rows(self.validated, self.spec.data.batch_size // ranks.size)
             self.validation = HeldOut(rows, piece, self.spec.seed)
 
-    def run(self) -> Trained:
+    def run(self) -> Ending:
         ending: Ending | None = None
         while ending is None:
             ending = self._step(self.state.step + 1)
         self.state.seconds = time.perf_counter() - self.began
-        return Trained(ending, self.history)
+        return ending
 
     def _step(self, step: int) -> Ending | None:
         began = time.perf_counter()
@@ -146,7 +133,7 @@ class _Training:
             ending = ending or self._early_ending()
         if self.ranks.rank == 0:
             self.outbox.put(StepRecord(time=datetime.now(UTC), step=step, metrics=metrics))
-            self.history.add(metrics, self.memory.above_idle())
+            self.state.history.add(metrics, self.memory.above_idle())
         return ending
 
     def _forward_and_backward(self, step: int) -> tuple[Mapping[str, Tensor], Failure | None]:

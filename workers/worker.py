@@ -106,10 +106,10 @@ class Attempt:
             validation_divergence=validation_flow(flow, self.spec)[1],
         )
         state = TrainingState(self.spec, flow)
-        trained = train(self.spec, state, data, self.ranks, self.outbox)
-        if trained.ending == "superseded":
+        ending = train(self.spec, state, data, self.ranks, self.outbox)
+        if ending == "superseded":
             return None
-        if trained.ending == "cancelled":
+        if ending == "cancelled":
             message = f"cancelled after step {state.step}"
             return {"state": JobState.CANCELLED, "message": message, "data": {"step": state.step}}
         weights_of = state.restore_best()
@@ -119,14 +119,14 @@ class Attempt:
             + (f", weights of step {weights_of}" if weights_of != state.step else ""),
             steps=state.step,
             seconds=state.seconds,
-            stopped_early=trained.ending == "stopped_early",
+            stopped_early=ending == "stopped_early",
             weights_of_step=weights_of,
         )
         # Before anything else can fail: this is what the user waited for.
         self._on_rank_0(lambda: self._save_flow(state, data, weights_of))
         result = {
             "steps": state.step,
-            "stopped_early": trained.ending == "stopped_early",
+            "stopped_early": ending == "stopped_early",
             "weights_of_step": weights_of,
             "train_seconds": state.seconds,
             "parameters": parameters,
@@ -135,7 +135,7 @@ class Attempt:
         if self.spec.evaluation is not None:
             flow = state.evaluated
             evaluator = Evaluator(self.spec, self.spec.evaluation, flow, data, self.ranks, self.outbox, self.artifacts)
-            result |= evaluator.run(trained.history, state.validations)
+            result |= evaluator.run(state.history, state.validations)
         return {"state": JobState.SUCCEEDED, "result": result}
 
     def _set_up(self) -> tuple[PreparedData, Flow]:

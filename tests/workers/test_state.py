@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -17,7 +18,7 @@ from workers.data import load_table, prepare
 from workers.flow import build_flow
 from workers.ranks import Ranks
 from workers.state import TrainingState
-from workers.training import Trained, train
+from workers.training import Ending, train
 
 BUSY: dict[str, Any] = {
     "stop": {"kind": "steps", "max_steps": 12},
@@ -42,7 +43,7 @@ def state_of(spec: JobSpec) -> TrainingState:
     return TrainingState(spec, build_flow(spec, 2))
 
 
-def go_on(spec: JobSpec, state: TrainingState, cancel_after: int | None = None) -> tuple[Trained, KeepingOutbox]:
+def go_on(spec: JobSpec, state: TrainingState, cancel_after: int | None = None) -> tuple[Ending, KeepingOutbox]:
     outbox = KeepingOutbox(cancel_after=cancel_after)
     data = prepare(spec.data, load_table(spec.data))
     return train(spec, state, data, Ranks(torch.device("cpu")), outbox), outbox
@@ -74,18 +75,21 @@ def test_a_training_that_goes_on_from_a_saved_state_makes_the_bits_of_one_never_
     _, expected = go_on(spec, whole)
 
     first = state_of(spec)
-    trained, before = go_on(spec, first, cancel_after=interrupted_after)
-    assert (trained.ending, first.step) == ("cancelled", interrupted_after)
+    ending, before = go_on(spec, first, cancel_after=interrupted_after)
+    assert (ending, first.step) == ("cancelled", interrupted_after)
     second = state_of(spec)
     second.load_state_dict(saved_and_loaded(first))
-    trained, after = go_on(spec, second)
-    assert trained.ending == "finished"
+    ending, after = go_on(spec, second)
+    assert ending == "finished"
 
     assert series(before) + series(after) == series(expected)
     assert len({record["learning_rate"] for record in series(expected)}) > 1, "the plateau was seen"
     assert whole.restore_best() == second.restore_best()
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(second), strict=True))
     assert second.seconds > first.seconds > 0
+    ours, theirs = second.history.course(), whole.history.course()
+    np.testing.assert_array_equal(ours.steps, theirs.steps)
+    np.testing.assert_array_equal(ours.nll, theirs.nll)
 
 
 def test_a_training_stops_early_and_goes_back_to_its_best_weights(tmp_path: Path) -> None:
