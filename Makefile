@@ -8,7 +8,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 DATA ?= symadj-data
 
-.PHONY: help install demo serve test check bench-core format lock clean
+.PHONY: help install demo serve test check bench-core bench-density format lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ bench-core: $(VENV)-bench/.installed ## time and memory of a training step besid
 	$(VENV)-bench/bin/python -m benchmarks.core
 	$(VENV)-bench/bin/python -m benchmarks.overhead
 	$(VENV)-bench/bin/python -m benchmarks.memory --plot docs/memory.png
+
+bench-density: $(VENV)-bench/.installed ## ten minutes of a neural spline flow on the flow-cytometry data
+	$(VENV)-bench/bin/python -m benchmarks.density
 
 $(VENV)-bench/.installed: benchmarks/requirements.lock
 	$(PYTHON) -m venv $(VENV)-bench

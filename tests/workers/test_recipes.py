@@ -1,0 +1,80 @@
+"""The ready specs in recipes/: each is valid, and trains on small data of the layout that it asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from service.spec import JobSpec
+from tests.workers.runs import run
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+ROWS = 600
+
+
+def spec_of(recipe: Path) -> dict[str, Any]:
+    spec: dict[str, Any] = yaml.safe_load(recipe.read_text())
+    return spec
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+def test_a_recipe_is_a_valid_spec_named_after_its_file(recipe: Path) -> None:
+    spec = JobSpec.model_validate(spec_of(recipe))
+    assert spec.name.replace("-", "_").startswith(recipe.stem)
+
+
+def write_maf(folder: Path, name: str) -> None:
+    """Write a few rows of the published layout, of the published width."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    match name:
+        case "power":
+            np.save(folder / "data.npy", rng.normal(size=(ROWS, 8)))
+        case "miniboone":
+            np.save(folder / "data.npy", rng.normal(size=(ROWS, 43)))
+        case "gas":
+            names = ["Meth", "Eth", "Time", *(f"R{n}" for n in range(8))]
+            pd.DataFrame(rng.normal(size=(ROWS, 11)), columns=names).to_parquet(folder / "ethylene_CO.parquet")
+        case "hepmass":
+            for file, more in (("1000_train.csv", []), ("1000_test.csv", ["mass"])):
+                names = ["# label", *(f"f{n}" for n in range(21)), *more]
+                frame = pd.DataFrame(rng.normal(size=(ROWS, len(names))), columns=names)
+                frame["# label"] = np.arange(ROWS) % 2
+                frame.to_csv(folder / file, index=False)
+        case "bsds300":
+            with h5py.File(folder / "BSDS300.hdf5", "w") as file:
+                for part in ("train", "validation", "test"):
+                    file[part] = 0.1 * rng.normal(size=(ROWS // 3, 63))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+def test_a_recipe_trains_a_few_steps_on_data_of_its_layout(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYMADJ_DATA_ROOTS", str(tmp_path))
+    spec = spec_of(recipe)
+    if spec["data"]["kind"] == "maf":
+        write_maf(tmp_path / spec["data"]["path"], spec["data"]["name"])
+    spec["data"]["batch_size"] = 40
+    spec["stop"]["max_steps"] = 3
+    if "pretraining" in spec:
+        spec["pretraining"] |= {"steps": 1, "schedule": {"kind": "constant"}}
+    spec["optimizer"]["schedule"].pop("warmup_steps", None)
+    spec["resources"] = {"kind": "cpu", "workers": 1}
+    spec["evaluation"] |= {"validate_every_steps": 2, "validation_rows": 20, "test_rows": 20, "inverse_rows": 20}
+    spec["evaluation"] |= {"mixture_components": 0, "two_sample_rows": 0, "plots": False}
+
+    outcome, outbox = run(tmp_path / "jobs", **spec)
+
+    assert outcome is not None
+    assert outcome["state"] == "succeeded", outcome
+    assert np.isfinite(outcome["result"]["test_nll"])
+    assert len(outbox.series("loss")) + len(outbox.series("flow_matching_loss")) == 3
+    for regulariser in spec.get("regularisers", []):
+        assert len(outbox.series(regulariser["kind"])) == 3
