@@ -114,7 +114,12 @@ class Evaluator:
                 self._draw(samples[:_MOST_DRAWN], density)
             if tried >= FEWEST_ROWS and samples is not None:
                 self.outbox.heed()
-                two_sample = two_sample_test(data.test.rows[:tried], samples[:tried], self.spec.seed, self._threads)
+                rows, drawn = data.test.rows[:tried], samples[:tried]
+                if data.test.context is not None:
+                    # Of a conditional flow, given the same contexts: a sample must also suit its own.
+                    context = data.test.context[:tried]
+                    rows, drawn = np.hstack([rows, context]), np.hstack([drawn, context])
+                two_sample = two_sample_test(rows, drawn, self.spec.seed, self._threads)
         if ranks.rank == ranks.size - 1 and evaluation.mixture_components:
             self.outbox.heed()
             components = evaluation.mixture_components

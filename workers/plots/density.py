@@ -28,6 +28,10 @@ def draw_density(density: PlaneDensity, rows: NDArray[np.float64], columns: Sequ
     right.plot(rows[:, 0], rows[:, 1], ".", ms=1.5, alpha=0.5, color="#2b6cb0")
     right.set_title(f"test data ({len(rows):,} rows)", fontsize=10, loc="left")
     left.set_ylabel(columns[1])
+    # The grid reaches far into the tails, where there is nothing to see.
+    for axis, limit in ((0, left.set_xlim), (1, left.set_ylim)):
+        low, high = rows[:, axis].min(), rows[:, axis].max()
+        limit(low - 0.2 * (high - low), high + 0.2 * (high - low))
     for axes in (left, right):
         axes.set_xlabel(columns[0])
         axes.spines[["top", "right"]].set_visible(False)
