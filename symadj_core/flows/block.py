@@ -17,7 +17,7 @@ from symadj_core.flows.divergence import Divergence, Hutchinson
 from symadj_core.flows.in_use import FieldInUse
 from symadj_core.flows.probes import ProbeKey
 from symadj_core.gradients import GradientMethod
-from symadj_core.problem import Stats
+from symadj_core.problem import Callbacks, Stats
 from symadj_core.solve import Solution, default_controller, solve
 from symadj_core.system import Field, Quadrature
 from symadj_core.tableaus import ButcherTableau
@@ -156,11 +156,26 @@ class Block(nn.Module):
         quadratures = solution.quadratures
         return Carried(solution.ys[-1], None if quadratures is None else quadratures[-1], solution.stats)
 
-    def trajectory(self, y: Tensor, t: Tensor, context: Tensor | None = None) -> Solution:
-        """The states that pass through y [B, D] at t[0], at all times t [T] of the block's own, 0 .. end_time."""
-        return self._solve(y, t, context, None)
+    def trajectory(
+        self, y: Tensor, t: Tensor, context: Tensor | None = None, callbacks: Callbacks | None = None
+    ) -> Solution:
+        """The states that pass through y [B, D] at t[0], at all times t [T] of the block's own, 0 .. end_time.
 
-    def _solve(self, y: Tensor, t: Tensor, context: Tensor | None, integrals: Integrals | None) -> Solution:
+        Args:
+            y, t: as above.
+            context: [B, C], or None.
+            callbacks: called with every step of the solve.
+        """
+        return self._solve(y, t, context, None, callbacks)
+
+    def _solve(
+        self,
+        y: Tensor,
+        t: Tensor,
+        context: Tensor | None,
+        integrals: Integrals | None,
+        callbacks: Callbacks | None = None,
+    ) -> Solution:
         settings = self.settings
         if settings.field_dtype is not None and y.dtype != torch.float32:
             raise ValueError(f"field_dtype {settings.field_dtype} needs a float32 state, not {y.dtype}")
@@ -173,6 +188,7 @@ class Block(nn.Module):
             controller=settings.controller,
             gradient=settings.gradient,
             quadrature=None if integrals is None else self._quadrature(field, y, integrals),
+            callbacks=callbacks,
         )
 
     def _quadrature(self, field: Field, y: Tensor, integrals: Integrals) -> Quadrature:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from symadj_core.flows import Flow
 from symadj_core.problem import Callbacks
-from symadj_core.solve import solve
 from workers.likelihood import DeviceRows
 
 __all__ = ["accepted_steps", "end_times", "sample_trajectories"]
@@ -58,14 +57,7 @@ def accepted_steps(flow: Flow, rows: DeviceRows) -> tuple[Rows, Rows]:
     x = rows.x
     for block, end in zip(flow.stack(), end_times(flow), strict=True):
         # As in the likelihood: there the log-determinant is integrated along, but takes no part in the step's choice.
-        settings = block.settings
-        solution = solve(
-            block.field_for(rows.context),
-            x,
-            torch.tensor([0.0, end - begin], dtype=torch.float64),
-            solver=settings.solver,
-            controller=settings.controller,
-            callbacks=Callbacks(step=note, reject=forget),
-        )
-        x, begin = solution.ys[-1], end
+        times = torch.tensor([0.0, end - begin], dtype=torch.float64)
+        x = block.trajectory(x, times, rows.context, Callbacks(step=note, reject=forget)).ys[-1]
+        begin = end
     return np.asarray(starts), np.asarray(sizes)
