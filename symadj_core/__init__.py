@@ -12,8 +12,10 @@ The names a user needs:
     controllers.by_name("i", rtol=1e-5, atol=1e-6)  "fixed", "i", "pi"
     gradients.by_name("symplectic", keep="stages")  "backprop", "onecheckpoint", "aca", "symplectic", "adjoint"
 
-    flows.Flow, flows.Block, flows.MLPField         a continuous normalizing flow
-    flows.divergence.by_name("hutchinson", distribution="rademacher", probes=1)     or "exact"
+    flows.Flow, flows.Block                         a continuous normalizing flow, also conditional
+    flows.MLPField, flows.ResidualField, flows.PotentialField       its vector fields
+    flows.divergence.by_name("hutchinson", distribution="rademacher", probes=1)     or "exact", "hutchpp"
+    flows.REGULARISERS, flows.flow_matching_loss    kinetic energy and others beside the likelihood; training without it
 
     memory.PeakMeter, memory.LiveTensorMeter        what it costs
 

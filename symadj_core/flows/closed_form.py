@@ -22,7 +22,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +89,7 @@ class PerceptronRates(ABC):
         self._perceptron = Perceptron(tuple(type(layer) for layer in layers), activation, dim, share=share)
         self._context, self._compiled = context, compiled
 
-    def also(self, names: Sequence[str]) -> PerceptronRates:
+    def also(self, names: Sequence[str]) -> Self:
         """These rates with regularisers: [B, 1 + R] in place of [B] beside f."""
         rates = copy.copy(self)
         rates._perceptron = replace(self._perceptron, columns=("divergence", *names))

@@ -12,13 +12,15 @@ many. The pullback follows by the chain rule; in three hidden layers there is no
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from symadj_core.flows.closed_form import (
+    AlongProbes,
     Coefficients,
     Cotangents,
     Perceptron,
@@ -30,16 +32,38 @@ from symadj_core.flows.closed_form import (
 
 
 class ExactTrace(PerceptronRates):
-    """With the exact divergence; for two or three layers."""
+    """With the exact divergence; for two or three layers.
+
+    The exact norm of the Jacobian has no such form: where it is asked for it is estimated along probes.
+    """
+
+    _probes: AlongProbes | None = None
+
+    def with_norm(self, noise: Tensor) -> Self:
+        """These rates with |J|^2 estimated by the probes `noise` [K, B, D] beside the divergence."""
+        rates = copy.copy(self)
+        rates._probes = AlongProbes(
+            self._layers,
+            self._perceptron.activation,
+            noise,
+            share=1.0 / len(noise),
+            context=self._context,
+            compiled=self._compiled,
+        ).also(("jacobian_frobenius",))
+        return rates.also(("jacobian_frobenius",))
 
     def _rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         f, trace = self._run(_rates, self._perceptron, t, x, self._coefficients(), torch.is_grad_enabled())
-        return f, trace, None
+        return f, trace, None if self._probes is None else self._probes._rates(t, x)[2]
 
     def _pull(self, t: Tensor, x: Tensor, cotangents: Cotangents) -> Tensor:
         if cotangents.trace is None:
+            # Without the trace no probe is needed, and x stands for none.
             return self._run_pull(pull_along, x, x, t, x, cotangents)
-        return self._run_pull(_pull_one if len(self._layers) == 2 else _pull_two, t, x, cotangents)
+        back = self._run_pull(_pull_one if len(self._layers) == 2 else _pull_two, t, x, cotangents)
+        if self._probes is not None and cotangents.norm is not None:
+            back = back + self._probes._pull(t, x, Cotangents(norm=cotangents.norm))
+        return back
 
 
 def _rates(

@@ -13,7 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from symadj_core.flows.closed_form import PerceptronRates
+from symadj_core.flows.closed_form import AlongProbes, PerceptronRates
+from symadj_core.flows.closed_trace import ExactTrace
 from symadj_core.flows.in_use import KnowsDerivative, KnowsTrace
 from symadj_core.flows.probes import Distribution, ProbeKey, draw
 from symadj_core.system import Field, Rates
@@ -121,9 +122,21 @@ class Exact(Divergence):
         return field.traced(like, rates) if isinstance(field, KnowsTrace) else rates
 
     def jacobian_rates(self, field: Field, key: ProbeKey, sample_index: Tensor, like: Tensor) -> Rates:
+        """The norm is exact where the trace takes D products anyway, and an estimate by one probe where it does not."""
         basis = _basis(like)
         rates = _by_autograd(field, basis.expand(-1, len(like), -1), 1.0, norm=True, batched=True)
-        return _along(field, basis, rates, 1.0, norm=True)
+        traced = field.traced(like, rates) if isinstance(field, KnowsTrace) else rates
+        if traced is rates or isinstance(traced, AlongProbes):
+            return _along(field, basis, rates, 1.0, norm=True)
+        if isinstance(traced, ExactTrace):
+            return traced.with_norm(draw("rademacher", key, sample_index, like.shape[-1], dtype=like.dtype))
+        estimate = Hutchinson().jacobian_rates(field, key, sample_index, like)
+
+        def both(t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            f, trace = traced(t, y)
+            return f, torch.stack([trace, estimate(t, y)[1][:, 1]], -1)
+
+        return both
 
 
 def _basis(like: Tensor) -> Tensor:

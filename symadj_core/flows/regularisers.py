@@ -5,8 +5,9 @@
     transport           |f|^2 / 2                       Onken et al., OT-Flow, AAAI 2021, arXiv 2006.00104
     hjb                 |dPhi/dt - |grad_y Phi|^2 / 2|  likewise; for fields f = -grad_y Phi
 
-With Hutchinson's estimate the Jacobian's norm is estimated by the same probes e, as |e^T J|^2 or, where the field knows
-its derivative in closed form, |J e|^2: both have the expectation |J|_F^2.
+With Hutchinson's divergence the Jacobian's norm is estimated by the same probes e, as |e^T J|^2 or, where the field
+knows its derivative in closed form, |J e|^2: both have the expectation |J|_F^2. With the exact divergence it is exact,
+or estimated by one probe where the trace has a closed form and takes no products along the unit vectors.
 """
 
 from __future__ import annotations
