@@ -3,8 +3,10 @@
 from symadj_core.flows.block import Block, BlockSettings
 from symadj_core.flows.cnf import Flow
 from symadj_core.flows.conditional import ConditionalFlow
+from symadj_core.flows.convolutional import ConvField
 from symadj_core.flows.divergence import Divergence, Exact, Hutchinson, HutchPlusPlus
 from symadj_core.flows.fields import MLPField, ResidualField, VectorField
+from symadj_core.flows.images import PartialBlock, multiscale_flow, scales
 from symadj_core.flows.matching import flow_matching_loss
 from symadj_core.flows.potential import PotentialField
 from symadj_core.flows.probes import ProbeKey
@@ -15,15 +17,19 @@ __all__ = [
     "Block",
     "BlockSettings",
     "ConditionalFlow",
+    "ConvField",
     "Divergence",
     "Exact",
     "Flow",
     "HutchPlusPlus",
     "Hutchinson",
     "MLPField",
+    "PartialBlock",
     "PotentialField",
     "ProbeKey",
     "ResidualField",
     "VectorField",
     "flow_matching_loss",
+    "multiscale_flow",
+    "scales",
 ]
