@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from symadj_core.flows.block import Block, BlockSettings, Carried, Integrals
 from symadj_core.flows.cnf import Flow
 from symadj_core.problem import Callbacks
-from symadj_core.problem import Callbacks
 from symadj_core.solve import Solution
 
 
