@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +12,8 @@ from torch import nn
 from service.spec import (
     AdaptiveSolver,
     AdjointGradient,
+    AutomaticDivergence,
+    CnfFlow,
     Divergence,
     Evaluation,
     ExactDivergence,
@@ -25,6 +28,7 @@ from service.spec import (
     KeepStages,
     KeepSteps,
     MlpField,
+    MultiscaleFlow,
     PotentialField,
     ResidualField,
     Solver,
@@ -34,8 +38,8 @@ from service.spec import (
 from symadj_core import checkpoints, flows, gradients, tableaus
 from symadj_core.controller import Controller, FixedStep, IController
 from symadj_core.flows import Block, Exact, Flow, Hutchinson, HutchPlusPlus, MLPField
-from symadj_core.flows.divergence import Divergence as CoreDivergence
 from symadj_core.gradients import Adjoint, GradientMethod, Symplectic
+from workers.images import image_shape
 
 __all__ = ["DTYPES", "build_flow", "evaluation_flow", "validation_flow"]
 
@@ -46,45 +50,46 @@ _TIGHTEST_FLOAT32_RTOL = 1e-5
 _LARGEST_EXACT_DIM = 32
 
 
-def build_flow(spec: JobSpec, dim: int, context_dim: int = 0) -> Flow:
+def build_flow(spec: JobSpec, dim: int, context_dim: int = 0, shape: tuple[int, int, int] | None = None) -> Flow:
     """Make the flow of ``spec`` for rows of ``dim`` values, on the CPU, its weights a function of ``spec.seed``.
 
     Args:
         context_dim: values of a row that are context, beside those ``dim``.
+        shape: (channels, height, width) of the image in a row, or None.
 
     Raises:
-        ValueError: the spec names something that symadj_core does not have, or that makes no sense for ``dim``.
+        ValueError: the spec names something that symadj_core does not have, or that makes no sense for such rows.
     """
     flow = spec.flow
+    options: dict[str, Any] = {
+        "end_time": flow.end_time,
+        "learn_end_time": flow.learn_end_time,
+        "divergence": _divergence(flow.divergence),
+        "solver": spec.solver.method,
+        "controller": _controller(spec.solver),
+        "gradient": _gradient(spec.gradient, spec.solver),
+        "field_dtype": _FIELD_DTYPES[flow.field_dtype],
+    }
     # The caller's generator is left as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        blocks = [
-            Block(
-                _field(flow.field, dim, context_dim),
-                end_time=flow.end_time,
-                learn_end_time=flow.learn_end_time,
-                divergence=_divergence(flow.divergence),
-                solver=spec.solver.method,
-                controller=_controller(spec.solver),
-                gradient=_gradient(spec.gradient, spec.solver),
-                field_dtype=_FIELD_DTYPES[flow.field_dtype],
-            )
-            for _ in range(flow.blocks)
-        ]
-    return Flow(blocks, dim).to(DTYPES[flow.dtype])
+        match flow:
+            case CnfFlow():
+                blocks = [Block(_field(flow.field, dim, context_dim), **options) for _ in range(flow.blocks)]
+                made = Flow(blocks, dim)
+            case MultiscaleFlow():
+                made = _multiscale(flow, image_shape(flow, shape), context_dim, options)
+    return made.to(DTYPES[flow.dtype])
 
 
 def validation_flow(flow: Flow, spec: JobSpec) -> tuple[Flow, str]:
     """Return a flow with the same weights for validation while training, and the name of its divergence.
 
     Its trace is exact where that is cheap: an estimated trace adds noise that is larger than the spread of the rows
-    themselves, and with probes held fixed it does not average out over a series. A perceptron of one or two hidden
-    layers has it at the price of an estimate. For other fields of many dimensions the exact trace would take longer
-    than the training between two validations, and training's divergence is used.
+    themselves, and with probes held fixed it does not average out over a series. For other fields of many dimensions
+    the exact trace would take longer than the training between two validations, and training's divergence is used.
     """
-    fields = [block.field for block in flow.stack()]
-    cheap = spec.flow.field_dtype is None and all(isinstance(f, MLPField) and len(f.layers) <= 3 for f in fields)
+    cheap = spec.flow.field_dtype is None and _has_cheap_trace(flow)
     if cheap or flow.dim <= _LARGEST_EXACT_DIM:
         return flow.with_settings(divergence=Exact()), Exact.name
     return flow, spec.flow.divergence.kind
@@ -93,14 +98,16 @@ def validation_flow(flow: Flow, spec: JobSpec) -> tuple[Flow, str]:
 def evaluation_flow(flow: Flow, spec: JobSpec, evaluation: Evaluation) -> tuple[Flow, dict[str, object]]:
     """Return a flow with the same weights for testing, and a description of how it is solved, as JSON values.
 
-    The divergence is ``evaluation.divergence``, usually exact. An adaptive solver's tolerances are multiplied by
+    The divergence is ``evaluation.divergence``. An adaptive solver's tolerances are multiplied by
     ``evaluation.tolerance_factor`` c; a fixed solver of order p takes ``c ** (-1 / p)`` times as many steps, which
     divides its error alike. Where the tolerance is more than float32 can resolve, the weights are copied to float64.
     A field in bfloat16 is evaluated in the flow's own precision.
     """
     solver, factor = spec.solver, evaluation.tolerance_factor
-    divergence = _divergence(evaluation.divergence)
+    divergence = _test_divergence(flow, evaluation)
     how: dict[str, object] = {"divergence": divergence.name, "method": solver.method, "dtype": spec.flow.dtype}
+    if not isinstance(divergence, Exact):
+        how["probes"] = divergence.probes
     if isinstance(solver, FixedSolver):
         order = tableaus.by_name(solver.method).order
         how["steps"] = steps = round(solver.steps * factor ** (-1 / order))
@@ -151,7 +158,36 @@ def _field(field: VectorField, dim: int, context_dim: int) -> nn.Module:
             )
 
 
-def _divergence(divergence: Divergence) -> CoreDivergence:
+def _multiscale(flow: MultiscaleFlow, shape: tuple[int, int, int], context_dim: int, options: dict[str, Any]) -> Flow:
+    def make_field(part: tuple[int, int, int]) -> flows.ConvField:
+        return flows.ConvField(
+            part,
+            flow.hidden_channels,
+            time=flow.time,
+            activation=flow.activation,
+            zero_init=flow.zero_init,
+            context_dim=context_dim,
+        )
+
+    return flows.multiscale_flow(shape, make_field, levels=flow.levels, blocks=flow.blocks, **options)
+
+
+def _has_cheap_trace(flow: Flow) -> bool:
+    """Whether the exact trace costs no more than an estimate: of perceptrons of one or two hidden layers it does."""
+    fields = [block.field for block in flow.stack()]
+    return all(isinstance(field, MLPField) and len(field.layers) <= 3 for field in fields)
+
+
+def _test_divergence(flow: Flow, evaluation: Evaluation) -> Exact | Hutchinson | HutchPlusPlus:
+    divergence = evaluation.divergence
+    if not isinstance(divergence, AutomaticDivergence):
+        return _divergence(divergence)
+    if flow.dim <= divergence.exact_up_to or _has_cheap_trace(flow):
+        return Exact()
+    return Hutchinson("rademacher", divergence.probes)
+
+
+def _divergence(divergence: Divergence) -> Exact | Hutchinson | HutchPlusPlus:
     match divergence:
         case ExactDivergence():
             return Exact()

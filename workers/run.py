@@ -17,6 +17,7 @@ from service.records import EventRecord, OutcomeRecord, RunOrder
 from service.spec import GpuResources, JobSpec
 from service.states import ReasonCode
 from workers.data import DataError, load_data
+from workers.images import check_images
 from workers.reasons import Failure
 from workers.telemetry import Outbox, TelemetryError, flush_timeout, open_sender
 
@@ -89,7 +90,7 @@ def _attempt(order: RunOrder, outbox: Outbox) -> dict[str, Any] | None:
 def _unfit_data(spec: JobSpec) -> Failure | None:
     """Load and check the data before any worker is placed; return why they can't be trained on."""
     try:
-        load_data(spec.data)
+        check_images(spec.flow, load_data(spec.data).shape)
     except DataError as error:
         return Failure(ReasonCode.DATA_ERROR, str(error), {"phase": "data", **error.place})
     return None

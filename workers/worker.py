@@ -140,7 +140,7 @@ class Attempt:
 
     def _set_up(self) -> tuple[PreparedData, Flow]:
         data = load_data(self.spec.data)
-        return data, build_flow(self.spec, data.dim, data.context_dim).to(self.ranks.device)
+        return data, build_flow(self.spec, data.dim, data.context_dim, data.shape).to(self.ranks.device)
 
     def _save_flow(self, state: TrainingState, data: PreparedData, step: int) -> None:
         """Store the weights to be used, those they are the average of where there is one, and how to read them."""

@@ -21,7 +21,7 @@ from service.spec.data import (
     ToyData,
     Transform,
 )
-from service.spec.evaluation import Evaluation
+from service.spec.evaluation import AutomaticDivergence, Evaluation
 from service.spec.flow import (
     CnfFlow,
     Divergence,
@@ -30,6 +30,7 @@ from service.spec.flow import (
     HutchinsonDivergence,
     HutchPlusPlusDivergence,
     MlpField,
+    MultiscaleFlow,
     PotentialField,
     ResidualField,
     VectorField,
@@ -90,6 +91,7 @@ __all__ = [
     "AdaptiveSolver",
     "AdjointGradient",
     "ArcsinhTransform",
+    "AutomaticDivergence",
     "BackpropGradient",
     "BuiltinData",
     "CnfFlow",
@@ -127,6 +129,7 @@ __all__ = [
     "MemorySize",
     "MlpField",
     "MovingAverage",
+    "MultiscaleFlow",
     "OneCheckpointGradient",
     "Optimizer",
     "ParquetStreamData",

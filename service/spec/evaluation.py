@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
-from service.spec.flow import Divergence, ExactDivergence
+from service.spec.flow import ExactDivergence, HutchinsonDivergence, HutchPlusPlusDivergence
 from service.spec.section import Section
+
+
+class AutomaticDivergence(Section):
+    """The exact trace where it can be afforded, else Hutchinson's estimate with Rademacher probes.
+
+    It can be where the field has it in closed form, or in few dimensions.
+    """
+
+    kind: Literal["automatic"] = "automatic"
+    exact_up_to: int = Field(128, ge=1, le=65_536, description="Columns of which the exact trace is taken in any case.")
+    probes: int = Field(
+        4,
+        ge=1,
+        le=1024,
+        description="Of the estimate, for each row its own. It is unbiased, and its noise is in the standard error; "
+        "more rows make that smaller sooner than more probes do.",
+    )
+
+
+TestDivergence = Annotated[
+    AutomaticDivergence | ExactDivergence | HutchinsonDivergence | HutchPlusPlusDivergence, Field(discriminator="kind")
+]
 
 
 class Evaluation(Section):
@@ -18,10 +42,8 @@ class Evaluation(Section):
         description="Test NLL with the divergence and tolerances below, beside the one at training's tolerances.",
     )
     test_rows: int | None = Field(None, ge=2, description="Of the test rows, the first so many; null: all.")
-    divergence: Divergence = Field(
-        ExactDivergence(kind="exact"),
-        description="For the test NLL. The exact one takes as many products as there are columns, too many for "
-        "images; an estimate is unbiased, and its noise is in the standard error.",
+    divergence: TestDivergence = Field(
+        AutomaticDivergence(), description="For the test NLL; the result's `test_solver` tells what it came to."
     )
     tolerance_factor: float = Field(
         0.01, gt=0, le=1, description="The solver's tolerances for testing, as a fraction of training's."

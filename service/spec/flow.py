@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -103,12 +103,9 @@ Dtype = Annotated[Literal["float32", "float64"], BeforeValidator(_not_half)]
 FieldDtype = Annotated[Literal["bfloat16"] | None, BeforeValidator(_not_half)]
 
 
-class CnfFlow(Section):
-    """Stacked continuous normalizing flow blocks over a standard normal base."""
+class _Continuous(Section):
+    """What all flows have that are stacks of continuous blocks over a standard normal base."""
 
-    kind: Literal["cnf"] = "cnf"
-    blocks: int = Field(2, ge=1, le=64, description="Blocks M, each with a vector field of its own.")
-    field: VectorField = MlpField()
     end_time: float = Field(1.0, gt=0, le=100)
     learn_end_time: bool = Field(False, description="Learn each block's end time too; its gradient is exact.")
     divergence: Divergence = HutchinsonDivergence()
@@ -120,10 +117,47 @@ class CnfFlow(Section):
     )
 
     @model_validator(mode="after")
-    def _reduced_from_float32(self) -> CnfFlow:
+    def _reduced_from_float32(self) -> Self:
         if self.field_dtype is not None and self.dtype != "float32":
             raise misfit("/flow/field_dtype", f"field_dtype {self.field_dtype} needs dtype float32, not {self.dtype}")
         return self
 
 
-Flow = Annotated[CnfFlow, Field(discriminator="kind")]
+class CnfFlow(_Continuous):
+    """Stacked continuous normalizing flow blocks over a standard normal base."""
+
+    kind: Literal["cnf"] = "cnf"
+    blocks: int = Field(2, ge=1, le=64, description="Blocks M, each with a vector field of its own.")
+    field: VectorField = MlpField()
+
+
+class MultiscaleFlow(_Continuous):
+    """Convolutional blocks on several scales of an image, half of the channels left out from scale to scale (FFJORD).
+
+    The data must be images: ``digits``, or a file of arrays [rows, height, width] or [rows, channels, height, width].
+    """
+
+    kind: Literal["multiscale"]
+    levels: int = Field(
+        3,
+        ge=1,
+        le=12,
+        description="Scales. Height and width of the images are halved from one to the next, so they must be multiples "
+        "of 2 to the power of levels - 1.",
+    )
+    blocks: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="For each way that a level sees the image: as it is, and (on all levels but the last) with 2 x 2 "
+        "pixels made four channels. So there are blocks (2 levels - 1) in all, each with a vector field of its own.",
+    )
+    hidden_channels: tuple[Width, ...] = Field(
+        (64, 64, 64), min_length=1, max_length=16, description="Of the hidden layers; all convolutions are 3 x 3."
+    )
+    time: TimeMode = "concat"
+    activation: ActivationName = "softplus"
+    zero_init: ZeroInit = False
+
+
+Flow = Annotated[CnfFlow | MultiscaleFlow, Field(discriminator="kind")]

@@ -6,15 +6,16 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from service.spec.data import Data
+from service.spec.data import BuiltinData, Data, FileData
 from service.spec.evaluation import Evaluation
-from service.spec.flow import CnfFlow, Flow
+from service.spec.flow import CnfFlow, Flow, MultiscaleFlow
 from service.spec.objective import Pretraining, Regulariser
 from service.spec.resources import CpuResources, Resources
 from service.spec.section import Section, misfit
 from service.spec.solver import AdaptiveSolver, Gradient, Solver, SymplecticGradient
 from service.spec.training import AdamOptimizer, EarlyStop, MovingAverage, Optimizer, Stop, StopAfterSteps
 
+_FORMATS_OF_IMAGES = ("idx", "npy", "npz", "hdf5")
 LABEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$"
 LabelName = Annotated[str, Field(pattern=LABEL_NAME)]
 
@@ -48,6 +49,7 @@ class JobSpec(Section):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> JobSpec:
         self._check_batch()
+        self._check_images()
         self._check_solver()
         self._check_steps()
         self._check_validations()
@@ -60,6 +62,22 @@ class JobSpec(Section):
                 "/data/batch_size",
                 f"data.batch_size {self.data.batch_size} is not a multiple of resources.workers "
                 f"{self.resources.workers}: every worker takes an equal share of a batch",
+            )
+
+    def _check_images(self) -> None:
+        """Refuse a flow of images where the spec alone tells that the data are none."""
+        data = self.data
+        if not isinstance(self.flow, MultiscaleFlow):
+            return
+        if isinstance(data, FileData):
+            images = data.columns is None and not data.context_columns and data.format in _FORMATS_OF_IMAGES
+        else:
+            images = isinstance(data, BuiltinData) and data.name == "digits"
+        if not images:
+            raise misfit(
+                "/flow/kind",
+                f"flow.kind multiscale takes images, and these data (data.kind {data.kind}) are none: take digits or a "
+                f"file of format {', '.join(_FORMATS_OF_IMAGES)} without a choice of columns, or flow.kind cnf",
             )
 
     def _check_solver(self) -> None:
@@ -79,6 +97,12 @@ class JobSpec(Section):
                 "/optimizer/schedule/kind",
                 "optimizer.schedule.kind cosine needs stop.kind steps: the decay ends at the last step, "
                 "which stop.kind minutes does not know",
+            )
+        if pretraining is not None and self.flow.kind == "multiscale":
+            raise misfit(
+                "/pretraining",
+                "flow matching fits straight paths that all blocks share; the blocks of flow.kind multiscale each move "
+                "another part of an image: leave pretraining out, or take flow.kind cnf",
             )
         if pretraining is not None and pretraining.schedule.warmup_steps >= pretraining.steps:
             raise misfit(
@@ -119,14 +143,15 @@ class JobSpec(Section):
 
     def _check_regularisers(self) -> None:
         kinds = [regulariser.kind for regulariser in self.regularisers]
-        field, divergence = self.flow.field.kind, self.flow.divergence.kind
+        flow, divergence = self.flow, self.flow.divergence.kind
+        field = f"flow.field.kind {flow.field.kind}" if isinstance(flow, CnfFlow) else f"flow.kind {flow.kind}"
         for place, regulariser in enumerate(self.regularisers):
             at, schedule = f"regularisers/{place}", regulariser.schedule
-            if regulariser.kind == "hjb" and field != "potential":
+            if regulariser.kind == "hjb" and field != "flow.field.kind potential":
                 raise misfit(
                     f"/{at}/kind",
-                    f"the regulariser hjb is about the potential whose gradient the field is; flow.field.kind {field} "
-                    "has none: take potential",
+                    f"the regulariser hjb is about the potential whose gradient the field is; {field} has none: take "
+                    "potential, a field of flow.kind cnf",
                 )
             if regulariser.kind == "jacobian_frobenius" and divergence == "hutchpp":
                 raise misfit(
