@@ -40,6 +40,7 @@ check: install ## lint, format, types, import rules
 bench-core: $(VENV)-bench/.installed ## time and memory of a training step beside torchdiffeq and diffrax
 	$(VENV)-bench/bin/python -m benchmarks.core
 	$(VENV)-bench/bin/python -m benchmarks.overhead
+	$(VENV)-bench/bin/python -m benchmarks.trace
 	$(VENV)-bench/bin/python -m benchmarks.memory --plot docs/memory.png
 
 bench-density: $(VENV)-bench/.installed ## ten minutes of a neural spline flow on the flow-cytometry data
