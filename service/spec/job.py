@@ -98,12 +98,6 @@ class JobSpec(Section):
                 "optimizer.schedule.kind cosine needs stop.kind steps: the decay ends at the last step, "
                 "which stop.kind minutes does not know",
             )
-        if pretraining is not None and self.flow.kind == "multiscale":
-            raise misfit(
-                "/pretraining",
-                "flow matching fits straight paths that all blocks share; the blocks of flow.kind multiscale each move "
-                "another part of an image: leave pretraining out, or take flow.kind cnf",
-            )
         if pretraining is not None and pretraining.schedule.warmup_steps >= pretraining.steps:
             raise misfit(
                 "/pretraining/schedule/warmup_steps",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -120,6 +120,14 @@ class Block(nn.Module):
         twin.settings = settings
         return twin.train(self.training)
 
+    def part(self, y: Tensor) -> Tensor:
+        """What of the states [..., D] the block moves, [..., d], as its field takes it: here all of it."""
+        return y
+
+    def with_part(self, y: Tensor, part: Tensor) -> Tensor:
+        """The states [..., D] with that part [..., d] in its place."""
+        return part
+
     def field_for(self, context: Tensor | None) -> nn.Module:
         """The field as one solve uses it.
 
@@ -152,9 +160,10 @@ class Block(nn.Module):
         else:
             end = self.end_time.to(torch.promote_types(y.dtype, self.end_time.dtype))
         start = torch.zeros_like(end)
-        solution = self._solve(y, torch.cat([end, start] if inverse else [start, end]), context, integrals)
+        solution = self._solve(self.part(y), torch.cat([end, start] if inverse else [start, end]), context, integrals)
         quadratures = solution.quadratures
-        return Carried(solution.ys[-1], None if quadratures is None else quadratures[-1], solution.stats)
+        states = self.with_part(y, solution.ys[-1])
+        return Carried(states, None if quadratures is None else quadratures[-1], solution.stats)
 
     def trajectory(
         self, y: Tensor, t: Tensor, context: Tensor | None = None, callbacks: Callbacks | None = None
@@ -166,7 +175,8 @@ class Block(nn.Module):
             context: [B, C], or None.
             callbacks: called with every step of the solve.
         """
-        return self._solve(y, t, context, None, callbacks)
+        solution = self._solve(self.part(y), t, context, None, callbacks)
+        return replace(solution, ys=self.with_part(y.expand(len(t), *y.shape), solution.ys))
 
     def _solve(
         self,

@@ -35,7 +35,7 @@ class TimedConvolution(nn.Module):
         if t.dim() == 0:
             return self._convolve(x, *self.patch.affine(t, *coefficients))
         z = self._convolve(x, self.patch.linear.weight, self.patch.linear.bias).movedim(1, -1)
-        moments = t.repeat_interleave(z[0, ..., 0].numel())
+        moments = t.repeat_interleave(z.shape[1] * z.shape[2])
         return self.patch.modulate(moments, z.flatten(0, 2), *coefficients).view(z.shape).movedim(-1, 1)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class ConvField(VectorField):
         act = ACTIVATIONS[self.activation]
         *inner, last = self.layers
         planes = self.inputs(y, context)[:, self.dim :, None, None].expand(-1, -1, *self.shape[1:])
-        h = y.view(-1, *self.shape)
+        h = y.view(len(y), *self.shape)
         if self.context_dim:
             h = torch.cat([h, planes], 1)
         for layer in inner:

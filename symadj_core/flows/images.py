@@ -8,17 +8,14 @@ see. So a multiscale flow is a `Flow` whose blocks each move a part of the state
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from symadj_core.flows.block import Block, BlockSettings, Carried, Integrals
+from symadj_core.flows.block import Block, BlockSettings
 from symadj_core.flows.cnf import Flow
-from symadj_core.problem import Callbacks
-from symadj_core.solve import Solution
 
 
 class PartialBlock(Block):
@@ -49,18 +46,11 @@ class PartialBlock(Block):
         twin.settings = settings
         return twin.train(self.training)
 
-    def carry(
-        self, y: Tensor, *, inverse: bool, context: Tensor | None = None, integrals: Integrals | None = None
-    ) -> Carried:
-        carried = super().carry(y[:, self.entries], inverse=inverse, context=context, integrals=integrals)
-        return carried._replace(states=y.index_copy(1, self.entries, carried.states))
+    def part(self, y: Tensor) -> Tensor:
+        return y[..., self.entries]
 
-    def trajectory(
-        self, y: Tensor, t: Tensor, context: Tensor | None = None, callbacks: Callbacks | None = None
-    ) -> Solution:
-        solution = super().trajectory(y[:, self.entries], t, context, callbacks)
-        states = y.expand(len(t), -1, -1).index_copy(2, self.entries, solution.ys)
-        return replace(solution, ys=states)
+    def with_part(self, y: Tensor, part: Tensor) -> Tensor:
+        return y.index_copy(-1, self.entries, part)
 
 
 def scales(shape: tuple[int, int, int], levels: int) -> list[Tensor]:

@@ -7,17 +7,19 @@ that cross less.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from symadj_core.flows.cnf import Flow
 
 
 def flow_matching_loss(flow: Flow, x: Tensor, z: Tensor, time: Tensor, context: Tensor | None = None) -> Tensor:
-    """The squared error of the velocity of every sample, [B], mean over the D components.
+    """The squared error of the velocity of every sample, [B], mean over the components that move.
 
     The M blocks share s in [0, 1] evenly: block m goes from s = m / M to (m + 1) / M while its own time t goes from 0
     to its end time T, so that f is asked for dx/dt = (z - x) / (M T). The error is taken in units of ds, as
-    |M T f - (z - x)|^2, whatever the number of blocks and their end times.
+    |M T f - (z - x)|^2, whatever the number of blocks and their end times. Where blocks move a part of the state, M is
+    for each component the number of those that move it, and it goes its way while they do.
 
     Args:
         flow: its fields take times of shape [B].
@@ -38,14 +40,20 @@ def flow_matching_loss(flow: Flow, x: Tensor, z: Tensor, time: Tensor, context: 
     place = s * len(blocks)
     number = place.long().clamp(0, len(blocks) - 1)
     displacement = z - x
-    here = x + s[:, None] * displacement
+    # For each block and component: 1 where the one moves the other, and how many blocks have moved it before.
+    none, all_of_it = x.new_zeros(flow.dim), x.new_ones(flow.dim)
+    moves = torch.stack([block.with_part(none, block.part(all_of_it)) for block in blocks])
+    before, total = moves.cumsum(0) - moves, moves.sum(0)
     loss = x.new_zeros(len(x))
     for m, block in enumerate(blocks):
         # A block without samples is evaluated too, on no rows, so that its parameters have gradients (of zero): DDP
         # waits for all of them.
         rows = (number == m).nonzero()[:, 0]
         field = block.field_for(None if context is None else context[rows])
-        t = (place[rows] - m) * block.end_time
-        velocity = len(blocks) * block.end_time * field(t, here[rows])
-        loss = loss.index_add(0, rows, (velocity - displacement[rows]).square().mean(-1))
+        passed = place[rows] - m
+        progress = (before[m] + passed[:, None] * moves[m]) / total
+        here = block.part(x[rows] + progress * displacement[rows])
+        velocity = block.part(total) * block.end_time * field(passed * block.end_time, here)
+        error = (velocity - block.part(displacement[rows])).square().mean(-1)
+        loss = loss.index_add(0, rows, error)
     return loss

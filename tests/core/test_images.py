@@ -11,11 +11,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from symadj_core import IController
-from symadj_core.flows import Block, ConvField, Flow, HutchPlusPlus, multiscale_flow, scales
+from symadj_core.flows import (
+    Block,
+    ConvField,
+    Flow,
+    HutchPlusPlus,
+    PartialBlock,
+    flow_matching_loss,
+    multiscale_flow,
+    scales,
+)
 from tests.core.systems import EXACT_GRADIENTS, gradient_of, relative_error
 
 Shape = tuple[int, int, int]
@@ -272,3 +281,46 @@ def test_a_reduced_precision_stays_within_the_convolutions() -> None:
     assert log_prob.dtype == torch.float32
     log_prob.mean().backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in flow.parameters())
+
+
+# ---------------------------------------------------------------------------------------------------- flow matching
+
+
+class Straight(nn.Module):
+    """dy/dt = speed, whatever t and y are."""
+
+    def __init__(self, speed: Tensor) -> None:
+        super().__init__()
+        self.speed = nn.Parameter(speed)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.speed.expand_as(y)
+
+
+def test_flow_matching_fits_straight_paths_that_each_end_with_the_last_block_that_moves_them() -> None:
+    images, end_time = [image.flatten() for image in scales(SHAPE, 2)], 1.5
+    moved_by = torch.stack([torch.zeros(16).index_fill(0, image, 1.0) for image in images]).sum(0)
+    assert sorted(moved_by.tolist()) == [2.0] * 8 + [3.0] * 8
+    shift, x, s = torch.linspace(-2, 2, 16), torch.randn(30, 16), torch.linspace(0, 0.999, 30)
+    speed = shift / (moved_by * end_time)
+    flow = Flow([PartialBlock(Straight(speed[image]), image, end_time=end_time) for image in images], 16)
+    torch.testing.assert_close(flow.to_base(x), x + shift)
+    loss = flow_matching_loss(flow, x, x + shift, s)
+    torch.testing.assert_close(loss, torch.zeros(30))
+    with torch.no_grad():
+        for p in flow.parameters():
+            p.zero_()
+    still = flow_matching_loss(flow, x, x + 3.0, s)
+    torch.testing.assert_close(still, torch.full((30,), 9.0))
+
+
+def test_flow_matching_of_images_gives_every_weight_a_gradient() -> None:
+    flow, x = tiny(learn_end_time=True), double(3, 16)
+    # No sample falls into the last block.
+    loss = flow_matching_loss(flow, x, double(3, 16, seed=2), torch.tensor([0.0, 0.1, 0.5], dtype=torch.float64))
+    loss.mean().backward()
+    *others, last = flow.stack()
+    assert all(
+        p.grad is not None and bool(p.grad.abs().sum() > 0) for block in others for p in block.field.parameters()
+    )
+    assert all(p.grad is not None and bool((p.grad == 0).all()) for p in last.parameters())
