@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,15 @@ def write_maf(folder: Path, name: str) -> None:
                     file[part] = 0.1 * rng.normal(size=(ROWS // 3, 63))
 
 
+def write_images(path: Path, rows: int) -> None:
+    """Write grey images of 28 x 28 pixels as MNIST's files are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(256, size=(rows, 28, 28), dtype=np.uint8)
+    header = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in pixels.shape)
+    with gzip.open(path, "wb") as file:
+        file.write(header + pixels.tobytes())
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
 def test_a_recipe_trains_a_few_steps_on_data_of_its_layout(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -61,14 +71,22 @@ def test_a_recipe_trains_a_few_steps_on_data_of_its_layout(
     spec = spec_of(recipe)
     if spec["data"]["kind"] == "maf":
         write_maf(tmp_path / spec["data"]["path"], spec["data"]["name"])
-    spec["data"]["batch_size"] = 40
+    if spec["data"]["kind"] == "file":
+        write_images(tmp_path / spec["data"]["path"], 80)
+        write_images(tmp_path / spec["data"]["test_path"], 20)
+    spec["data"]["batch_size"] = 10
     spec["stop"]["max_steps"] = 3
     if "pretraining" in spec:
         spec["pretraining"] |= {"steps": 1, "schedule": {"kind": "constant"}}
     spec["optimizer"]["schedule"].pop("warmup_steps", None)
     spec["resources"] = {"kind": "cpu", "workers": 1}
-    spec["evaluation"] |= {"validate_every_steps": 2, "validation_rows": 20, "test_rows": 20, "inverse_rows": 20}
+    spec["evaluation"] |= {"validate_every_steps": 2, "validation_rows": 4, "test_rows": 4, "inverse_rows": 4}
     spec["evaluation"] |= {"mixture_components": 0, "two_sample_rows": 0, "plots": False}
+    # The models are for GPUs, and the tolerances for hours.
+    if spec["flow"]["kind"] == "multiscale":
+        spec["flow"] |= {"hidden_channels": [4, 4], "blocks": 1}
+    if spec["solver"]["kind"] == "adaptive":
+        spec["solver"] |= {"rtol": 1e-2, "atol": 1e-2}
 
     outcome, outbox = run(tmp_path / "jobs", **spec)
 
