@@ -184,7 +184,7 @@ class _AdjointFlow:
         """<lambda, f> + <mu, g>: how the loss changes as a time moves; 0-dim."""
         with torch.no_grad():
             moment = t.detach().to(y.device, y.real.dtype)
-            slope = self._system.slope(moment, y, with_quadrature=rate is not None)
+            slope = self._system.slope(moment, y.detach(), with_quadrature=rate is not None)
             total = y.real.new_zeros(())
             if state is not None:
                 total = total + (state.conj() * slope.state).real.sum()

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from symadj_core import FixedStep, IController
-from symadj_core.flows import Block, Flow, MLPField
+from symadj_core.flows import Block, Flow, MLPField, ResidualField
 from tests.core.systems import EXACT_GRADIENTS, gradient_of
 
 TIGHT = IController(rtol=1e-9, atol=1e-10)
@@ -124,3 +124,25 @@ def test_the_gradient_of_a_learnt_end_time_is_that_of_finite_differences(gradien
                 block.end_time.sub_(move)
         assert block.end_time.grad is not None
         assert float(block.end_time.grad) == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-6)
+
+
+def test_the_continuous_adjoint_differentiates_the_end_time_of_a_field_without_closed_form() -> None:
+    x = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+    def gradient(method: str) -> float:
+        torch.manual_seed(0)
+        block = Block(
+            ResidualField(3, 8, 1),
+            learn_end_time=True,
+            divergence="exact",
+            controller=IController(rtol=1e-9, atol=1e-10),
+            gradient=method,
+        )
+        flow = Flow([block], 3).double()
+        flow(x, seed=0).sum().backward()
+        end_time = block.end_time
+        assert isinstance(end_time, torch.nn.Parameter)
+        assert end_time.grad is not None
+        return float(end_time.grad)
+
+    assert gradient("adjoint") == pytest.approx(gradient("backprop"), rel=1e-6)
