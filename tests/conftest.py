@@ -22,6 +22,9 @@ import sqlalchemy as sa
 
 from service.store import Database
 
+# Before torch is loaded: the tests' tensors are small, and threads that wait for each other make a busy machine crawl.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 TOY = {"data": {"kind": "toy", "name": "moons"}}
 
 
