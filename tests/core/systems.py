@@ -44,6 +44,17 @@ class SmallField(nn.Module):
         return self.outer(torch.tanh(self.inner(y) * torch.cos(t))) - 0.1 * y * t
 
 
+class Straight(nn.Module):
+    """dy/dt = speed, whatever t and y are."""
+
+    def __init__(self, speed: Tensor) -> None:
+        super().__init__()
+        self.speed = nn.Parameter(speed)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.speed.expand_as(y)
+
+
 def with_rate(field: nn.Module, y: Tensor, requires_grad: bool = True) -> Quadrature:
     """q' = f(t, y).y + t, one number a row."""
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from symadj_core import IController
@@ -25,7 +25,7 @@ from symadj_core.flows import (
     multiscale_flow,
     scales,
 )
-from tests.core.systems import EXACT_GRADIENTS, gradient_of, relative_error
+from tests.core.systems import EXACT_GRADIENTS, Straight, gradient_of, relative_error
 
 Shape = tuple[int, int, int]
 SHAPE = (1, 4, 4)
@@ -284,17 +284,6 @@ def test_a_reduced_precision_stays_within_the_convolutions() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- flow matching
-
-
-class Straight(nn.Module):
-    """dy/dt = speed, whatever t and y are."""
-
-    def __init__(self, speed: Tensor) -> None:
-        super().__init__()
-        self.speed = nn.Parameter(speed)
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        return self.speed.expand_as(y)
 
 
 def test_flow_matching_fits_straight_paths_that_each_end_with_the_last_block_that_moves_them() -> None:

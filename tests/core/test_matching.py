@@ -11,17 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from symadj_core import IController
 from symadj_core.flows import Block, Flow, MLPField, PotentialField, ResidualField, flow_matching_loss
-
-
-class Straight(nn.Module):
-    """dy/dt = speed, whatever t and y are."""
-
-    def __init__(self, speed: Tensor) -> None:
-        super().__init__()
-        self.speed = nn.Parameter(speed)
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        return self.speed.expand_as(y)
+from tests.core.systems import Straight
 
 
 @pytest.mark.parametrize("end_time", [1.0, 2.5])
