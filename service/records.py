@@ -13,14 +13,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from service.spec import JobSpec
-from service.states import JobState, ReasonCode
+from service.states import CheckpointCause, JobState, ReasonCode, StopWish
 
 __all__ = [
+    "CHECKPOINT_NAME",
     "MAX_BATCH_RECORDS",
     "ArtifactRecord",
     "Batch",
     "BatchAnswer",
+    "CheckpointRecord",
     "EventRecord",
+    "FarewellRecord",
     "MemoryRecord",
     "OutcomeRecord",
     "Phase",
@@ -36,6 +39,7 @@ Number = Annotated[
     float,
     WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}]}),
 ]
+CHECKPOINT_NAME = r"^step-\d{9,19}-attempt-\d{1,9}$"
 MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.]{0,99}$")]
 Bytes = Annotated[int, Field(ge=0, lt=2**63)]
 Phase = Literal["forward", "backward", "optimizer"]
@@ -92,11 +96,30 @@ class ArtifactRecord(_Record):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class CheckpointRecord(_Record):
+    """A complete checkpoint in the job's folder, and which ones were removed to make room for it."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    name: Annotated[str, Field(pattern=CHECKPOINT_NAME)]
+    step: int = Field(ge=0, lt=2**63, description="Steps completed.")
+    bytes: Bytes
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="Of its manifest, which has its files'.")]
+    cause: CheckpointCause
+    validation_nll: Number | None = Field(description="The newest, of these or earlier weights.")
+    removed: list[Annotated[str, Field(pattern=CHECKPOINT_NAME)]] = Field(default_factory=list, max_length=1000)
+
+
+class FarewellRecord(_Record):
+    """The last record of a source: silence from now on means nothing."""
+
+    kind: Literal["farewell"] = "farewell"
+
+
 class OutcomeRecord(_Record):
-    """How the attempt ended; the last record of the driver."""
+    """How the attempt ended; the driver's last record but its farewell."""
 
     kind: Literal["outcome"] = "outcome"
-    state: Literal[JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED]
+    state: Literal[JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.PAUSED]
     reason: ReasonCode | None = None
     message: str = Field("", max_length=20_000)
     data: dict[str, Any] = Field(default_factory=dict, description="Where it happened, and advice.")
@@ -104,7 +127,8 @@ class OutcomeRecord(_Record):
 
 
 Record = Annotated[
-    StepRecord | MemoryRecord | EventRecord | ArtifactRecord | OutcomeRecord, Field(discriminator="kind")
+    StepRecord | MemoryRecord | EventRecord | ArtifactRecord | CheckpointRecord | OutcomeRecord | FarewellRecord,
+    Field(discriminator="kind"),
 ]
 
 
@@ -122,7 +146,8 @@ class BatchAnswer(BaseModel):
     """The API's word on a batch."""
 
     next_seq: int = Field(description="The number of the record that the API waits for.")
-    cancel: bool = Field(description="The job is to stop at its next step.")
+    stop: StopWish | None = Field(description="The job is to stop at its next step, for this reason.")
+    checkpoints_asked: int = Field(description="Checkpoints that were asked for so far: one more is a new wish.")
 
 
 class RunOrder(BaseModel):
@@ -133,4 +158,9 @@ class RunOrder(BaseModel):
     api_url: str
     token: str
     storage: str = Field(description="Folder shared by all nodes; the run writes under it alone.")
+    workers: int = Field(description="Ranks of this attempt.")
+    checkpoints_asked: int = Field(0, description="As in BatchAnswer, when the attempt began.")
+    parent: str | None = Field(
+        None, description="Checkpoint of another job to begin with, {job}/{name}, where this job has none of its own."
+    )
     spec: JobSpec

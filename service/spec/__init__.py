@@ -48,6 +48,14 @@ from service.spec.objective import (
     TransportRegulariser,
     WeightSchedule,
 )
+from service.spec.recovery import (
+    Checkpoints,
+    FailOnDivergence,
+    HalveRate,
+    OnDivergence,
+    Parent,
+    SkipBatch,
+)
 from service.spec.resources import CpuResources, GpuResources, Resources
 from service.spec.section import MemorySize, Section
 from service.spec.solver import (
@@ -94,6 +102,7 @@ __all__ = [
     "AutomaticDivergence",
     "BackpropGradient",
     "BuiltinData",
+    "Checkpoints",
     "CnfFlow",
     "ConstantSchedule",
     "ConstantWeight",
@@ -105,12 +114,14 @@ __all__ = [
     "EarlyStop",
     "Evaluation",
     "ExactDivergence",
+    "FailOnDivergence",
     "FileData",
     "FixedSolver",
     "Flow",
     "FlowMatching",
     "GpuResources",
     "Gradient",
+    "HalveRate",
     "HjbRegulariser",
     "HutchPlusPlusDivergence",
     "HutchinsonDivergence",
@@ -130,8 +141,10 @@ __all__ = [
     "MlpField",
     "MovingAverage",
     "MultiscaleFlow",
+    "OnDivergence",
     "OneCheckpointGradient",
     "Optimizer",
+    "Parent",
     "ParquetStreamData",
     "PlateauSchedule",
     "PotentialField",
@@ -142,6 +155,7 @@ __all__ = [
     "Schedule",
     "Section",
     "SgdOptimizer",
+    "SkipBatch",
     "Solver",
     "StandardiseTransform",
     "Stop",

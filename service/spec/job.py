@@ -10,6 +10,7 @@ from service.spec.data import BuiltinData, Data, FileData
 from service.spec.evaluation import Evaluation
 from service.spec.flow import CnfFlow, Flow, MultiscaleFlow
 from service.spec.objective import Pretraining, Regulariser
+from service.spec.recovery import Checkpoints, FailOnDivergence, OnDivergence, Parent
 from service.spec.resources import CpuResources, Resources
 from service.spec.section import Section, misfit
 from service.spec.solver import AdaptiveSolver, Gradient, Solver, SymplecticGradient
@@ -45,6 +46,15 @@ class JobSpec(Section):
     early_stop: EarlyStop | None = None
     resources: Resources = CpuResources()
     evaluation: Evaluation | None = Evaluation()
+    checkpoints: Checkpoints = Checkpoints()
+    on_divergence: OnDivergence = FailOnDivergence()
+    max_attempts: int = Field(
+        5, ge=1, le=1000, description="Attempts in all; the next one follows when workers or the cluster were lost."
+    )
+    timeout_minutes: float | None = Field(
+        None, gt=0, le=60 * 24 * 365, description="Of all attempts together, from their start; null: no limit."
+    )
+    parent: Parent | None = Field(None, description="Go on from a checkpoint of another job.")
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> JobSpec:
@@ -52,6 +62,7 @@ class JobSpec(Section):
         self._check_images()
         self._check_solver()
         self._check_steps()
+        self._check_elasticity()
         self._check_validations()
         self._check_regularisers()
         return self
@@ -62,6 +73,14 @@ class JobSpec(Section):
                 "/data/batch_size",
                 f"data.batch_size {self.data.batch_size} is not a multiple of resources.workers "
                 f"{self.resources.workers}: every worker takes an equal share of a batch",
+            )
+
+    def _check_elasticity(self) -> None:
+        fewest, most = self.resources.min_workers, self.resources.workers
+        if fewest is not None and fewest > most:
+            raise misfit(
+                "/resources/min_workers",
+                f"resources.min_workers {fewest} is above resources.workers {most}, the most that the job takes",
             )
 
     def _check_images(self) -> None:

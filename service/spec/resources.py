@@ -11,6 +11,13 @@ from service.spec.section import MemorySize, Section
 
 class _Resources(Section):
     workers: int = Field(1, ge=1, le=4096, description="DDP ranks.")
+    min_workers: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="Start with as few where the cluster has no room for all; null: all or none. The batch of a step "
+        "stays the same, shared by those that there are: so their number must divide it.",
+    )
     cpus_per_worker: int = Field(1, ge=1, le=1024, description="Cores, and threads of torch, of one worker.")
     memory_budget: MemorySize | None = Field(
         None,

@@ -26,6 +26,7 @@ __all__ = [
     "Artifact",
     "Attempt",
     "Base",
+    "Checkpoint",
     "Event",
     "IdempotencyKey",
     "IngestSource",
@@ -80,7 +81,17 @@ class Job(Base):
     updated_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
-    cancel_requested_at: Mapped[datetime | None]
+    # A wish that the run stops at its next step (cancel, pause, timeout), and since when.
+    stop_requested: Mapped[str | None] = mapped_column(String(16))
+    stop_requested_at: Mapped[datetime | None]
+    # Checkpoints that were asked for, in all: the run writes one whenever the number has grown.
+    checkpoints_asked: Mapped[int] = mapped_column(default=0)
+    # Of a job that waits for its next attempt: not before then.
+    not_before: Mapped[datetime | None]
+    attempts_lost: Mapped[int] = mapped_column(default=0)
+    # The job and the checkpoint that this one goes on from.
+    parent_id: Mapped[str | None] = mapped_column(String(64), index=True)
+    parent_checkpoint: Mapped[str | None] = mapped_column(String(64))
     reason: Mapped[str | None] = mapped_column(String(32))
     message: Mapped[str | None] = mapped_column(Text)
     reason_data: Mapped[dict[str, Any] | None]
@@ -101,7 +112,7 @@ class Job(Base):
 
 
 class Attempt(Base):
-    """One try at a job: one Ray job."""
+    """One try at a job: one Ray job. ``outcome`` is the state in which it ended, or "lost"."""
 
     __tablename__ = "attempts"
 
@@ -109,9 +120,14 @@ class Attempt(Base):
     number: Mapped[int] = mapped_column(primary_key=True)
     submission_id: Mapped[str] = mapped_column(String(100), unique=True)
     token_hash: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
+    workers: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime]
     submitted_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    outcome: Mapped[str | None] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(String(32))
+    message: Mapped[str | None] = mapped_column(Text)
+    resumed_from_step: Mapped[int | None]
     lease_token: Mapped[str | None] = mapped_column(String(64))
     lease_expires_at: Mapped[datetime | None]
 
@@ -132,7 +148,7 @@ class Event(Base):
 
 
 class IngestSource(Base):
-    """How far the records of one source of one attempt are stored."""
+    """How far the records of one source of one attempt are stored, and when it was last heard of."""
 
     __tablename__ = "ingest_sources"
 
@@ -140,6 +156,8 @@ class IngestSource(Base):
     attempt: Mapped[int] = mapped_column(primary_key=True)
     source: Mapped[str] = mapped_column(String(32), primary_key=True)
     next_seq: Mapped[int]
+    seen_at: Mapped[datetime | None]
+    farewell: Mapped[bool] = mapped_column(default=False)
 
 
 class MetricSeries(Base):
@@ -203,6 +221,22 @@ class Artifact(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     attempt: Mapped[int]
     created_at: Mapped[datetime]
+
+
+class Checkpoint(Base):
+    """A stored state of a job's training; its files lie in the job's folder under its name."""
+
+    __tablename__ = "checkpoints"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    step: Mapped[int]
+    attempt: Mapped[int]
+    created_at: Mapped[datetime]
+    bytes: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    cause: Mapped[str] = mapped_column(String(16))
+    validation_nll: Mapped[float | None]
 
 
 class IdempotencyKey(Base):
