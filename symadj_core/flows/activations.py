@@ -64,13 +64,14 @@ class Tanh(Activation):
 
 class Softplus(Activation):
     def __call__(self, z: Tensor) -> Tensor:
-        return F.softplus(z)
+        # Where torch takes z for log(1 + e^z) is put off until they are the same in float64 too.
+        return F.softplus(z, threshold=40.0)
 
     def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return F.softplus(z), z.sigmoid_()
+        return self(z), z.sigmoid_()
 
     def with_graph(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return F.softplus(z), z.sigmoid()
+        return self(z), z.sigmoid()
 
     def slope(self, kept: Tensor) -> Tensor:
         return kept
@@ -89,10 +90,11 @@ class SiLU(Activation):
 
     def evaluate(self, z: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         gate = z.sigmoid()
-        value = F.silu(z)
-        # s' = g + v (1 - g), s'' = (1 - g) (g + s' - v g) with g the gate and v the value.
-        first = torch.addcmul(gate + value, value, gate, value=-1.0)
-        return value, (first, (1.0 - gate) * torch.addcmul(gate + first, value, gate, value=-1.0))
+        value, rest = F.silu(z), 1.0 - gate
+        # s' = g + v (1 - g), s'' = (1 - g) (g + s' - v g) with g the gate and v the value. As g + v - v g, s' would be
+        # what rounding leaves of it where v is large.
+        first = torch.addcmul(gate, value, rest)
+        return value, (first, torch.addcmul(gate + first, value, gate, value=-1.0).mul_(rest))
 
     def with_graph(self, z: Tensor) -> tuple[Tensor, tuple[Tensor, None]]:
         gate, value = z.sigmoid(), F.silu(z)
