@@ -128,7 +128,8 @@ class PerceptronRates(ABC):
         back = self._pull(t, self._inputs(y), self._cotangents(state, quadrature))
         if self._context is None:
             return back
-        _add(self._context(), back[:, self._perceptron.dim :])
+        context = self._context()
+        _add(context, back[:, self._perceptron.dim :].to(context.dtype))
         return back[:, : self._perceptron.dim]
 
     def _cotangents(self, state: Tensor | None, quadrature: Tensor | None) -> Cotangents:

@@ -135,7 +135,7 @@ class MLPField(VectorField):
         layers = [layer for layer in self.layers if isinstance(layer, TimedLinear)]
         plain = type(self).forward is _FORWARD and "forward" not in self.__dict__
         plain = plain and not torch.is_autocast_enabled(device.type)
-        plain = plain and all(type(x) in LAYERS.values() for x in layers)
+        plain = plain and all(type(x) in LAYERS.values() for x in self.layers)
         plain = plain and all(type(x.linear) is nn.Linear for x in layers)
         plain = plain and not any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
         return layers if plain else None

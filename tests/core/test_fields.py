@@ -176,22 +176,6 @@ def test_flows_are_copied_and_pickled_whole(make: Make) -> None:
         assert torch.equal(flow(x, seed=0), expected)
 
 
-@pytest.mark.parametrize("depth", [2, 4])
-@pytest.mark.parametrize("context_dim", [0, 2])
-def test_a_potential_field_is_the_gradient_of_its_potential(depth: int, context_dim: int) -> None:
-    torch.manual_seed(0)
-    field = PotentialField(3, 6, depth, context_dim=context_dim).double()
-    with torch.no_grad():
-        field.slope.normal_()
-        field.curvature.normal_()
-    y, t = double(4, 3).requires_grad_(), torch.full((4,), 0.3, dtype=torch.float64, requires_grad=True)
-    context = double(4, 2, seed=2) if context_dim else None
-    by_y, by_t = torch.autograd.grad(field.potential(t, y, context).sum(), [y, t])
-    torch.testing.assert_close(field(t, y, context), -by_y)
-    expected = by_t - 0.5 * by_y.square().sum(-1)
-    torch.testing.assert_close(field.hamilton_jacobi(t, y, context), expected)
-
-
 def test_reduced_precision_stays_within_the_field() -> None:
     torch.manual_seed(0)
     field = MLPField(3, (32, 32))
@@ -269,6 +253,34 @@ def test_a_context_that_is_missing_unwanted_or_of_another_width_is_refused() -> 
 def test_sizes_that_make_no_sense_are_refused(make: Any) -> None:
     with pytest.raises(ValueError, match="at least"):
         make()
+
+
+def test_a_layer_of_another_kind_is_never_left_out() -> None:
+    class Sine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(5, 5)
+
+        def forward(self, t: Tensor, x: Tensor) -> Tensor:
+            return torch.sin(self.linear(x) + t)
+
+    torch.manual_seed(0)
+    field, y, t = MLPField(3, (5, 5)), torch.randn(4, 3), torch.tensor(0.2)
+    field.layers[1] = Sine()
+    jacobian = torch.autograd.functional.jacobian(lambda v: field(t, v).sum(0), y).permute(1, 0, 2)
+    f, trace = Exact().rates(field, ProbeKey(0), torch.arange(4), y)(t, y)
+    torch.testing.assert_close(f, field(t, y))
+    torch.testing.assert_close(trace, jacobian.diagonal(dim1=1, dim2=2).sum(-1))
+
+
+@pytest.mark.parametrize("gradient", ["symplectic", "backprop"])
+def test_a_context_of_another_precision_gets_its_gradient(gradient: str) -> None:
+    flow = flow_of([MLPField(3, (5,), context_dim=2)], gradient=gradient)
+    context = double(4, 2).requires_grad_()
+    flow(torch.zeros(4, 3), seed=0, context=context).sum().backward()
+    assert context.grad is not None
+    assert context.grad.dtype == torch.float64
+    assert float(context.grad.norm()) > 0
 
 
 def test_the_exact_trace_of_an_overridden_perceptron_is_taken_by_autograd() -> None:
