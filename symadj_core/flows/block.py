@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from symadj_core import gradients, tableaus
 from symadj_core.controller import Controller
+from symadj_core.errors import SolverError
 from symadj_core.flows import divergence as divergences
 from symadj_core.flows import regularisers
 from symadj_core.flows.divergence import Divergence, Hutchinson
+from symadj_core.flows.fields import VectorField
 from symadj_core.flows.in_use import FieldInUse
 from symadj_core.flows.probes import ProbeKey
 from symadj_core.gradients import GradientMethod
@@ -114,11 +117,20 @@ class Block(nn.Module):
             self.end_time = nn.Parameter(torch.tensor([float(end_time)]))
 
     def with_settings(self, settings: BlockSettings) -> Block:
-        """A block that shares this one's weights and is solved by other settings."""
-        twin = Block(self.field)
-        twin.end_time = self.end_time
+        """A block that shares this one's weights, and all else that it holds, and is solved by other settings."""
+        twin = copy.copy(self)
         twin.settings = settings
-        return twin.train(self.training)
+        return twin
+
+    def check(self, dim: int) -> None:
+        """Refuse states of a dimension D that this block does not fit.
+
+        Raises:
+            ValueError: the field is of another dimension, or the divergence makes no sense in it.
+        """
+        if isinstance(self.field, VectorField) and self.field.dim != dim:
+            raise ValueError(f"the field has dim {self.field.dim} and is to move {dim} entries: make it with dim {dim}")
+        self.settings.divergence.check(dim)
 
     def part(self, y: Tensor) -> Tensor:
         """What of the states [..., D] the block moves, [..., d], as its field takes it: here all of it."""
@@ -189,17 +201,32 @@ class Block(nn.Module):
         settings = self.settings
         if settings.field_dtype is not None and y.dtype != torch.float32:
             raise ValueError(f"field_dtype {settings.field_dtype} needs a float32 state, not {y.dtype}")
+        if torch.is_inference_mode_enabled():
+            # Inference tensors can't take part in the derivatives that a divergence asks autograd for.
+            with torch.inference_mode(False), torch.no_grad():
+                given = None if context is None else context.clone()
+                return self._solve(y.clone(), t.clone(), given, integrals, callbacks)
         field = self.field_for(context)
-        return solve(
-            field,
-            y,
-            t,
-            solver=settings.solver,
-            controller=settings.controller,
-            gradient=settings.gradient,
-            quadrature=None if integrals is None else self._quadrature(field, y, integrals),
-            callbacks=callbacks,
-        )
+        try:
+            return solve(
+                field,
+                y,
+                t,
+                solver=settings.solver,
+                controller=settings.controller,
+                gradient=settings.gradient,
+                quadrature=None if integrals is None else self._quadrature(field, y, integrals),
+                callbacks=callbacks,
+            )
+        except RuntimeError as error:
+            # Said only once something went wrong: a field may well take states of another dtype than its weights'.
+            weight = next(self.field.parameters(), y)
+            if isinstance(error, SolverError) or (weight.dtype, weight.device) == (y.dtype, y.device):
+                raise
+            raise TypeError(
+                f"the states are {y.dtype} on {y.device} and the weights {weight.dtype} on {weight.device}: bring the "
+                "one to the other by `.to`"
+            ) from error
 
     def _quadrature(self, field: Field, y: Tensor, integrals: Integrals) -> Quadrature:
         names, divergence = integrals.regularisers, self.settings.divergence

@@ -26,6 +26,7 @@ from symadj_core.flows import divergence as divergences
 from symadj_core.flows.block import Block, Integrals
 from symadj_core.flows.conditional import ConditionalFlow
 from symadj_core.flows.divergence import Divergence
+from symadj_core.flows.inputs import Inputs, flattened
 from symadj_core.flows.probes import ProbeKey
 from symadj_core.flows.trajectories import trajectories
 from symadj_core.gradients import GradientMethod
@@ -49,7 +50,7 @@ class Flow(nn.Module, Distribution):
         last_stats: counts of the last solve through all blocks, summed; nfe_backward is there after backward.
 
     Raises:
-        ValueError: no blocks, contexts of several widths, or a divergence that makes no sense in D dimensions.
+        ValueError: no blocks, contexts of several widths, or a block that does not fit D dimensions.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's declaration
@@ -65,7 +66,7 @@ class Flow(nn.Module, Distribution):
         if len(widths) > 1:
             raise ValueError(f"the fields of a flow must have one context_dim, not {widths}")
         for block in blocks:
-            block.settings.divergence.check(dim)
+            block.check(dim)
         self.blocks = nn.ModuleList(blocks)
         self.dim, self.context_dim = dim, widths[0]
         self._stats: list[Stats] = []
@@ -116,7 +117,10 @@ class Flow(nn.Module, Distribution):
                     raise ValueError("rtol and atol need an adaptive controller")
                 settings = replace(settings, controller=replace(settings.controller, **tolerances))
             twins.append(block.with_settings(settings))
-        return Flow(twins, self.dim).train(self.training)
+        flow = Flow(twins, self.dim)
+        # By `train()` the fields, which are shared, would be switched as well.
+        flow.training = flow.blocks.training = self.training
+        return flow
 
     def stack(self) -> list[Block]:
         """The blocks, from data to base."""
@@ -144,7 +148,8 @@ class Flow(nn.Module, Distribution):
             [...], of x's dtype.
 
         Raises:
-            ValueError: x does not end in D, or the context not in C.
+            ValueError: x does not end in D, the context not in C, or it does not broadcast.
+            TypeError: x is no floating tensor, or is not of the dtype or on the device of the weights.
             SolverError: a block could not be solved.
         """
         log_prob, _ = self.regularised_log_prob(x, seed=seed, step=step, sample_index=sample_index, context=context)
@@ -234,6 +239,10 @@ class Flow(nn.Module, Distribution):
         """
         return ConditionalFlow(self, context)
 
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> ConditionalFlow:
+        """A batch of this one distribution. Of a conditional flow, `flow.condition(context)` is a batch."""
+        return ConditionalFlow(self, torch.empty(*batch_shape, 0))
+
     def rsample(self, sample_shape: Sequence[int] = (), context: Tensor | None = None) -> Tensor:
         """Samples [*sample_shape, D], differentiable with respect to weights and context."""
         return self.from_base(self._base_sample(sample_shape), context)
@@ -283,32 +292,11 @@ class Flow(nn.Module, Distribution):
         return -0.5 * (z.square().sum(-1) + self.dim * math.log(2 * math.pi))
 
     def _base_sample(self, sample_shape: Sequence[int]) -> Tensor:
-        like = next(self.parameters())
+        like = next(self.parameters(), torch.empty(0))
         return torch.randn(*sample_shape, self.dim, dtype=like.dtype, device=like.device)
 
-    def _flatten(
-        self, x: Tensor, sample_index: Tensor | None, context: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """x as [B, D], the samples' numbers [B], and the contexts [B, C]."""
-        shape = x.shape[:-1]
-        if x.shape[-1:] != self.event_shape:
-            raise ValueError(f"expected [..., {self.dim}], got {list(x.shape)}")
-        flat = x.reshape(-1, self.dim)
-        if (context is None) != (self.context_dim == 0):
-            raise ValueError(
-                f"this flow needs a context [..., {self.context_dim}]: give it, or take flow.condition(context)"
-                if context is None
-                else "this flow takes no context: make its fields with a context_dim"
-            )
-        if context is not None:
-            if context.shape[-1] != self.context_dim:
-                raise ValueError(f"expected a context [..., {self.context_dim}], got {list(context.shape)}")
-            context = context.expand(*shape, -1).reshape(-1, self.context_dim)
-        if sample_index is None:
-            return flat, torch.arange(len(flat), device=x.device), context
-        if sample_index.shape != shape:
-            raise ValueError(f"sample_index has shape {list(sample_index.shape)} for x {list(x.shape)}")
-        return flat, sample_index.reshape(-1).to(x.device), context
+    def _flatten(self, x: Tensor, sample_index: Tensor | None, context: Tensor | None) -> Inputs:
+        return flattened(x, self.dim, sample_index, context, self.context_dim)
 
 
 def _seed(seed: int | None) -> int:

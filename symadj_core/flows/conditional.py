@@ -1,20 +1,22 @@
-"""A conditional flow, given contexts: a distribution for each of them."""
+"""A batch of distributions: a conditional flow, given a context for each of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
+
+from symadj_core.flows.inputs import check_context
 
 if TYPE_CHECKING:
     from symadj_core.flows.cnf import Flow
 
 
 class ConditionalFlow(Distribution):
-    """What `flow.condition(context)` returns.
+    """What `flow.condition(context)` returns; with contexts of no width, what `flow.expand(batch_shape)` does.
 
     Args:
         flow: a flow whose fields take a context of width C.
@@ -29,17 +31,30 @@ class ConditionalFlow(Distribution):
     has_rsample = True
 
     def __init__(self, flow: Flow, context: Tensor) -> None:
-        if flow.context_dim == 0:
-            raise ValueError("this flow takes no context: make its fields with a context_dim")
-        if context.shape[-1] != flow.context_dim:
-            raise ValueError(f"expected a context [..., {flow.context_dim}], got {list(context.shape)}")
+        check_context(context, flow.context_dim)
         super().__init__(context.shape[:-1], flow.event_shape, validate_args=False)
         self.flow, self.context = flow, context
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """[*sample, *batch, D] -> [*sample, *batch], nats."""
-        result: Tensor = self.flow(value, context=self.context)
+        """[*sample, *batch, D], or what broadcasts to it, -> [*sample, *batch], nats.
+
+        Raises:
+            ValueError: the value does not end in D, or does not broadcast.
+        """
+        if value.shape[-1:] != self.event_shape:
+            raise ValueError(f"expected [..., {self.flow.dim}], got {list(value.shape)}")
+        try:
+            shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        except RuntimeError:
+            raise ValueError(
+                f"a value {list(value.shape)} does not broadcast to the batch {list(self.batch_shape)} of contexts"
+            ) from None
+        result: Tensor = self.flow(value.expand(*shape, -1), context=self.context)
         return result
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> ConditionalFlow:
+        """The same distributions as a batch of that shape, to which this one's broadcasts."""
+        return ConditionalFlow(self.flow, self.context.expand(*batch_shape, -1))
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Samples [*sample_shape, *batch, D], differentiable with respect to weights and context."""

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from symadj_core.flows.block import Block, BlockSettings
+from symadj_core.flows.block import Block
 from symadj_core.flows.cnf import Flow
 
 
@@ -28,23 +28,24 @@ class PartialBlock(Block):
         options: as for `Block`.
 
     Raises:
-        ValueError: as `Block`, or a divergence that makes no sense in d dimensions.
+        ValueError: as `Block`; entries that are no such numbers; a field or a divergence for another number of them.
     """
 
     entries: Tensor
 
     def __init__(self, field: nn.Module, entries: Tensor, **options: Any) -> None:
         super().__init__(field, **options)
-        self.settings.divergence.check(len(entries))
+        if entries.dtype != torch.int64 or entries.dim() != 1 or len(entries.unique()) < len(entries):
+            raise ValueError(f"entries must be [d] int64, each once, not {list(entries.shape)} {entries.dtype}")
+        super().check(len(entries))
         # They follow from the flow's shape: no file of weights needs them.
         self.register_buffer("entries", entries, persistent=False)
 
-    def with_settings(self, settings: BlockSettings) -> PartialBlock:
-        settings.divergence.check(len(self.entries))
-        twin = PartialBlock(self.field, self.entries)
-        twin.end_time = self.end_time
-        twin.settings = settings
-        return twin.train(self.training)
+    def check(self, dim: int) -> None:
+        low, high = int(self.entries.min()), int(self.entries.max())
+        if low < 0 or high >= dim:
+            raise ValueError(f"entries must be 0 to {dim - 1}, those of a state of {dim}, not {low} to {high}")
+        super().check(len(self.entries))
 
     def part(self, y: Tensor) -> Tensor:
         return y[..., self.entries]

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import (
+    AffineTransform,
+    Categorical,
+    Distribution,
+    MixtureSameFamily,
+    TransformedDistribution,
+)
 
 from symadj_core import FixedStep, IController
-from symadj_core.flows import Block, Flow, MLPField, ResidualField
+from symadj_core.flows import Block, Flow, MLPField, PotentialField, ResidualField
 from tests.core.systems import EXACT_GRADIENTS, gradient_of
 
 TIGHT = IController(rtol=1e-9, atol=1e-10)
@@ -59,6 +68,73 @@ def test_samples_given_contexts_have_the_log_prob_that_comes_with_them() -> None
     assert not given_two.sample().requires_grad
     given_two.rsample((3,)).sum().backward()
     assert given_two.context.grad is not None
+
+
+def test_values_and_contexts_are_broadcast_against_each_other() -> None:
+    flow, contexts, x = flow_of(context_dim=2), double(5, 2, seed=2), double(4, 3)
+    given_five = flow.condition(contexts)
+    everything = given_five.log_prob(x[:, None])
+    assert everything.shape == (4, 5)
+    torch.testing.assert_close(given_five.log_prob(x[1]), everything[1])
+    mixture = MixtureSameFamily(Categorical(torch.ones(5, dtype=torch.float64)), given_five)
+    torch.testing.assert_close(mixture.log_prob(x), everything.logsumexp(1) - math.log(5))
+    for value in (x, x[0, 0], x[:, :2]):
+        with pytest.raises(ValueError, match=r"does not broadcast to the batch \[5\]|expected \[\.\.\., 3\]"):
+            given_five.log_prob(value)
+    with pytest.raises(ValueError, match=r"context \[5, 2\] does not broadcast to \[4, 2\]"):
+        flow(x, context=contexts)
+
+
+def test_distributions_are_expanded_to_a_batch() -> None:
+    flow, given_two, x = flow_of(), flow_of(context_dim=2).condition(double(2, 2, seed=2)), double(7, 2, 3)
+    expanded = given_two.expand((7, 2))
+    assert (expanded.batch_shape, expanded.event_shape) == ((7, 2), (3,))
+    torch.testing.assert_close(expanded.log_prob(x), given_two.log_prob(x))
+    many = flow.expand((7, 2))
+    assert many.batch_shape == (7, 2)
+    torch.testing.assert_close(many.log_prob(x), flow(x))
+    assert many.expand((5, 7, 2)).sample((4,)).shape == (4, 5, 7, 2, 3)
+    shift, scale = double(7, 2, 3), double(7, 2, 3, seed=2).exp()
+    moved = TransformedDistribution(flow, [AffineTransform(shift, scale, event_dim=1)])
+    torch.testing.assert_close(moved.log_prob(shift + scale * x), flow(x) - scale.log().sum(-1))
+    with pytest.raises(ValueError, match="expected a context"):
+        flow_of(context_dim=2).expand((7,))
+
+
+@pytest.mark.parametrize("field", [MLPField, ResidualField, PotentialField])
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+def test_flows_work_in_inference_mode(field: Any, divergence: str) -> None:
+    flow = Flow([Block(field(3, context_dim=2), divergence=divergence, learn_end_time=True)], 3)
+    with torch.inference_mode():
+        x, context = torch.randn(4, 3), torch.randn(4, 2)
+        inferred = flow(x, seed=0, context=context)
+        flow.condition(context).sample_and_log_prob((2,))
+        x, context = x.tolist(), context.tolist()
+    torch.testing.assert_close(inferred, flow(torch.tensor(x), seed=0, context=torch.tensor(context)).detach())
+
+
+def test_a_flow_without_weights_is_sampled() -> None:
+    class Decay(torch.nn.Module):
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return -y
+
+    x, log_prob = Flow([Block(Decay(), divergence="exact")], 2).sample_and_log_prob((5,))
+    normal = torch.distributions.Normal(0.0, math.e)
+    torch.testing.assert_close(log_prob, normal.log_prob(x).sum(-1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (torch.zeros(2, 3), "states are torch.float32 on cpu and the weights torch.float64"),
+        (torch.zeros(2, 3, dtype=torch.float64, device="meta"), "states are torch.float64 on meta"),
+        (torch.zeros(2, 3, dtype=torch.int64), "floating point tensor, got torch.int64"),
+        (torch.zeros(2, 3).numpy(), "floating point tensor, got ndarray"),
+    ],
+)
+def test_values_of_another_kind_than_the_weights_are_refused_by_name(x: Any, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        flow_of().log_prob(x)
 
 
 def test_the_density_given_a_context_integrates_to_one() -> None:

@@ -217,6 +217,28 @@ def test_other_settings_share_the_weights_and_nothing_else() -> None:
         make_flow(controller=FixedStep(0.1)).with_settings(rtol=1e-3)
 
 
+def test_other_settings_leave_the_shared_modules_in_their_modes() -> None:
+    flow = make_flow().train()
+    frozen = flow.stack()[0].field.layers[0].eval()
+    strict = flow.with_settings(divergence="exact")
+    assert strict.training
+    assert not frozen.training
+    assert not flow.eval().with_settings(divergence="exact").training
+
+
+def test_a_block_of_another_kind_keeps_its_kind_with_other_settings() -> None:
+    class Reversed(Block):
+        def part(self, y: torch.Tensor) -> torch.Tensor:
+            return y.flip(-1)
+
+        def with_part(self, y: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+            return part.flip(-1)
+
+    torch.manual_seed(0)
+    flow, x = Flow([Reversed(MLPField(3), divergence="exact")], 3), points(dtype=torch.float32)
+    torch.testing.assert_close(flow.with_settings(gradient="aca")(x), flow(x))
+
+
 def test_stats_are_summed_over_blocks_and_know_backward() -> None:
     flow, x = make_flow(blocks=3), points()
     flow(x).sum().backward()
@@ -296,11 +318,12 @@ def test_a_diverged_flow_raises_with_its_reason() -> None:
         lambda: divergence.by_name("hutchinson", probes=0),
         lambda: draw("uniform", ProbeKey(0), torch.arange(2), 2),  # type: ignore[arg-type]
         lambda: make_flow()(torch.zeros(4, 2)),
+        lambda: Flow([Block(MLPField(3))], 2),
         lambda: make_flow()(points(), sample_index=torch.arange(3)),
     ],
 )
 def test_what_makes_no_sense_is_refused(make: Any) -> None:
-    with pytest.raises(ValueError, match=r"at least|must be|unknown|expected|has shape"):
+    with pytest.raises(ValueError, match=r"at least|must be|unknown|expected|has shape|make it with"):
         make()
 
 

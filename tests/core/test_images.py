@@ -20,6 +20,7 @@ from symadj_core.flows import (
     ConvField,
     Flow,
     HutchPlusPlus,
+    MLPField,
     PartialBlock,
     flow_matching_loss,
     multiscale_flow,
@@ -131,6 +132,12 @@ def test_no_levels_and_no_blocks_are_refused() -> None:
         scales(SHAPE, 0)
     with pytest.raises(ValueError, match="at least one block"):
         tiny(blocks=0)
+
+
+@pytest.mark.parametrize("entries", [[0, 2, 2], [0, 1, 4], [-1, 0, 1], [0, 1]])
+def test_entries_that_a_block_can_not_move_are_refused(entries: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"entries"):
+        Flow([PartialBlock(MLPField(3), torch.tensor(entries))], 4)
 
 
 def test_each_level_leaves_half_of_what_it_was_given() -> None:
