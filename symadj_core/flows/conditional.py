@@ -44,7 +44,7 @@ class ConditionalFlow(Distribution):
         if value.shape[-1:] != self.event_shape:
             raise ValueError(f"expected [..., {self.flow.dim}], got {list(value.shape)}")
         try:
-            shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+            shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)  # type: ignore[no-untyped-call]
         except RuntimeError:
             raise ValueError(
                 f"a value {list(value.shape)} does not broadcast to the batch {list(self.batch_shape)} of contexts"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from symadj_core.flows.closed_form import AlongProbes, PerceptronRates
 from symadj_core.flows.closed_trace import ExactTrace
@@ -52,6 +52,19 @@ class Divergence(ABC):
         """
 
 
+def _uncompiled(field: Field) -> Field:
+    """The field without torch.compile, whose graphs can't be differentiated twice nor batched."""
+    modules = field.modules() if isinstance(field, nn.Module) else ()
+    if all(m._compiled_call_impl is None and "_orig_mod" not in m._modules for m in modules):
+        return field
+
+    def eager(t: Tensor, y: Tensor) -> Tensor:
+        with torch.compiler.set_stance("force_eager"):
+            return field(t, y)
+
+    return eager
+
+
 def _with_input(field: Field, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """y as a tensor that requires grad, and f(t, y) with a graph to it."""
     y = y if y.requires_grad else y.detach().requires_grad_()
@@ -82,6 +95,7 @@ def _products(dy: Tensor, y: Tensor, vectors: Tensor, *, batched: bool, differen
 
 def _by_autograd(field: Field, vectors: Tensor, share: float, *, norm: bool, batched: bool) -> Rates:
     """f, and share * sum over the vectors v [K, B, D] of v^T J v and, with `norm`, of |v^T J|^2 beside it, [B, 2]."""
+    field = _uncompiled(field)
 
     def rates(t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         differentiable = torch.is_grad_enabled()
@@ -207,6 +221,7 @@ class HutchPlusPlus(Divergence):
 
     def rates(self, field: Field, key: ProbeKey, sample_index: Tensor, like: Tensor) -> Rates:
         self.check(like.shape[-1])
+        field = _uncompiled(field)
         third = self.probes // 3
         noise = draw(self.distribution, key, sample_index, like.shape[-1], probes=2 * third, dtype=like.dtype)
         sketch, rest = noise[:third], noise[third:].permute(1, 2, 0)

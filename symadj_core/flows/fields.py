@@ -53,8 +53,10 @@ class VectorField(nn.Module):
 class MLPField(VectorField):
     """A multilayer perceptron with the time in every layer.
 
-    `field.compile()`, torch's own call, compiles the field, and with it the divergence and the symplectic sweep's
-    pullback. On a CPU the closed form leaves it nothing to gain (`docs/gradients.md` has the figures).
+    `field.compile()`, torch's own call, compiles the field, and with it (by torch's default settings) the divergence
+    and the symplectic sweep's pullback in closed form. On a CPU the closed form leaves it nothing to gain
+    (`docs/gradients.md` has the figures). A field of another kind is used as it is where its divergence is taken by
+    autograd, which can't differentiate what torch.compile makes twice.
 
     Args:
         dim: D, dimension of the state.

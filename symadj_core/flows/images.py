@@ -35,7 +35,7 @@ class PartialBlock(Block):
 
     def __init__(self, field: nn.Module, entries: Tensor, **options: Any) -> None:
         super().__init__(field, **options)
-        if entries.dtype != torch.int64 or entries.dim() != 1 or len(entries.unique()) < len(entries):
+        if entries.dtype != torch.int64 or entries.dim() != 1 or len(set(entries.tolist())) < len(entries):
             raise ValueError(f"entries must be [d] int64, each once, not {list(entries.shape)} {entries.dtype}")
         super().check(len(entries))
         # They follow from the flow's shape: no file of weights needs them.

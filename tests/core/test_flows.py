@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch.distributions import Distribution
 from torch.nn.parallel import DistributedDataParallel
 
 from symadj_core import FixedStep, IController, SolverError
-from symadj_core.flows import Block, Exact, Flow, Hutchinson, MLPField, ProbeKey, closed_form, divergence
+from symadj_core.flows import Block, Exact, Flow, Hutchinson, MLPField, ProbeKey, divergence
 from symadj_core.flows.closed_form import PerceptronRates
 from symadj_core.flows.probes import draw
 from tests.core.reads import HostReads
@@ -430,25 +429,3 @@ def test_the_device_is_read_once_an_attempted_step_of_a_flow_and_once_for_each_f
         reads.count = 0
         loss.backward()
         assert reads.count == 0
-
-
-def test_a_compiled_perceptron_has_the_likelihood_and_the_gradient_of_the_plain_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # Traced and differentiated as for inductor, but run by torch: no C++ compiler is asked for.
-    monkeypatch.setattr(closed_form, "_compiled", functools.cache(lambda f: torch.compile(f, backend="aot_eager")))
-    torch.manual_seed(0)
-    field = MLPField(3, (8, 8))
-    x = torch.randn(5, 3)
-    results = []
-    for _ in range(2):
-        flow = Flow([Block(field)], 3)
-        flow.zero_grad()
-        loss = flow(x, seed=0).sum()
-        loss.backward()
-        results.append((loss.detach(), [p.grad.clone() for p in field.parameters() if p.grad is not None]))
-        field.compile(backend="aot_eager")
-    (plain, plain_gradients), (compiled, compiled_gradients) = results
-    torch.testing.assert_close(compiled, plain)
-    assert len(plain_gradients) == 15
-    torch.testing.assert_close(compiled_gradients, plain_gradients)

@@ -1,0 +1,72 @@
+"""Fields that are compiled: the same numbers.
+
+They are traced and differentiated as for inductor, but run by torch: no C++ compiler is asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+import torch
+from torch import nn
+
+from symadj_core import FixedStep
+from symadj_core.flows import Block, ConvField, Flow, MLPField, PotentialField, ResidualField, closed_form
+
+BACKEND = "aot_eager"
+
+
+@pytest.fixture(autouse=True)
+def _one_graph(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    compiled = functools.cache(lambda f: torch.compile(f, backend=BACKEND, dynamic=False, fullgraph=True))
+    monkeypatch.setattr(closed_form, "_compiled", compiled)
+    yield
+    torch.compiler.reset()
+
+
+def value_and_gradients(
+    field: nn.Module, divergence: str, context: torch.Tensor | None, regularisers: Sequence[str]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    flow = Flow([Block(field, divergence=divergence, solver="midpoint", controller=FixedStep(0.5))], 4)
+    field.zero_grad()
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+    log_prob, costs = flow.regularised_log_prob(x, seed=0, context=context, regularisers=regularisers)
+    loss = sum(costs.values(), log_prob).sum()
+    loss.backward()
+    return loss.detach(), [p.grad.clone() for p in field.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize(
+    ("make", "divergence", "regularisers"),
+    [
+        (lambda: MLPField(4, (8, 8)), "hutchinson", ()),
+        (lambda: MLPField(4, (8,), activation="silu"), "exact", ()),
+        (lambda: MLPField(4, (8, 8), time="fourier", context_dim=2), "exact", ("kinetic", "jacobian_frobenius")),
+        (lambda: MLPField(4, (8, 8)), "hutchpp", ()),
+        (lambda: ResidualField(4, 8, 1), "hutchinson", ()),
+        (lambda: ResidualField(4, 8, 1), "exact", ()),
+        (lambda: PotentialField(4, 8), "exact", ("hjb",)),
+        (lambda: ConvField((1, 2, 2), (3,)), "hutchinson", ()),
+    ],
+)
+def test_a_compiled_field_has_the_likelihood_and_the_gradient_of_the_plain_one(
+    make: Callable[[], nn.Module], divergence: str, regularisers: Sequence[str]
+) -> None:
+    torch.manual_seed(0)
+    field = make()
+    context = torch.randn(5, 2) if field.context_dim else None
+    plain = value_and_gradients(field, divergence, context, regularisers)
+    field.compile(backend=BACKEND, dynamic=False)
+    compiled = value_and_gradients(field, divergence, context, regularisers)
+    assert len(plain[1]) >= len(list(field.parameters())) - 1
+    torch.testing.assert_close(compiled, plain)
+
+
+def test_a_field_given_to_torch_compile_keeps_its_divergence() -> None:
+    torch.manual_seed(0)
+    field = ResidualField(4, 8, 1)
+    plain = value_and_gradients(field, "hutchinson", None, ())
+    wrapped = torch.compile(field, backend=BACKEND, dynamic=False)
+    torch.testing.assert_close(value_and_gradients(wrapped, "hutchinson", None, ()), plain)
