@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
+import os
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,60 +131,6 @@ def test_a_missing_column_is_refused_with_those_that_are_there(root: Path, name:
         load_table(spec(name, columns=["age"]))
 
 
-@pytest.mark.parametrize(
-    ("lines", "words", "place"),
-    [
-        (["1,2", "3,x"], "'x' is not a number", {"column": "b", "row": 1}),
-        (["1,2", "3"], "1 values, where 2 are expected", {"row": 1}),
-        (["1,2,3"], "3 values, where 2 are expected", {"row": 0}),
-        ([], "has no rows", {}),
-    ],
-)
-def test_a_bad_csv_row_is_named(root: Path, lines: list[str], words: str, place: dict[str, Any]) -> None:
-    (root / "bad.csv").write_text("\n".join(["a,b", *lines]) + "\n")
-    with pytest.raises(DataError, match=words) as caught:
-        load_table(spec("bad.csv"))
-    assert caught.value.place == {"file": "bad.csv", **place}
-
-
-def test_a_bad_cell_is_named_where_columns_are_chosen_and_lines_are_blank(root: Path) -> None:
-    (root / "gaps.csv").write_text('\n\n"a, raw",b,c\n1,2,3\n\n4,5,x\n')
-    np.testing.assert_array_equal(load_table(spec("gaps.csv", columns=["b", "a, raw"])).rows, [[2, 1], [5, 4]])
-    with pytest.raises(DataError, match="'x' is not a number") as caught:
-        load_table(spec("gaps.csv", columns=["c", "b"]))
-    assert caught.value.place == {"file": "gaps.csv", "column": "c", "row": 1}
-
-
-def test_a_csv_file_without_a_header_is_noticed_and_can_be_read(root: Path) -> None:
-    (root / "plain.csv").write_text("1,2\n3,4\n")
-    with pytest.raises(DataError, match=r"set data\.header to false"):
-        load_table(spec("plain.csv"))
-    np.testing.assert_array_equal(load_table(spec("plain.csv", header=False)).rows, [[1, 2], [3, 4]])
-
-
-def test_an_empty_cell_is_refused_with_its_place(root: Path) -> None:
-    lines = ["a,b", *(f"{i},{i}" for i in range(50)), "1,", *(f"{i},{i}" for i in range(50))]
-    (root / "hole.csv").write_text("\n".join(lines))
-    with pytest.raises(DataError, match=r"row 50 .from 0., column 'b' of hole\.csv is nan") as caught:
-        load_data(spec("hole.csv"))
-    assert caught.value.place == {"file": "hole.csv", "column": "b", "row": 50}
-
-
-@pytest.mark.parametrize(
-    ("column", "words", "row"),
-    [
-        (pa.array(["x"] * 3), "holds string, not numbers", None),
-        (pa.array([True, False, True]), "holds bool, not numbers", None),
-        (pa.array([1.0, None, 2.0]), "the value is missing", 1),
-    ],
-)
-def test_a_bad_parquet_column_is_named(root: Path, column: pa.Array, words: str, row: int | None) -> None:
-    pq.write_table(pa.table({"a": [1.0, 2.0, 3.0], "b": column}), root / "bad.parquet")
-    with pytest.raises(DataError, match=words) as caught:
-        load_table(spec("bad.parquet"))
-    assert caught.value.place == {"file": "bad.parquet", "column": "b"} | ({} if row is None else {"row": row})
-
-
 def test_an_array_is_chosen_by_its_key(root: Path) -> None:
     np.savez(root / "two.npz", rows=ROWS, other=ROWS[:5])
     with pytest.raises(DataError, match=r"holds 2 arrays: name one by data\.key: rows, other"):
@@ -203,6 +152,13 @@ def test_pickled_objects_are_never_loaded(root: Path) -> None:
     np.save(root / "objects.npy", np.array([{"a": 1}], dtype=object))
     with pytest.raises(DataError, match=r"objects\.npy can't be read as npy"):
         load_table(spec("objects.npy"))
+
+
+def test_a_big_endian_array_is_read_as_any_other(root: Path) -> None:
+    np.save(root / "big.npy", ROWS.astype(">f8"))
+    np.testing.assert_array_equal(
+        load_data(spec("big.npy", transforms=[])).test.rows, ROWS[load_data(spec("big.npy")).test.index]
+    )
 
 
 @pytest.mark.parametrize(
@@ -266,6 +222,67 @@ def test_a_folder_is_no_file(root: Path) -> None:
     (root / "folder.npy").mkdir()
     with pytest.raises(DataError, match="is a folder"):
         load_table(spec("folder.npy"))
+
+
+def test_a_pipe_is_not_waited_for(root: Path) -> None:
+    os.mkfifo(root / "pipe.npy")
+    with pytest.raises(DataError, match=r"pipe\.npy is no regular file"):
+        load_table(spec("pipe.npy"))
+
+
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    return content.getvalue()
+
+
+def write_vast_npy(path: Path) -> None:
+    path.write_bytes(npy_header((10**13, 3)))
+
+
+def write_vast_npz(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("rows.npy", npy_header((10**13, 3)))
+
+
+def write_vast_hdf5(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("rows", shape=(10**13, 3), chunks=(1000, 3))
+
+
+def write_vast_idx(path: Path) -> None:
+    path.write_bytes(gzip.compress(struct.pack(">BBBB3I", 0, 0, 8, 3, 2**31, 2**31, 28)))
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("rows.npy", write_vast_npy),
+        ("rows.npz", write_vast_npz),
+        ("rows.h5", write_vast_hdf5),
+        ("rows.idx.gz", write_vast_idx),
+    ],
+)
+def test_a_small_file_that_announces_more_than_there_is_memory_is_refused(
+    root: Path, name: str, write: Callable[[Path], None]
+) -> None:
+    write(root / name)
+    with pytest.raises(DataError, match=r"memory: store it as parquet and take data\.kind parquet_stream") as caught:
+        load_table(spec(name))
+    assert caught.value.place == {"file": name}
+
+
+@pytest.mark.parametrize(("offsets", "value", "words"), [((6, 8), 1, "encrypted"), ((8, 10), 99, "not supported")])
+def test_an_archive_that_cannot_be_unpacked_is_refused(
+    root: Path, offsets: tuple[int, int], value: int, words: str
+) -> None:
+    write_npz(root / "rows.npz")
+    content = bytearray((root / "rows.npz").read_bytes())
+    for signature, offset in zip((b"PK\x03\x04", b"PK\x01\x02"), offsets, strict=True):
+        content[content.find(signature) + offset] = value
+    (root / "rows.npz").write_bytes(content)
+    with pytest.raises(DataError, match=rf"rows\.npz can't be read as npz: .*{words}"):
+        load_table(spec("rows.npz"))
 
 
 def test_a_missing_library_is_named_with_the_way_to_get_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

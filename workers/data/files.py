@@ -20,10 +20,10 @@ from workers.data.formats import (
     read_parquet,
 )
 from workers.data.formats.tables import wanted_of
-from workers.data.roots import resolve
+from workers.data.roots import find_file
 from workers.data.table import Source, Table
 
-__all__ = ["find_file", "load_file"]
+__all__ = ["load_file"]
 
 
 def load_file(data: FileData) -> Table:
@@ -56,18 +56,6 @@ def load_file(data: FileData) -> Table:
     )
 
 
-def find_file(name: str) -> InputFile:
-    """Return the file that a spec calls ``name``.
-
-    Raises:
-        DataError: it is missing, or is a folder.
-    """
-    file = InputFile(resolve(name), name)
-    if file.path.is_dir():
-        raise DataError(f"{name} is a folder, a file is expected", file=name)
-    return file
-
-
 def _load(data: FileData, name: str) -> Table:
     file = find_file(name)
     raw = _read(data, file)
@@ -81,14 +69,10 @@ def _load(data: FileData, name: str) -> Table:
         rows = rows.astype(np.float64)  # numpy's longdouble
     names = raw.columns or tuple(f"x{place}" for place in range(rows.shape[1]))
     context_columns = data.context_columns
-    if data.columns is None and not context_columns:
-        columns = names
-    else:
-        # Known to be there by now for csv and parquet, whose readers took only these.
-        wanted_of(file, names, [*(data.columns or ()), *context_columns])
-        columns = data.columns or tuple(column for column in names if column not in context_columns)
+    columns = data.columns or tuple(column for column in names if column not in context_columns)
     if not columns:
         raise DataError(f"{name} has no column beside data.context_columns", file=name)
+    wanted_of(file, names, [*columns, *context_columns])
     chosen = rows if columns == names else rows[:, [names.index(column) for column in columns]]
     return Table(
         columns,
@@ -115,7 +99,7 @@ def _read(data: FileData, file: InputFile) -> Raw:
         case "parquet":
             return read_parquet(file, columns)
         case "fcs":
-            return read_fcs(file)
+            return read_fcs(file, [*(data.columns or ()), *data.context_columns])
         case "idx":
             return read_idx(file)
 

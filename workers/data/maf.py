@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from service.spec import MafData
 from workers.data.checks import refuse_not_finite
 from workers.data.errors import DataError
-from workers.data.files import find_file
 from workers.data.formats import InputFile, Raw, read_csv, read_hdf5, read_npy, read_parquet
-from workers.data.roots import resolve
+from workers.data.roots import find_file, resolve
 from workers.data.table import Source, Table
 from workers.data.transforms import FittedTransform, standardise
 

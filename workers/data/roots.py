@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 from workers.data.errors import DataError
+from workers.data.formats.raw import InputFile
 
-__all__ = ["data_roots", "resolve"]
+__all__ = ["data_roots", "find_file", "resolve"]
 
 ROOTS_VARIABLE = "SYMADJ_DATA_ROOTS"
 DATA_VARIABLE = "SYMADJ_DATA"
@@ -51,3 +52,20 @@ def resolve(path: str) -> Path:
         "the service is started",
         file=path,
     )
+
+
+def find_file(name: str) -> InputFile:
+    """Return the file that a spec calls ``name``.
+
+    Raises:
+        DataError: it is missing, or is a folder or a pipe.
+    """
+    file = InputFile(resolve(name), name)
+    if file.path.is_dir():
+        raise DataError(
+            f"{name} is a folder, a file is expected (data.kind parquet_stream reads folders of parquet files)",
+            file=name,
+        )
+    if not file.path.is_file():  # opening a pipe would wait for ever
+        raise DataError(f"{name} is no regular file", file=name)
+    return file

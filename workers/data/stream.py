@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from service.spec import ParquetStreamData
 from workers.data.errors import DataError
-from workers.data.formats.raw import InputFile, need, same_type, unreadable
-from workers.data.formats.tables import numbers, wanted_of
-from workers.data.roots import resolve
+from workers.data.formats.raw import InputFile, need, reading, same_type
+from workers.data.formats.tables import dtype_of, names_of, numbers, wanted_of
+from workers.data.roots import find_file, resolve
 from workers.data.table import Batch, Pipeline, Source, Table
 from workers.data.transforms import FittedTransform
 
@@ -59,32 +59,28 @@ class ParquetRows:
             DataError: there is no file, one can't be read, or lacks a column.
         """
         files = _files(data.path)
-        pyarrow, parquet = need("pyarrow", files[0]), need("pyarrow.parquet", files[0])
+        parquet = need("pyarrow.parquet", files[0])
         self.context_columns = data.context_columns
         self.columns: tuple[str, ...] = data.columns or ()
         self.groups: list[RowGroup] = []
         self.total = 0
         kinds: set[np.dtype[Any]] = set()
         for file in files:
-            try:
-                with parquet.ParquetFile(file.path) as opened:
-                    metadata, schema, names = opened.metadata, opened.schema_arrow, opened.schema_arrow.names
-            except (OSError, pyarrow.ArrowException) as error:
-                raise unreadable(file, "parquet", error) from error
+            with reading(file, "parquet"), parquet.ParquetFile(file.path) as opened:
+                metadata, schema = opened.metadata, opened.schema_arrow
             if not self.columns:
-                self.columns = tuple(name for name in names if name not in self.context_columns)
-            wanted_of(file, names, [*self.columns, *self.context_columns])
-            # An empty array of each type; refuses what is no number, too.
-            for name in self.columns:
-                none = pyarrow.chunked_array([], type=schema.field(name).type)
-                kinds.add(numbers(file, none, name).dtype)
+                self.columns = tuple(name for name in names_of(schema) if name not in self.context_columns)
+            wanted_of(file, schema.names, [*self.columns, *self.context_columns])
+            kinds.add(dtype_of(file, schema, self.columns))
+            if self.context_columns:
+                dtype_of(file, schema, self.context_columns)  # refuses what is no number
             begin = self.total
             for number in range(metadata.num_row_groups):
                 rows = metadata.row_group(number).num_rows
                 if rows:
                     self.groups.append(RowGroup(file, metadata, number, self.total - begin, self.total, rows))
                     self.total += rows
-        self.dtype = np.result_type(*kinds) if kinds else np.dtype(np.float64)
+        self.dtype = np.result_type(*kinds)
 
     def read(self, group: RowGroup) -> Table:
         """Read a row group; its rows keep their places in the file for what may be said of them.
@@ -92,12 +88,9 @@ class ParquetRows:
         Raises:
             DataError: it can't be read, a column is not numeric, or a value is missing.
         """
-        pyarrow, parquet = need("pyarrow", group.file), need("pyarrow.parquet", group.file)
-        try:
-            with parquet.ParquetFile(group.file.path, metadata=group.metadata) as opened:
-                arrow = opened.read_row_group(group.number, columns=[*self.columns, *self.context_columns])
-        except (OSError, pyarrow.ArrowException) as error:
-            raise unreadable(group.file, "parquet", error) from error
+        parquet = need("pyarrow.parquet", group.file)
+        with reading(group.file, "parquet"), parquet.ParquetFile(group.file.path, metadata=group.metadata) as opened:
+            arrow = opened.read_row_group(group.number, columns=[*self.columns, *self.context_columns])
 
         def side_by_side(names: Sequence[str]) -> NDArray[Any]:
             values = [numbers(group.file, arrow[name], name, group.first_in_file) for name in names]
@@ -115,12 +108,18 @@ class ParquetRows:
 def _files(path: str) -> list[InputFile]:
     found = resolve(path)
     if not found.is_dir():
-        return [InputFile(found, path)]
-    inside = sorted(found.rglob("*.parquet"))
+        return [find_file(path)]
+    # Other programs keep copies and half-written files under names that begin with a dot or an underscore, and some
+    # write folders that end in .parquet.
+    inside = [
+        file.relative_to(found)
+        for file in sorted(found.rglob("*.parquet"))
+        if not file.is_dir() and not any(part.startswith((".", "_")) for part in file.relative_to(found).parts)
+    ]
     if not inside:
         raise DataError(f"{path} is a folder without any .parquet file", file=path)
-    # Resolved one by one: a link in the folder may lead out of the data roots.
-    return [InputFile(resolve(str(file)), f"{path}/{file.relative_to(found)}") for file in inside]
+    # Each by itself: a link in the folder may lead out of the data roots, or to a pipe.
+    return [find_file(f"{path}/{file}") for file in inside]
 
 
 class TrainingRows:

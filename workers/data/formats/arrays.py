@@ -3,63 +3,61 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data.formats.raw import InputFile, Raw, need, refuse, same_type, unreadable
+from workers.data.formats.raw import InputFile, Raw, need, reading, refuse, refuse_larger_than_memory, same_type
 
 __all__ = ["read_hdf5", "read_npy", "read_npz"]
 
 
 def read_npy(file: InputFile) -> Raw:
     """Read the array of an npy file. Pickled objects are never loaded: they may run code."""
-    try:
-        with file.path.open("rb") as stream:
-            array = np.lib.format.read_array(stream, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError) as error:
-        raise unreadable(file, "npy", error) from error
-    return _from_array(file, array)
+    with reading(file, "npy"), file.path.open("rb") as stream:
+        refuse_larger_than_memory(file, file.path.stat().st_size)
+        return _from_array(file, np.lib.format.read_array(stream, allow_pickle=False))
 
 
 def read_npz(file: InputFile, key: str | None) -> Raw:
     """Read the array ``key`` of an npz file, its only one without a key."""
-    try:
+    with reading(file, "npz"):
         if not zipfile.is_zipfile(file.path):
             raise refuse(file, "is no npz file (a zip archive of arrays)")
         with np.load(file.path, allow_pickle=False) as arrays:
-            return _from_array(file, arrays[_choose(file, key, arrays.files)])
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise unreadable(file, "npz", error) from error
+            chosen = _choose(file, key, arrays.files)
+            # The size that the archive announces is also the most that is unpacked.
+            sizes = {member.filename.removesuffix(".npy"): member.file_size for member in arrays.zip.infolist()}
+            refuse_larger_than_memory(file, sizes[chosen])
+            return _from_array(file, arrays[chosen])
 
 
 def read_hdf5(file: InputFile, key: str | None) -> Raw:
     """Read the dataset ``key`` of an HDF5 file, its only one without a key."""
     h5py = need("h5py", file)
-    try:
-        with h5py.File(file.path, "r") as opened:
-            names: list[str] = []
-            opened.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-            # A key may also go through a link, which visititems does not follow.
-            chosen = key if key is not None and key in opened else _choose(file, key, names)
-            dataset = opened[chosen]
-            if not isinstance(dataset, h5py.Dataset):
-                raise refuse(file, f"{chosen!r} is a group, not a dataset; its datasets: {_listed(names)}")
-            if dataset.file.filename != opened.filename or dataset.external or dataset.is_virtual:
-                raise refuse(file, f"{chosen!r} lies in another file, which may be outside of the data roots")
-            return _from_array(file, dataset[()])
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise unreadable(file, "HDF5", error) from error
+    with reading(file, "HDF5"), h5py.File(file.path, "r") as opened:
+        names: list[str] = []
+        opened.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        # A key may also go through a link, which visititems does not follow.
+        chosen = key if key is not None and key in opened else _choose(file, key, names)
+        dataset = opened[chosen]
+        if not isinstance(dataset, h5py.Dataset):
+            raise refuse(file, f"{chosen!r} is a group, not a dataset; its datasets: {_listed(names)}")
+        if dataset.file.filename != opened.filename or dataset.external or dataset.is_virtual:
+            raise refuse(file, f"{chosen!r} lies in another file, which may be outside of the data roots")
+        refuse_larger_than_memory(file, dataset.nbytes)
+        return _from_array(file, dataset[()])
 
 
 def _choose(file: InputFile, key: str | None, names: Sequence[str]) -> str:
     if key is None and len(names) == 1:
         return names[0]
     if key is None:
-        raise refuse(file, f"holds {len(names)} arrays: name one by data.key: {_listed(names)}")
+        raise refuse(
+            file, f"holds {len(names)} arrays: name one by data.key: {_listed(names)}" if names else "is empty"
+        )
     if key not in names:
         raise refuse(file, f"has no array {key!r}, it has: {_listed(names)}")
     return key

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import struct
-import zlib
 
 import numpy as np
 
-from workers.data.formats.raw import InputFile, Raw, refuse, unreadable
+from workers.data.formats.raw import InputFile, Raw, open_unpacked, reading, refuse, refuse_larger_than_memory
 
 __all__ = ["read_idx"]
 
@@ -19,21 +17,17 @@ _MOST_AXES = 4
 
 def read_idx(file: InputFile) -> Raw:
     """Read the array of an IDX file, gzipped or not: two zero bytes, type, number of axes, sizes, values."""
-    try:
-        with file.path.open("rb") as plain:
-            packed = plain.read(2) == b"\x1f\x8b"
-        with gzip.open(file.path) if packed else file.path.open("rb") as stream:
-            head = stream.read(4)
-            if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _TYPES:
-                raise unreadable(file, "IDX", ValueError("it does not begin as one"))
-            kind, axes = np.dtype(_TYPES[head[2]]), head[3]
-            if not 2 <= axes <= _MOST_AXES:
-                raise refuse(file, f"holds {axes} axes, not rows of values or images (labels are a file of one axis)")
-            shape = struct.unpack(f">{axes}I", stream.read(4 * axes))
-            size = math.prod(shape) * kind.itemsize
-            content = stream.read(size)
-            if len(content) < size or stream.read(1):
-                raise refuse(file, f"does not hold the {' x '.join(map(str, shape))} values that it announces")
-    except (OSError, EOFError, zlib.error, struct.error, OverflowError, MemoryError) as error:
-        raise unreadable(file, "IDX", error) from error
-    return Raw(np.frombuffer(content, kind).reshape(shape).astype(kind.newbyteorder("="), copy=False))
+    with reading(file, "IDX"), open_unpacked(file) as stream:
+        head = stream.read(4)
+        if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _TYPES:
+            raise refuse(file, "can't be read as IDX: it does not begin as one")
+        kind, axes = np.dtype(_TYPES[head[2]]), head[3]
+        if not 2 <= axes <= _MOST_AXES:
+            raise refuse(file, f"holds {axes} axes, not rows of values or images (labels are a file of one axis)")
+        shape = struct.unpack(f">{axes}I", stream.read(4 * axes))
+        size = math.prod(shape) * kind.itemsize
+        refuse_larger_than_memory(file, size)
+        content = stream.read(size)
+        if len(content) < size or stream.read(1):
+            raise refuse(file, f"does not hold the {' x '.join(map(str, shape))} values that it announces")
+        return Raw(np.frombuffer(content, kind).reshape(shape).astype(kind.newbyteorder("="), copy=False))

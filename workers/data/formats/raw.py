@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workers.data.errors import DataError
 
-__all__ = ["InputFile", "Raw", "need", "refuse", "same_type", "unreadable"]
+__all__ = [
+    "InputFile",
+    "Raw",
+    "is_gzipped",
+    "need",
+    "open_unpacked",
+    "reading",
+    "refuse",
+    "refuse_larger_than_memory",
+    "same_type",
+]
+
+_STREAM = "store it as parquet and take data.kind parquet_stream"
 
 
 @dataclass(frozen=True)
@@ -53,9 +68,44 @@ def need(package: str, file: InputFile) -> Any:
         ) from error
 
 
-def unreadable(file: InputFile, format: str, error: Exception) -> DataError:
-    """Return the error for a file that is damaged, or of another format than it is said to be."""
-    return DataError(f"{file.name} can't be read as {format}: {error}", file=file.name)
+@contextmanager
+def reading(file: InputFile, format: str) -> Iterator[None]:
+    """Turn what a library raises while it reads ``file`` into a ``DataError``.
+
+    All exceptions are taken: parsers let through whatever their arithmetic on a damaged header happens to raise.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except MemoryError as error:
+        raise refuse(file, f"does not fit into memory: {_STREAM}") from error
+    except Exception as error:
+        raise DataError(f"{file.name} can't be read as {format}: {error}", file=file.name) from error
+
+
+def refuse_larger_than_memory(file: InputFile, size: int) -> None:
+    """Raise ``DataError`` where a file announces ``size`` bytes of values, and the machine has less memory.
+
+    A small file may announce any size. Looked at before the values are: the system kills a process that goes too far.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise refuse(
+            file,
+            f"holds {size / 2**30:.4g} GiB of values, the machine has {memory / 2**30:.4g} GiB of memory: {_STREAM}",
+        )
+
+
+def is_gzipped(file: InputFile) -> bool:
+    """Return whether the file begins as a gzip file does, whatever its name ends with."""
+    with file.path.open("rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
+
+
+def open_unpacked(file: InputFile) -> BinaryIO:
+    """Open the file, and unpack it where it is gzipped."""
+    return cast(BinaryIO, gzip.open(file.path)) if is_gzipped(file) else file.path.open("rb")
 
 
 def refuse(file: InputFile, what: str, *, column: str | None = None, row: int | None = None) -> DataError:
@@ -73,7 +123,8 @@ def same_type(file: InputFile, columns: Sequence[NDArray[Any]], names: Sequence[
     """
     for column, name in zip(columns, names, strict=True):
         if column.dtype.kind not in "iuf" or column.ndim != 1:
-            raise refuse(file, f"holds {column.dtype}, not numbers: leave it out of data.columns", column=name)
+            what = f"holds {column.dtype}" if column.ndim == 1 else f"holds arrays of {column.dtype}"
+            raise refuse(file, f"{what}, not numbers: leave it out of data.columns", column=name)
     rows = np.empty((len(columns[0]), len(columns)), np.result_type(*columns))
     for place, column in enumerate(columns):
         rows[:, place] = column

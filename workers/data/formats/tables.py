@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import gzip
+import io
 import re
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -13,10 +12,22 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data.formats.raw import InputFile, Raw, need, refuse, same_type, unreadable
+from workers.data.formats.raw import (
+    InputFile,
+    Raw,
+    is_gzipped,
+    need,
+    open_unpacked,
+    reading,
+    refuse,
+    refuse_larger_than_memory,
+    same_type,
+)
 
-__all__ = ["numbers", "read_csv", "read_parquet", "wanted_of"]
+__all__ = ["dtype_of", "names_of", "numbers", "read_csv", "read_parquet", "wanted_of"]
 
+# What pandas calls an index that it stores beside the columns: the rows' numbers, no measurement.
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 _NOT_A_NUMBER = re.compile(r"In CSV column #(\d+): Row #(\d+): .*invalid value '(.*)'", re.DOTALL)
 _RAGGED = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+)")
 
@@ -28,36 +39,65 @@ def read_csv(file: InputFile, columns: Sequence[str] | None = None, *, header: b
     """
     pyarrow, arrow_csv = need("pyarrow", file), need("pyarrow.csv", file)
     first = _first_line(file)
+    if header:
+        _refuse_no_header(file, first)
     names = first if header else [f"x{place}" for place in range(len(first))]
-    if header and all(map(_is_number, first)):
-        raise refuse(file, "has numbers in its first line, which should name the columns: set data.header to false")
     wanted = wanted_of(file, names, columns)
-    try:
-        table = arrow_csv.read_csv(
-            file.path,
-            # One thread: only then does an error know its row.
-            read_options=arrow_csv.ReadOptions(use_threads=False, column_names=None if header else names),
-            convert_options=arrow_csv.ConvertOptions(
-                include_columns=wanted, column_types={name: pyarrow.float64() for name in wanted}
-            ),
+    if "" in wanted:
+        raise refuse(
+            file,
+            f"column {wanted.index('')} (from 0) has no name (pandas writes its index so, unless told index=False): "
+            "choose others by data.columns",
         )
-    except pyarrow.ArrowException as error:
-        _explain(file, str(error), names, header, error)
-    except (OSError, UnicodeDecodeError) as error:
-        raise unreadable(file, "csv", error) from error
-    return Raw(same_type(file, [table[name].to_numpy() for name in wanted], wanted), tuple(wanted))
+    with reading(file, "csv"):
+        try:
+            with pyarrow.input_stream(file.path, compression="gzip" if is_gzipped(file) else None) as stream:
+                table = arrow_csv.read_csv(
+                    stream,
+                    # One thread: only then does an error know its row.
+                    read_options=arrow_csv.ReadOptions(use_threads=False, column_names=None if header else names),
+                    convert_options=arrow_csv.ConvertOptions(
+                        include_columns=wanted, column_types={name: pyarrow.float64() for name in wanted}
+                    ),
+                )
+        except pyarrow.ArrowInvalid as error:
+            _explain(file, error, names, header)
+        return Raw(same_type(file, [table[name].to_numpy() for name in wanted], wanted), tuple(wanted))
 
 
 def read_parquet(file: InputFile, columns: Sequence[str] | None = None) -> Raw:
-    """Read ``columns`` (None: all) of a parquet file. Missing values are refused."""
-    pyarrow, parquet = need("pyarrow", file), need("pyarrow.parquet", file)
-    try:
-        with parquet.ParquetFile(file.path) as opened:
-            wanted = wanted_of(file, opened.schema_arrow.names, columns)
-            table = opened.read(columns=wanted)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise unreadable(file, "parquet", error) from error
-    return Raw(same_type(file, [numbers(file, table[name], name) for name in wanted], wanted), tuple(wanted))
+    """Read ``columns`` (None: all but an index of pandas') of a parquet file. Missing values are refused."""
+    parquet = need("pyarrow.parquet", file)
+    with reading(file, "parquet"), parquet.ParquetFile(file.path) as opened:
+        schema, total = opened.schema_arrow, opened.metadata.num_rows
+        wanted = wanted_of(file, schema.names, columns or names_of(schema))
+        dtype = dtype_of(file, schema, wanted)
+        refuse_larger_than_memory(file, total * len(wanted) * dtype.itemsize)
+        rows = np.empty((total, len(wanted)), dtype)
+        # A column of a row group at a time: a copy of all in Arrow would be as large again, and Arrow keeps it.
+        for place, name in enumerate(wanted):
+            done = 0
+            for group in range(opened.num_row_groups):
+                column = opened.read_row_group(group, columns=[name])[name]
+                rows[done : done + len(column), place] = numbers(file, column, name, done)
+                done += len(column)
+        return Raw(rows, tuple(wanted))
+
+
+def names_of(schema: Any) -> list[str]:
+    """Return the names of the columns of an Arrow schema, without an index that pandas has stored beside them."""
+    return [name for name in schema.names if not _PANDAS_INDEX.fullmatch(name)]
+
+
+def dtype_of(file: InputFile, schema: Any, columns: Sequence[str]) -> np.dtype[Any]:
+    """Return the narrowest dtype that holds all ``columns`` of an Arrow schema.
+
+    Raises:
+        DataError: a column is not numeric.
+    """
+    pyarrow = need("pyarrow", file)
+    none = {name: pyarrow.chunked_array([], type=schema.field(name).type) for name in columns}
+    return np.result_type(*{numbers(file, column, name).dtype for name, column in none.items()})
 
 
 def numbers(file: InputFile, column: Any, name: str, first_row: int = 0) -> NDArray[Any]:
@@ -98,15 +138,24 @@ def wanted_of(file: InputFile, names: Sequence[str], columns: Sequence[str] | No
 
 
 def _first_line(file: InputFile) -> list[str]:
-    opener = gzip.open if file.path.suffix == ".gz" else open
-    try:
-        with opener(file.path, "rt", encoding="utf-8-sig", newline="") as stream:
-            for cells in csv.reader(stream):
-                if cells:
-                    return cells
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
-        raise unreadable(file, "csv", error) from error
+    with reading(file, "csv"), open_unpacked(file) as stream:
+        for cells in csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")):
+            if cells:
+                return cells
     raise refuse(file, "is empty")
+
+
+def _refuse_no_header(file: InputFile, first: Sequence[str]) -> None:
+    """Refuse a first line that hardly names columns."""
+    if all(map(_is_number, first)):
+        raise refuse(
+            file,
+            "has numbers in its first line, which should name the columns: if they are a row, set data.header to "
+            "false; if they are names (as pandas gives them), give others",
+        )
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(first) == 1 and separator in first[0]:
+            raise refuse(file, f"has {name} in its first line: values are to be separated by commas, 1.5 is written so")
 
 
 def _is_number(cell: str) -> bool:
@@ -117,7 +166,9 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _explain(file: InputFile, words: str, names: Sequence[str], header: bool, error: Exception) -> NoReturn:
+def _explain(file: InputFile, error: Exception, names: Sequence[str], header: bool) -> NoReturn:
+    """Raise what Arrow says in words of ours, where it is about a row."""
+    words = str(error)
     # Arrow counts lines from 1, the header among them.
     first = 1 + int(header)
     if found := _NOT_A_NUMBER.search(words):
@@ -125,4 +176,4 @@ def _explain(file: InputFile, words: str, names: Sequence[str], header: bool, er
         raise refuse(file, what, column=names[int(found[1])], row=int(found[2]) - first) from error
     if found := _RAGGED.search(words):
         raise refuse(file, f"{found[3]} values, where {found[2]} are expected", row=int(found[1]) - first) from error
-    raise unreadable(file, "csv", error) from error
+    raise error
