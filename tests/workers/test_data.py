@@ -88,6 +88,46 @@ def test_a_constant_column_is_refused_by_its_name() -> None:
         prepare(MOONS, table_of(rows))
 
 
+def test_a_column_that_equals_another_in_the_training_rows_is_refused() -> None:
+    rows = np.random.default_rng(0).standard_normal((1000, 4))
+    rows[:, 3] = rows[:, 1]
+    rows[:, 2] = rows[:, 0]
+    rows[np.random.RandomState(0).permutation(1000)[3], 2] += 1e-6  # a training row
+    rows[np.random.RandomState(0).permutation(1000)[900], 3] += 1.0  # a test row
+    with pytest.raises(DataError, match="column 'c3' equals column 'c1' in all 800 training rows") as caught:
+        prepare(MOONS, table_of(rows))
+    assert caught.value.place == {"column": "c3"}
+
+
+def test_columns_that_are_equal_may_be_conditioned_on() -> None:
+    table = load_table(MOONS)
+    prepare(MOONS, replace(table, context_columns=("c", "d"), context=table.rows[:, [0, 0]]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (np.random.default_rng(0).standard_normal((1000, 2)) * 1e42, "too large for single precision"),
+        (np.random.default_rng(0).standard_normal((1000, 2)).astype(np.float16) * np.float16(np.inf), "not finite"),
+        (np.random.default_rng(0).integers(2**53, 2**60, (1000, 2)), r"whole numbers above 2\^53"),
+        (-np.random.default_rng(0).integers(2**53, 2**60, (1000, 2)), r"whole numbers above 2\^53"),
+        (np.random.default_rng(0).integers(2**60, 2**64 - 1, (1000, 2), np.uint64), r"whole numbers above 2\^53"),
+    ],
+)
+def test_numbers_that_floats_cannot_hold_are_refused(rows: np.ndarray, words: str) -> None:
+    with pytest.raises(DataError, match=rf"row 0 .from 0., column 'c0' is .*{words}"):
+        prepare(MOONS, table_of(rows))
+
+
+def test_a_value_too_large_once_transformed_is_refused() -> None:
+    rows = 1e-20 * np.random.default_rng(0).standard_normal((1000, 2))
+    place = int(np.random.RandomState(0).permutation(1000)[900])  # a test row
+    rows[place, 1] = 1e30
+    with pytest.raises(DataError, match=r"is 1e\+30, and .* when transformed: too large") as caught:
+        prepare(MOONS, table_of(rows))
+    assert caught.value.place == {"column": "c1", "row": place}
+
+
 def test_too_few_rows_are_refused() -> None:
     with pytest.raises(DataError, match="10 rows leave 1 for validation, at least 2"):
         prepare(MOONS, table_of(np.random.default_rng(0).standard_normal((10, 2))))
@@ -189,7 +229,7 @@ def test_an_attempt_on_bad_data_ends_before_any_worker_is_placed(
     monkeypatch.setenv("SYMADJ_RUN_ORDER", order.model_dump_json())
     monkeypatch.setattr(driver, "_fit", lambda order: pytest.fail("workers were placed"))
     assert driver.main() == 0
-    (outcome,) = ingest.records["driver"]
+    (outcome,) = (record for record in ingest.records["driver"] if record["kind"] == "outcome")
     assert (outcome["kind"], outcome["state"], outcome["reason"]) == ("outcome", "failed", "data_error")
     assert "row 17 (from 0), column 'x1' of bad.npy is nan" in outcome["message"]
     assert outcome["data"] == {"phase": "data", "file": "bad.npy", "column": "x1", "row": 17}

@@ -156,6 +156,37 @@ def test_a_bad_value_is_named_by_its_file_and_its_row_there(root: Path, bad: flo
     assert caught.value.place == {"file": "bad/part-2.parquet", "column": "a", "row": 500}
 
 
+def test_a_column_that_equals_another_is_refused(root: Path) -> None:
+    write(root / "equal", np.stack([VALUES[:, 0], VALUES[:, 1], VALUES[:, 0]], 1))
+    with pytest.raises(DataError, match="column 'c' of equal equals column 'a' in all 920 training rows"):
+        load_data(spec(path="equal"))
+
+
+def test_only_files_that_a_program_has_finished_are_streamed(root: Path) -> None:
+    folder = root / "written by others"
+    write(folder)
+    # Spark makes a folder of this name, with the rows in it.
+    write(folder / "more.parquet")
+    for unfinished in (folder / ".ipynb_checkpoints", folder / "_temporary"):
+        write(unfinished)
+    assert load_data(spec(path=folder.name, columns=["a", "b", "c"])).training_rows == 2 * TOTAL - 80
+
+
+def test_a_link_out_of_the_data_roots_is_not_followed(root: Path, tmp_path: Path) -> None:
+    write(root / "linked")
+    write(tmp_path / "outside")
+    (root / "linked" / "link.parquet").symlink_to(tmp_path / "outside" / "part-0.parquet")
+    with pytest.raises(DataError, match=r"linked/link\.parquet is not there below a data root"):
+        load_data(spec(path="linked"))
+
+
+def test_an_index_of_pandas_is_no_column(root: Path) -> None:
+    (root / "pandas").mkdir()
+    columns = {"a": VALUES[:, 0], "__index_level_0__": np.arange(TOTAL)}
+    pq.write_table(pa.table(columns), root / "pandas" / "0.parquet")
+    assert load_data(spec(path="pandas", columns=None)).columns == ("a",)
+
+
 def test_a_constant_column_and_too_few_rows_and_an_empty_folder_are_refused(root: Path) -> None:
     constant = VALUES.copy()
     constant[:, 1] = 7.0

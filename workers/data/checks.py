@@ -12,48 +12,94 @@ from workers.data.errors import DataError
 from workers.data.table import Table, pieces
 from workers.data.transforms import FittedTransform
 
-__all__ = ["of_file", "refuse_constant", "refuse_not_finite", "refuse_unchanging", "refuse_untransformable"]
+__all__ = ["TrainingColumns", "of_file", "refuse_not_finite", "refuse_untransformable"]
 
-Index = NDArray[np.int64]
+# Flows are trained in single precision unless the spec says otherwise.
+_LARGEST = np.float64(np.finfo(np.float32).max)
+_LARGEST_EXACT = 2**53  # whole number in float64
 
 
 def refuse_not_finite(table: Table) -> None:
-    """Raise ``DataError`` with the place of the first value that is NaN or infinite."""
+    """Raise ``DataError`` with the place of the first value that is NaN, infinite, or beyond what floats can hold."""
     for columns, values in _of_both(table):
-        if not np.issubdtype(values.dtype, np.floating):
+        whole = values.dtype.kind != "f"
+        if whole and values.dtype.itemsize < 8:
             continue
         for piece in pieces(*values.shape):
-            bad = ~np.isfinite(values[piece])
+            if whole:
+                bad = (values[piece] > _LARGEST_EXACT) | (values[piece] < -_LARGEST_EXACT)
+            else:
+                bad = ~(np.abs(values[piece]) <= _LARGEST)
             if bad.any():
                 row, column = _first(bad, piece)
-                advice = "remove or repair such rows"
-                _refuse(table, row, columns[column], f"is {values[row, column]}, which is not finite: {advice}")
+                _refuse(table, row, columns[column], f"is {values[row, column]}, {_unfit(values[row, column])}")
 
 
-def refuse_constant(table: Table, training: Index, *, context: bool) -> None:
-    """Raise ``DataError`` with the first column, or column of the context, that never changes in ``training``."""
-    columns, values = _of_both(table)[int(context)]
-    first = values[training[0]]
-    differs = np.zeros(len(columns), bool)
-    for piece in pieces(len(training), len(columns)):
-        differs |= (values[training[piece]] != first).any(0)
-    file, _ = table.place(0)
-    refuse_unchanging(columns, differs, first, len(training), file)
+def _unfit(value: Any) -> str:
+    if isinstance(value, np.integer):
+        return (
+            "and whole numbers above 2^53 are not exact in floating point: leave the column out or subtract an offset"
+        )
+    if np.isfinite(value):
+        return f"too large for single precision (at most {_LARGEST:.2g}): choose another unit"
+    return "which is not finite: remove or repair such rows"
 
 
-def refuse_unchanging(
-    columns: Sequence[str], differs: NDArray[np.bool_], first: NDArray[Any], rows: int, file: str | None
-) -> None:
-    """Raise ``DataError`` with the first column whose values in ``rows`` training rows never differ from ``first``."""
-    if differs.all():
-        return
-    at = int(np.argmin(differs))
-    raise DataError(
-        f"column {columns[at]!r}{of_file(file)} has the value {first[at]:g} in all {rows} training rows; a constant "
-        "column has no density: leave it out",
-        file=file,
-        column=columns[at],
-    )
+class TrainingColumns:
+    """Looks for columns that have no density over the training rows: they never change, or repeat another column.
+
+    The rows are shown some at a time, so that they need not fit into memory.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._columns = columns
+        self._rows = 0
+        self._first: NDArray[Any] = np.empty(0)
+        self._constant = np.ones(len(columns), bool)
+        # Groups of columns that were equal in all rows so far.
+        self._equal = [list(range(len(columns)))]
+
+    def see(self, rows: NDArray[Any]) -> None:
+        """Look at ``rows`` [n, dim]."""
+        if not len(rows):
+            return
+        if not self._rows:
+            self._first = rows[0]
+        self._rows += len(rows)
+        self._constant &= (rows == self._first).all(0)
+        split: list[list[int]] = []
+        for group in self._equal:
+            same: dict[bytes, list[int]] = {}
+            for place in group:
+                same.setdefault((rows[:, place] + 0).tobytes(), []).append(place)  # adding 0 takes the sign from -0.0
+            split += [places for places in same.values() if len(places) > 1]
+        self._equal = split
+
+    def refuse_constant(self, file: str | None) -> None:
+        """Raise ``DataError`` with the first column that never changed."""
+        if not self._constant.any():
+            return
+        at = int(np.argmax(self._constant))
+        self._refuse(
+            at,
+            file,
+            f"has the value {self._first[at]:g} in all {self._rows} training rows; a constant column has no density: "
+            "leave it out",
+        )
+
+    def refuse_repeated(self, file: str | None) -> None:
+        """Raise ``DataError`` with the first column that always equalled an earlier one."""
+        if self._equal:
+            earlier, at, *_ = self._equal[0]
+            self._refuse(
+                at,
+                file,
+                f"equals column {self._columns[earlier]!r} in all {self._rows} training rows; together they have no "
+                "density: leave one of them out",
+            )
+
+    def _refuse(self, at: int, file: str | None, what: str) -> NoReturn:
+        raise DataError(f"column {self._columns[at]!r}{of_file(file)} {what}", file=file, column=self._columns[at])
 
 
 def refuse_untransformable(table: Table, transforms: tuple[FittedTransform, ...]) -> None:
@@ -72,11 +118,11 @@ def refuse_untransformable(table: Table, transforms: tuple[FittedTransform, ...]
                 at = f"is {table.rows[row, column]:g} and comes to {kind} as {rows[row - piece.start, column]:g}"
                 _refuse(table, row, table.columns[column], f"{at}; {misfits[1]}")
             rows, _ = transform(rows)
-        bad = ~np.isfinite(rows)
+        bad = ~(np.abs(rows) <= _LARGEST)
         if bad.any():
             row, column = _first(bad, piece)
-            value = raw[row - piece.start, column]
-            _refuse(table, row, table.columns[column], f"is {value:g}, too large for the transforms")
+            values = f"is {raw[row - piece.start, column]:g}, and {rows[row - piece.start, column]:g} when transformed"
+            _refuse(table, row, table.columns[column], f"{values}: too large for single precision")
 
 
 def _of_both(table: Table) -> list[tuple[tuple[str, ...], NDArray[Any]]]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.spec import BuiltinData, DequantiseTransform, FileData, MafData, ToyData, Transform
 from workers.data.batches import PartBatches
-from workers.data.checks import of_file, refuse_constant, refuse_not_finite, refuse_untransformable
+from workers.data.checks import TrainingColumns, of_file, refuse_not_finite, refuse_untransformable
 from workers.data.errors import DataError
 from workers.data.table import Part, Pipeline, PreparedData, Rows, Table, pieces
 from workers.data.transforms import FittedTransform, fit_transforms, moments, standardise
@@ -30,15 +31,13 @@ def prepare(data: TableData, table: Table) -> PreparedData:
     are fitted on the training rows only.
 
     Raises:
-        DataError: a value is not finite or can't be transformed, a column is constant, there are too few rows, or
-            the batch is larger than the training part.
+        DataError: a value is not finite or can't be transformed, a column is constant or equals another, there are
+            too few rows, or the batch is larger than the training part.
     """
     refuse_not_finite(table)
     training, validation, test = _split(data, table)
-    refuse_constant(table, training, context=True)
     levels = levels_of(data.transforms)
-    if levels is None:
-        refuse_constant(table, training, context=False)
+    _refuse_without_density(table, training, noisy=levels is not None)
     noise_seed = None if levels is None else data.split_seed
     noise = Pipeline((), noise_seed)
 
@@ -108,6 +107,24 @@ def _split(data: TableData, table: Table) -> tuple[Index, Index, Index]:
             f"at most {train_end} is possible"
         )
     return parts["training"], parts["validation"], parts["test"]
+
+
+def _refuse_without_density(table: Table, training: Index, noisy: bool) -> None:
+    """Refuse constant columns, and such as equal another one; noise gives both a density, and a context needs none."""
+    file, _ = table.place(0)
+    if table.context is not None:
+        _seen(table.context_columns, table.context, training).refuse_constant(file)
+    if not noisy:
+        columns = _seen(table.columns, table.rows, training)
+        columns.refuse_constant(file)
+        columns.refuse_repeated(file)
+
+
+def _seen(columns: Sequence[str], rows: NDArray[Any], training: Index) -> TrainingColumns:
+    seen = TrainingColumns(columns)
+    for piece in pieces(len(training), len(columns)):
+        seen.see(rows[training[piece]])
+    return seen
 
 
 def _standardised_context(table: Table, training: Index) -> tuple[FittedTransform | None, Rows | None]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.spec import ParquetStreamData
-from workers.data.checks import refuse_not_finite, refuse_unchanging, refuse_untransformable
+from workers.data.checks import TrainingColumns, refuse_not_finite, refuse_untransformable
 from workers.data.errors import DataError
 from workers.data.prepare import levels_of
 from workers.data.stream import ParquetRows, StreamBatches, TrainingRows
@@ -44,7 +44,7 @@ def prepare_stream(data: ParquetStreamData) -> PreparedData:
     training = TrainingRows(source, np.sort(drawn))
     levels = levels_of(data.transforms)
     noise = Pipeline((), None if levels is None else data.split_seed)
-    raw, context = _check(data, training, drawn, constant_columns_are_fine=levels is not None)
+    raw, context = _check(data, training, drawn, noisy=levels is not None)
 
     def training_rows() -> Iterator[Rows]:
         for group in source.groups:
@@ -86,36 +86,29 @@ def prepare_stream(data: ParquetStreamData) -> PreparedData:
 
 
 def _check(
-    data: ParquetStreamData, training: TrainingRows, drawn: Index, constant_columns_are_fine: bool
+    data: ParquetStreamData, training: TrainingRows, drawn: Index, noisy: bool
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Read all rows once; return the raw rows and the context of those numbered ``drawn``, in that order."""
     source = training.source
     raw = np.empty((len(drawn), len(source.columns)), source.dtype)
     context = np.empty((len(drawn), len(source.context_columns)))
-    names = (*source.columns, *source.context_columns)
-    first: NDArray[Any] | None = None
-    differs = np.zeros(len(names), bool)
+    columns, context_columns = TrainingColumns(source.columns), TrainingColumns(source.context_columns)
     by_number = np.argsort(drawn)
     for group in source.groups:
         table = source.read(group)
         refuse_not_finite(table)
-        own_context = np.empty((group.rows, 0)) if table.context is None else table.context
         ends = np.searchsorted(drawn[by_number], [group.first, group.first + group.rows])
         goes_to = by_number[ends[0] : ends[1]]
-        raw[goes_to] = table.rows[drawn[goes_to] - group.first]
-        context[goes_to] = own_context[drawn[goes_to] - group.first]
         place = training.index(group) - group.first
-        if not len(place):
-            continue
-        if first is None:
-            first = np.concatenate([table.rows[place[0]], own_context[place[0]]])
-        width = len(source.columns)
-        differs[:width] |= (table.rows[place] != first[:width]).any(0)
-        differs[width:] |= (own_context[place] != first[width:]).any(0)
-    assert first is not None  # there are training rows
-    if constant_columns_are_fine:
-        differs[: len(source.columns)] = True
-    refuse_unchanging(names, differs, first, len(training), data.path)
+        raw[goes_to] = table.rows[drawn[goes_to] - group.first]
+        columns.see(table.rows[place])
+        if table.context is not None:
+            context[goes_to] = table.context[drawn[goes_to] - group.first]
+            context_columns.see(table.context[place])
+    if not noisy:  # noise gives such columns a density
+        columns.refuse_constant(data.path)
+        columns.refuse_repeated(data.path)
+    context_columns.refuse_constant(data.path)
     return raw, context if source.context_columns else None
 
 
