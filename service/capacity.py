@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from service.ray_jobs import Node
 from service.spec import CpuResources, GpuResources
 
-__all__ = ["fits_now", "never_fits"]
+__all__ = ["choose_workers", "fits_now", "never_fits", "sizes"]
 
 AnyResources = CpuResources | GpuResources
 
@@ -30,11 +30,28 @@ def _workers_on(node: Node, worker: Node) -> int:
     return int(min(ratios))
 
 
-def never_fits(resources: AnyResources, nodes: Sequence[Node]) -> str | None:
+def sizes(resources: AnyResources, batch_size: int) -> list[int]:
+    """Return the numbers of workers that the job may start with, the largest first: each divides the batch."""
+    fewest = resources.min_workers or resources.workers
+    return [count for count in range(resources.workers, fewest - 1, -1) if batch_size % count == 0]
+
+
+def choose_workers(
+    resources: AnyResources, batch_size: int, nodes: Sequence[Node], taken: Sequence[AnyResources]
+) -> int | None:
+    """Return the largest number of workers that fits beside our active jobs now, or None."""
+    for count in sizes(resources, batch_size):
+        if fits_now(resources.model_copy(update={"workers": count}), nodes, taken):
+            return count
+    return None
+
+
+def never_fits(resources: AnyResources, nodes: Sequence[Node], batch_size: int) -> str | None:
     """Return why the cluster could not take the job even if it were empty, or None if it could."""
     worker = _of_one_worker(resources)
     room = sum(_workers_on(node, worker) for node in nodes)
-    if room >= resources.workers:
+    fewest = sizes(resources, batch_size)[-1]
+    if room >= fewest:
         return None
     wants = f"{worker.cpus:g} CPUs"
     if worker.gpus:
@@ -43,7 +60,7 @@ def never_fits(resources: AnyResources, nodes: Sequence[Node]) -> str | None:
         wants += f", {worker.memory / 2**30:.1f} GiB"
     has = "; ".join(f"{n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory / 2**30:.1f} GiB" for n in nodes)
     return (
-        f"The job asks for {resources.workers} workers of {wants} each; the cluster, empty, has room for {room} "
+        f"The job asks for {fewest} workers of {wants} each; the cluster, empty, has room for {room} "
         f"(nodes: {has}). Ask for fewer or smaller workers, or add nodes."
     )
 

@@ -8,8 +8,10 @@ __all__ = [
     "Conflict",
     "IdempotencyMismatch",
     "InvalidParameter",
+    "InvalidSpec",
     "NotFound",
     "SymadjError",
+    "TooManyRequests",
     "Unauthorized",
     "UnsupportedMediaType",
 ]
@@ -49,6 +51,22 @@ class InvalidParameter(SymadjError):
     status = 422
     code = "invalid-parameter"
     title = "Invalid parameter"
+
+
+class InvalidSpec(SymadjError):
+    """A part of a job spec does not go with what is in the store; the extension ``pointer`` says which part."""
+
+    status = 422
+    code = "invalid-spec"
+    title = "The job spec does not fit"
+
+
+class TooManyRequests(SymadjError):
+    """The owner has as much as the service grants one."""
+
+    status = 429
+    code = "too-many-requests"
+    title = "Too many jobs of one owner"
 
 
 class IdempotencyMismatch(SymadjError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from sqlalchemy.orm import Session
 
 from service import lifecycle
@@ -10,13 +12,15 @@ from service.records import (
     ArtifactRecord,
     Batch,
     BatchAnswer,
+    CheckpointRecord,
     EventRecord,
+    FarewellRecord,
     MemoryRecord,
     OutcomeRecord,
     StepRecord,
 )
-from service.states import JobState
-from service.store import artifacts, events, jobs, memory, metrics
+from service.states import JobState, StopWish
+from service.store import artifacts, checkpoints, events, jobs, memory, metrics, sources
 from service.store.tables import Attempt, IngestSource, Job
 
 __all__ = ["authenticate", "store_batch"]
@@ -34,20 +38,24 @@ def authenticate(session: Session, token: str) -> Attempt:
     return attempt
 
 
-def store_batch(session: Session, attempt: Attempt, batch: Batch) -> BatchAnswer:
+def store_batch(
+    session: Session, attempt: Attempt, batch: Batch, *, retry_seconds: float, live: bool = True
+) -> BatchAnswer:
     """Store what is new in a batch and say which record is awaited next.
+
+    Without ``live`` the batch is what a run that is gone left behind: then records of an older attempt are taken too,
+    but they replace nothing of a later one, and its outcome changes nothing any more. ``retry_seconds`` is the pause
+    before the next attempt, should an outcome ask for one.
 
     Raises:
         Conflict: records before this batch are missing; the extension ``next_seq`` names the first of them.
         Unauthorized: a later attempt has taken this one's place.
     """
     job = jobs.lock(session, attempt.job_id)
-    if attempt.number != job.attempt:
+    session.refresh(attempt)
+    if live and attempt.number != job.attempt:
         raise Unauthorized(f"attempt {attempt.number} of {job.id} was replaced by attempt {job.attempt}")
-    position = session.get(IngestSource, (job.id, attempt.number, batch.source))
-    if position is None:
-        position = IngestSource(job_id=job.id, attempt=attempt.number, source=batch.source, next_seq=1)
-        session.add(position)
+    position = sources.get(session, job.id, attempt.number, batch.source)
     if batch.first_seq > position.next_seq:
         raise Conflict(
             f"{batch.source} sent records from {batch.first_seq}, but {position.next_seq} has not arrived",
@@ -55,9 +63,11 @@ def store_batch(session: Session, attempt: Attempt, batch: Batch) -> BatchAnswer
         )
     fresh = batch.records[position.next_seq - batch.first_seq :]
     position.next_seq += len(fresh)
+    if live:
+        position.seen_at = datetime.now(UTC)
 
     # A rank's word: the driver speaks before the workers have started.
-    if job.state == JobState.STARTING and fresh and batch.source != "driver":
+    if live and job.state == JobState.STARTING and fresh and batch.source != "driver":
         jobs.transition(session, job, JobState.RUNNING, actor=batch.source, message="The run reports.")
     metrics.append(
         session,
@@ -67,22 +77,38 @@ def store_batch(session: Session, attempt: Attempt, batch: Batch) -> BatchAnswer
     )
     memory.append(session, job, attempt.number, [r for r in fresh if isinstance(r, MemoryRecord)])
     for record in fresh:
-        _store_single(session, job, attempt.number, batch.source, record)
-    return BatchAnswer(next_seq=position.next_seq, cancel=job.cancel_requested_at is not None)
+        _store_single(session, job, attempt, position, record, retry_seconds)
+    # Of an attempt that is over, whoever is left is to stop.
+    stop = StopWish.CANCEL if attempt.finished_at is not None else job.stop_requested
+    return BatchAnswer(
+        next_seq=position.next_seq,
+        stop=StopWish(stop) if stop is not None else None,
+        checkpoints_asked=job.checkpoints_asked,
+    )
 
 
-def _store_single(session: Session, job: Job, attempt: int, source: str, record: object) -> None:
+def _store_single(
+    session: Session, job: Job, attempt: Attempt, position: IngestSource, record: object, retry_seconds: float
+) -> None:
     if isinstance(record, EventRecord):
         events.append(
             session,
             job,
-            actor=source,
+            actor=position.source,
             name=record.name,
             message=record.message,
             data=record.data,
             time=record.time,
+            attempt=attempt.number,
         )
+        if record.name == "resumed" and position.source == "rank-0":
+            step = record.data.get("step")
+            attempt.resumed_from_step = step if isinstance(step, int) else None
     elif isinstance(record, ArtifactRecord):
-        artifacts.add(session, job, attempt, record)
-    elif isinstance(record, OutcomeRecord):
-        lifecycle.end(session, job, record, actor=source)
+        artifacts.add(session, job, attempt.number, record)
+    elif isinstance(record, CheckpointRecord):
+        checkpoints.add(session, job, attempt.number, record)
+    elif isinstance(record, FarewellRecord):
+        position.farewell = True
+    elif isinstance(record, OutcomeRecord) and attempt.number == job.attempt and attempt.finished_at is None:
+        lifecycle.end(session, job, record, actor=position.source, retry_seconds=retry_seconds)

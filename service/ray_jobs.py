@@ -34,11 +34,17 @@ class RayJob:
     status: str
     message: str
     exit_code: int | None = None
+    error_type: str | None = None
 
     @property
     def killed(self) -> bool:
-        """Whether its driver was ended by a signal that it could not answer (SIGKILL)."""
-        return self.exit_code in {-9, 137}
+        """Whether its driver was ended from outside: by a signal, or by Ray because somebody asked."""
+        return self.status == "STOPPED" or (self.exit_code is not None and (self.exit_code < 0 or self.exit_code > 128))
+
+    @property
+    def supervisor_lost(self) -> bool:
+        """Whether Ray could not start the driver or lost the process that watched it, with its node perhaps."""
+        return (self.error_type or "").startswith("JOB_SUPERVISOR_ACTOR")
 
     @property
     def ended(self) -> bool:
@@ -49,10 +55,10 @@ class RayJob:
 class RayJobs:
     """Ray's Jobs and state interfaces at one address."""
 
-    def __init__(self, dashboard: str, token: str | None = None, *, timeout: float = 30.0) -> None:
+    def __init__(self, address: str, token: str | None = None, *, timeout: float = 30.0) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         # A proxy of the environment has no business between the dispatcher and its cluster.
-        self._client = httpx.Client(base_url=dashboard, headers=headers, timeout=timeout, trust_env=False)
+        self._client = httpx.Client(base_url=address, headers=headers, timeout=timeout, trust_env=False)
 
     def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
@@ -117,7 +123,7 @@ class RayJobs:
         if response.status_code != 200:
             raise RayUnreachable(f"GET job: status {response.status_code}: {_last_line(response.text)}")
         body = response.json()
-        return RayJob(body["status"], body.get("message") or "", body.get("driver_exit_code"))
+        return RayJob(body["status"], body.get("message") or "", body.get("driver_exit_code"), body.get("error_type"))
 
     def logs(self, submission_id: str, *, lines: int = 20) -> str:
         """Return the last lines that a job printed; empty where there are none to be had."""

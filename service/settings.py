@@ -29,8 +29,8 @@ class Settings(BaseSettings):
             "as in PATH. Default: `datasets` in the data folder, and /usr/share/datasets."
         ),
     )
-    api_url: str = Field("http://127.0.0.1:8000", description="Where workers reach the API.")
-    ray_dashboard: str = Field("http://127.0.0.1:8265", description="Ray's HTTP address (Ray Jobs API).")
+    api_url: str = Field("http://127.0.0.1:8000", description="Where workers, and the dispatcher, reach the API.")
+    ray_address: str = Field("http://127.0.0.1:8265", description="URL of Ray's Jobs API.")
     ray_token: SecretStr | None = Field(None, description="Ray's auth token, where Ray asks for one.")
     spool: Path | None = Field(
         None,
@@ -44,6 +44,21 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(0.5, gt=0, le=60, description="Pause between two rounds of the dispatcher.")
     cancel_grace_seconds: float = Field(
         15.0, ge=0, description="How long a run may take to stop by itself before Ray is told to stop it."
+    )
+    run_lease_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="How long a part of a run may be silent, while the API and the store answer, before it is lost. "
+        "Every part speaks at least every 2 s.",
+    )
+    retry_seconds: float = Field(
+        5.0, ge=0, description="Pause before the attempt after a lost one; twice as long after each, 5 minutes at most."
+    )
+    max_active_per_owner: int | None = Field(
+        None, ge=1, description="Jobs of one owner that may be on the cluster at once; default: no limit."
+    )
+    max_queued_per_owner: int | None = Field(
+        None, ge=1, description="Jobs of one owner that may wait in the queue; default: no limit."
     )
 
     def resolved_store_url(self) -> str:

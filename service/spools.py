@@ -7,20 +7,20 @@ make it safe to do so at any time: what is stored already is passed over.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
 from pathlib import Path
 
 from pydantic import ValidationError
-from sqlalchemy.orm import Session
 
 from service import ingest
 from service.errors import SymadjError
 from service.records import MAX_BATCH_RECORDS, Batch
 from service.store import Database, jobs
 
-__all__ = ["deliver", "left_over", "remove"]
+__all__ = ["attempts", "deliver", "left_over", "remove"]
 
 log = logging.getLogger("symadj.spools")
 
@@ -32,7 +32,14 @@ def left_over(folder: Path | None) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
 
 
-def deliver(database: Database, folder: Path | None, job_id: str, attempt: int) -> None:
+def attempts(folder: Path | None, job_id: str) -> list[int]:
+    """Return the numbers of the attempts of a job that have spools in ``folder``."""
+    if folder is None or not (folder / job_id).is_dir():
+        return []
+    return sorted(int(entry.name) for entry in (folder / job_id).iterdir() if entry.name.isdecimal())
+
+
+def deliver(database: Database, folder: Path | None, job_id: str, attempt: int, *, retry_seconds: float) -> None:
     """Bring the records of an attempt, whose run is over, into the store. The driver's come last: they end the job."""
     if folder is None:
         return
@@ -49,17 +56,20 @@ def deliver(database: Database, folder: Path | None, job_id: str, attempt: int) 
                     {"source": file.stem, "first_seq": start + 1, "records": [json.loads(line) for line in records]}
                 )
                 with database.session() as session:
-                    _store(session, job_id, attempt, batch)
+                    row = jobs.attempt(session, job_id, attempt)
+                    ingest.store_batch(session, row, batch, retry_seconds=retry_seconds, live=False)
             except (ValidationError, ValueError, SymadjError):
                 log.exception("%s: the records from %d on can't be read; they are left out", file, start + 1)
                 break
 
 
-def _store(session: Session, job_id: str, attempt: int, batch: Batch) -> None:
-    ingest.store_batch(session, jobs.attempt(session, job_id, attempt), batch)
-
-
-def remove(folder: Path | None, job_id: str) -> None:
-    """Remove the spools of a job."""
-    if folder is not None:
+def remove(folder: Path | None, job_id: str, attempt: int | None = None) -> None:
+    """Remove the spools of a job, or of one attempt of it."""
+    if folder is None:
+        return
+    if attempt is None:
         shutil.rmtree(folder / job_id, ignore_errors=True)
+        return
+    shutil.rmtree(folder / job_id / str(attempt), ignore_errors=True)
+    with contextlib.suppress(OSError):  # not empty: another attempt's are there
+        (folder / job_id).rmdir()

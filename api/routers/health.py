@@ -32,9 +32,9 @@ def readyz(store: Store, settings: SettingsOf, response: Response) -> Readiness:
     try:
         # The process has a client for this one question only, so that a stuck Ray holds up nothing else.
         with httpx.Client(timeout=3, trust_env=False) as client:
-            client.get(f"{settings.ray_dashboard}/api/version", headers=headers).raise_for_status()
+            client.get(f"{settings.ray_address}/api/version", headers=headers).raise_for_status()
     except httpx.HTTPError as error:
-        readiness.ray = f"{type(error).__name__}: {settings.ray_dashboard} does not answer as it should"
+        readiness.ray = f"{type(error).__name__}: {settings.ray_address} does not answer as it should"
     if (readiness.store, readiness.ray) != ("ok", "ok"):
         response.status_code = 503
     return readiness

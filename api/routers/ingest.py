@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from api.dependencies import AttemptToken, Store
+from api.dependencies import AttemptToken, SettingsOf, Store
 from api.problems import describe
 from service import ingest
 from service.records import Batch, BatchAnswer
@@ -13,7 +13,8 @@ router = APIRouter(prefix="/ingest", tags=["ingest"])
 
 
 @router.post("/batches", responses=describe(400, 401, 409))
-def store_batch(batch: Batch, store: Store, token: AttemptToken) -> BatchAnswer:
+def store_batch(batch: Batch, store: Store, settings: SettingsOf, token: AttemptToken) -> BatchAnswer:
     """Store numbered records, each once. 409 with `next_seq` where earlier ones are missing."""
     with store.session() as session:
-        return ingest.store_batch(session, ingest.authenticate(session, token), batch)
+        attempt = ingest.authenticate(session, token)
+        return ingest.store_batch(session, attempt, batch, retry_seconds=settings.retry_seconds)

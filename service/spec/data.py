@@ -72,6 +72,8 @@ def _path_below_a_root(path: str) -> str:
     parts = {*PurePosixPath(path).parts, *PureWindowsPath(path).parts}
     if ".." in parts or any(ord(letter) < 32 for letter in path):
         raise misfit("", "a path goes down from a data root: no `..` and no control characters in it")
+    if "://" in path:
+        raise misfit("", "files are read from the service's data roots, not from URLs: copy or mount them there")
     return path
 
 
@@ -248,6 +250,8 @@ class FileData(Section):
             )
         if self.key is not None and self.format not in ("npz", "hdf5"):
             raise misfit("/data/key", f"data.key names an array of an npz or HDF5 file; a {self.format} file has none")
+        if not self.header and self.format != "csv":
+            raise misfit("/data/header", f"data.header is about csv files; a {self.format} file has no such line")
         _refuse_twice(self.columns, self.context_columns)
         return self
 

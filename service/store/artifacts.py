@@ -15,7 +15,10 @@ __all__ = ["add", "get", "of_job"]
 
 
 def add(session: Session, job: Job, attempt: int, record: ArtifactRecord) -> None:
-    """Register a finished file; a file of the same name takes the place of the one before."""
+    """Register a finished file; it takes the place of one of the same name, but not of a later attempt's."""
+    known = session.get(Artifact, (job.id, record.name))
+    if known is not None and known.attempt > attempt:
+        return
     session.merge(
         Artifact(
             job_id=job.id,

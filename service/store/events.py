@@ -23,8 +23,9 @@ def append(
     message: str,
     data: dict[str, Any] | None = None,
     time: datetime | None = None,
+    attempt: int | None = None,
 ) -> None:
-    """Write an event of a job, under the job's next event number."""
+    """Write an event of a job, under the job's next event number; of its newest attempt unless another is named."""
     seq = session.execute(
         sa.update(Job)
         .where(Job.id == job.id)
@@ -37,7 +38,7 @@ def append(
             job_id=job.id,
             seq=seq,
             time=time or datetime.now(UTC),
-            attempt=job.attempt,
+            attempt=job.attempt if attempt is None else attempt,
             actor=actor,
             name=name,
             message=message,

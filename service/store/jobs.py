@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from service.errors import NotFound
-from service.states import ACTIVE, TRANSITIONS, JobState
+from service.states import ACTIVE, TERMINAL, TRANSITIONS, JobState
 from service.store import cursors, events
-from service.store.tables import Attempt, IdempotencyKey, Job
+from service.store.tables import Attempt, Checkpoint, IdempotencyKey, Job
 
 __all__ = [
     "active",
@@ -21,17 +21,27 @@ __all__ = [
     "add_attempt",
     "attempt",
     "attempt_by_token",
+    "attempts",
+    "attempts_of",
+    "child_in_need",
     "count_by_state",
+    "count_queued",
     "delete",
     "find",
+    "find_locked",
     "get",
     "idempotency_key",
     "lock",
+    "lock_queue",
     "next_queued",
     "page",
+    "refusals",
     "remember_key",
     "transition",
 ]
+
+
+_QUEUE_LOCK = 0x73796D71756575  # any number of our own, for PostgreSQL's advisory lock
 
 
 @dataclass(frozen=True)
@@ -72,10 +82,24 @@ def lock(session: Session, job_id: str) -> Job:
     Raises:
         NotFound: there is none of this id.
     """
-    job = session.get(Job, job_id, with_for_update=True, populate_existing=True)
+    job = find_locked(session, job_id)
     if job is None:
         raise NotFound(f"there is no job {job_id!r}")
     return job
+
+
+def find_locked(session: Session, job_id: str) -> Job | None:
+    """Return a job as ``lock`` does, or None."""
+    return session.get(Job, job_id, with_for_update=True, populate_existing=True)
+
+
+def lock_queue(session: Session) -> None:
+    """Let nobody else decide about the queue until the session commits: not two dispatchers, not two submissions.
+
+    On SQLite a session that writes is alone anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(sa.select(sa.func.pg_advisory_xact_lock(_QUEUE_LOCK)))
 
 
 def page(
@@ -120,7 +144,7 @@ def transition(
     """
     now = datetime.now(UTC)
     allowed = [state for state, following in TRANSITIONS.items() if to in following]
-    if to is JobState.RUNNING:
+    if to is JobState.RUNNING and job.started_at is None:
         columns.setdefault("started_at", now)
     if not TRANSITIONS[to]:
         columns.setdefault("finished_at", now)
@@ -138,14 +162,38 @@ def transition(
     return True
 
 
-def next_queued(session: Session, *, limit: int) -> Sequence[Job]:
-    """Return the first jobs of the queue: highest priority, then first come."""
-    return session.scalars(
+def next_queued(
+    session: Session, *, limit: int, now: datetime, passed_over: Collection[str] = (), owners: Collection[str] = ()
+) -> Sequence[Job]:
+    """Return the first jobs of the queue that may start now: highest priority, then first come.
+
+    Left out are the jobs whose ids are ``passed_over``, and all jobs of ``owners``.
+    """
+    query = (
         sa.select(Job)
-        .where(Job.state == JobState.QUEUED)
+        .where(Job.state == JobState.QUEUED, sa.or_(Job.not_before.is_(None), Job.not_before <= now))
         .order_by(Job.priority.desc(), Job.created_at, Job.id)
         .limit(limit)
-    ).all()
+    )
+    if passed_over:
+        query = query.where(Job.id.not_in(passed_over))
+    if owners:
+        query = query.where(Job.owner.not_in(owners))
+    return session.scalars(query).all()
+
+
+def count_queued(session: Session, owner: str) -> int:
+    """Return how many jobs of an owner wait in the queue."""
+    query = sa.select(sa.func.count()).select_from(Job).where(Job.state == JobState.QUEUED, Job.owner == owner)
+    return session.execute(query).scalar_one()
+
+
+def child_in_need(session: Session, job_id: str) -> Job | None:
+    """Return a job that goes on from this one, has not ended and has no checkpoint of its own, or None."""
+    own = sa.select(Checkpoint.name).where(Checkpoint.job_id == Job.id).exists()
+    return session.scalars(
+        sa.select(Job).where(Job.parent_id == job_id, Job.state.not_in(TERMINAL), ~own).order_by(Job.id).limit(1)
+    ).one_or_none()
 
 
 def active(session: Session) -> Sequence[Job]:
@@ -172,6 +220,32 @@ def add_attempt(session: Session, attempt: Attempt) -> None:
 def attempt(session: Session, job_id: str, number: int) -> Attempt:
     """Return an attempt that is known to exist."""
     return session.get_one(Attempt, (job_id, number))
+
+
+def attempts(session: Session, job_id: str) -> Sequence[Attempt]:
+    """Return the attempts of a job, the first one first."""
+    return session.scalars(sa.select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)).all()
+
+
+def attempts_of(session: Session, job_ids: Collection[str]) -> dict[str, list[Attempt]]:
+    """Return the attempts of several jobs, by job, the first one first."""
+    found: dict[str, list[Attempt]] = {job_id: [] for job_id in job_ids}
+    if found:
+        rows = session.scalars(sa.select(Attempt).where(Attempt.job_id.in_(found)).order_by(Attempt.number))
+        for row in rows:
+            found[row.job_id].append(row)
+    return found
+
+
+def refusals(session: Session, job_id: str) -> int:
+    """Return how many attempts of a job Ray did not take, since it took one last."""
+    taken = sa.select(sa.func.max(Attempt.number)).where(Attempt.job_id == job_id, Attempt.submitted_at.is_not(None))
+    query = (
+        sa.select(sa.func.count())
+        .select_from(Attempt)
+        .where(Attempt.job_id == job_id, Attempt.number > sa.func.coalesce(taken.scalar_subquery(), 0))
+    )
+    return session.execute(query).scalar_one()
 
 
 def attempt_by_token(session: Session, token_hash: bytes) -> Attempt | None:

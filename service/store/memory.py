@@ -15,13 +15,22 @@ __all__ = ["append", "points", "summary"]
 
 
 def append(session: Session, job: Job, attempt: int, records: Sequence[MemoryRecord]) -> None:
-    """Store memory records. A (rank, phase, step) that was stored before is replaced.
+    """Store memory records. A (rank, phase, step) that was stored before is replaced, unless by a later attempt.
 
     ``job`` must be locked: its ``memory_seq`` is raised by one a record.
     """
-    if not records:
-        return
     newest = {(record.rank, record.phase, record.step): record for record in records}
+    if attempt < job.attempt and newest:
+        for row in session.execute(
+            sa.select(MemoryPoint.rank, MemoryPoint.phase, MemoryPoint.step).where(
+                MemoryPoint.job_id == job.id,
+                MemoryPoint.step.in_({record.step for record in records}),
+                MemoryPoint.attempt > attempt,
+            )
+        ):
+            newest.pop((row.rank, row.phase, row.step), None)
+    if not newest:
+        return
     places: dict[tuple[int, Phase], list[int]] = {}
     for rank, phase, step in newest:
         places.setdefault((rank, phase), []).append(step)

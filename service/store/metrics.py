@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -44,7 +44,8 @@ class Bucket:
 
 
 def append(session: Session, job: Job, attempt: int, steps: Sequence[Step]) -> None:
-    """Store the metrics of steps. A step that was stored before (before a resume, say) is replaced.
+    """Store the metrics of steps. A step that was stored before (before a resume, say) is replaced, unless it is one
+    of a later attempt: what comes late of an older one fills gaps alone.
 
     ``job`` must be locked: its ``metric_seq`` is raised by one a value.
     """
@@ -55,7 +56,13 @@ def append(session: Session, job: Job, attempt: int, steps: Sequence[Step]) -> N
         for name, value in item.metrics.items():
             by_name.setdefault(name, {})[item.step] = (item.time, None if math.isnan(value) else value)
     seq = job.metric_seq
+    late = attempt < job.attempt
     for name, values in by_name.items():
+        if late:
+            for step in _of_later_attempts(session, job.id, name, attempt, values):
+                del values[step]
+            if not values:
+                continue
         replaced = session.scalars(
             sa.delete(MetricPoint)
             .where(MetricPoint.job_id == job.id, MetricPoint.name == name, MetricPoint.step.in_(values))
@@ -73,11 +80,26 @@ def append(session: Session, job: Job, attempt: int, steps: Sequence[Step]) -> N
         newest = rows[-1]
         known = session.get(MetricSeries, (job.id, name))
         if known is None:
-            known = MetricSeries(job_id=job.id, name=name, points=0)
+            known = MetricSeries(job_id=job.id, name=name, points=0, last_step=newest["step"])
+            known.last_value = newest["value"]
             session.add(known)
         known.points += len(rows) - len(replaced)
-        known.last_seq, known.last_step, known.last_value = seq, newest["step"], newest["value"]
+        known.last_seq = seq
+        if not late:
+            known.last_step, known.last_value = newest["step"], newest["value"]
     job.metric_seq = seq
+
+
+def _of_later_attempts(session: Session, job_id: str, name: str, attempt: int, steps: Iterable[int]) -> Sequence[int]:
+    """Return those of ``steps`` that a later attempt has made."""
+    return session.scalars(
+        sa.select(MetricPoint.step).where(
+            MetricPoint.job_id == job_id,
+            MetricPoint.name == name,
+            MetricPoint.step.in_(steps),
+            MetricPoint.attempt > attempt,
+        )
+    ).all()
 
 
 def series(session: Session, job_id: str) -> Sequence[MetricSeries]:

@@ -11,7 +11,7 @@ CLUSTER = [Node(cpus=8, gpus=2, memory=64 * 2**30)] * 2
 
 
 def test_a_job_that_never_fits_is_told_the_numbers() -> None:
-    lack = never_fits(CpuResources(workers=3), LAPTOP)
+    lack = never_fits(CpuResources(workers=3), LAPTOP, 120)
     assert lack is not None
     assert "3 workers of 1 CPUs" in lack
     assert "room for 2" in lack
@@ -19,16 +19,16 @@ def test_a_job_that_never_fits_is_told_the_numbers() -> None:
 
 
 def test_a_worker_must_fit_into_one_node() -> None:
-    assert never_fits(CpuResources(workers=1, cpus_per_worker=10), CLUSTER) is not None
-    assert never_fits(CpuResources(workers=2, cpus_per_worker=8), CLUSTER) is None
-    assert never_fits(GpuResources(kind="gpu", workers=4), CLUSTER) is None
-    assert never_fits(GpuResources(kind="gpu", workers=1), LAPTOP) is not None
+    assert never_fits(CpuResources(workers=1, cpus_per_worker=10), CLUSTER, 120) is not None
+    assert never_fits(CpuResources(workers=2, cpus_per_worker=8), CLUSTER, 120) is None
+    assert never_fits(GpuResources(kind="gpu", workers=4), CLUSTER, 120) is None
+    assert never_fits(GpuResources(kind="gpu", workers=1), LAPTOP, 120) is not None
 
 
 def test_memory_budgets_count() -> None:
     large = CpuResources.model_validate({"workers": 2, "memory_budget": "5GiB"})
-    assert never_fits(large, LAPTOP) is not None
-    assert never_fits(large.model_copy(update={"workers": 1}), LAPTOP) is None
+    assert never_fits(large, LAPTOP, 120) is not None
+    assert never_fits(large.model_copy(update={"workers": 1}), LAPTOP, 120) is None
 
 
 def test_room_left_over_on_two_nodes_is_not_room_on_one() -> None:

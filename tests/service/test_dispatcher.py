@@ -28,6 +28,7 @@ class RayServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.cpus = 2.0
+        self.nodes = 1
         self.jobs: dict[str, dict[str, Any]] = {}
         self.refusal: str | None = None
         self.stopped: list[str] = []
@@ -50,7 +51,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path.startswith("/api/v0/nodes"):
             node = {"state": "ALIVE", "resources_total": {"CPU": self.server.cpus, "memory": 2.0**33}}
-            self._answer(200, {"data": {"result": {"result": [node, node | {"state": "DEAD"}]}}})
+            nodes = [node] * self.server.nodes + [node | {"state": "DEAD"}]
+            self._answer(200, {"data": {"result": {"result": nodes}}})
             return
         _, _, _, submission_id, *rest = self.path.split("/")
         job = self.server.jobs.get(submission_id)
@@ -89,7 +91,7 @@ def ray() -> Iterator[RayServer]:
 
 @pytest.fixture
 def dispatcher(database: Database, ray: RayServer, tmp_path: Path) -> Dispatcher:
-    return Dispatcher(database, RayJobs(ray.url), Settings(data=tmp_path, cancel_grace_seconds=0))
+    return Dispatcher(database, RayJobs(ray.url), Settings(data=tmp_path, cancel_grace_seconds=0, retry_seconds=0))
 
 
 def submit(database: Database, **changes: Any) -> str:
@@ -164,7 +166,8 @@ def test_a_job_that_a_restarted_ray_has_forgotten_does_not_stay_running(
     dispatcher.round()
     ray.jobs.clear()
     dispatcher.round()
-    assert state(database, job_id) == ("failed", "cluster_lost")
+    assert state(database, job_id) == ("starting", None)
+    assert list(ray.jobs) == [f"{job_id}-2"]
 
 
 def test_a_starting_job_is_stopped_by_ray_when_it_is_cancelled(
@@ -215,8 +218,7 @@ def test_a_claim_whose_dispatcher_died_is_settled_by_what_ray_knows(
     assert claim is not None
     if taken:
         ray.jobs[claim.attempt.submission_id] = {"status": "RUNNING", "message": ""}
-    ray.cpus = 0  # nothing new is to start
-    dispatcher._settings.cluster_may_grow = True
+    ray.nodes = 0  # nothing new is to start
     dispatcher.round()
     assert state(database, job_id)[0] == "starting", "as long as the lease holds, the claim is not touched"
     with database.session() as session:
@@ -238,7 +240,10 @@ def test_a_run_that_reported_before_its_submission_was_written_down_does_not_run
         ray.jobs[claim.attempt.submission_id] = {"status": "FAILED", "message": "", "driver_exit_code": 137}
     dispatcher.round()
     dispatcher.round()
-    assert state(database, job_id) == ("failed", "worker_lost" if ray_knows else "cluster_lost")
+    with database.read_session() as session:
+        first, second = jobs.attempts(session, job_id)
+    assert (first.outcome, first.reason) == ("lost", "worker_lost" if ray_knows else "cluster_lost")
+    assert second.outcome is None
 
 
 def test_a_job_whose_stored_spec_cannot_be_read_blocks_nobody(database: Database, dispatcher: Dispatcher) -> None:

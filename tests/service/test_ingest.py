@@ -16,6 +16,7 @@ from service import ingest, lifecycle
 from service.errors import Conflict, Unauthorized
 from service.records import Batch
 from service.spec import JobSpec
+from service.states import StopWish
 from service.store import Database, artifacts, events, jobs, memory, metrics
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC).isoformat()
@@ -37,7 +38,7 @@ def step(number: int, loss: Any = None) -> dict[str, Any]:
 def send(database: Database, token: str, first_seq: int, *records: dict[str, Any], source: str = "rank-0") -> int:
     batch = Batch.model_validate({"source": source, "first_seq": first_seq, "records": list(records)})
     with database.session() as session:
-        return ingest.store_batch(session, ingest.authenticate(session, token), batch).next_seq
+        return ingest.store_batch(session, ingest.authenticate(session, token), batch, retry_seconds=5).next_seq
 
 
 def losses(database: Database, job_id: str) -> list[tuple[int, float | None]]:
@@ -147,7 +148,8 @@ def test_a_cancelled_run_hears_of_it_with_its_next_batch(database: Database) -> 
         lifecycle.cancel(session, jobs.lock(session, claim.job.id), actor="ada")
     batch = Batch.model_validate({"source": "rank-0", "first_seq": 2, "records": [step(2)]})
     with database.session() as session:
-        assert ingest.store_batch(session, ingest.authenticate(session, claim.token), batch).cancel
+        answer = ingest.store_batch(session, ingest.authenticate(session, claim.token), batch, retry_seconds=5)
+    assert answer.stop == StopWish.CANCEL
 
 
 def test_downsampling_hides_no_spike_and_no_nan(database: Database) -> None:

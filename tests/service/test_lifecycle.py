@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def test_of_many_dispatchers_only_one_gets_a_job(database: Database) -> None:
 def test_the_queue_goes_by_priority_and_then_by_arrival(database: Database) -> None:
     ids = [queued(database, priority=priority) for priority in (0, 5, 0, 5)]
     with database.read_session() as session:
-        order = [job.id for job in jobs.next_queued(session, limit=10)]
+        order = [job.id for job in jobs.next_queued(session, limit=10, now=datetime.now(UTC))]
     assert order == [ids[1], ids[3], ids[0], ids[2]]
 
 
@@ -92,7 +93,7 @@ def test_a_waiting_job_is_cancelled_at_once_and_a_second_cancel_changes_nothing(
 def test_an_ended_job_cannot_be_cancelled(database: Database) -> None:
     job_id = queued(database)
     with database.session() as session:
-        lifecycle.fail(session, jobs.lock(session, job_id), ReasonCode.CANNOT_FIT, "too large", actor="d")
+        lifecycle.refuse(session, jobs.lock(session, job_id), ReasonCode.CANNOT_FIT, "too large", actor="d")
     with pytest.raises(Conflict, match="is failed"), database.session() as session:
         lifecycle.cancel(session, jobs.lock(session, job_id), actor="ada")
 
@@ -113,9 +114,9 @@ def outcome(state: JobState) -> OutcomeRecord:
 def test_a_job_keeps_its_first_end(database: Database) -> None:
     job_id = running(database)
     with database.session() as session:
-        lifecycle.end(session, jobs.lock(session, job_id), outcome(JobState.SUCCEEDED), actor="driver")
+        lifecycle.end(session, jobs.lock(session, job_id), outcome(JobState.SUCCEEDED), actor="driver", retry_seconds=5)
     with database.session() as session:
-        lifecycle.end(session, jobs.lock(session, job_id), outcome(JobState.FAILED), actor="driver")
+        lifecycle.end(session, jobs.lock(session, job_id), outcome(JobState.FAILED), actor="driver", retry_seconds=5)
     with database.read_session() as session:
         job = jobs.get(session, job_id)
     assert (job.state, job.result) == ("succeeded", {"test_nll": 1.0})
@@ -126,7 +127,7 @@ def test_a_run_that_dies_after_a_cancel_is_cancelled_and_not_failed(database: Da
     with database.session() as session:
         lifecycle.cancel(session, jobs.lock(session, job_id), actor="ada")
     with database.session() as session:
-        lifecycle.fail(session, jobs.lock(session, job_id), ReasonCode.INTERNAL, "gone", actor="d")
+        lifecycle.lose(session, jobs.lock(session, job_id), ReasonCode.INTERNAL, "gone", actor="d", retry_seconds=5)
     with database.read_session() as session:
         job = jobs.get(session, job_id)
     assert (job.state, job.reason) == ("cancelled", None)
@@ -134,14 +135,14 @@ def test_a_run_that_dies_after_a_cancel_is_cancelled_and_not_failed(database: Da
 
 def test_deleting_takes_rows_and_files_of_an_ended_job_alone(database: Database, tmp_path: Path) -> None:
     job_id, other = running(database), queued(database)
-    folder = lifecycle.artifact_folder(tmp_path, job_id)
+    folder = lifecycle.artifact_folder(tmp_path, job_id, 1)
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").write_bytes(b"w")
     with pytest.raises(Conflict, match="cancel it first"), database.session() as session:
         lifecycle.delete(session, jobs.lock(session, job_id), storage=tmp_path)
     assert folder.exists()
     with database.session() as session:
-        lifecycle.end(session, jobs.lock(session, job_id), outcome(JobState.SUCCEEDED), actor="driver")
+        lifecycle.end(session, jobs.lock(session, job_id), outcome(JobState.SUCCEEDED), actor="driver", retry_seconds=5)
     with database.session() as session:
         lifecycle.delete(session, jobs.lock(session, job_id), storage=tmp_path)
     assert not lifecycle.job_folder(tmp_path, job_id).exists()

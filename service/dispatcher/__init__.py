@@ -1,0 +1,52 @@
+"""Gives queued jobs to Ray when it has room for them, and sees to it that none is forgotten.
+
+``python -m service.dispatcher`` runs one. It holds nothing that the store does not hold: killed at any moment, the next
+one goes on from there. Several may run at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from service.dispatcher.silence import SilenceClock
+from service.dispatcher.starting import MAX_REFUSALS, Starter
+from service.dispatcher.sweeping import Sweeper
+from service.dispatcher.watching import Watcher
+from service.ray_jobs import RayJobs
+from service.settings import Settings
+from service.store import Database
+
+__all__ = ["MAX_REFUSALS", "Dispatcher"]
+
+
+class Dispatcher:
+    """One dispatcher. Call :meth:`round` again and again."""
+
+    def __init__(
+        self, database: Database, ray: RayJobs, settings: Settings, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._silence = SilenceClock(settings.run_lease_seconds, clock)
+        self._sweeper = Sweeper(database, ray, settings, clock)
+        self._watcher = Watcher(database, ray, settings, self._silence)
+        self._starter = Starter(database, ray, settings, self._sweeper)
+
+    def round(self) -> None:
+        """Look once at every active job, then start what the cluster has room for, then tidy up.
+
+        Raises:
+            RayUnreachable: Ray does not answer; nothing is lost, the next round will see.
+            RayRefused: Ray says no; likewise.
+        """
+        try:
+            self._watcher.look()
+        except Exception:
+            # Who could not look can't say that anyone was silent.
+            self._silence.start_afresh()
+            raise
+        self._starter.start()
+        self._sweeper.sweep()
+
+    def close(self) -> None:
+        """Close what the dispatcher opened itself."""
+        self._watcher.close()

@@ -1,0 +1,181 @@
+"""Gives Ray the jobs of the queue that fit."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from service import capacity, lifecycle
+from service.dispatcher.sweeping import Sweeper
+from service.dispatcher.watching import ACTOR
+from service.ray_jobs import Node, RayJobs, RayRefused
+from service.records import RunOrder
+from service.settings import Settings
+from service.spec import JobSpec
+from service.states import JobState, ReasonCode
+from service.store import Database, events, jobs
+from service.store.tables import Job
+
+__all__ = ["MAX_REFUSALS", "Starter"]
+
+log = logging.getLogger("symadj.dispatcher")
+
+# Submissions of one job that Ray may refuse, one after the other, before it is the job's fault.
+MAX_REFUSALS = 10
+# Jobs at the head of the queue that are looked at in a round.
+WINDOW = 100
+# A job for which the cluster has become too small lets others pass, and is looked at again after this time.
+SECONDS_UNTIL_IT_MAY_HAVE_GROWN = 10.0
+UNREADABLE = "This version of symadj can't read the job's stored spec: submit the job again."
+
+
+class Starter:
+    """Takes jobs from the queue: highest priority, then first come, as long as the next one fits."""
+
+    def __init__(self, database: Database, ray: RayJobs, settings: Settings, sweeper: Sweeper) -> None:
+        self._database = database
+        self._ray = ray
+        self._settings = settings
+        self._sweeper = sweeper
+
+    def start(self) -> None:
+        """Start what the cluster has room for."""
+        with self._database.read_session() as session:
+            waiting = jobs.next_queued(session, limit=WINDOW, now=datetime.now(UTC))
+        if not waiting:
+            return
+        nodes = self._ray.nodes()
+        if not nodes:
+            return
+        # Ray is asked before the queue is locked: others wait for the lock.
+        unready = {job.id for job in waiting if job.attempt and not self._previous_run_is_over(job)}
+        while (chosen := self._claim_next(nodes, unready)) is not None:
+            self._submit(*chosen)
+
+    def _previous_run_is_over(self, job: Job) -> bool:
+        """Return whether Ray has ended the last attempt, and bring in what it left; else tell Ray to stop it."""
+        with self._database.read_session() as session:
+            submission_id = jobs.attempt(session, job.id, job.attempt).submission_id
+        ray_job = self._ray.job(submission_id)
+        if ray_job is not None and not ray_job.ended:
+            self._ray.stop(submission_id)
+            return False
+        self._sweeper.deliver_all(job.id)
+        return True
+
+    def _claim_next(self, nodes: Sequence[Node], unready: set[str]) -> tuple[lifecycle.Claim, JobSpec] | None:
+        """Claim the next job that fits, or return None when nobody may start now.
+
+        What is active, whether the next one fits beside it, and the claim are one transaction, in which no other
+        dispatcher does the same: two of them never give the same room away twice.
+        """
+        with self._database.session() as session:
+            jobs.lock_queue(session)
+            active = jobs.active(session)
+            attempts = jobs.attempts_of(session, [job.id for job in active])
+            taken = []
+            for job in active:
+                spec = _spec(job)
+                if spec is not None:
+                    taken.append(spec.resources.model_copy(update={"workers": attempts[job.id][-1].workers}))
+            most = self._settings.max_active_per_owner
+            full = [owner for owner, count in Counter(job.owner for job in active).items() if most and count >= most]
+            now = datetime.now(UTC)
+            for job in jobs.next_queued(session, limit=WINDOW, now=now, passed_over=unready, owners=full):
+                spec = _spec(job)
+                if spec is None:
+                    lifecycle.refuse(session, job, ReasonCode.INTERNAL, UNREADABLE, actor=ACTOR)
+                    continue
+                if not self._can_ever_fit(session, job, spec, nodes, now):
+                    continue
+                workers = capacity.choose_workers(spec.resources, spec.data.batch_size, nodes, taken)
+                if workers is None:
+                    return None  # first come, first served: nobody overtakes
+                claim = lifecycle.claim(session, job, actor=ACTOR, workers=workers)
+                if claim is not None:
+                    return claim, spec
+        return None
+
+    def _can_ever_fit(self, session: Session, job: Job, spec: JobSpec, nodes: Sequence[Node], now: datetime) -> bool:
+        """Return whether the empty cluster has room; else refuse the job, or let it wait where that may change."""
+        lack = capacity.never_fits(spec.resources, nodes, spec.data.batch_size)
+        if lack is None:
+            return True
+        if job.started_at is None and not self._settings.cluster_may_grow:
+            lifecycle.refuse(session, job, ReasonCode.CANNOT_FIT, lack, actor=ACTOR)
+        else:
+            # It ran once, or the cluster may grow: it waits, and nobody has to wait for it.
+            job.not_before = now + timedelta(seconds=SECONDS_UNTIL_IT_MAY_HAVE_GROWN)
+        return False
+
+    def _submit(self, claim: lifecycle.Claim, spec: JobSpec) -> None:
+        job = claim.job
+        order = RunOrder(
+            job_id=job.id,
+            attempt=claim.attempt.number,
+            api_url=self._settings.api_url,
+            token=claim.token,
+            storage=str(self._settings.resolved_storage()),
+            workers=claim.attempt.workers,
+            checkpoints_asked=job.checkpoints_asked,
+            parent=f"{job.parent_id}/{job.parent_checkpoint}" if job.parent_id is not None else None,
+            spec=spec,
+        )
+        # A folder of the user's named `workers` or `service` must not be taken for ours.
+        environment = {
+            "SYMADJ_RUN_ORDER": order.model_dump_json(),
+            "SYMADJ_DATA_ROOTS": self._settings.resolved_data_roots(),
+            "PYTHONSAFEPATH": "1",
+        }
+        if self._settings.spool is not None:
+            environment["SYMADJ_SPOOL_DIR"] = str(self._settings.spool.resolve())
+        try:
+            self._ray.submit(
+                claim.attempt.submission_id,
+                f"{shlex.quote(self._settings.worker_python)} -m workers.run",
+                environment,
+                {"symadj_job": job.id, "symadj_name": job.name},
+            )
+        except RayRefused as error:
+            self._refused(claim, str(error))
+            raise
+        # Where Ray did not answer, nothing is written: the claim expires, and whether Ray has the job decides.
+        with self._database.session() as session:
+            job = jobs.lock(session, claim.job.id)
+            attempt = jobs.attempt(session, job.id, claim.attempt.number)
+            if attempt.lease_token == claim.attempt.lease_token:
+                attempt.submitted_at = datetime.now(UTC)
+                attempt.lease_token = attempt.lease_expires_at = None
+                message = f"Ray job {attempt.submission_id} was submitted."
+                events.append(session, job, actor=ACTOR, name="submitted", message=message)
+        log.info("%s: attempt %d given to Ray", job.id, claim.attempt.number)
+
+    def _refused(self, claim: lifecycle.Claim, words: str) -> None:
+        """Settle a job that Ray would not start: often Ray is only not ready yet."""
+        with self._database.session() as session:
+            current = jobs.lock(session, claim.job.id)
+            attempt = jobs.attempt(session, current.id, claim.attempt.number)
+            if attempt.lease_token != claim.attempt.lease_token or attempt.finished_at is not None:
+                return
+            refusals = jobs.refusals(session, current.id)
+            message = f"Ray does not take it now: {words}"
+            pause = lifecycle.pause_after(refusals, self._settings.retry_seconds)
+            lifecycle.put_back(session, current, actor=ACTOR, message=message, pause_seconds=pause)
+            if current.state == JobState.QUEUED and refusals >= MAX_REFUSALS:
+                message = f"Ray refused the job {refusals} times. {words}"
+                lifecycle.refuse(session, current, ReasonCode.CLUSTER_LOST, message, actor=ACTOR)
+
+
+def _spec(job: Job) -> JobSpec | None:
+    """Return a stored job's spec, None if this version can't read it: that is this job's trouble, not the queue's."""
+    try:
+        return JobSpec.model_validate(job.spec)
+    except ValidationError:
+        log.exception("%s: its stored spec can't be read", job.id)
+        return None

@@ -1,0 +1,82 @@
+"""Brings in what dead runs left, and removes what nobody needs any more."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+
+from service import lifecycle, spools
+from service.ray_jobs import RayJobs
+from service.settings import Settings
+from service.states import ACTIVE, JobState
+from service.store import Database, jobs
+
+__all__ = ["Sweeper"]
+
+log = logging.getLogger("symadj.dispatcher")
+
+# Between two looks for folders that a deletion left behind: those are of crashes alone.
+FOLDER_SECONDS = 60.0
+
+
+class Sweeper:
+    """Looks at the spools on this machine, and at folders of jobs whose deletion was cut off."""
+
+    def __init__(self, database: Database, ray: RayJobs, settings: Settings, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._ray = ray
+        self._settings = settings
+        self._clock = clock
+        self._next_look_at_folders = 0.0
+
+    def sweep(self) -> None:
+        """Tidy up once."""
+        for job_id in spools.left_over(self._settings.spool):
+            self._sweep_spools_of(job_id)
+        if self._clock() >= self._next_look_at_folders:
+            self._next_look_at_folders = self._clock() + FOLDER_SECONDS
+            self._sweep_folders()
+
+    def deliver_all(self, job_id: str) -> None:
+        """Bring in the spools of all attempts of a job, whose runs are over."""
+        for number in spools.attempts(self._settings.spool, job_id):
+            self._deliver(job_id, number)
+
+    def _deliver(self, job_id: str, attempt: int) -> None:
+        retry_seconds = self._settings.retry_seconds
+        spools.deliver(self._database, self._settings.spool, job_id, attempt, retry_seconds=retry_seconds)
+        spools.remove(self._settings.spool, job_id, attempt)
+
+    def _sweep_spools_of(self, job_id: str) -> None:
+        with self._database.read_session() as session:
+            job = jobs.find(session, job_id)
+            known = {attempt.number: attempt.submission_id for attempt in jobs.attempts(session, job_id)}
+        if job is None:
+            spools.remove(self._settings.spool, job_id)
+            return
+        for number in spools.attempts(self._settings.spool, job_id):
+            if number == job.attempt and JobState(job.state) in ACTIVE:
+                continue  # its own run delivers them
+            if number not in known:
+                spools.remove(self._settings.spool, job_id, number)
+                continue
+            ray_job = self._ray.job(known[number])
+            if ray_job is None or ray_job.ended:  # else a rank may still be delivering
+                self._deliver(job_id, number)
+
+    def _sweep_folders(self) -> None:
+        """Settle the folders that a deletion set aside and did not come to remove."""
+        storage = self._settings.resolved_storage()
+        if not storage.is_dir():
+            return
+        for aside in storage.glob(f"{lifecycle.SET_ASIDE}*"):
+            job_id = aside.name.removeprefix(lifecycle.SET_ASIDE)
+            # The job's row is locked by whoever is deleting it: when we hold it, that one has committed, or has not.
+            with self._database.session() as session:
+                job = jobs.find_locked(session, job_id)
+                if job is not None:
+                    log.warning("%s: its deletion was cut off; its folder is put back", job_id)
+                    aside.rename(lifecycle.job_folder(storage, job_id))
+            if job is None:
+                shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,263 @@
+"""The tries at a job: how one begins, and what becomes of the job when one ends.
+
+One attempt is one Ray job. Whoever reports an end (the run itself, or a dispatcher that found it dead), the decision
+what follows is made here: the job ends, waits as the user wished, or waits for its next attempt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from service.records import OutcomeRecord
+from service.states import ACTIVE, RETRYABLE, JobState, ReasonCode, StopWish
+from service.store import events, jobs
+from service.store.tables import Attempt, Job
+
+__all__ = [
+    "LEASE_SECONDS",
+    "Claim",
+    "ask_timeout",
+    "claim",
+    "end",
+    "hash_token",
+    "lose",
+    "pause_after",
+    "put_back",
+    "refuse",
+]
+
+# Time from the claim of a job to Ray's answer; a claim older than that has lost its dispatcher.
+LEASE_SECONDS = 60.0
+LONGEST_PAUSE_SECONDS = 300.0
+TIMEOUT_ADVICE = "go on from its last checkpoint in a new job (parent) with a longer timeout_minutes"
+LOST = "lost"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job that is about to be started, and the secret of its attempt."""
+
+    job: Job
+    attempt: Attempt
+    token: str
+
+
+def hash_token(token: str) -> bytes:
+    """Return what the store keeps of an attempt's token."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def claim(
+    session: Session, job: Job, *, actor: str, workers: int = 1, lease_seconds: float = LEASE_SECONDS
+) -> Claim | None:
+    """Take a queued job for starting with so many workers, or return None if someone else was faster."""
+    number = job.attempt + 1
+    moved = jobs.transition(
+        session,
+        job,
+        JobState.STARTING,
+        actor=actor,
+        message=f"Attempt {number} is being given to the cluster.",
+        data={"workers": workers},
+        attempt=number,
+        not_before=None,
+    )
+    if not moved:
+        return None
+    token = secrets.token_urlsafe(32)
+    now = datetime.now(UTC)
+    attempt = Attempt(
+        job_id=job.id,
+        number=number,
+        submission_id=f"{job.id}-{number}",
+        token_hash=hash_token(token),
+        workers=workers,
+        created_at=now,
+        lease_token=secrets.token_hex(16),
+        lease_expires_at=now + timedelta(seconds=lease_seconds),
+    )
+    jobs.add_attempt(session, attempt)
+    return Claim(job, attempt, token)
+
+
+def pause_after(losses: int, retry_seconds: float) -> float:
+    """Return the seconds before the next attempt after so many losses: twice as many after each, up to 5 minutes."""
+    return min(LONGEST_PAUSE_SECONDS, retry_seconds * 2.0 ** min(losses - 1, 30))
+
+
+def put_back(session: Session, job: Job, *, actor: str, message: str, pause_seconds: float = 0.0) -> None:
+    """Return a job that the cluster did not take to the queue; where a wish to stop came in between, it is met.
+
+    Nothing was lost by it: it does not count towards ``max_attempts``.
+    """
+    if job.stop_requested is not None:
+        _obey(session, job, StopWish(job.stop_requested), "It had not started.", actor=actor)
+        return
+    now = datetime.now(UTC)
+    _close(session, job, LOST, ReasonCode.CLUSTER_LOST, message)
+    not_before = now + timedelta(seconds=pause_seconds) if pause_seconds else None
+    jobs.transition(session, job, JobState.QUEUED, actor=actor, message=message, not_before=not_before)
+
+
+def ask_timeout(session: Session, job: Job, *, actor: str, message: str) -> None:
+    """Ask a run whose job is out of time to stop; what was asked for before stands."""
+    if JobState(job.state) not in ACTIVE or job.stop_requested is not None:
+        return
+    job.stop_requested = StopWish.TIMEOUT.value
+    job.stop_requested_at = job.updated_at = datetime.now(UTC)
+    events.append(session, job, actor=actor, name="timeout_requested", message=message)
+
+
+def refuse(session: Session, job: Job, reason: ReasonCode, message: str, *, actor: str) -> None:
+    """Fail a job that waits in the queue."""
+    if job.state == JobState.QUEUED:
+        _fail(session, job, reason, message, None, actor=actor)
+
+
+def end(session: Session, job: Job, outcome: OutcomeRecord, *, actor: str, retry_seconds: float) -> None:
+    """End the job's attempt as its run says, and decide what follows. The first end of an attempt counts."""
+    if JobState(job.state) not in ACTIVE:
+        return
+    if job.state == JobState.STARTING and outcome.state is JobState.SUCCEEDED:
+        jobs.transition(session, job, JobState.RUNNING, actor=actor, message="The run reports.")
+    wish = StopWish(job.stop_requested) if job.stop_requested is not None else None
+    reason, message, data = outcome.reason, outcome.message, outcome.data or None
+    if outcome.state is JobState.SUCCEEDED:
+        _close(session, job, JobState.SUCCEEDED, None, message)
+        jobs.transition(
+            session,
+            job,
+            JobState.SUCCEEDED,
+            actor=actor,
+            message=message,
+            result=outcome.result,
+            reason_data=data,
+            **_NO_WISH,
+        )
+        job.message = message or None
+    elif outcome.state is JobState.FAILED and reason is not ReasonCode.TIMEOUT:
+        reason = reason or ReasonCode.INTERNAL
+        if _may_retry(job, reason):
+            lose(session, job, reason, message, actor=actor, retry_seconds=retry_seconds, data=data)
+        else:
+            _fail(session, job, reason, message, data, actor=actor)
+    elif wish is not None:
+        _obey(session, job, wish, message, actor=actor, data=data)
+    elif outcome.state is JobState.CANCELLED:
+        _obey(session, job, StopWish.CANCEL, message, actor=actor, data=data)
+    elif reason is ReasonCode.TIMEOUT:
+        _fail(session, job, reason, message, data, actor=actor)
+    else:
+        _fail(session, job, ReasonCode.INTERNAL, f"The run paused, and nobody had asked. {message}", data, actor=actor)
+
+
+def lose(
+    session: Session,
+    job: Job,
+    reason: ReasonCode,
+    message: str,
+    *,
+    actor: str,
+    retry_seconds: float,
+    data: dict[str, Any] | None = None,
+) -> None:
+    """End the job's attempt, whose run can't speak for itself any more, and decide what follows.
+
+    A wish to stop is met, however the run stopped. Else what is worth another try gets one, ``retry_seconds`` later and
+    twice as long after every loss, until ``max_attempts`` were lost.
+    """
+    if JobState(job.state) not in ACTIVE:
+        return
+    if job.stop_requested is not None:
+        wish = StopWish(job.stop_requested)
+        _obey(session, job, wish, f"The run did not stop by itself. {message}", actor=actor, data=data)
+        return
+    if not _may_retry(job, reason):
+        _fail(session, job, reason, message, data, actor=actor)
+        return
+    lost, most = job.attempts_lost + 1, int(job.spec.get("max_attempts", 1))
+    if lost >= most:
+        times = "1 attempt was" if lost == 1 else f"{lost} attempts were"
+        words = f"{message} {times} lost, and max_attempts is {most}.".strip()
+        _fail(session, job, reason, words, data, actor=actor, outcome=LOST, attempts_lost=lost)
+        return
+    pause = pause_after(lost, retry_seconds)
+    not_before = datetime.now(UTC) + timedelta(seconds=pause)
+    _close(session, job, LOST, reason, message)
+    told = {"reason": reason.value, "attempts_lost": lost, "max_attempts": most, "next_start": not_before.isoformat()}
+    events.append(session, job, actor=actor, name="attempt_lost", message=message, data=told | (data or {}))
+    jobs.transition(
+        session,
+        job,
+        JobState.QUEUED,
+        actor=actor,
+        message=f"It waits for attempt {job.attempt + 1}, in {pause:g} s or later.",
+        attempts_lost=lost,
+        not_before=not_before,
+    )
+
+
+_NO_WISH: dict[str, Any] = {"stop_requested": None, "stop_requested_at": None}
+
+
+def _may_retry(job: Job, reason: ReasonCode) -> bool:
+    # A job that ran once did fit: the cluster has shrunk, and may grow back.
+    return reason in RETRYABLE or (reason is ReasonCode.CANNOT_FIT and job.started_at is not None)
+
+
+def _obey(
+    session: Session, job: Job, wish: StopWish, message: str, *, actor: str, data: dict[str, Any] | None = None
+) -> None:
+    """End the attempt as was asked for."""
+    if wish is StopWish.TIMEOUT:
+        minutes = job.spec.get("timeout_minutes")
+        words = f"The job is over its timeout_minutes {minutes:g}. {message}".strip()
+        _fail(session, job, ReasonCode.TIMEOUT, words, {"advice": TIMEOUT_ADVICE} | (data or {}), actor=actor)
+        return
+    to = JobState.CANCELLED if wish is StopWish.CANCEL else JobState.PAUSED
+    _close(session, job, to, None, message)
+    jobs.transition(session, job, to, actor=actor, message=message, data=data, **_NO_WISH)
+    if to is JobState.CANCELLED:
+        job.message = message or None
+
+
+def _fail(
+    session: Session,
+    job: Job,
+    reason: ReasonCode,
+    message: str,
+    data: dict[str, Any] | None,
+    *,
+    actor: str,
+    outcome: str = JobState.FAILED.value,
+    **columns: Any,
+) -> None:
+    if JobState(job.state) in ACTIVE:
+        _close(session, job, outcome, reason, message)
+    jobs.transition(
+        session,
+        job,
+        JobState.FAILED,
+        actor=actor,
+        message=message,
+        data={"reason": reason},
+        reason=reason.value,
+        reason_data=data,
+        **_NO_WISH,
+        **columns,
+    )
+    job.message = message or None
+
+
+def _close(session: Session, job: Job, outcome: str, reason: ReasonCode | None, message: str) -> None:
+    attempt = jobs.attempt(session, job.id, job.attempt)
+    attempt.finished_at = datetime.now(UTC)
+    attempt.outcome, attempt.message = str(outcome), message or None
+    attempt.reason = reason.value if reason is not None else None
+    attempt.lease_token = attempt.lease_expires_at = None

@@ -1,0 +1,82 @@
+"""What a job may go on from: a checkpoint of another job that trains the same flow on the same data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from service.errors import InvalidSpec
+from service.spec import JobSpec
+from service.store import checkpoints, jobs
+from service.store.tables import Checkpoint
+
+__all__ = ["checkpoint_of"]
+
+_MISSING = "none"
+
+
+def checkpoint_of(session: Session, spec: JobSpec, *, owner: str) -> Checkpoint | None:
+    """Return the checkpoint that a new job begins with, None if its spec names no parent.
+
+    Raises:
+        InvalidSpec: there is no such job of this owner, or no such checkpoint, or it belongs to another flow, other
+            data or another kind of optimiser.
+    """
+    if spec.parent is None:
+        return None
+    # Held until the commit, so that the parent is not deleted in between.
+    parent = jobs.find_locked(session, spec.parent.job)
+    if parent is None or parent.owner != owner:
+        raise InvalidSpec(f"parent.job {spec.parent.job!r} is no job of {owner}", pointer="/parent/job")
+    try:
+        theirs = JobSpec.model_validate(parent.spec).stored()
+    except ValidationError as error:
+        raise InvalidSpec(
+            f"the spec of parent.job {parent.id!r} was stored by another version, which this one can't read",
+            pointer="/parent/job",
+        ) from error
+    checkpoint = checkpoints.newest(session, parent.id, step=spec.parent.step)
+    if checkpoint is None:
+        steps = sorted({item.step for item in checkpoints.of_job(session, parent.id)})
+        has = f"it has those of steps {', '.join(map(str, steps))}" if steps else "it has none"
+        which = "no checkpoint" if spec.parent.step is None else f"no checkpoint of step {spec.parent.step}"
+        raise InvalidSpec(f"parent.job {parent.id!r} has {which}: {has}", pointer="/parent/step")
+    _check_likeness(spec.stored(), theirs)
+    return checkpoint
+
+
+def _check_likeness(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    pairs = [
+        ("/flow", _but_divergence(ours["flow"]), _but_divergence(theirs["flow"])),
+        *((f"/data/{name}", ours["data"].get(name), theirs["data"].get(name)) for name in _OF_DATA),
+        ("/optimizer/kind", ours["optimizer"]["kind"], theirs["optimizer"]["kind"]),
+    ]
+    for pointer, mine, other in pairs:
+        difference = _difference(pointer, mine, other)
+        if difference is not None:
+            where, here, there = difference
+            raise InvalidSpec(
+                f"{where[1:].replace('/', '.')} is {here!r} here and {there!r} in the parent, whose weights and "
+                "optimiser can go on only with the same one",
+                pointer=where,
+            )
+
+
+def _but_divergence(flow: dict[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in flow.items() if name != "divergence"}
+
+
+_OF_DATA = ("kind", "name", "path", "transforms")
+
+
+def _difference(pointer: str, mine: Any, other: Any) -> tuple[str, Any, Any] | None:
+    """Return the place of the first difference between two JSON values, and both values; None if they are equal."""
+    if isinstance(mine, dict) and isinstance(other, dict):
+        for name in sorted(mine.keys() | other.keys(), key=lambda name: (name != "kind", name)):
+            found = _difference(f"{pointer}/{name}", mine.get(name, _MISSING), other.get(name, _MISSING))
+            if found is not None:
+                return found
+        return None
+    return None if mine == other else (pointer, mine, other)

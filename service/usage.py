@@ -1,0 +1,88 @@
+"""What the service has stored: rows, bytes of the store, bytes of the jobs' folders, and what is free."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from service.settings import Settings
+from service.store import Database
+from service.store.tables import Base
+
+__all__ = ["JobBytes", "Usage", "rows_by_table", "store_bytes", "usage"]
+
+LARGEST_JOBS = 100
+
+
+@dataclass(frozen=True)
+class JobBytes:
+    """Bytes of one job's folder."""
+
+    job_id: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """``jobs`` are the largest folders, the largest first; ``jobs_bytes`` is of all. ``free_bytes`` is of the disk."""
+
+    rows: dict[str, int]
+    store_bytes: int
+    jobs: list[JobBytes]
+    jobs_bytes: int
+    free_bytes: int
+
+
+def usage(session: Session, database: Database, settings: Settings) -> Usage:
+    """Return what is stored now. The folders are walked, and the rows counted: seconds, if there is much."""
+    storage = settings.resolved_storage()
+    folders = [JobBytes(folder.name, _bytes_below(folder)) for folder in _folders(storage)]
+    folders.sort(key=lambda job: (-job.bytes, job.job_id))
+    return Usage(
+        rows=rows_by_table(session),
+        store_bytes=store_bytes(session, database),
+        jobs=folders[:LARGEST_JOBS],
+        jobs_bytes=sum(job.bytes for job in folders),
+        free_bytes=shutil.disk_usage(_nearest(storage)).free,
+    )
+
+
+def rows_by_table(session: Session) -> dict[str, int]:
+    """Return how many rows each table has."""
+    tables = sorted(Base.metadata.tables.values(), key=lambda table: table.name)
+    return {table.name: session.execute(sa.select(sa.func.count()).select_from(table)).scalar_one() for table in tables}
+
+
+def store_bytes(session: Session, database: Database) -> int:
+    """Return the bytes of the database; of SQLite, those of its file and its write-ahead log."""
+    if not database.is_sqlite:
+        return int(session.execute(sa.text("SELECT pg_database_size(current_database())")).scalar_one())
+    path = database.engine.url.database
+    assert path is not None
+    return sum(os.path.getsize(file) for file in (path, f"{path}-wal") if os.path.exists(file))
+
+
+def _folders(storage: Path) -> list[Path]:
+    return [entry for entry in storage.iterdir() if entry.is_dir()] if storage.is_dir() else []
+
+
+def _bytes_below(folder: Path) -> int:
+    """Return the bytes of all files below a folder; those that vanish meanwhile count nothing."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_size
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def _nearest(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that exists."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
