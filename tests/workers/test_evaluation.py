@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,11 @@ from sklearn.metrics import roc_auc_score
 from service.spec import JobSpec
 from tests.workers.runs import SMALL, KeepingOutbox, run
 from workers.data import load_data
+from workers.evaluation import report
+from workers.evaluation.baselines import fit_baselines
 from workers.evaluation.density import density_over_plane
+from workers.evaluation.heeding import heeding
+from workers.evaluation.samples import draw_samples
 from workers.evaluation.two_sample import _auc, two_sample_test
 from workers.flow import build_flow, evaluation_flow
 from workers.plots import draw_density
@@ -35,6 +41,17 @@ def test_the_two_sample_test_cannot_tell_equal_densities_apart_and_tells_shifted
     assert two_sample_test(rows, shifted, seed=0, threads=1) == other
 
 
+def test_the_two_sample_test_learns_nothing_from_contexts_that_rows_and_samples_share() -> None:
+    """A classifier that learnt which contexts were rows', in its half, would be wrong about them in the other half."""
+    rng = np.random.default_rng(0)
+    context = np.repeat(rng.permutation(100).astype(float), 10)[:, None]
+    aucs = []
+    for seed in range(8):
+        rows, samples = (np.hstack([rng.standard_normal((1000, 1)), context]) for _ in range(2))
+        aucs.append(two_sample_test(rows, samples, seed=seed, threads=1)["auc"])
+    assert np.mean(aucs) == pytest.approx(0.5, abs=0.015), "0.464 with halves drawn for each by itself"
+
+
 def test_the_area_under_the_curve_is_scikit_learns_and_its_error_is_the_spread_over_draws() -> None:
     rng = np.random.default_rng(0)
     low, high = rng.integers(0, 10, (2, 200)).astype(float) + np.array([0, 2])[:, None]
@@ -43,6 +60,79 @@ def test_the_area_under_the_curve_is_scikit_learns_and_its_error_is_the_spread_o
     draws = [_auc(rng.standard_normal(100), rng.standard_normal(100) + 1) for _ in range(300)]
     values, errors = np.array(draws).T
     assert errors.mean() == pytest.approx(values.std(), rel=0.15)
+
+
+def test_baselines_do_not_depend_on_the_units_of_the_columns() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((600, 3)) + 3 * rng.integers(2, size=(600, 1))
+    units = np.array([1e-5, 1.0, 1e6])
+    plain, scaled = (fit_baselines(r[:400], r[400:], components=2, seed=0, threads=1) for r in (rows, rows * units))
+    more = np.log(units).sum()
+    assert scaled["gaussian"] == pytest.approx(plain["gaussian"] + more, abs=1e-6)
+    of_plain, of_scaled = (fitted["gaussian_mixture"]["test_nll"] for fitted in (plain, scaled))
+    assert of_scaled == pytest.approx(of_plain + more, abs=1e-3)
+
+
+def test_baselines_have_no_figure_where_columns_depend_on_each_other() -> None:
+    rows = 1000 * np.random.default_rng(0).standard_normal((300, 2)) @ np.array([[1.0, 0, 1], [0, 1, 1]])
+    fitted = fit_baselines(rows[:200], rows[200:], components=2, seed=0, threads=1)
+    assert fitted == {"gaussian": None, "gaussian_mixture": {"components": 2, "test_nll": None}}
+
+
+def test_baselines_survive_components_that_collapse() -> None:
+    """Rows on few distinct points: a component of one of them has no covariance."""
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 3, (400, 2)) * 1e4 + 0.0
+    fitted = fit_baselines(rows[:300], rows[300:], components=9, seed=0, threads=1)
+    assert fitted["gaussian"] is not None
+    assert fitted["gaussian_mixture"]["components"] == 9
+
+
+def test_work_is_given_up_where_the_user_wants_the_job_to_stop() -> None:
+    class Asked(Exception):
+        pass
+
+    class Outbox(KeepingOutbox):
+        def heed(self) -> None:
+            if working.is_set():
+                raise Asked
+
+    working, released = threading.Event(), threading.Event()
+
+    def work() -> bool:
+        working.set()
+        return released.wait(60)
+
+    with pytest.raises(Asked):
+        heeding(Outbox(), work)
+    assert not released.is_set()
+    released.set()
+    assert heeding(KeepingOutbox(), lambda: "done") == "done"
+    with pytest.raises(ZeroDivisionError):
+        heeding(KeepingOutbox(), lambda: 1 / 0)
+
+
+@pytest.mark.parametrize("slow", ["fit_baselines", "two_sample_test"])
+def test_a_run_stops_while_baselines_are_fitted_or_samples_classified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    working, released = threading.Event(), threading.Event()
+
+    def work(*_: Any) -> None:
+        working.set()
+        released.wait(60)
+
+    class Outbox(KeepingOutbox):
+        def heed(self) -> None:
+            if working.is_set():
+                raise RuntimeError("the user wants it to stop")
+
+    monkeypatch.setattr(report, slow, work)
+    outcome, _ = run(tmp_path, Outbox())
+    assert not released.is_set()
+    released.set()
+    assert outcome is not None
+    assert "the user wants it to stop" in outcome["message"]
 
 
 def test_the_density_of_an_untrained_flow_integrates_to_one_and_is_drawn() -> None:
@@ -72,7 +162,9 @@ def test_the_gap_is_what_the_loose_tolerance_costs_and_the_flow_nearly_inverts_i
         assert result["inverse_error"]["rows"] == 30
         assert result["inverse_error"]["max"] >= result["inverse_error"]["rms"] > 0
         assert result["two_sample"] is None
-        assert result["test_bits_per_dim"] is None
+        assert result["test_bits_per_dim"] is result["test_bits_per_dim_stderr"] is None
+        # Standardised columns: the same change of units for every row.
+        assert result["test_nll_original_units_stderr"] == pytest.approx(result["test_nll_stderr"])
     assert abs(tight["test_nll_gap"]) < abs(loose["test_nll_gap"])
     assert tight["test_nll_gap_stderr"] < tight["test_nll_stderr"]
     assert 5 * tight["inverse_error"]["rms"] < loose["inverse_error"]["rms"]
@@ -88,8 +180,38 @@ def test_an_estimated_divergence_and_fewer_rows_can_be_asked_for_in_the_test(tmp
     exact, estimate = scores
     assert [score["test_solver"]["divergence"] for score in scores] == ["exact", "hutchinson"]
     assert exact["test_rows"] == estimate["test_rows"] == 30
+    assert exact["baselines"] == estimate["baselines"] is None
     assert estimate["test_nll"] != exact["test_nll"]
     assert estimate["test_nll"] == pytest.approx(exact["test_nll"], abs=5 * estimate["test_nll_stderr"])
+
+
+def test_the_baselines_are_tested_on_the_same_rows_as_the_flow(tmp_path: Path) -> None:
+    few = WITHOUT_PLOTS | {"test_rows": 10, "mixture_components": 1, "inverse_rows": 0, "two_sample_rows": 0}
+    outcome, _ = run(tmp_path, evaluation=few)
+    assert outcome is not None
+    data = load_data(JobSpec.model_validate(SMALL).data)
+    expected = fit_baselines(data.training.rows, data.test.rows[:10], components=1, seed=0, threads=1)
+    assert outcome["result"]["baselines"] == expected
+
+
+def test_figures_in_original_units_have_their_own_standard_error(tmp_path: Path) -> None:
+    """The logit's Jacobian differs from row to row, and is a large part of what a row costs."""
+    outcome, _ = run(
+        tmp_path,
+        data={
+            "kind": "builtin",
+            "name": "digits",
+            "batch_size": 100,
+            "transforms": [{"kind": "dequantise", "levels": 17}, {"kind": "logit", "alpha": 0.01}],
+        },
+        stop={"kind": "steps", "max_steps": 1},
+        evaluation=WITHOUT_PLOTS | {"two_sample_rows": 0, "inverse_rows": 0},
+    )
+    assert outcome is not None
+    result = outcome["result"]
+    bits = 64 * math.log(2)
+    assert result["test_bits_per_dim_stderr"] == pytest.approx(result["test_nll_original_units_stderr"] / bits)
+    assert abs(result["test_nll_original_units_stderr"] - result["test_nll_stderr"]) > 0.1 * result["test_nll_stderr"]
 
 
 def test_dequantised_data_have_bits_per_dim(tmp_path: Path) -> None:
@@ -127,14 +249,15 @@ def test_a_run_in_the_plane_tells_the_integral_of_its_density_and_draws_it(tmp_p
 
 
 def test_the_samples_do_not_depend_on_what_was_drawn_before() -> None:
-    from workers.evaluation.samples import draw_samples
+    def on() -> None:
+        """Go on."""
 
     spec = JobSpec.model_validate(SMALL)
     flow = build_flow(spec, load_data(spec.data).dim)
-    first = draw_samples(flow, 20, seed=3, piece=8)
+    first = draw_samples(flow, 20, seed=3, piece=8, before_piece=on)
     torch.rand(5)
-    np.testing.assert_array_equal(draw_samples(flow, 20, seed=3, piece=8), first)
-    assert not np.array_equal(draw_samples(flow, 20, seed=4, piece=8), first)
+    np.testing.assert_array_equal(draw_samples(flow, 20, seed=3, piece=8, before_piece=on), first)
+    assert not np.array_equal(draw_samples(flow, 20, seed=4, piece=8, before_piece=on), first)
 
 
 def test_a_conditional_flow_is_trained_and_evaluated_with_the_contexts_of_its_rows(

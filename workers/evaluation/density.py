@@ -58,7 +58,7 @@ def density_over_plane(spec: JobSpec, flow: Flow, rows: Rows, ranks: Ranks, outb
     """
 
     def extent() -> tuple[Rows, Rows]:
-        both = np.concatenate([rows, draw_samples(flow, _SAMPLES, spec.seed, spec.data.batch_size)])
+        both = np.concatenate([rows, draw_samples(flow, _SAMPLES, spec.seed, spec.data.batch_size, outbox.heed)])
         low, high = both.min(0), both.max(0)
         return low - _MARGIN * (high - low), high + _MARGIN * (high - low)
 

@@ -17,8 +17,6 @@ __all__ = ["accepted_steps", "end_times", "sample_trajectories"]
 
 Rows = NDArray[np.float64]
 
-_TIMES = 80
-
 
 def end_times(flow: Flow) -> list[float]:
     """Return the flow's time at the end of each block."""
@@ -26,13 +24,29 @@ def end_times(flow: Flow) -> list[float]:
 
 
 @torch.no_grad()
-def sample_trajectories(flow: Flow, count: int, seed: int, context: Tensor | None) -> Rows:
-    """Return the paths [T, count, dim] of ``count`` base samples to the data, at equal distances of the flow's time."""
+def sample_trajectories(
+    flow: Flow, count: int, times: int, seed: int, context: Tensor | None
+) -> tuple[Rows, list[float]]:
+    """Return the paths of ``count`` base samples to the data, at equal distances of the flow's time.
+
+    Args:
+        flow: with training's solver.
+        count: of the samples.
+        times: points of each path, at least 2.
+        seed: of the samples.
+        context: [count, context dim], for a conditional flow.
+
+    Returns:
+        the paths [times, count, dim], base first, and the flow's time at their points.
+
+    Raises:
+        SolverError: a sample could not be carried to the data.
+    """
     like = next(flow.parameters())
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(count, flow.dim, generator=generator, dtype=torch.float64).to(like)
-    times = torch.linspace(end_times(flow)[-1], 0, _TIMES, dtype=torch.float64)
-    return flow.transport(z, times, context).double().cpu().numpy()
+    at = torch.linspace(end_times(flow)[-1], 0, times, dtype=torch.float64)
+    return flow.transport(z, at, context).double().cpu().numpy(), at.tolist()
 
 
 @torch.no_grad()

@@ -19,9 +19,10 @@ from workers.artifacts import ArtifactFolder
 from workers.data import PreparedData
 from workers.evaluation.baselines import fit_baselines
 from workers.evaluation.density import PlaneDensity, density_over_plane
+from workers.evaluation.heeding import heeding
 from workers.evaluation.paths import accepted_steps, end_times, sample_trajectories
 from workers.evaluation.samples import draw_samples
-from workers.evaluation.scores import TestScore, inverse_error, score_test_rows
+from workers.evaluation.scores import TestScore, inverse_error, score_test_rows, tested_rows
 from workers.evaluation.two_sample import FEWEST_ROWS, two_sample_test
 from workers.flow import evaluation_flow
 from workers.history import History
@@ -36,6 +37,8 @@ Rows = NDArray[np.float64]
 
 _MOST_DRAWN = 5000
 _CARRIED = 100  # rows whose way is drawn
+_POINTS_OF_PATH = 80
+_IMAGES_CARRIED, _IMAGES_OF_PATH = 8, 9
 
 
 class Evaluator:
@@ -105,7 +108,6 @@ class Evaluator:
         """Do what one rank does alone; return the two-sample test and the baselines, from the ranks that made them."""
         evaluation, data, ranks = self.evaluation, self.data, self.ranks
         two_sample, baselines = None, None
-        self.outbox.heed()
         if ranks.rank == 0:
             tried = min(evaluation.two_sample_rows, len(data.test))
             count = max(tried, min(_MOST_DRAWN, len(data.test)) if evaluation.plots else 0)
@@ -113,52 +115,69 @@ class Evaluator:
             if evaluation.plots and samples is not None:
                 self._draw(samples[:_MOST_DRAWN], density)
             if tried >= FEWEST_ROWS and samples is not None:
-                self.outbox.heed()
-                rows, drawn = data.test.rows[:tried], samples[:tried]
-                if data.test.context is not None:
-                    # Of a conditional flow, given the same contexts: a sample must also suit its own.
-                    context = data.test.context[:tried]
-                    rows, drawn = np.hstack([rows, context]), np.hstack([drawn, context])
-                two_sample = two_sample_test(rows, drawn, self.spec.seed, self._threads)
+                two_sample = heeding(self.outbox, partial(self._two_sample, samples[:tried]))
         if ranks.rank == ranks.size - 1 and evaluation.mixture_components:
-            self.outbox.heed()
-            components = evaluation.mixture_components
-            baselines = fit_baselines(data.training.rows, data.test.rows, components, self.spec.seed, self._threads)
+            training, test = data.training.rows, tested_rows(evaluation, data).rows
+            components, seed = evaluation.mixture_components, self.spec.seed
+            baselines = heeding(self.outbox, lambda: fit_baselines(training, test, components, seed, self._threads))
         return two_sample, baselines
+
+    def _two_sample(self, samples: Rows) -> dict[str, Any]:
+        part = self.data.test.head(len(samples))
+        rows = part.rows
+        if part.context is not None:
+            # Of a conditional flow, given the same contexts: a sample must also suit its own.
+            rows, samples = np.hstack([rows, part.context]), np.hstack([samples, part.context])
+        return two_sample_test(rows, samples, self.spec.seed, self._threads)
 
     @property
     def _threads(self) -> int:
         return self.spec.resources.cpus_per_worker
 
     def _samples(self, count: int) -> Rows:
-        context = self.data.test.context
-        context = None if context is None else context[:count]
-        return draw_samples(self.flow, count, self.spec.seed, self.spec.data.batch_size, context)
+        context = self.data.test.head(count).context
+        return draw_samples(self.flow, count, self.spec.seed, self.spec.data.batch_size, self.outbox.heed, context)
 
     def _draw(self, samples: Rows, density: PlaneDensity | None) -> None:
         """Draw all but the curve."""
-        name, data, flow = self.spec.name, self.data, self.flow
-        rows = data.test.rows[: len(samples)]
+        name, data = self.spec.name, self.data
+        rows = data.test.head(len(samples)).rows
         if data.shape is not None:
             raw, drawn = data.original_units(rows[:64]), data.original_units(samples[:64])
-            self._picture("images.png", plots.draw_images(raw, drawn, data.shape, data.levels, name))
+            self._picture("images.png", partial(plots.draw_images, raw, drawn, data.shape, data.levels, name))
         else:
-            self._picture("pairs.png", plots.draw_pairs(rows, samples, data.columns, f"{name}: test data and flow"))
+            title = f"{name}: test data and flow"
+            self._picture("pairs.png", partial(plots.draw_pairs, rows, samples, data.columns, title))
         if density is not None:
-            self._picture("density.png", plots.draw_density(density, rows, data.columns, name))
+            self._picture("density.png", partial(plots.draw_density, density, rows, data.columns, name))
+        self._draw_trajectories(rows)
+        self._draw_steps()
+
+    def _draw_trajectories(self, rows: Rows) -> None:
+        data, seed, title = self.data, self.spec.seed, f"{self.spec.name}: from base to data"
         self.outbox.heed()
-        own = on_device(data.test.head(_CARRIED), flow, self.ranks.device)
-        if data.dim > 1:
-            paths = sample_trajectories(flow, len(own.x), self.spec.seed, own.context)
-            title = f"{name}: from base to data"
-            self._picture("trajectories.png", plots.draw_trajectories(paths, rows, data.columns, title))
-        tested, _ = evaluation_flow(flow, self.spec, self.evaluation)
+        if data.shape is not None:
+            context = on_device(data.test.head(_IMAGES_CARRIED), self.flow, self.ranks.device).context
+            count = min(_IMAGES_CARRIED, len(data.test))
+            paths, times = sample_trajectories(self.flow, count, _IMAGES_OF_PATH, seed, context)
+            raw = data.original_units(paths.reshape(-1, data.dim)).reshape(paths.shape)
+            grey = plots.grey_range(data.original_units(rows), data.levels)
+            self._picture("trajectories.png", partial(plots.draw_image_paths, raw, times, data.shape, grey, title))
+        elif data.dim > 1:
+            own = on_device(data.test.head(_CARRIED), self.flow, self.ranks.device)
+            paths, _ = sample_trajectories(self.flow, len(own.x), _POINTS_OF_PATH, seed, own.context)
+            self._picture("trajectories.png", partial(plots.draw_trajectories, paths, rows, data.columns, title))
+
+    def _draw_steps(self) -> None:
+        self.outbox.heed()
+        tested, _ = evaluation_flow(self.flow, self.spec, self.evaluation)
+        part = self.data.test.head(_CARRIED)
         steps = {
-            "as in training": accepted_steps(flow, own),
-            "as in testing": accepted_steps(tested, on_device(data.test.head(_CARRIED), tested, self.ranks.device)),
+            name: accepted_steps(flow, on_device(part, flow, self.ranks.device))
+            for name, flow in (("as in training", self.flow), ("as in testing", tested))
         }
-        title = f"{name}: steps of the solver for {len(own.x)} test rows"
-        self._picture("steps.png", plots.draw_steps(steps, end_times(flow), title))
+        title = f"{self.spec.name}: steps of the solver for {len(part)} test rows"
+        self._picture("steps.png", partial(plots.draw_steps, steps, end_times(self.flow), title))
 
     def _draw_curve(
         self,
@@ -173,10 +192,10 @@ class Evaluator:
             known = {"Gaussian": baselines["gaussian"], f"{mixture['components']} Gaussians": mixture["test_nll"]}
         lines = {name: nll for name, nll in known.items() if nll is not None}
         nll = None if score is None else score.nll
-        self._picture("curve.png", plots.draw_curve(history, validations, self.spec.name, nll, lines))
+        self._picture("curve.png", partial(plots.draw_curve, history, validations, self.spec.name, nll, lines))
 
-    def _picture(self, name: str, content: bytes) -> None:
-        self.outbox.put(self.artifacts.write(name, "image/png", content))
+    def _picture(self, name: str, draw: Callable[[], bytes]) -> None:
+        self.outbox.put(self.artifacts.write(name, "image/png", heeding(self.outbox, draw)))
 
     def _on_rank_0(self, work: Callable[[], None]) -> None:
         self.ranks.together(lambda: work() if self.ranks.rank == 0 else None, phase="artifacts")

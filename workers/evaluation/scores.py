@@ -11,13 +11,13 @@ from torch import Tensor
 
 from service.spec import Evaluation, JobSpec
 from symadj_core.flows import Flow
-from workers.data import PreparedData
+from workers.data import Part, PreparedData
 from workers.flow import evaluation_flow
 from workers.likelihood import HeldOut, on_device, piece_rows
 from workers.ranks import Ranks
 from workers.telemetry import Outbox
 
-__all__ = ["TestScore", "inverse_error", "score_test_rows"]
+__all__ = ["TestScore", "inverse_error", "score_test_rows", "tested_rows"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class TestScore:
         nll: mean negative log-likelihood, nats a row, in the space that the flow models.
         stderr: its standard error, over rows.
         nll_original_units: the same for the raw rows, in nats.
+        stderr_original_units: its standard error; another one, since the transforms' Jacobian differs from row to row.
         bits_per_dim: of dequantised data, else None; an upper bound of the discrete NLL.
+        stderr_bits_per_dim: its standard error, or None.
         training_nll: the NLL of the same rows with training's tolerances and the same divergence.
         gap: ``training_nll - nll``: what the loose solves of the training get wrong.
         gap_stderr: its standard error, of the differences row by row.
@@ -40,7 +42,9 @@ class TestScore:
     nll: float
     stderr: float
     nll_original_units: float
+    stderr_original_units: float
     bits_per_dim: float | None
+    stderr_bits_per_dim: float | None
     training_nll: float
     gap: float
     gap_stderr: float
@@ -56,7 +60,9 @@ class TestScore:
             "test_nll": self.nll,
             "test_nll_stderr": self.stderr,
             "test_nll_original_units": self.nll_original_units,
+            "test_nll_original_units_stderr": self.stderr_original_units,
             "test_bits_per_dim": self.bits_per_dim,
+            "test_bits_per_dim_stderr": self.stderr_bits_per_dim,
             "test_nll_training_tolerance": self.training_nll,
             "test_nll_gap": self.gap,
             "test_nll_gap_stderr": self.gap_stderr,
@@ -64,6 +70,11 @@ class TestScore:
             "nfe_test": self.nfe,
             "test_solver": self.how,
         }
+
+
+def tested_rows(evaluation: Evaluation, data: PreparedData) -> Part:
+    """Return the test rows whose likelihood is wanted."""
+    return data.test if evaluation.test_rows is None else data.test.head(evaluation.test_rows)
 
 
 def score_test_rows(
@@ -79,8 +90,7 @@ def score_test_rows(
     tested, how = evaluation_flow(flow, spec, evaluation)
     trained = flow.with_settings(divergence=tested.stack()[0].settings.divergence)
     piece = piece_rows(tested, spec.data.batch_size // ranks.size)
-    part = data.test if evaluation.test_rows is None else data.test.head(evaluation.test_rows)
-    share = part.share(ranks.rank, ranks.size)
+    share = tested_rows(evaluation, data).share(ranks.rank, ranks.size)
 
     def score(scored: Flow) -> tuple[Tensor, list[int]]:
         return HeldOut(on_device(share, scored, ranks.device), piece, spec.seed).nll(scored, outbox.heed)
@@ -89,13 +99,15 @@ def score_test_rows(
     gap = ranks.together(lambda: score(trained)[0], phase="evaluation") - nll
     mean, stderr, rows = _mean(nll, ranks)
     gap_mean, gap_stderr, _ = _mean(gap, ranks)
+    original, original_stderr, _ = _mean(nll - torch.from_numpy(share.log_abs_det).to(nll), ranks)
     nfe, pieces = ranks.sum([sum(counts), len(counts)])
-    original = mean - float(part.log_abs_det.mean())
     return TestScore(
         nll=mean,
         stderr=stderr,
         nll_original_units=original,
+        stderr_original_units=original_stderr,
         bits_per_dim=data.bits_per_dim(original),
+        stderr_bits_per_dim=data.bits_per_dim(original_stderr),  # both are multiples of nats
         training_nll=mean + gap_mean,
         gap=gap_mean,
         gap_stderr=gap_stderr,

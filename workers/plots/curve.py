@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workers.history import Course, History
-from workers.plots.figures import DATA, GREY, SAMPLES, figure_of, plain, png
+from workers.plots.figures import DATA, GREY, PRETRAINING, SAMPLES, TEST, figure_of, plain, png, write
 from workers.validation import Validation
 
 if TYPE_CHECKING:
@@ -24,27 +25,42 @@ def draw_curve(
     test_nll: float | None,
     baselines: dict[str, float],
 ) -> bytes:
-    """Draw loss, validation NLL, field evaluations and peak memory along the steps; return a PNG."""
-    figure = figure_of(8.0, 7.0)
+    """Draw loss, validation NLL, field evaluations and peak memory along the steps; return a PNG.
+
+    Args:
+        history: of the training.
+        validations: of it, oldest first.
+        title: above the picture.
+        test_nll: nats a row, or None where nothing was tested.
+        baselines: test NLL of other models, by their names.
+    """
+    figure = figure_of(8.0, 7.2)
     loss_axes, nfe_axes, memory_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1.2, 1.2))
     course = history.course()
     _draw_loss(loss_axes, course, validations, test_nll, baselines)
-    loss_axes.set_title(title, fontsize=11, loc="left")
+    write(figure.suptitle, title, fontsize=11, x=0.01, ha="left")
 
     nfe_axes.plot(course.steps, course.nfe_forward, label="forward", color=DATA, lw=1)
     nfe_axes.plot(course.steps, course.nfe_backward, label="backward", color=SAMPLES, lw=1, ls="--")
     nfe_axes.set_ylabel("nfe a step")
-    nfe_axes.set_ylim(bottom=0)
-    nfe_axes.legend(fontsize=8, frameon=False, ncols=2)
+    _from_zero(nfe_axes, np.concatenate([course.nfe_forward, course.nfe_backward]))
+    nfe_axes.legend(fontsize=8, framealpha=0.6, edgecolor="none", ncols=2, loc="lower left")
 
     # The first step also pays for what libraries set up once, and would hide the others.
-    memory_axes.plot(course.steps[1:], course.memory_bytes[1:] / 2**20, color=GREY, lw=1)
-    memory_axes.set_ylim(bottom=0)
+    shown = slice(1 if len(course.steps) > 1 else 0, None)
+    memory = course.memory_bytes[shown] / 2**20
+    memory_axes.plot(course.steps[shown], memory, color=GREY, lw=1)
+    _from_zero(memory_axes, memory)
     memory_axes.set_ylabel("memory peak\nabove idle, MiB")
     memory_axes.set_xlabel("step")
     for axes in (loss_axes, nfe_axes, memory_axes):
         plain(axes)
     return png(figure)
+
+
+def _from_zero(axes: Axes, values: NDArray[np.float64]) -> None:
+    known = values[np.isfinite(values)]
+    axes.set_ylim(0, 1.08 * known.max() if len(known) and known.max() > 0 else 1)
 
 
 def _draw_loss(
@@ -54,29 +70,52 @@ def _draw_loss(
     test_nll: float | None,
     baselines: dict[str, float],
 ) -> None:
-    axes.plot(course.steps, course.nll, color=DATA, lw=0.8, alpha=0.8, label="training")
+    lines = axes.plot(course.steps, course.nll, color=DATA, lw=0.8, alpha=0.8, label="training")
+    if validations:
+        at, value = zip(*validations, strict=True)
+        lines += axes.plot(at, value, "o-", color=SAMPLES, ms=3, lw=1.2, label="validation")
+    if test_nll is not None:
+        lines.append(axes.axhline(test_nll, color=TEST, lw=1.2, ls="-.", label=f"test {test_nll:.3f}"))
+    for (name, nll), style in zip(baselines.items(), ("--", ":"), strict=False):
+        lines.append(axes.axhline(nll, color=GREY, lw=1, ls=style, label=f"{name} {nll:.2f}"))
     matched = np.isfinite(course.flow_matching_loss)
     if matched.any():
         # Another quantity, on a scale of its own.
         beside = axes.twinx()
-        beside.plot(course.steps[matched], course.flow_matching_loss[matched], color="#b83280", lw=0.8, alpha=0.6)
-        beside.set_ylabel("flow-matching loss", color="#b83280", fontsize=8)
-        beside.tick_params(labelsize=7, colors="#b83280")
+        lines += beside.plot(
+            course.steps[matched],
+            course.flow_matching_loss[matched],
+            color=PRETRAINING,
+            lw=0.8,
+            alpha=0.6,
+            label="flow matching (right axis)",
+        )
+        beside.set_ylabel("flow-matching loss", color=PRETRAINING, fontsize=8)
+        beside.tick_params(labelsize=7, colors=PRETRAINING)
         beside.spines[["top", "left"]].set_visible(False)
-    if validations:
-        at, value = zip(*validations, strict=True)
-        axes.plot(at, value, "o-", color=SAMPLES, ms=3, lw=1.2, label="validation")
-    if test_nll is not None:
-        axes.axhline(test_nll, color="#2f855a", lw=1.2, label=f"test {test_nll:.3f}")
-    for (name, nll), style in zip(baselines.items(), ("--", ":"), strict=False):
-        axes.axhline(nll, color=GREY, lw=1, ls=style, label=f"{name} {nll:.2f}")
-    known = [*baselines.values(), *([] if test_nll is None else [test_nll])]
-    nlls = course.nll[np.isfinite(course.nll)]
-    if len(nlls):
-        # The first few steps may be far above all that follows and would press it flat.
-        known += [float(np.quantile(nlls, 0.98)), float(nlls.min())]
-    if known:
-        margin = 0.05 * (max(known) - min(known)) + 1e-9
-        axes.set_ylim(min(known) - margin, max(known) + margin)
+    limits = _limits(course.nll, [v.nll for v in validations], [test_nll, *baselines.values()])
+    if limits is not None:
+        axes.set_ylim(*limits)
     axes.set_ylabel("negative log-likelihood,\nnats a row")
-    axes.legend(fontsize=8, framealpha=0.6, edgecolor="none", ncols=2, loc="upper right")
+    # Above the axes, where it hides nothing.
+    axes.legend(handles=lines, fontsize=8, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
+
+
+def _limits(
+    nll: NDArray[np.float64], validations: Sequence[float], levels: Iterable[float | None]
+) -> tuple[float, float] | None:
+    """Return what of the axis to show: all but the first few steps, which may be far above all that follows.
+
+    A level far above (a Gaussian's, say) would press the curves flat just so; its value is in the legend.
+    """
+    shown: list[float] = []
+    for series in (nll, np.asarray(validations, np.float64)):
+        known = series[np.isfinite(series)]
+        if len(known):
+            shown += [float(known.min()), float(np.quantile(known, 0.95))]
+    known_levels = [level for level in levels if level is not None and np.isfinite(level)]
+    shown += known_levels if not shown else [level for level in known_levels if level < 2 * max(shown) - min(shown)]
+    if not shown:
+        return None
+    margin = 0.05 * (max(shown) - min(shown)) + 1e-9
+    return min(shown) - margin, max(shown) + margin

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.plots.figures import figure_of, png
+from workers.plots.figures import DATA, figure_of, png, write
 
 if TYPE_CHECKING:
     from workers.evaluation.density import PlaneDensity
@@ -18,21 +18,29 @@ __all__ = ["draw_density"]
 
 def draw_density(density: PlaneDensity, rows: NDArray[np.float64], columns: Sequence[str], title: str) -> bytes:
     """Draw the density as colour with its integral, and some rows [n, 2] of the data beside it; return a PNG."""
-    figure = figure_of(9.0, 4.6)
+    figure = figure_of(9.4, 4.6)
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    extent = (density.x[0], density.x[-1], density.y[0], density.y[-1])
+    # The points are the middles of cells.
+    extent = [edge for points in (density.x, density.y) for edge in _edges(points)]
     # Peaks are a few times as high as what else there is to see.
     image = left.imshow(np.sqrt(density.density).T, origin="lower", extent=extent, aspect="auto", cmap="magma")
-    left.set_title(f"{title}: density, integral over the plane {density.integral:.5f}", fontsize=10, loc="left")
-    figure.colorbar(image, ax=left, label="square root of the density", shrink=0.85)
-    right.plot(rows[:, 0], rows[:, 1], ".", ms=1.5, alpha=0.5, color="#2b6cb0")
+    left.set_title(f"density, integral over the plane {density.integral:.5f}", fontsize=10, loc="left")
+    figure.colorbar(image, ax=[left, right], label="square root of the density", shrink=0.85)
+    right.plot(rows[:, 0], rows[:, 1], ".", ms=1.5, alpha=0.5, color=DATA)
     right.set_title(f"test data ({len(rows):,} rows)", fontsize=10, loc="left")
-    left.set_ylabel(columns[1])
+    write(figure.suptitle, title, fontsize=11, x=0.01, ha="left")
+    write(left.set_ylabel, columns[1])
     # The grid reaches far into the tails, where there is nothing to see.
     for axis, limit in ((0, left.set_xlim), (1, left.set_ylim)):
         low, high = rows[:, axis].min(), rows[:, axis].max()
-        limit(low - 0.2 * (high - low), high + 0.2 * (high - low))
+        if low < high:
+            limit(low - 0.2 * (high - low), high + 0.2 * (high - low))
     for axes in (left, right):
-        axes.set_xlabel(columns[0])
+        write(axes.set_xlabel, columns[0], most=40)
         axes.spines[["top", "right"]].set_visible(False)
     return png(figure)
+
+
+def _edges(points: NDArray[np.float64]) -> tuple[float, float]:
+    half = (points[1] - points[0]) / 2
+    return float(points[0] - half), float(points[-1] + half)

@@ -1,17 +1,20 @@
-"""What the pictures share: canvas, colours, PNG."""
+"""What the pictures share: canvas, colours, texts, PNG."""
 
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["DATA", "GREY", "SAMPLES", "figure_of", "plain", "png"]
+__all__ = ["DATA", "GREY", "PRETRAINING", "SAMPLES", "TEST", "figure_of", "plain", "png", "short", "write"]
 
+# Told apart by those who see no red or green; lines of two of them differ in their style too, for prints in grey.
 DATA, SAMPLES, GREY = "#2b6cb0", "#dd6b20", "#555555"
+TEST, PRETRAINING = "#2f855a", "#b83280"
 
 
 def figure_of(width: float, height: float) -> Figure:
@@ -29,6 +32,19 @@ def plain(axes: Axes) -> None:
     """Give ``axes`` a light grid and no frame."""
     axes.grid(alpha=0.25, lw=0.5)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def short(text: str, most: int) -> str:
+    """Return ``text``, cut where it is longer than ``most`` characters."""
+    return text if len(text) <= most else text[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def write(put: Callable[..., Any], text: str, most: int = 90, **style: Any) -> None:
+    """Have ``put``, a method like ``Axes.set_xlabel``, write a user's text as it is.
+
+    A name may hold dollar signs, between which matplotlib would read mathematics, or fail to.
+    """
+    put(short(text, most), parse_math=False, **style)
 
 
 def png(figure: Figure) -> bytes:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.plots.figures import DATA, SAMPLES, figure_of, png
+from workers.plots.figures import DATA, SAMPLES, figure_of, png, write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,11 +20,16 @@ __all__ = ["draw_pairs"]
 Rows = NDArray[np.float64]
 
 MAX_PAIR_COLUMNS = 10
-_BINS = 60
+_MOST_BINS = 60
+_FEWEST_BINS = 12
+_FEWEST_ROWS = 1000  # for a density of two columns; of fewer, the points tell more
+_LONGEST_NAME = 14  # of a column, in characters; as many as there is room for
 
 
 def draw_pairs(data: Rows, samples: Rows, columns: Sequence[str], title: str) -> bytes:
     """Draw the densities of all pairs of columns, data as colour and samples as contour lines; return a PNG.
+
+    The lines hold 40, 75 and 95 % of the samples. Of few rows, the points are drawn instead.
 
     Args:
         data: [n, dim], in the space that the flow models.
@@ -33,13 +39,15 @@ def draw_pairs(data: Rows, samples: Rows, columns: Sequence[str], title: str) ->
     """
     dim = min(len(columns), MAX_PAIR_COLUMNS)
     size = max(4.0, 1.25 * dim)
-    figure = figure_of(size, size)
+    figure = figure_of(size, size + 0.6)
     grid = figure.subplots(dim, dim, squeeze=False)
     edges = [_edges(data[:, column]) for column in range(dim)]
     for row in range(dim):
         for column in range(dim):
             axes = grid[row, column]
             axes.tick_params(labelsize=6, length=2)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.get_offset_text().set_fontsize(6)
             if column > row:
                 axes.remove()
                 continue
@@ -50,37 +58,48 @@ def draw_pairs(data: Rows, samples: Rows, columns: Sequence[str], title: str) ->
                 _draw_pair(axes, data[:, pair], samples[:, pair], edges[column], edges[row])
             axes.set_xlim(edges[column][0], edges[column][-1])
             if row == dim - 1:
-                axes.set_xlabel(columns[column], fontsize=8)
+                write(axes.set_xlabel, columns[column], _LONGEST_NAME, fontsize=8)
             else:
                 axes.set_xticks([])
             if row and not column:
-                axes.set_ylabel(columns[row], fontsize=8)
+                write(axes.set_ylabel, columns[row], _LONGEST_NAME, fontsize=8)
             else:
                 axes.set_yticks([])
-    figure.suptitle(title, fontsize=11, x=0.98, y=0.98, ha="right")
-    legend = figure.legend(
+    part = f", first {dim} of {len(columns)} columns" if dim < len(columns) else ""
+    write(figure.suptitle, title + part, most=int(11 * size), fontsize=10, x=0.01, ha="left")
+    figure.legend(
         handles=[
-            _swatch(DATA, f"data ({len(data):,} rows)"),
+            _swatch(DATA, f"test data ({len(data):,} rows)"),
             _swatch(SAMPLES, f"flow ({len(samples):,} samples)"),
         ],
-        loc="upper right",
-        bbox_to_anchor=(0.98, 0.955),
+        loc="outside lower left",
+        ncols=2,
         frameon=False,
-        fontsize=9,
+        fontsize=8,
     )
-    legend.set_in_layout(False)
     return png(figure)
 
 
 def _draw_marginal(axes: Axes, data: Rows, samples: Rows, edges: Rows) -> None:
-    axes.hist(data, edges.tolist(), density=True, color=DATA, alpha=0.35, lw=0)
-    axes.hist(samples, edges.tolist(), density=True, color=SAMPLES, histtype="step", lw=1)
+    # Shares of all rows and samples: of those within the picture alone, a flow half beside the data would look right.
+    styles: tuple[dict[str, Any], ...] = (
+        {"color": DATA, "alpha": 0.35, "lw": 0},
+        {"color": SAMPLES, "histtype": "step", "lw": 1},
+    )
+    for values, style in zip((data, samples), styles, strict=True):
+        axes.hist(values, edges.tolist(), weights=np.full(len(values), 1 / len(values)), **style)
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
 def _draw_pair(axes: Axes, data: Rows, samples: Rows, x_edges: Rows, y_edges: Rows) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
+    if min(len(data), len(samples)) < _FEWEST_ROWS:
+        axes.plot(*data.T, ".", ms=2.5, color=DATA, alpha=0.6)
+        axes.plot(*samples.T, "+", ms=3, mew=0.5, color=SAMPLES, alpha=0.8)
+        axes.set_ylim(y_edges[0], y_edges[-1])
+        return
+    x_edges, y_edges = (np.linspace(edges[0], edges[-1], _MOST_BINS + 1) for edges in (x_edges, y_edges))
     density = _density(data, x_edges, y_edges)
     colours = LinearSegmentedColormap.from_list("data", ["#ffffff", "#90cdf4", DATA, "#1a365d"])
     extent = (x_edges[0], x_edges[-1], y_edges[0], y_edges[-1])
@@ -95,27 +114,28 @@ def _draw_pair(axes: Axes, data: Rows, samples: Rows, x_edges: Rows, y_edges: Ro
 
 
 def _density(points: Rows, x_edges: Rows, y_edges: Rows) -> Rows:
-    """Return a histogram of ``points`` [n, 2], smoothed a little."""
+    """Return the share of ``points`` [n, 2] in each cell, smoothed a little."""
     counts, _, _ = np.histogram2d(points[:, 0], points[:, 1], bins=(x_edges, y_edges))
     kernel = np.exp(-0.5 * (np.arange(-3, 4) / 1.0) ** 2)
     kernel /= kernel.sum()
     for axis in (0, 1):
         counts = np.apply_along_axis(np.convolve, axis, counts, kernel, mode="same")
-    return np.asarray(counts)
+    return np.asarray(counts / len(points))
 
 
 def _mass_levels(density: Rows, masses: Sequence[float]) -> Rows:
-    """Return the densities whose upper level sets hold the shares ``masses`` of all mass."""
+    """Return the densities whose upper level sets hold the shares ``masses``; less where so much is not in view."""
     ordered = np.sort(density.ravel())[::-1]
-    held = np.cumsum(ordered)
-    places = np.searchsorted(held, np.asarray(masses) * held[-1])
+    places = np.searchsorted(np.cumsum(ordered), masses)
     return np.asarray(ordered[np.minimum(places, len(ordered) - 1)])
 
 
 def _edges(values: Rows) -> Rows:
     low, high = np.quantile(values, [0.002, 0.998])
-    margin = 0.08 * (high - low) + 1e-9
-    return np.linspace(low - margin, high + margin, _BINS + 1)
+    # Of a column that hardly varies, something on either side.
+    margin = 0.08 * (high - low) or 0.5 * max(abs(high), 1.0)
+    bins = int(np.clip(math.sqrt(len(values)), _FEWEST_BINS, _MOST_BINS))
+    return np.linspace(low - margin, high + margin, bins + 1)
 
 
 def _swatch(colour: str, label: str) -> Patch:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.plots.figures import DATA, GREY, SAMPLES, figure_of, plain, png
+from workers.plots.figures import DATA, GREY, SAMPLES, figure_of, plain, png, write
 
 __all__ = ["draw_steps", "draw_trajectories"]
 
@@ -16,17 +16,17 @@ Rows = NDArray[np.float64]
 
 def draw_trajectories(paths: Rows, rows: Rows, columns: Sequence[str], title: str) -> bytes:
     """Draw paths [T, n, dim] from base to data in the first two columns, over some rows [m, dim]; return a PNG."""
-    figure = figure_of(6.0, 6.0)
+    figure = figure_of(6.0, 6.4)
     axes = figure.subplots()
     axes.plot(rows[:, 0], rows[:, 1], ".", ms=2, alpha=0.25, color=DATA, label="test data")
     axes.plot(paths[:, :, 0], paths[:, :, 1], color=GREY, lw=0.6, alpha=0.5)
-    for place, style, label in ((0, "o", "base samples"), (-1, "o", "where they go")):
-        face = "none" if place == 0 else SAMPLES
-        axes.plot(*paths[place, :, :2].T, style, ms=3.5, mfc=face, mec=SAMPLES, mew=0.7, label=label)
-    axes.set_xlabel(columns[0])
-    axes.set_ylabel(columns[1])
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.legend(fontsize=8, framealpha=0.6, edgecolor="none")
+    for place, face, label in ((0, "none", "base samples"), (-1, SAMPLES, "where they end")):
+        axes.plot(*paths[place, :, :2].T, "o", ms=3.5, mfc=face, mec=SAMPLES, mew=0.7, label=label)
+    write(axes.set_xlabel, columns[0])
+    write(axes.set_ylabel, columns[1])
+    write(figure.suptitle, title, most=70, fontsize=10, x=0.01, ha="left")
+    # Above the axes, where it hides nothing.
+    axes.legend(fontsize=8, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
     plain(axes)
     return png(figure)
 
@@ -39,17 +39,18 @@ def draw_steps(steps: Mapping[str, tuple[Rows, Rows]], ends: Sequence[float], ti
         ends: the flow's time at the end of each block.
         title: above the picture.
     """
-    figure = figure_of(8.0, 3.6)
+    figure = figure_of(8.0, 3.8)
     axes = figure.subplots()
-    for (name, (starts, sizes)), colour in zip(steps.items(), (DATA, SAMPLES), strict=False):
-        axes.stairs(sizes, [*starts, starts[-1] + sizes[-1]], baseline=None, color=colour, lw=1)
-        axes.plot(starts + sizes / 2, sizes, ".", ms=4, color=colour, label=f"{name}: {len(sizes)} steps")
+    styles = ((DATA, "-", "o"), (SAMPLES, "--", "s"))
+    for (name, (starts, sizes)), (colour, line, marker) in zip(steps.items(), styles, strict=False):
+        axes.stairs(sizes, [*starts, starts[-1] + sizes[-1]], baseline=None, color=colour, lw=1, ls=line)
+        axes.plot(starts + sizes / 2, sizes, marker, ms=3, color=colour, label=f"{name}: {len(sizes)} steps")
     for end in ends[:-1]:
         axes.axvline(end, color=GREY, lw=0.8, ls=":")
     axes.set_yscale("log")
     axes.set_xlabel("time t of the flow, data to base" + (" (dotted: ends of blocks)" if len(ends) > 1 else ""))
     axes.set_ylabel("size of the accepted step")
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.legend(fontsize=8, framealpha=0.6, edgecolor="none")
+    write(figure.suptitle, title, fontsize=10, x=0.01, ha="left")
+    axes.legend(fontsize=8, frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
     plain(axes)
     return png(figure)
