@@ -98,7 +98,10 @@ def test_a_pickle_is_not_read_and_the_way_around_it_is_told(root: Path) -> None:
         load("gas")
 
 
-def test_hepmass_keeps_the_signal_and_drops_the_mass_and_columns_that_repeat(root: Path) -> None:
+@pytest.mark.parametrize("rows_have_the_mass", [True, False])
+def test_hepmass_keeps_the_signal_and_drops_the_mass_and_columns_that_repeat(
+    root: Path, rows_have_the_mass: bool
+) -> None:
     names = ["# label", "f0", "f1", "f2"]
     train = pd.DataFrame(np.hstack([rng.integers(2, size=(400, 1)), rng.normal(size=(400, 3))]), columns=names)
     train["f1"] = train["f1"].round().clip(-1, 1)
@@ -106,7 +109,9 @@ def test_hepmass_keeps_the_signal_and_drops_the_mass_and_columns_that_repeat(roo
         np.hstack([rng.integers(2, size=(200, 1)), rng.normal(size=(200, 4))]), columns=[*names, "mass"]
     )
     train.to_csv(root / "1000_train.csv", index=False)
-    test.to_csv(root / "1000_test.csv", index=False)
+    header = ",".join(test.columns)
+    written = test if rows_have_the_mass else test.drop(columns="mass")
+    (root / "1000_test.csv").write_text(f"{header}\n{written.to_csv(index=False, header=False)}")
     data = load("hepmass")
 
     signal = train[train["# label"] == 1].drop(columns="# label")
@@ -143,6 +148,13 @@ def test_a_bad_row_is_named_by_its_number_in_the_file(root: Path) -> None:
     np.save(root / "data.npy", rows)
     with pytest.raises(DataError, match=r"row 123 .*column 'x4' of data\.npy is nan"):
         load("power")
+
+
+def test_hepmass_files_of_other_columns_are_refused(root: Path) -> None:
+    (root / "1000_train.csv").write_text("# label,f0,f1\n1,2,3\n")
+    (root / "1000_test.csv").write_text("# label,f1,f0,mass\n1,2,3,4\n")
+    with pytest.raises(DataError, match=r"1000_test\.csv does not begin with the 3 columns of 1000_train\.csv"):
+        load("hepmass")
 
 
 @pytest.mark.parametrize("name", ["power", "gas", "hepmass", "miniboone", "bsds300"])

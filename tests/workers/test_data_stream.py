@@ -187,6 +187,15 @@ def test_an_index_of_pandas_is_no_column(root: Path) -> None:
     assert load_data(spec(path="pandas", columns=None)).columns == ("a",)
 
 
+def test_a_file_that_is_replaced_during_training_is_noticed(root: Path) -> None:
+    write(root / "replaced")
+    batches = load_data(spec(path="replaced")).batches(40, 0)
+    batches.batch(0)
+    write(root / "replaced", VALUES + 1)
+    with pytest.raises(DataError, match=r"part-.\.parquet: was changed since it was checked"):
+        batches.batch(22)
+
+
 def test_a_constant_column_and_too_few_rows_and_an_empty_folder_are_refused(root: Path) -> None:
     constant = VALUES.copy()
     constant[:, 1] = 7.0

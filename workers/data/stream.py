@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from service.spec import ParquetStreamData
 from workers.data.errors import DataError
-from workers.data.formats.raw import InputFile, need, reading, same_type
+from workers.data.formats.raw import InputFile, need, reading, refuse, same_type
 from workers.data.formats.tables import dtype_of, names_of, numbers, wanted_of
 from workers.data.roots import find_file, resolve
 from workers.data.table import Batch, Pipeline, Source, Table
@@ -65,6 +65,7 @@ class ParquetRows:
         self.groups: list[RowGroup] = []
         self.total = 0
         kinds: set[np.dtype[Any]] = set()
+        self._stamps = {file: _stamp(file) for file in files}
         for file in files:
             with reading(file, "parquet"), parquet.ParquetFile(file.path) as opened:
                 metadata, schema = opened.metadata, opened.schema_arrow
@@ -86,8 +87,10 @@ class ParquetRows:
         """Read a row group; its rows keep their places in the file for what may be said of them.
 
         Raises:
-            DataError: it can't be read, a column is not numeric, or a value is missing.
+            DataError: it can't be read, a column is not numeric, a value is missing, or the file was changed.
         """
+        if _stamp(group.file) != self._stamps[group.file]:
+            raise refuse(group.file, "was changed since it was checked: its rows may be others now")
         parquet = need("pyarrow.parquet", group.file)
         with reading(group.file, "parquet"), parquet.ParquetFile(group.file.path, metadata=group.metadata) as opened:
             arrow = opened.read_row_group(group.number, columns=[*self.columns, *self.context_columns])
@@ -103,6 +106,15 @@ class ParquetRows:
             side_by_side(self.context_columns) if self.context_columns else None,
             sources=(Source(group.file.name, -group.first_in_file),),
         )
+
+
+def _stamp(file: InputFile) -> tuple[int, int] | None:
+    """Return what a file's change can be told by; None: it is not there."""
+    try:
+        status = file.path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def _files(path: str) -> list[InputFile]:

@@ -32,16 +32,23 @@ _NOT_A_NUMBER = re.compile(r"In CSV column #(\d+): Row #(\d+): .*invalid value '
 _RAGGED = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+)")
 
 
-def read_csv(file: InputFile, columns: Sequence[str] | None = None, *, header: bool = True) -> Raw:
+def read_csv(
+    file: InputFile,
+    columns: Sequence[str] | None = None,
+    *,
+    header: bool = True,
+    names: Sequence[str] | None = None,
+) -> Raw:
     """Read ``columns`` (None: all) of a comma-separated file, gzipped or not, as float64. Empty cells become NaN.
 
-    Without a header the columns are ``x0``, ``x1`` and so on.
+    Without a header the columns are ``x0``, ``x1`` and so on. ``names`` are taken instead of those in the header.
     """
     pyarrow, arrow_csv = need("pyarrow", file), need("pyarrow.csv", file)
     first = _first_line(file)
     if header:
         _refuse_no_header(file, first)
-    names = first if header else [f"x{place}" for place in range(len(first))]
+    renamed = names is not None or not header
+    names = list(names or (first if header else [f"x{place}" for place in range(len(first))]))
     wanted = wanted_of(file, names, columns)
     if "" in wanted:
         raise refuse(
@@ -55,7 +62,11 @@ def read_csv(file: InputFile, columns: Sequence[str] | None = None, *, header: b
                 table = arrow_csv.read_csv(
                     stream,
                     # One thread: only then does an error know its row.
-                    read_options=arrow_csv.ReadOptions(use_threads=False, column_names=None if header else names),
+                    read_options=arrow_csv.ReadOptions(
+                        use_threads=False,
+                        column_names=names if renamed else None,
+                        skip_rows=int(renamed and header),
+                    ),
                     convert_options=arrow_csv.ConvertOptions(
                         include_columns=wanted, column_types={name: pyarrow.float64() for name in wanted}
                     ),
