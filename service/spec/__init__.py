@@ -9,17 +9,12 @@ from __future__ import annotations
 
 from service.spec.data import (
     BUILTIN_ROWS,
-    ArcsinhTransform,
     BuiltinData,
     Data,
-    DequantiseTransform,
     FileData,
-    LogitTransform,
     MafData,
     ParquetStreamData,
-    StandardiseTransform,
     ToyData,
-    Transform,
 )
 from service.spec.evaluation import AutomaticDivergence, Evaluation
 from service.spec.flow import (
@@ -88,6 +83,13 @@ from service.spec.training import (
     Stop,
     StopAfterMinutes,
     StopAfterSteps,
+)
+from service.spec.transforms import (
+    ArcsinhTransform,
+    DequantiseTransform,
+    LogitTransform,
+    StandardiseTransform,
+    Transform,
 )
 
 __all__ = [

@@ -1,71 +1,20 @@
-"""The rows that a flow is trained on, and the transforms between them and the flow."""
+"""The rows that a flow is trained on."""
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from service.spec.section import Section, misfit
-
-# --------------------------------------------------------------------------------------------------- transforms
-
-
-class ArcsinhTransform(Section):
-    """``x -> arcsinh(x / scale)``, the usual compression of cytometry's intensities."""
-
-    kind: Literal["arcsinh"] = "arcsinh"
-    scale: float = Field(150.0, gt=0, description="In the unit of the raw data.")
-
-
-class StandardiseTransform(Section):
-    """Zero mean and unit variance by column, fitted on the training rows only."""
-
-    kind: Literal["standardise"] = "standardise"
-
-
-class LogitTransform(Section):
-    """``x -> log(s / (1 - s))`` with ``s = alpha + (1 - 2 alpha) x``, for values from 0 to 1 (Dinh et al. 2017)."""
-
-    kind: Literal["logit"] = "logit"
-    alpha: float = Field(1e-6, gt=0, lt=0.5, description="Keeps 0 and 1 finite; 1e-6 for MNIST, 0.05 for photographs.")
-
-
-class DequantiseTransform(Section):
-    """``k -> (k + u) / levels`` for whole numbers ``k`` from 0 to ``levels - 1``, with ``u`` uniform on [0, 1).
-
-    A training row gets new noise in every epoch, a held-out row keeps its own: the noise is a function of
-    (``data.split_seed``, epoch, row) alone. NLL in original units is then an upper bound of the discrete NLL
-    (Theis et al. 2016), and divided by ``dim * log(2)`` it is bits/dim.
-    """
-
-    kind: Literal["dequantise"] = "dequantise"
-    levels: int = Field(256, ge=2, le=65_536, description="How many values there are: 256 for bytes.")
-
-
-Transform = Annotated[
-    ArcsinhTransform | StandardiseTransform | LogitTransform | DequantiseTransform, Field(discriminator="kind")
-]
-
-
-def _dequantise_first(transforms: tuple[Transform, ...]) -> tuple[Transform, ...]:
-    if any(transform.kind == "dequantise" for transform in transforms[1:]):
-        raise misfit("", "dequantise takes whole numbers, so it can only be the first of the transforms")
-    return transforms
-
-
-Transforms = Annotated[tuple[Transform, ...], Field(max_length=8), AfterValidator(_dequantise_first)]
-
-# --------------------------------------------------------------------------------------------------- sources
+from service.spec.transforms import ColumnName, StandardiseTransform, Transforms, refuse_twice
 
 BatchSize = Annotated[int, Field(ge=1, le=1_000_000, description="Rows of one step, over all workers.")]
 SplitSeed = Annotated[
     int, Field(ge=0, lt=2**32, description="Of the permutation made before the split, and of dequantisation's noise.")
 ]
 Fraction = Annotated[float, Field(gt=0, lt=0.5)]
-ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 def _path_below_a_root(path: str) -> str:
@@ -160,12 +109,6 @@ class ToyData(_Split):
         return self
 
 
-def _refuse_twice(columns: tuple[str, ...] | None, context_columns: tuple[str, ...]) -> None:
-    twice = sorted(name for name, count in Counter([*(columns or ()), *context_columns]).items() if count > 1)
-    if twice:
-        raise misfit("/data/columns", f"a column can be named only once; named more often: {', '.join(twice)}")
-
-
 FileFormat = Literal["npy", "npz", "parquet", "csv", "hdf5", "fcs", "idx"]
 _ENDINGS: dict[str, FileFormat] = {
     ".npy": "npy",
@@ -252,7 +195,7 @@ class FileData(Section):
             raise misfit("/data/key", f"data.key names an array of an npz or HDF5 file; a {self.format} file has none")
         if not self.header and self.format != "csv":
             raise misfit("/data/header", f"data.header is about csv files; a {self.format} file has no such line")
-        _refuse_twice(self.columns, self.context_columns)
+        refuse_twice([*(self.columns or ()), *self.context_columns], "/data/columns")
         return self
 
 
@@ -299,7 +242,7 @@ class ParquetStreamData(Section):
 
     @model_validator(mode="after")
     def _columns_are_named_once(self) -> ParquetStreamData:
-        _refuse_twice(self.columns, self.context_columns)
+        refuse_twice([*(self.columns or ()), *self.context_columns], "/data/columns")
         return self
 
 

@@ -19,7 +19,10 @@ def test_every_default_is_written_out_in_the_stored_spec() -> None:
     assert stored["gradient"] == {"kind": "symplectic", "keep": {"kind": "stages"}}
     assert stored["solver"] == {"kind": "adaptive", "method": "dopri5", "rtol": 1e-5, "atol": 1e-6, "max_steps": 1000}
     assert stored["optimizer"]["schedule"] == {"kind": "constant", "warmup_steps": 0}
-    assert stored["data"]["transforms"] == [{"kind": "arcsinh", "scale": 150.0}, {"kind": "standardise"}]
+    assert stored["data"]["transforms"] == [
+        {"kind": "arcsinh", "scale": 150.0, "columns": None},
+        {"kind": "standardise", "columns": None},
+    ]
 
 
 positive = st.floats(1e-8, 1)

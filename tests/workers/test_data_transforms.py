@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from service.spec import BuiltinData, ToyData, Transform
-from service.spec.data import Transforms
+from service.spec.transforms import Transforms
 from workers.data import DataError, Table, invert, load_data, load_table, prepare, restore_transforms
 from workers.data.noise import uniform
 from workers.data.transforms import fit_transforms, moments
@@ -22,10 +22,11 @@ TRANSFORM: TypeAdapter[Transform] = TypeAdapter(Transform)
 LISTS: TypeAdapter[Any] = TypeAdapter(Transforms)
 unit_rows = arrays(np.float64, (6, 3), elements=st.floats(0, 1))
 real_rows = arrays(np.float64, (6, 3), elements=st.floats(-1e6, 1e6))
+some_columns = st.sampled_from([{}, {"columns": ["b"]}, {"columns": ["c", "a"]}])
 chains = st.lists(
     st.one_of(
-        st.builds(lambda scale: {"kind": "arcsinh", "scale": scale}, st.floats(0.1, 1e3)),
-        st.just({"kind": "standardise"}),
+        st.builds(lambda scale, where: {"kind": "arcsinh", "scale": scale, **where}, st.floats(0.1, 1e3), some_columns),
+        st.builds(lambda where: {"kind": "standardise", **where}, some_columns),
     ),
     max_size=3,
 )
@@ -81,6 +82,35 @@ def test_stored_parameters_make_the_same_transforms(chain: list[dict[str, Any]],
     stored = json.loads(json.dumps([transform.parameters() for transform in transforms]))
     for mine, restored in zip(apply(transforms, rows), apply(restore_transforms(stored), rows), strict=True):
         np.testing.assert_array_equal(mine, restored)
+
+
+def test_a_transform_of_some_columns_leaves_the_others_and_their_volume_alone() -> None:
+    transforms = fitted([{"kind": "arcsinh", "scale": 2.0, "columns": ["c", "a"]}])
+    rows, log_abs_det = apply(transforms, training)
+    np.testing.assert_array_equal(rows[:, 1], training[:, 1])
+    np.testing.assert_array_equal(rows[:, [2, 0]], np.arcsinh(training[:, [2, 0]] / 2))
+    np.testing.assert_allclose(log_abs_det, -0.5 * np.log(training[:, [2, 0]] ** 2 + 4).sum(1))
+    transforms = fitted([{"kind": "standardise", "columns": ["b"]}])
+    np.testing.assert_allclose(apply(transforms, training)[0].std(0)[1], 1)
+    assert transforms[0].parameters()["columns"] == [1]
+
+
+def test_a_transform_of_a_column_that_is_not_there_or_is_named_twice_is_refused() -> None:
+    with pytest.raises(DataError, match="arcsinh names the column 'd'; the columns are: a, b, c"):
+        fitted([{"kind": "arcsinh", "columns": ["d"]}])
+    with pytest.raises(ValidationError, match="named more often: a"):
+        fitted([{"kind": "arcsinh", "columns": ["a", "b", "a"]}])
+
+
+def test_a_value_that_a_transform_of_its_column_cannot_take_is_named() -> None:
+    rows = np.random.default_rng(0).random((1000, 2))
+    rows[:, 0] *= 100
+    rows[333, 1] = 1.5
+    transforms = [{"kind": "logit", "columns": ["b"]}]
+    data = ToyData.model_validate({"kind": "toy", "name": "moons", "rows": 1000, "transforms": transforms})
+    with pytest.raises(DataError, match=r"comes to logit as 1\.5; logit takes values from 0 to 1") as caught:
+        prepare(data, Table(("a", "b"), rows))
+    assert caught.value.place == {"column": "b", "row": 333}
 
 
 @given(st.integers(1, 30), st.floats(-1e3, 1e3))

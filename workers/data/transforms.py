@@ -116,6 +116,41 @@ class _Dequantise(FittedTransform):
         return bad, f"dequantise takes whole numbers from 0 to {self.levels - 1}: set its levels, or leave it out"
 
 
+@dataclass(frozen=True, eq=False)
+class _OfColumns(FittedTransform):
+    """``inner`` on some columns, the others as they are.
+
+    Attributes:
+        places: numbers of the columns, from 0.
+    """
+
+    inner: FittedTransform
+    places: list[int]
+
+    def __call__(self, rows: Rows) -> tuple[Rows, Rows]:
+        transformed, log_abs_det = self.inner(rows[:, self.places])
+        return self._put(rows, transformed), log_abs_det
+
+    def inverse(self, rows: Rows) -> Rows:
+        return self._put(rows, self.inner.inverse(rows[:, self.places]))
+
+    def parameters(self) -> dict[str, Any]:
+        return self.inner.parameters() | {"columns": self.places}
+
+    def misfits(self, rows: Rows) -> tuple[NDArray[np.bool_], str] | None:
+        found = self.inner.misfits(rows[:, self.places])
+        if found is None:
+            return None
+        bad = np.zeros(rows.shape, bool)
+        bad[:, self.places] = found[0]
+        return bad, found[1]
+
+    def _put(self, rows: Rows, values: Rows) -> Rows:
+        rows = rows.copy()
+        rows[:, self.places] = values
+        return rows
+
+
 def standardise(mean: Rows, std: Rows) -> FittedTransform:
     """Return ``x -> (x - mean) / std`` by column, for ``mean`` and ``std`` [dim]."""
     return _Standardise(mean, std)
@@ -131,6 +166,9 @@ def restore_transforms(parameters: Iterable[dict[str, Any]]) -> tuple[FittedTran
 
 
 def _restore(given: dict[str, Any]) -> FittedTransform:
+    if "columns" in given:
+        inner = {name: value for name, value in given.items() if name != "columns"}
+        return _OfColumns(_restore(inner), given["columns"])
     match given["kind"]:
         case "arcsinh":
             return _Arcsinh(given["scale"])
@@ -168,7 +206,8 @@ def fit_transforms(
         ``given`` and the fitted transforms.
 
     Raises:
-        DataError: a column is constant, so that it cannot be standardised.
+        DataError: a column is constant, so that it cannot be standardised, or a transform is of a column that is not
+            there.
     """
     fitted = list(given)
 
@@ -185,18 +224,29 @@ def fit_transforms(
 
 def _fit(transform: Transform, training: Callable[[], Iterator[Rows]], columns: Sequence[str]) -> FittedTransform:
     match transform:
+        case DequantiseTransform():
+            return _Dequantise(transform.levels)
+        case _ if transform.columns is not None:
+            places = [_place(name, transform.kind, columns) for name in transform.columns]
+            of_all = transform.model_copy(update={"columns": None})
+            return _OfColumns(_fit(of_all, lambda: (rows[:, places] for rows in training()), transform.columns), places)
         case ArcsinhTransform():
             return _Arcsinh(transform.scale)
         case LogitTransform():
             return _Logit(transform.alpha)
-        case DequantiseTransform():
-            return _Dequantise(transform.levels)
         case StandardiseTransform():
             mean, std = moments(training())
             for column, deviation in zip(columns, std, strict=True):
                 if not deviation > 0:
                     raise DataError(f"column {column!r} has no spread that could be standardised", column=column)
             return _Standardise(mean, std)
+
+
+def _place(name: str, kind: str, columns: Sequence[str]) -> int:
+    if name not in columns:
+        shown = ", ".join(columns[:30]) + (", ..." if len(columns) > 30 else "")
+        raise DataError(f"data.transforms: {kind} names the column {name!r}; the columns are: {shown}", column=name)
+    return columns.index(name)
 
 
 def moments(pieces: Iterable[Rows]) -> tuple[Rows, Rows]:
