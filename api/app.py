@@ -12,7 +12,7 @@ from fastapi.openapi.utils import get_openapi
 
 from api import __version__, problems
 from api.monitoring import RequestMetrics, make_registry
-from api.routers import artifacts, datasets, events, health, ingest, jobs, memory, metrics
+from api.routers import artifacts, attempts, datasets, events, health, ingest, jobs, memory, metrics, usage
 from service.settings import Settings
 from service.store import Database
 
@@ -45,8 +45,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestMetrics, registry=app.state.prometheus)
     problems.install(app)
 
-    v1 = APIRouter(prefix="/api/v1", responses=problems.describe(422, 503))
-    for resource in (jobs, events, metrics, memory, artifacts, datasets, ingest):
+    # 405: a path parameter with a slash in it makes another path, which may not take the method.
+    v1 = APIRouter(prefix="/api/v1", responses=problems.describe(405, 422, 503))
+    for resource in (jobs, attempts, events, metrics, memory, artifacts, datasets, usage, ingest):
         v1.include_router(resource.router)
     app.include_router(v1)
     app.include_router(health.router)

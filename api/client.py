@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -12,11 +14,26 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import BaseModel
 
-from api.schemas import ArtifactList, EventList, JobList, JobRead, MemorySummary, MetricList, MetricSeriesRead
+from api.schemas import (
+    ArtifactList,
+    AttemptList,
+    CheckpointList,
+    EventList,
+    JobList,
+    JobRead,
+    MemorySummary,
+    MetricList,
+    MetricSeriesRead,
+    UsageRead,
+)
 
 __all__ = ["ApiProblem", "ApiUnreachable", "BadRequest", "Client"]
 
 Model = TypeVar("Model", bound=BaseModel)
+
+# How long a submission whose answer was lost is repeated: a killed API is back after some seconds.
+SUBMIT_SECONDS = 60.0
+PAUSE_SECONDS = 1.0
 
 
 class ApiProblem(Exception):
@@ -38,7 +55,14 @@ class BadRequest(ValueError):
 
 
 class ApiUnreachable(Exception):
-    """No answer from the server."""
+    """No answer from the server.
+
+    Attributes: ``sent``: whether the request may have reached it.
+    """
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
 
 
 class Client:
@@ -46,6 +70,7 @@ class Client:
 
     def __init__(self, url: str, *, timeout: float = 60.0) -> None:
         self.url = url.rstrip("/")
+        self._on_silence: Callable[[str], None] | None = None
         # Two tries of the connection alone: what a server may have seen is repeated only where that is safe.
         try:
             self._http = httpx.Client(base_url=self.url, timeout=timeout, transport=httpx.HTTPTransport(retries=2))
@@ -64,7 +89,36 @@ class Client:
         """Close the connections."""
         self._http.close()
 
+    @contextmanager
+    def patience(self, tell: Callable[[str], None]) -> Iterator[None]:
+        """Within this, what only reads waits for a server that is away, however long; ``tell`` is told of it."""
+        self._on_silence = tell
+        try:
+            yield
+        finally:
+            self._on_silence = None
+
     def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        if method != "GET" or self._on_silence is None:
+            return self._send(method, path, **arguments)
+        away = False
+        while True:
+            try:
+                response = self._send(method, path, **arguments)
+            except (ApiUnreachable, ApiProblem) as error:
+                if isinstance(error, ApiProblem) and error.status < 500:
+                    raise
+                if not away:
+                    words = f"status {error.status}" if isinstance(error, ApiProblem) else "no connection"
+                    self._on_silence(f"the API does not answer ({words}); the training goes on, and so does this")
+                away = True
+                time.sleep(PAUSE_SECONDS)
+                continue
+            if away:
+                self._on_silence("the API answers again")
+            return response
+
+    def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **arguments)
         except httpx.UnsupportedProtocol as error:
@@ -72,7 +126,8 @@ class Client:
         except httpx.TransportError as error:
             raise ApiUnreachable(
                 f"no answer from {self.url} ({error or type(error).__name__}): is the service running there? "
-                "`symadj serve` starts one, --url names another"
+                "`symadj serve` starts one, --url names another",
+                sent=not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout),
             ) from error
         if response.is_error:
             raise _problem(response)
@@ -84,17 +139,35 @@ class Client:
     def submit(self, spec: dict[str, Any], *, idempotency_key: str | None = None) -> JobRead:
         """Submit a job spec. Without a key of the caller's, one is made up, so that a lost answer doubles nothing.
 
+        A request that may have arrived is repeated under its key until there is an answer.
+
         Raises:
-            ApiProblem: the spec is not valid (422), its ``errors`` name the fields.
-            ApiUnreachable: no answer, twice.
+            ApiProblem: the spec is not valid (422), its ``errors`` name the fields; or too many jobs wait (429).
+            ApiUnreachable: nobody is there, or there was no answer for a minute; then the message names the key.
         """
         if idempotency_key is not None and re.fullmatch(r"[\x21-\x7e]{1,255}", idempotency_key) is None:
             raise BadRequest(f"{idempotency_key!r} is no Idempotency-Key: 1 to 255 visible ASCII characters")
-        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-        try:
-            return self._read(JobRead, "POST", "/api/v1/jobs", json=spec, headers=headers)
-        except ApiUnreachable:
-            return self._read(JobRead, "POST", "/api/v1/jobs", json=spec, headers=headers)
+        key = idempotency_key or str(uuid.uuid4())
+        deadline = time.monotonic() + SUBMIT_SECONDS
+        sent = False
+        while True:
+            try:
+                return self._read(JobRead, "POST", "/api/v1/jobs", json=spec, headers={"Idempotency-Key": key})
+            except ApiUnreachable as error:
+                sent = sent or error.sent
+                if not sent:
+                    raise
+                if time.monotonic() > deadline:
+                    raise ApiUnreachable(
+                        f"{error}. The job may have been accepted: repeat the same spec under the Idempotency-Key "
+                        f"{key}, and there is one job in any case",
+                        sent=True,
+                    ) from error
+            except ApiProblem as problem:
+                if problem.status not in {502, 503, 504} or time.monotonic() > deadline:
+                    raise
+                sent = True
+            time.sleep(PAUSE_SECONDS)
 
     def job(self, job_id: str) -> JobRead:
         """Read a job."""
@@ -107,6 +180,30 @@ class Client:
     def cancel(self, job_id: str) -> JobRead:
         """Cancel a job."""
         return self._read(JobRead, "POST", f"{_job_path(job_id)}/cancel")
+
+    def pause(self, job_id: str) -> JobRead:
+        """Pause a job."""
+        return self._read(JobRead, "POST", f"{_job_path(job_id)}/pause")
+
+    def resume(self, job_id: str) -> JobRead:
+        """Put a paused job back into the queue."""
+        return self._read(JobRead, "POST", f"{_job_path(job_id)}/resume")
+
+    def ask_checkpoint(self, job_id: str) -> JobRead:
+        """Ask a running job for a checkpoint."""
+        return self._read(JobRead, "POST", f"{_job_path(job_id)}/checkpoint")
+
+    def attempts(self, job_id: str) -> AttemptList:
+        """List the tries at a job."""
+        return self._read(AttemptList, "GET", f"{_job_path(job_id)}/attempts")
+
+    def checkpoints(self, job_id: str) -> CheckpointList:
+        """List the checkpoints of a job that are kept."""
+        return self._read(CheckpointList, "GET", f"{_job_path(job_id)}/checkpoints")
+
+    def usage(self) -> UsageRead:
+        """Read what the service takes of disk and rows."""
+        return self._read(UsageRead, "GET", "/api/v1/usage")
 
     def delete(self, job_id: str) -> None:
         """Delete an ended job with all that it left."""

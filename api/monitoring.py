@@ -10,10 +10,13 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import usage
 from service.store import Database, jobs
 
 __all__ = ["RequestMetrics", "make_registry"]
 
+# Rows are counted again after so many seconds: a count reads the whole index.
+COUNT_SECONDS = 60.0
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -34,10 +37,37 @@ class _JobsByState(Collector):
         return [GaugeMetricFamily("symadj_jobs", "Jobs by state.", labels=["state"])]
 
 
+class _Store(Collector):
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._counted: tuple[float, dict[str, int], int] | None = None
+
+    def collect(self) -> Iterable[Metric]:
+        """Count rows and bytes when Prometheus asks, but not again and again."""
+        counted = self._counted
+        if counted is None or time.monotonic() - counted[0] > COUNT_SECONDS:
+            with self._database.read_session() as session:
+                rows, taken = usage.rows_by_table(session), usage.store_bytes(session, self._database)
+            counted = self._counted = (time.monotonic(), rows, taken)
+        rows_gauge, bytes_gauge = self.describe()
+        for table, count in counted[1].items():
+            rows_gauge.add_metric([table], count)
+        bytes_gauge.add_metric([], counted[2])
+        return [rows_gauge, bytes_gauge]
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        """Name the metrics without asking the store, which may not be there yet."""
+        return [
+            GaugeMetricFamily("symadj_store_rows", "Rows of the store by table.", labels=["table"]),
+            GaugeMetricFamily("symadj_store_bytes", "Bytes of the store.", labels=[]),
+        ]
+
+
 def make_registry(database: Database) -> CollectorRegistry:
     """Return a registry with the figures that come from the store."""
     registry = CollectorRegistry()
     registry.register(_JobsByState(database))
+    registry.register(_Store(database))
     return registry
 
 

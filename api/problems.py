@@ -106,7 +106,8 @@ async def _on_symadj_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, SymadjError)
     extensions = dict(error.extensions)
     pointer = extensions.pop("pointer", None)
-    errors = [FieldError(location="query", pointer=pointer, detail=str(error))] if pointer else None
+    where = "body" if pointer is not None and pointer.startswith("/") else "query"
+    errors = [FieldError(location=where, pointer=pointer, detail=str(error))] if pointer is not None else None
     headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
     return _response(
         request,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.records import Number, Phase
-from service.states import JobState, ReasonCode
+from service.states import CheckpointCause, JobState, ReasonCode, StopWish
 
 if TYPE_CHECKING:  # the client reads these answers and needs no database for it
     from service.store.tables import Job, MetricSeries
@@ -16,7 +16,11 @@ if TYPE_CHECKING:  # the client reads these answers and needs no database for it
 __all__ = [
     "ArtifactList",
     "ArtifactRead",
+    "AttemptList",
+    "AttemptRead",
     "BucketRead",
+    "CheckpointList",
+    "CheckpointRead",
     "DatasetList",
     "DatasetRead",
     "EventList",
@@ -34,6 +38,7 @@ __all__ = [
     "MetricRead",
     "MetricSeriesRead",
     "Readiness",
+    "UsageRead",
 ]
 
 
@@ -61,6 +66,13 @@ class Progress(Answer):
     device_peak_bytes: int | None = Field(description="Highest device peak of any rank so far.")
 
 
+class ParentRead(Answer):
+    """The checkpoint of another job that a job began with."""
+
+    job: str
+    checkpoint: str
+
+
 class JobSummary(Answer):
     """A job in a list."""
 
@@ -70,11 +82,25 @@ class JobSummary(Answer):
     state: JobState
     priority: int
     attempt: int = Field(description="Tries so far, counted from 1; 0 before the first.")
+    attempts_lost: int = Field(description="Of these, how many ended because workers or the cluster were lost.")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    cancel_requested_at: datetime | None
+    not_before: datetime | None = Field(
+        description="Of a job that waits after a lost attempt: when the next may start."
+    )
+    stop_requested: StopWish | None = Field(description="It is to stop at its next step, for this reason.")
+    stop_requested_at: datetime | None
+    parent: ParentRead | None = Field(description="null: the job began from random weights.")
     reason: ReasonCode | None
+
+    @classmethod
+    def of_row(cls, job: Job) -> JobSummary:
+        """Return the answer for a stored job."""
+        names = cls.model_fields.keys() & JobSummary.model_fields.keys() - {"parent"}
+        values = {name: getattr(job, name) for name in names}
+        parent = job.parent_id and {"job": job.parent_id, "checkpoint": job.parent_checkpoint}
+        return JobSummary.model_validate(values | {"parent": parent})
 
 
 class JobRead(JobSummary):
@@ -105,7 +131,7 @@ class JobRead(JobSummary):
             host_peak_bytes=job.host_peak_bytes,
             device_peak_bytes=job.device_peak_bytes,
         )
-        summary = JobSummary.model_validate(job).model_dump()
+        summary = JobSummary.of_row(job).model_dump()
         return cls(**summary, labels=spec["labels"], spec=spec, progress=progress, failure=failure, result=job.result)
 
 
@@ -120,6 +146,64 @@ class JobList(Answer):
     items: list[JobSummary]
     has_more: bool
     next_after: str | None = Field(description="Pass as `after` for the next page.")
+
+
+class AttemptRead(Answer):
+    """One try at a job: one Ray job."""
+
+    number: int
+    submission_id: str = Field(description="Of the Ray job.")
+    workers: int = Field(description="DDP ranks; with resources.min_workers fewer than resources.workers, perhaps.")
+    created_at: datetime
+    submitted_at: datetime | None = Field(description="When Ray took it.")
+    finished_at: datetime | None
+    outcome: str | None = Field(description="The state in which it ended, or `lost`; null while it goes on.")
+    reason: ReasonCode | None
+    message: str | None
+    resumed_from_step: int | None = Field(description="null: it began from the start, or has not begun yet.")
+
+
+class AttemptList(Answer):
+    """All attempts of a job in order."""
+
+    items: list[AttemptRead]
+
+
+class CheckpointRead(Answer):
+    """A stored state of a job's training, from which it or another job can go on."""
+
+    name: str
+    step: int = Field(description="Steps completed.")
+    attempt: int
+    created_at: datetime
+    bytes: int
+    sha256: str = Field(description="Of its manifest, which has those of its files.")
+    cause: CheckpointCause
+    validation_nll: Number | None = Field(description="The newest when it was written, in nats.")
+    path: str = Field(description="Its folder on the storage of the service.")
+
+
+class CheckpointList(Answer):
+    """The checkpoints of a job that are kept, by step."""
+
+    items: list[CheckpointRead]
+
+
+class FolderUsage(Answer):
+    """What the folder of one job takes."""
+
+    job_id: str
+    bytes: int
+
+
+class UsageRead(Answer):
+    """What the service takes: rows, bytes of the store, bytes of the jobs' folders."""
+
+    rows: dict[str, int] = Field(description="By table of the store.")
+    store_bytes: int = Field(description="Of the database: SQLite's file with its log, or PostgreSQL's own figure.")
+    jobs_bytes: int = Field(description="Of the files of all jobs.")
+    jobs: list[FolderUsage] = Field(description="The largest folders, largest first.")
+    free_bytes: int = Field(description="Left on the disk of the jobs' folders.")
 
 
 class EventRead(Answer):

@@ -1,4 +1,4 @@
-"""What the commands print."""
+"""What the commands print of jobs, their attempts and files, and of the service."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -14,21 +13,29 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from api.cli.results import likelihoods, memory_table, print_parts, size
 from api.client import Client
-from api.schemas import ArtifactRead, JobRead, JobSummary, MemorySummary, MetricRead
+from api.schemas import (
+    ArtifactRead,
+    AttemptRead,
+    CheckpointRead,
+    JobRead,
+    JobSummary,
+    MetricRead,
+    UsageRead,
+)
 from service.states import JobState
 
 __all__ = [
+    "attempt_table",
+    "checkpoint_parts",
     "curl_lines",
     "job_header",
     "job_table",
-    "likelihoods",
-    "memory_table",
     "metric_table",
-    "print_parts",
     "ready_banner",
     "report",
-    "size",
+    "usage_parts",
 ]
 
 _COLOURS = {
@@ -36,19 +43,9 @@ _COLOURS = {
     JobState.FAILED: "red",
     JobState.CANCELLED: "yellow",
     JobState.RUNNING: "cyan",
+    JobState.PAUSING: "magenta",
+    JobState.PAUSED: "magenta",
 }
-
-
-def size(count: int | None) -> str:
-    """Return bytes in a unit that a person reads; a dash where there is no figure."""
-    if count is None:
-        return "-"
-    value = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if abs(value) < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.2f} GiB"
 
 
 def ready_banner(url: str, data: Path, version: str) -> Text:
@@ -64,11 +61,6 @@ def ready_banner(url: str, data: Path, version: str) -> Text:
     )
 
 
-def _number(value: object, digits: int = 3) -> str:
-    """Return a figure of a result: a dash where there is none; not a number travels as a string."""
-    return f"{float(value):.{digits}f}" if isinstance(value, int | float | str) else "-"
-
-
 def _state(state: JobState) -> str:
     colour = _COLOURS.get(state, "default")
     return f"[{colour}]{state.value}[/{colour}]"
@@ -78,12 +70,28 @@ def _when(time: datetime | None) -> str:
     return "-" if time is None else f"{time.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
+def _standing(job: JobSummary) -> str:
+    """Return the state of a job, and what is to come of it."""
+    words = [_state(job.state)]
+    if job.attempt:
+        words.append(f"attempt {job.attempt}")
+    if job.attempts_lost:
+        words.append(f"{job.attempts_lost} lost")
+    if job.stop_requested is not None and job.state is not JobState.PAUSING:
+        words.append(f"to stop at its next step ({job.stop_requested.value})")
+    if job.state is JobState.QUEUED and job.not_before is not None:
+        words.append(f"the next attempt not before {_when(job.not_before)}")
+    return ", ".join(words)
+
+
 def job_header(job: JobRead) -> Table:
     """Return what a job is and how far it came."""
     table = Table(box=None, show_header=False, pad_edge=False)
     of = f" of {job.progress.max_steps}" if job.progress.max_steps else ""
     table.add_row("job", f"{job.id}  ({escape(job.name)})")
-    table.add_row("state", _state(job.state) + (f", attempt {job.attempt}" if job.attempt else ""))
+    table.add_row("state", _standing(job))
+    if job.parent is not None:
+        table.add_row("goes on from", f"{job.parent.job}, {job.parent.checkpoint}")
     table.add_row("created", _when(job.created_at))
     table.add_row("started", _when(job.started_at))
     table.add_row("finished", _when(job.finished_at))
@@ -95,7 +103,7 @@ def job_header(job: JobRead) -> Table:
 def job_table(jobs: Sequence[JobSummary]) -> Table:
     """Return jobs as rows."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("job", "name", "state", "priority", "created", "finished", "reason"):
+    for heading in ("job", "name", "state", "attempt", "priority", "created", "finished", "reason"):
         table.add_column(heading, no_wrap=heading == "job")
     for job in jobs:
         reason = job.reason.value if job.reason else ""
@@ -103,6 +111,7 @@ def job_table(jobs: Sequence[JobSummary]) -> Table:
             job.id,
             escape(job.name),
             _state(job.state),
+            f"{job.attempt} ({job.attempts_lost} lost)" if job.attempts_lost else str(job.attempt or "-"),
             str(job.priority),
             _when(job.created_at),
             _when(job.finished_at),
@@ -122,21 +131,76 @@ def metric_table(metrics: Sequence[MetricRead]) -> Table:
     return table
 
 
-def print_parts(console: Console, parts: Sequence[RenderableType]) -> None:
-    """Print texts in as many columns as they need, tables in as many as there are."""
-    for part in parts:
-        console.print(part, soft_wrap=isinstance(part, Text))
+def attempt_table(attempts: Sequence[AttemptRead]) -> Table:
+    """Return attempts as rows."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("attempt", "workers", "began at step", "submitted", "finished", "outcome", "why"):
+        table.add_column(heading, justify="right" if heading in {"attempt", "workers", "began at step"} else "left")
+    for attempt in attempts:
+        words = (attempt.message or "").splitlines()[:1]
+        reason = [attempt.reason.value] if attempt.reason else []
+        table.add_row(
+            str(attempt.number),
+            str(attempt.workers or "-"),
+            str(attempt.resumed_from_step or 0),
+            _when(attempt.submitted_at),
+            _when(attempt.finished_at),
+            attempt.outcome or "",
+            escape(": ".join(reason + words)),
+        )
+    return table
+
+
+def checkpoint_parts(checkpoints: Sequence[CheckpointRead]) -> list[RenderableType]:
+    """Return checkpoints as rows, and the folder in which they are."""
+    if not checkpoints:
+        return [Text("No checkpoints.")]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("step", "attempt", "size", "validation NLL"):
+        table.add_column(heading, justify="right")
+    for heading in ("cause", "written", "name"):
+        table.add_column(heading, no_wrap=True)
+    for item in checkpoints:
+        nll = "-" if item.validation_nll is None else f"{item.validation_nll:.4f}"
+        written = _when(item.created_at)
+        table.add_row(str(item.step), str(item.attempt), size(item.bytes), nll, item.cause.value, written, item.name)
+    return [table, Text(f"in {Path(checkpoints[-1].path).parent}\n")]
+
+
+def usage_parts(usage: UsageRead) -> list[RenderableType]:
+    """Return what the service takes."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("table")
+    table.add_column("rows", justify="right")
+    for name, rows in usage.rows.items():
+        table.add_row(name, f"{rows:,}")
+    folders = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    folders.add_column("job")
+    folders.add_column("files", justify="right")
+    for folder in usage.jobs:
+        folders.add_row(folder.job_id, size(folder.bytes))
+    sums = (
+        f"Store {size(usage.store_bytes)}, files of the jobs {size(usage.jobs_bytes)}, "
+        f"left on their disk {size(usage.free_bytes)}."
+    )
+    return [Text(sums), table, *([folders] if usage.jobs else [])]
 
 
 def report(client: Client, job: JobRead, console: Console) -> None:
-    """Print what came of a job: likelihoods, memory, files, and how to ask for more."""
+    """Print what came of a job: attempts, likelihoods, memory, checkpoints, files, and how to ask for more."""
     if job.failure is not None:
         console.print(_failure(job), soft_wrap=True)
+    attempts = client.attempts(job.id).items
+    if len(attempts) > 1:
+        console.print(attempt_table(attempts))
     if job.result is not None:
         print_parts(console, likelihoods(job.result))
     summary = client.memory(job.id)
     if summary.phases:
         print_parts(console, memory_table([job], [summary], None))
+    checkpoints = client.checkpoints(job.id).items
+    if checkpoints:
+        print_parts(console, [Text("Checkpoints"), *checkpoint_parts(checkpoints)])
     artifacts = client.artifacts(job.id).items
     if artifacts:
         console.print(_artifact_lines(artifacts), soft_wrap=True)
@@ -150,92 +214,6 @@ def _failure(job: JobRead) -> Text:
     for name, value in job.failure.data.items():
         text.append(f"\n  {name}: {value}", style="default")
     return text
-
-
-def likelihoods(result: dict[str, Any]) -> list[RenderableType]:
-    """Return the test NLL beside the baselines on the same rows."""
-    if result.get("test_nll") is None:
-        return [Text("No test NLL: the spec asks for none.")]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model")
-    table.add_column("nats", justify="right")
-    table.add_column("std. error", justify="right")
-    table.add_row(
-        "[bold]this flow[/bold]", f"[bold]{_number(result['test_nll'])}[/bold]", _number(result["test_nll_stderr"])
-    )
-    baselines = result.get("baselines") or {}
-    mixture = baselines.get("gaussian_mixture")
-    if mixture:
-        table.add_row(f"Gaussian mixture, {mixture['components']} components", _number(mixture["test_nll"]), "")
-    if "gaussian" in baselines:
-        table.add_row("Gaussian", _number(baselines["gaussian"]), "")
-    divergence = (result.get("test_solver") or {}).get("divergence", "exact")
-    bits = result.get("test_bits_per_dim")
-    lines = [
-        f"{result['test_rows']:,} held-out rows, {divergence} trace, after the spec's transforms; "
-        f"in the data's own units: {_number(result['test_nll_original_units'])} nats"
-        + (f", {_number(bits)} bits/dim." if bits is not None else "."),
-        *_checks(result),
-        f"{result['parameters']:,} parameters, {result['steps']:,} steps in {result['train_seconds']:.0f} s, "
-        f"evaluated in {result['evaluate_seconds']:.0f} s.",
-    ]
-    return [Text("Test negative log-likelihood"), table, Text("\n".join(lines) + "\n")]
-
-
-def _checks(result: dict[str, Any]) -> list[str]:
-    """Return what was measured beside the likelihood, a sentence each."""
-    lines = []
-    if result.get("test_nll_gap") is not None:
-        lines.append(
-            f"At training's tolerances: {_number(result['test_nll_training_tolerance'])} nats, a gap of "
-            f"{_number(result['test_nll_gap'], 5)} (std. error {_number(result['test_nll_gap_stderr'], 5)})."
-        )
-    inverse = result.get("inverse_error")
-    if inverse:
-        lines.append(
-            f"{inverse['rows']:,} rows to the base and back: off by {inverse['rms']:.1e} (rms), "
-            f"{inverse['max']:.1e} at most."
-        )
-    tried = result.get("two_sample")
-    if tried:
-        lines.append(
-            f"A classifier tells samples from held-out rows with accuracy {_number(tried['accuracy'])} "
-            f"(std. error {_number(tried['accuracy_stderr'])}); 0.5 is chance."
-        )
-    if result.get("density_integral") is not None:
-        lines.append(f"The density's integral over the plane: {_number(result['density_integral'], 5)}.")
-    return lines
-
-
-def memory_table(
-    jobs: Sequence[JobRead], summaries: Sequence[MemorySummary], last_step: int | None
-) -> list[RenderableType]:
-    """Return memory by rank and phase; with several jobs, side by side and as ratios to the first."""
-    device = any(phase.device_peak_bytes is not None for summary in summaries for phase in summary.phases)
-    where = "device" if device else "host"
-    span = f" of steps 1 to {last_step}" if last_step else ""
-    title = Text(f"Memory by rank and phase: highest {where} peak{span}; in brackets, above what the step began with")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("rank", justify="right")
-    table.add_column("phase")
-    for summary, job in zip(summaries, jobs, strict=True):
-        table.add_column(f"{summary.gradient}\n{escape(job.name)}", justify="right")
-    if len(summaries) > 1:
-        table.add_column(f"times {summaries[0].gradient},\nabove idle", justify="right")
-    indexed = [{(phase.rank, phase.phase): phase for phase in summary.phases} for summary in summaries]
-    for key in indexed[0]:
-        cells = []
-        above: list[int | None] = []
-        for phases in indexed:
-            phase = phases.get(key)
-            peak = getattr(phase, f"{where}_peak_bytes", None)
-            above.append(getattr(phase, f"{where}_above_idle_bytes", None))
-            cells.append(f"{size(peak)} (+{size(above[-1])})" if peak is not None else "-")
-        if len(summaries) > 1:
-            first, *others = above
-            cells.append(", ".join(f"{other / first:.1f}" if first and other is not None else "-" for other in others))
-        table.add_row(str(key[0]), key[1], *cells)
-    return [title, table]
 
 
 def _artifact_lines(artifacts: Sequence[ArtifactRead]) -> Text:

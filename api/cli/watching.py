@@ -18,43 +18,36 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from api.cli.render import size
-from api.client import ApiUnreachable, Client
+from api.cli.results import size
+from api.client import Client
 from api.schemas import EventRead, JobRead
 from service.states import TERMINAL, JobState
 
-__all__ = ["ENDED", "watch"]
+__all__ = ["watch"]
 
-ENDED = TERMINAL
 POLL_SECONDS = 1.0
 # Where there is no terminal to redraw, one line in so many seconds.
 LINE_SECONDS = 10.0
 
 
 def watch(client: Client, job_id: str, console: Console) -> JobRead | None:
-    """Follow a job until it ends and return it; None if the user leaves (Ctrl-C)."""
+    """Follow a job until it ends; None if the user leaves (Ctrl-C). An API that is away for a while ends nothing."""
     view = _Bar(console) if console.is_terminal else _Lines(console)
     seen = 0
-    silent = False
     try:
-        with view.live():
+        client.job(job_id)  # a job or a server that is not there is told at once
+        with view.live(), client.patience(view.note):
             while True:
-                try:
-                    # The job first: events that came with its end are then there to be read.
-                    job = client.job(job_id)
-                    events = client.events(job_id, after_seq=seen)
-                except ApiUnreachable:
-                    if not silent:
-                        view.note("the API does not answer; the training goes on, and so does this watch")
-                    silent = True
-                    time.sleep(POLL_SECONDS)
-                    continue
-                silent = False
+                # The job first: events that came with its end are then there to be read.
+                job = client.job(job_id)
+                events = client.events(job_id, after_seq=seen)
                 seen = events.next_after_seq
                 for event in events.items:
                     view.event(event)
+                    if event.name == JobState.PAUSED and job.state is JobState.PAUSED:
+                        view.note(f"paused until `symadj resume {job_id}`; this watch goes on")
                 view.update(job)
-                if job.state in ENDED:
+                if job.state in TERMINAL:
                     return job
                 time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
@@ -86,6 +79,7 @@ class _Lines:
         self._console = console
         self._next = 0.0
         self._first: tuple[float, int] | None = None
+        self._attempt = 0
 
     def live(self) -> AbstractContextManager[object]:
         return nullcontext()
@@ -110,8 +104,9 @@ class _Lines:
     def _eta(self, job: JobRead, now: float) -> str:
         """Return the time that is left at the pace since the first step seen; empty where there is no telling."""
         step, of = job.progress.step, job.progress.max_steps
-        if self._first is None:
-            self._first = (now, step)
+        # Another attempt began at a step before, and some time later.
+        if self._first is None or job.attempt != self._attempt or step < self._first[1]:
+            self._first, self._attempt = (now, step), job.attempt
         since, first_step = self._first
         if of is None or step == first_step:
             return ""

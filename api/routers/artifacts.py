@@ -23,7 +23,7 @@ def list_artifacts(store: Store, settings: SettingsOf, request: Request, job_id:
     with store.read_session() as session:
         jobs.get(session, job_id)
         rows = artifacts.of_job(session, job_id)
-    folder = lifecycle.artifact_folder(settings.resolved_storage(), job_id)
+    storage = settings.resolved_storage()
     return ArtifactList(
         items=[
             ArtifactRead(
@@ -34,7 +34,7 @@ def list_artifacts(store: Store, settings: SettingsOf, request: Request, job_id:
                 attempt=row.attempt,
                 created_at=row.created_at,
                 url=str(request.app.url_path_for("download_artifact", job_id=job_id, name=row.name)),
-                path=str(folder / row.name),
+                path=str(lifecycle.artifact_folder(storage, job_id, row.attempt) / row.name),
             )
             for row in rows
         ]
@@ -53,7 +53,7 @@ def download_artifact(
     with store.read_session() as session:
         jobs.get(session, job_id)
         artifact = artifacts.get(session, job_id, name)
-    path = lifecycle.artifact_folder(settings.resolved_storage(), job_id) / artifact.name
+    path = lifecycle.artifact_folder(settings.resolved_storage(), job_id, artifact.attempt) / artifact.name
     if not path.is_file():
         raise NotFound(f"{name!r} was stored at {path}, but there is no such file any more")
     return FileResponse(

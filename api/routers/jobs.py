@@ -1,4 +1,4 @@
-"""Jobs: create, list, read, cancel, delete."""
+"""Jobs: create, list, read, pause, resume, cancel, delete."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from service.errors import InvalidParameter
 from service.spec import LABEL_NAME, JobSpec
 from service.states import JobState
 from service.store import jobs, metrics
+from service.store.tables import Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -25,11 +26,12 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
     "",
     status_code=201,
     dependencies=[Depends(require_json)],
-    responses={200: {"model": JobRead, "description": "Known by its key"}, **describe(400, 415)},
+    responses={200: {"model": JobRead, "description": "Known by its key"}, **describe(400, 415, 429)},
 )
 def create_job(
     spec: JobSpec,
     store: Store,
+    settings: SettingsOf,
     owner: Owner,
     request: Request,
     response: Response,
@@ -39,18 +41,28 @@ def create_job(
             min_length=1,
             max_length=255,
             pattern=r"^[\x21-\x7e]+$",
-            description="Repeat a request under the same key and there is still one job.",
+            description="Repeat a request under the same key and there is still one job. A deleted job takes its key "
+            "with it: the next request under that key makes a new job.",
         ),
     ] = None,
 ) -> JobRead:
     """Put a job into the queue. Under a key that was used with the same spec, answer 200 with that job as it is now."""
-    try:
+
+    def submit() -> tuple[Job, bool]:
         with store.session() as session:
-            job, created = lifecycle.submit(session, spec, owner=owner, idempotency_key=idempotency_key)
+            return lifecycle.submit(
+                session,
+                spec,
+                owner=owner,
+                idempotency_key=idempotency_key,
+                max_queued=settings.max_queued_per_owner,
+            )
+
+    try:
+        job, created = submit()
     except IntegrityError:
         # The same key came twice at once, and the other request was first: now its job is there to be found.
-        with store.session() as session:
-            job, created = lifecycle.submit(session, spec, owner=owner, idempotency_key=idempotency_key)
+        job, created = submit()
     if not created:
         response.status_code = 200
     response.headers["Location"] = str(request.app.url_path_for("read_job", job_id=job.id))
@@ -70,7 +82,7 @@ def list_jobs(
     with store.read_session() as session:
         page = jobs.page(session, states=state or (), name=name, label=_parse_label(label), limit=limit, after=after)
     return JobList(
-        items=[JobSummary.model_validate(job) for job in page.jobs],
+        items=[JobSummary.of_row(job) for job in page.jobs],
         has_more=page.next_after is not None,
         next_after=page.next_after,
     )
@@ -93,15 +105,39 @@ def read_job(store: Store, job_id: JobId) -> JobRead:
 
 @router.post("/{job_id}/cancel", status_code=202, responses=describe(404, 409))
 def cancel_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
-    """Cancel a job: at once if it waits, at its next step if it runs. Repeating it changes nothing."""
+    """Cancel a job: at once if it waits or is paused, at its next step if it runs. Repeating it changes nothing."""
     with store.session() as session:
         lifecycle.cancel(session, jobs.lock(session, job_id), actor=owner)
     return _read(store, job_id)
 
 
+@router.post("/{job_id}/pause", status_code=202, responses=describe(404, 409))
+def pause_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
+    """Pause a job: at once if it waits, at its next step and with a checkpoint if it runs. It then holds no worker."""
+    with store.session() as session:
+        lifecycle.pause(session, jobs.lock(session, job_id), actor=owner)
+    return _read(store, job_id)
+
+
+@router.post("/{job_id}/resume", status_code=202, responses=describe(404, 409))
+def resume_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
+    """Put a paused job back into the queue, to go on from its newest checkpoint."""
+    with store.session() as session:
+        lifecycle.resume(session, jobs.lock(session, job_id), actor=owner)
+    return _read(store, job_id)
+
+
+@router.post("/{job_id}/checkpoint", status_code=202, responses=describe(404, 409))
+def checkpoint_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
+    """Ask a running job for a checkpoint after its next step; it appears among the job's checkpoints."""
+    with store.session() as session:
+        lifecycle.ask_checkpoint(session, jobs.lock(session, job_id), actor=owner)
+    return _read(store, job_id)
+
+
 @router.delete("/{job_id}", status_code=204, responses=describe(404, 409))
 def delete_job(store: Store, settings: SettingsOf, job_id: JobId) -> None:
-    """Delete an ended job with its events, metrics, telemetry and files."""
+    """Delete an ended job with its events, metrics, telemetry, checkpoints, files and Idempotency-Key."""
     with store.session() as session:
         aside = lifecycle.delete(session, jobs.lock(session, job_id), storage=settings.resolved_storage())
     if aside is not None:

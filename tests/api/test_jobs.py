@@ -138,7 +138,10 @@ def test_cancel_and_delete_follow_the_state(api: httpx.Client, submit: Submit) -
     assert_problem(api.get(f"/api/v1/jobs/{job_id}"), 404)
 
 
-@pytest.mark.parametrize("path", ["", "/events", "/metrics", "/metrics/loss", "/memory", "/memory/steps", "/artifacts"])
+@pytest.mark.parametrize(
+    "path",
+    ["", "/events", "/metrics", "/metrics/loss", "/memory", "/memory/steps", "/artifacts", "/attempts", "/checkpoints"],
+)
 def test_an_unknown_job_is_a_404_everywhere(api: httpx.Client, path: str) -> None:
     assert "job-none" in assert_problem(api.get(f"/api/v1/jobs/job-none{path}"), 404)["detail"]
 

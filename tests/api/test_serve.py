@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from api.cli.render import likelihoods, print_parts
-from api.serve import ServeError, serve
+from api.children import ServeError
+from api.cli.results import likelihoods, print_parts
+from api.serve import serve
 
 
 def test_an_interpreter_in_a_path_with_spaces_is_refused_in_a_sentence(

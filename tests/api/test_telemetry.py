@@ -4,55 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-import httpx
-import pytest
-
-from service import lifecycle
-from service.spec import JobSpec
-from service.store import Database, jobs
-from tests.conftest import ApiServer
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC).isoformat()
-
-
-@dataclass
-class Run:
-    """A job that the dispatcher has claimed, seen from its worker."""
-
-    api: httpx.Client
-    server: ApiServer
-    job_id: str
-    token: str
-    sent: int = 0
-
-    def send(self, *records: dict[str, Any], source: str = "rank-0", first_seq: int | None = None) -> httpx.Response:
-        body = {"source": source, "first_seq": first_seq or self.sent + 1, "records": list(records)}
-        headers = {"Authorization": f"Bearer {self.token}"}
-        response = self.api.post("/api/v1/ingest/batches", json=body, headers=headers)
-        if response.status_code == 200:
-            self.sent = response.json()["next_seq"] - 1
-        return response
-
-    def get(self, path: str, **arguments: Any) -> httpx.Response:
-        return self.api.get(f"/api/v1/jobs/{self.job_id}{path}", **arguments)
-
-
-@pytest.fixture
-def run(api_server: ApiServer, api: httpx.Client) -> Iterator[Run]:
-    database = Database(f"sqlite:///{api_server.data / 'symadj.sqlite'}")
-    spec = JobSpec.model_validate({"data": {"kind": "toy", "name": "moons"}})
-    with database.session() as session:
-        job, _ = lifecycle.submit(session, spec, owner="ada")
-    with database.session() as session:
-        claim = lifecycle.claim(session, jobs.lock(session, job.id), actor="d", lease_seconds=60)
-    assert claim is not None
-    yield Run(api, api_server, job.id, claim.token)
-    database.close()
+from tests.api.conftest import NOW, Run
 
 
 def step(number: int, **metrics: Any) -> dict[str, Any]:
@@ -168,7 +122,7 @@ def test_without_its_token_nothing_is_stored(run: Run) -> None:
 def test_an_artifact_is_listed_and_downloaded_as_it_was_written(run: Run) -> None:
     content = b"weights" * 1000
     digest = hashlib.sha256(content).hexdigest()
-    folder = run.server.data / "jobs" / run.job_id / "artifacts"
+    folder = run.server.data / "jobs" / run.job_id / "artifacts" / "1"
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").write_bytes(content)
     record = {"kind": "artifact", "time": NOW, "name": "weights.safetensors", "media_type": "application/octet-stream"}

@@ -1,0 +1,167 @@
+"""The processes of a service: started, started again when they die, stopped with all that they started."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+__all__ = ["Child", "ServeError", "end_processes_of"]
+
+STOP_SECONDS = 20.0
+# In the environment of a child and so of all that it starts, in whatever session: how they are found again.
+MARK = "SYMADJ_SERVED"
+
+
+class ServeError(Exception):
+    """The service can't start; the message says what to do."""
+
+
+@dataclass
+class Child:
+    """One process of the service.
+
+    It is ready when it answers 200 at all ``ready_urls`` (asked with ``headers``), for which it has ``start_seconds``.
+    ``last_words`` is the signal that the kernel sends it should the supervisor be killed (Linux).
+    """
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    data: Path
+    ready_urls: tuple[str, ...] = ()
+    start_seconds: float = 0.0
+    headers: dict[str, str] | None = None
+    last_words: signal.Signals = signal.SIGKILL
+    process: subprocess.Popen[bytes] | None = None
+    restarts: int = 0
+    restart_at: float = 0.0
+    started_at: float = 0.0
+
+    @property
+    def log(self) -> Path:
+        """Where its output goes."""
+        return self.data / "logs" / f"{self.name}.log"
+
+    @property
+    def mark(self) -> str:
+        """What tells its family from other processes."""
+        return f"{self.name}:{self.data}"
+
+    def start(self) -> None:
+        """Start it; its output is appended to its log."""
+        self.started_at = time.monotonic()
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                env=self.environment | {MARK: self.mark},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Ray puts the folder in which it was started before a worker's packages: not the user's, then.
+                cwd=self.log.parent,
+                start_new_session=True,  # Ctrl-C is for the supervisor, which stops the others in order
+                preexec_fn=lambda: _die_with_parent(self.last_words),
+            )
+
+    def wait_until_ready(self, given_up: Callable[[], bool]) -> None:
+        """Wait until it is ready, or until ``given_up()``.
+
+        Raises:
+            ServeError: it ended, or does not answer in time.
+        """
+        deadline = time.monotonic() + self.start_seconds
+        waiting = list(self.ready_urls)
+        with httpx.Client(timeout=5, trust_env=False, headers=self.headers) as client:
+            while waiting and not given_up():
+                assert self.process is not None
+                if self.process.poll() is not None:
+                    raise ServeError(f"{self.name} ended with status {self.process.returncode}:\n{self.tail()}")
+                with contextlib.suppress(httpx.TransportError):
+                    if client.get(waiting[0]).status_code == 200:
+                        del waiting[0]
+                        continue
+                if time.monotonic() > deadline:
+                    raise ServeError(
+                        f"{self.name} does not answer after {self.start_seconds:g} s; its log ends:\n{self.tail()}"
+                    )
+                time.sleep(0.2)
+
+    def revive(self) -> None:
+        """Start it again if it died, after a pause that grows with the number of its deaths."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            return
+        now = time.monotonic()
+        if self.restart_at == 0.0:
+            if now - self.started_at > 60.0:
+                self.restarts = 0
+            pause = min(30.0, 0.5 * 2 ** min(self.restarts, 6))
+            print(
+                f"symadj: {self.name} ended with status {self.process.returncode}; again in {pause:g} s ({self.log})",
+                file=sys.stderr,
+                flush=True,
+            )
+            self.restart_at = now + pause
+        elif now >= self.restart_at:
+            # What is left of its family holds the ports and the memory that the next one needs.
+            end_processes_of(self.mark)
+            self.restart_at = 0.0
+            self.restarts += 1
+            self.start()
+
+    def stop(self) -> None:
+        """Ask it to stop, then make it, with all that it started."""
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_SECONDS)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        end_processes_of(self.mark)
+        self.process.wait()
+
+    def tail(self, lines: int = 15) -> str:
+        """Return the end of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def end_processes_of(mark: str) -> None:
+    """Kill all processes of this user that carry a child's mark (Linux; elsewhere nothing is found).
+
+    Ray starts its workers and drivers in sessions of their own, and one that is stopped (SIGSTOP) outlives its raylet.
+    """
+    wanted = f"{MARK}={mark}".encode()
+    while _kill_all(wanted):
+        time.sleep(0.05)  # one may just have started another
+
+
+def _kill_all(wanted: bytes) -> bool:
+    """Kill what lives with this word in its environment; return whether there was any."""
+    found = False
+    for folder in Path("/proc").glob("[0-9]*"):
+        pid = int(folder.name)
+        try:
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                os.kill(pid, signal.SIGKILL)
+                found = True
+        except OSError:  # it has ended, or belongs to someone else
+            continue
+    return found
+
+
+def _die_with_parent(last_words: signal.Signals) -> None:
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, last_words)

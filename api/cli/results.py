@@ -1,0 +1,125 @@
+"""What came of a job, for people: likelihoods and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from api.schemas import JobRead, MemorySummary
+
+__all__ = ["likelihoods", "memory_table", "print_parts", "size"]
+
+
+def size(count: int | None) -> str:
+    """Return bytes in a unit that a person reads; a dash where there is no figure."""
+    if count is None:
+        return "-"
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.2f} GiB"
+
+
+def print_parts(console: Console, parts: Sequence[RenderableType]) -> None:
+    """Print texts in as many columns as they need, tables in as many as there are."""
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, Text))
+
+
+def _number(value: object, digits: int = 3) -> str:
+    """Return a figure of a result: a dash where there is none; not a number travels as a string."""
+    return f"{float(value):.{digits}f}" if isinstance(value, int | float | str) else "-"
+
+
+def likelihoods(result: dict[str, Any]) -> list[RenderableType]:
+    """Return the test NLL beside the baselines on the same rows."""
+    if result.get("test_nll") is None:
+        return [Text("No test NLL: the spec asks for none.")]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model")
+    table.add_column("nats", justify="right")
+    table.add_column("std. error", justify="right")
+    table.add_row(
+        "[bold]this flow[/bold]", f"[bold]{_number(result['test_nll'])}[/bold]", _number(result["test_nll_stderr"])
+    )
+    baselines = result.get("baselines") or {}
+    mixture = baselines.get("gaussian_mixture")
+    if mixture:
+        table.add_row(f"Gaussian mixture, {mixture['components']} components", _number(mixture["test_nll"]), "")
+    if "gaussian" in baselines:
+        table.add_row("Gaussian", _number(baselines["gaussian"]), "")
+    divergence = (result.get("test_solver") or {}).get("divergence", "exact")
+    bits = result.get("test_bits_per_dim")
+    lines = [
+        f"{result['test_rows']:,} held-out rows, {divergence} trace, after the spec's transforms; "
+        f"in the data's own units: {_number(result['test_nll_original_units'])} nats"
+        + (f", {_number(bits)} bits/dim." if bits is not None else "."),
+        *_checks(result),
+        f"{result['parameters']:,} parameters, {result['steps']:,} steps in {result['train_seconds']:.0f} s, "
+        f"evaluated in {result['evaluate_seconds']:.0f} s.",
+    ]
+    return [Text("Test negative log-likelihood"), table, Text("\n".join(lines) + "\n")]
+
+
+def _checks(result: dict[str, Any]) -> list[str]:
+    """Return what was measured beside the likelihood, a sentence each."""
+    lines = []
+    if result.get("test_nll_gap") is not None:
+        lines.append(
+            f"At training's tolerances: {_number(result['test_nll_training_tolerance'])} nats, a gap of "
+            f"{_number(result['test_nll_gap'], 5)} (std. error {_number(result['test_nll_gap_stderr'], 5)})."
+        )
+    inverse = result.get("inverse_error")
+    if inverse:
+        lines.append(
+            f"{inverse['rows']:,} rows to the base and back: off by {inverse['rms']:.1e} (rms), "
+            f"{inverse['max']:.1e} at most."
+        )
+    tried = result.get("two_sample")
+    if tried:
+        lines.append(
+            f"A classifier tells samples from held-out rows with accuracy {_number(tried['accuracy'])} "
+            f"(std. error {_number(tried['accuracy_stderr'])}); 0.5 is chance."
+        )
+    if result.get("density_integral") is not None:
+        lines.append(f"The density's integral over the plane: {_number(result['density_integral'], 5)}.")
+    return lines
+
+
+def memory_table(
+    jobs: Sequence[JobRead], summaries: Sequence[MemorySummary], last_step: int | None
+) -> list[RenderableType]:
+    """Return memory by rank and phase; with several jobs, side by side and as ratios to the first."""
+    device = any(phase.device_peak_bytes is not None for summary in summaries for phase in summary.phases)
+    where = "device" if device else "host"
+    span = f" of steps 1 to {last_step}" if last_step else ""
+    title = Text(f"Memory by rank and phase: highest {where} peak{span}; in brackets, above what the step began with")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("rank", justify="right")
+    table.add_column("phase")
+    for summary, job in zip(summaries, jobs, strict=True):
+        table.add_column(f"{summary.gradient}\n{escape(job.name)}", justify="right")
+    if len(summaries) > 1:
+        table.add_column(f"times {summaries[0].gradient},\nabove idle", justify="right")
+    indexed = [{(phase.rank, phase.phase): phase for phase in summary.phases} for summary in summaries]
+    for key in indexed[0]:
+        cells = []
+        above: list[int | None] = []
+        for phases in indexed:
+            phase = phases.get(key)
+            peak = getattr(phase, f"{where}_peak_bytes", None)
+            above.append(getattr(phase, f"{where}_above_idle_bytes", None))
+            cells.append(f"{size(peak)} (+{size(above[-1])})" if peak is not None else "-")
+        if len(summaries) > 1:
+            first, *others = above
+            cells.append(", ".join(f"{other / first:.1f}" if first and other is not None else "-" for other in others))
+        table.add_row(str(key[0]), key[1], *cells)
+    return [title, table]

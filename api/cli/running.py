@@ -1,0 +1,123 @@
+"""Commands that make a job, follow it, or change its course."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from api.cli import render, watching
+from api.cli.documents import read_spec, set_fields
+from api.cli.shared import DEFAULT_URL, JobId, Url, console
+from api.client import Client
+from service.states import TERMINAL, JobState
+
+app = typer.Typer()
+
+Watch = Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Change the spec, e.g. --set gradient.kind=backprop"),
+]
+Key = Annotated[str | None, typer.Option(help="Idempotency-Key: the same key submits once.")]
+
+
+@app.command()
+def submit(
+    spec: Annotated[Path, typer.Argument(help="A job spec, YAML or JSON; - reads standard input.")],
+    watch: Watch = False,
+    settings: Settings = None,
+    key: Key = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Submit a job; print its id."""
+    document = read_spec(spec)
+    set_fields(document, settings)
+    with Client(url) as client:
+        _submit(client, document, key, watch)
+
+
+@app.command("continue")
+def continue_job(
+    job: JobId,
+    step: Annotated[int | None, typer.Option(min=0, help="Its checkpoint of this step; default: the newest.")] = None,
+    watch: Watch = False,
+    settings: Settings = None,
+    key: Key = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Make a new job from a checkpoint of another: its weights, optimiser and count of steps, its spec with changes."""
+    with Client(url) as client:
+        document = client.job(job).spec
+        document["parent"] = {"job": job, "step": step}
+        set_fields(document, settings)
+        _submit(client, document, key, watch)
+
+
+@app.command()
+def watch(job: JobId, url: Url = DEFAULT_URL) -> None:
+    """Follow a job to its end."""
+    with Client(url) as client:
+        sys.exit(_watch(client, job))
+
+
+@app.command()
+def cancel(job: JobId, url: Url = DEFAULT_URL) -> None:
+    """Cancel a job: at once if it waits or is paused, at its next step if it runs."""
+    with Client(url) as client:
+        read = client.cancel(job)
+    console.print(f"{read.id}: {read.state if read.state in TERMINAL else 'cancel requested'}")
+
+
+@app.command()
+def pause(job: JobId, url: Url = DEFAULT_URL) -> None:
+    """Pause a job: at once if it waits, at its next step and with a checkpoint if it runs."""
+    with Client(url) as client:
+        read = client.pause(job)
+    console.print(f"{read.id}: {read.state}; `symadj resume {read.id}` lets it go on")
+
+
+@app.command()
+def resume(job: JobId, url: Url = DEFAULT_URL) -> None:
+    """Put a paused job back into the queue; it goes on from its newest checkpoint."""
+    with Client(url) as client:
+        read = client.resume(job)
+    console.print(f"{read.id}: {read.state}")
+
+
+@app.command()
+def checkpoint(job: JobId, url: Url = DEFAULT_URL) -> None:
+    """Ask a running job for a checkpoint after its next step."""
+    with Client(url) as client:
+        read = client.ask_checkpoint(job)
+    console.print(f"{read.id}: asked for; `symadj checkpoints {read.id}` lists it when it is written")
+
+
+@app.command()
+def delete(job: JobId, url: Url = DEFAULT_URL) -> None:
+    """Delete an ended job with its metrics, telemetry, checkpoints and files."""
+    with Client(url) as client:
+        client.delete(job)
+    console.print(f"{job}: deleted")
+
+
+def _submit(client: Client, document: dict[str, Any], key: str | None, watch: bool) -> None:
+    """Submit a spec, print the job's id, and follow it if that was asked for."""
+    job = client.submit(document, idempotency_key=key)
+    print(job.id, flush=True)
+    if watch:
+        sys.exit(_watch(client, job.id))
+
+
+def _watch(client: Client, job_id: str) -> int:
+    job = watching.watch(client, job_id, console)
+    if job is None:
+        console.print(
+            f"\nThe job goes on. `symadj watch {job_id}` follows it again, `symadj cancel {job_id}` stops it."
+        )
+        return 0
+    with client.patience(lambda text: console.print(text, soft_wrap=True)):
+        render.report(client, job, console)
+    return {JobState.SUCCEEDED: 0, JobState.CANCELLED: 3}.get(job.state, 1)

@@ -1,0 +1,18 @@
+"""What the service takes of disk and rows."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from api.dependencies import SettingsOf, Store
+from api.schemas import UsageRead
+from service import usage
+
+router = APIRouter(prefix="/usage", tags=["usage"])
+
+
+@router.get("")
+def read_usage(store: Store, settings: SettingsOf) -> UsageRead:
+    """Read how many rows, bytes of the store and bytes of files there are, the largest jobs first."""
+    with store.read_session() as session:
+        return UsageRead.model_validate(usage.usage(session, store, settings))

@@ -1,0 +1,87 @@
+"""Jobs on a real server, seen from a worker that sends and a user who reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from service import lifecycle
+from service.spec import JobSpec
+from service.states import ReasonCode
+from service.store import Database, jobs
+from tests.conftest import TOY, ApiServer
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC).isoformat()
+
+
+@dataclass
+class Run:
+    """A job that the dispatcher has claimed, seen from its worker."""
+
+    api: httpx.Client
+    server: ApiServer
+    database: Database
+    job_id: str
+    token: str
+    sent: int = 0
+
+    def send(self, *records: dict[str, Any], source: str = "rank-0", first_seq: int | None = None) -> httpx.Response:
+        body = {"source": source, "first_seq": first_seq or self.sent + 1, "records": list(records)}
+        headers = {"Authorization": f"Bearer {self.token}"}
+        response = self.api.post("/api/v1/ingest/batches", json=body, headers=headers)
+        if response.status_code == 200:
+            self.sent = response.json()["next_seq"] - 1
+        return response
+
+    def end(self, state: str, **fields: Any) -> None:
+        """Say how the attempt ended, as its driver does."""
+        record = {"kind": "outcome", "time": NOW, "state": state} | fields
+        response = self.send(record, source="driver", first_seq=1)
+        assert response.status_code == 200, response.text
+
+    def lose(self, reason: ReasonCode, message: str) -> None:
+        """Find the attempt lost, as the dispatcher does."""
+        with self.database.session() as session:
+            job = jobs.lock(session, self.job_id)
+            lifecycle.lose(session, job, reason, message, actor="dispatcher", retry_seconds=5.0)
+
+    def get(self, path: str, **arguments: Any) -> httpx.Response:
+        return self.api.get(f"/api/v1/jobs/{self.job_id}{path}", **arguments)
+
+    def post(self, path: str) -> httpx.Response:
+        return self.api.post(f"/api/v1/jobs/{self.job_id}{path}")
+
+
+def checkpoint(step: int, **changes: Any) -> dict[str, Any]:
+    """Return the record of a checkpoint of the first attempt."""
+    record = {"kind": "checkpoint", "time": NOW, "name": f"step-{step:09d}-attempt-1", "step": step, "bytes": 1000}
+    return record | {"sha256": "0" * 64, "cause": "steps", "validation_nll": None} | changes
+
+
+@pytest.fixture
+def new_run(api_server: ApiServer, api: httpx.Client) -> Iterator[Callable[..., Run]]:
+    """Submit and claim jobs; top-level fields of the spec may be changed."""
+    database = Database(f"sqlite:///{api_server.data / 'symadj.sqlite'}")
+
+    def make(**changes: Any) -> Run:
+        spec = JobSpec.model_validate(TOY | changes)
+        with database.session() as session:
+            job, _ = lifecycle.submit(session, spec, owner="local")
+        with database.session() as session:
+            claim = lifecycle.claim(session, jobs.lock(session, job.id), actor="d", lease_seconds=60)
+        assert claim is not None
+        return Run(api, api_server, database, job.id, claim.token)
+
+    yield make
+    database.close()
+
+
+@pytest.fixture
+def run(new_run: Callable[..., Run]) -> Run:
+    """One such job."""
+    return new_run()
