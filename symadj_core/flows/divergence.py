@@ -65,9 +65,10 @@ def _uncompiled(field: Field) -> Field:
     return eager
 
 
-def _with_input(field: Field, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _with_input(field: Field, t: Tensor, y: Tensor, *, differentiable: bool) -> tuple[Tensor, Tensor]:
     """y as a tensor that requires grad, and f(t, y) with a graph to it."""
-    y = y if y.requires_grad else y.detach().requires_grad_()
+    # A view that was made under no_grad may say that it requires grad, and is part of no graph nevertheless.
+    y = y if differentiable and y.requires_grad else y.detach().requires_grad_()
     dy = field(t, y)
     # A field that ignores y and has no parameters yet needs a graph for its (zero) divergence to be taken.
     return y, dy if dy.requires_grad else dy + 0.0 * y
@@ -100,7 +101,7 @@ def _by_autograd(field: Field, vectors: Tensor, share: float, *, norm: bool, bat
     def rates(t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
-            y, dy = _with_input(field, t, y)
+            y, dy = _with_input(field, t, y, differentiable=differentiable)
             rows = _products(dy, y, vectors, batched=batched, differentiable=differentiable, last=True)
             result = (rows * vectors).sum(-1).sum(0) * share
             if norm:
@@ -229,7 +230,7 @@ class HutchPlusPlus(Divergence):
         def rates(t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             differentiable = torch.is_grad_enabled()
             with torch.enable_grad():
-                y, dy = _with_input(field, t, y)
+                y, dy = _with_input(field, t, y, differentiable=differentiable)
                 sketched = _products(dy, y, sketch, batched=True, differentiable=False, last=False)
                 q = torch.linalg.qr(sketched.permute(1, 2, 0))[0]
                 outside = rest - q @ (q.mT @ rest)

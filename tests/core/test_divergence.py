@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from symadj_core import IController
-from symadj_core.flows import Block, Exact, Flow, Hutchinson, HutchPlusPlus, MLPField, ProbeKey, divergence
+from symadj_core.flows import (
+    Block,
+    Exact,
+    Flow,
+    Hutchinson,
+    HutchPlusPlus,
+    MLPField,
+    ProbeKey,
+    ResidualField,
+    divergence,
+)
 from tests.core.systems import EXACT_GRADIENTS, gradient_of, relative_error
 
 DIM = 7
@@ -92,6 +102,15 @@ def test_more_probes_than_the_exact_trace_takes_are_refused_when_the_flow_is_mad
     for probes in (1, 4):
         with pytest.raises(ValueError, match="multiple of 3"):
             HutchPlusPlus(probes=probes)
+
+
+@pytest.mark.parametrize("kind", [Exact(), Hutchinson(), HutchPlusPlus()])
+def test_the_likelihood_without_gradient_is_the_same_for_rows_that_require_one(kind: divergence.Divergence) -> None:
+    torch.manual_seed(0)
+    flow = Flow([Block(ResidualField(DIM, 8, 1), divergence=kind, solver="rk4")], DIM)
+    x = torch.randn(6, DIM)
+    with torch.no_grad():
+        assert torch.equal(flow(x.clone().requires_grad_(), seed=0), flow(x, seed=0))
 
 
 @pytest.mark.parametrize("kind", [Hutchinson(probes=2), HutchPlusPlus()])
