@@ -16,12 +16,15 @@ _LARGEST_PLAN = 1000
 _STREAM = 0x70616972
 
 
-def draw_pairs(x: Tensor, seed: int, step: int, rank: int, *, optimal_transport: bool) -> tuple[Tensor, Tensor]:
+def draw_pairs(
+    x: Tensor, seed: int, step: int, rank: int, *, optimal_transport: bool, context: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Draw a base sample and a time for each row: a pure function of the arguments.
 
     With ``optimal_transport`` the base samples are put in the order that makes the sum of squared distances to the rows
-    least (minibatch OT, Tong et al., TMLR 2024), by the exact assignment within each thousand rows. Times are
-    uniform on [0, 1), one in each of B equal strata.
+    least (minibatch OT, Tong et al., TMLR 2024), by the exact assignment within each thousand rows. Rows of unlike
+    contexts keep their base samples apart: each context must be met with samples of the whole base, not with those
+    that are near its rows. Times are uniform on [0, 1), one in each of B equal strata.
 
     Args:
         x: [B, D].
@@ -29,6 +32,7 @@ def draw_pairs(x: Tensor, seed: int, step: int, rank: int, *, optimal_transport:
         step: of the training.
         rank: whose rows these are.
         optimal_transport: pair by the assignment, else as they come.
+        context: [B, C], or None.
 
     Returns:
         z [B, D] standard normal, time [B]; of x's dtype, on its device.
@@ -38,13 +42,24 @@ def draw_pairs(x: Tensor, seed: int, step: int, rank: int, *, optimal_transport:
     z = rng.standard_normal(tuple(x.shape))
     time = (rng.permutation(rows) + rng.random(rows)) / rows
     if optimal_transport:
-        z = _assigned(x.detach().double().cpu().numpy(), z)
+        groups = [np.arange(rows)] if context is None else _alike(context.detach().cpu().numpy())
+        z = _assigned(x.detach().double().cpu().numpy(), z, groups)
     # Rounding to a narrower dtype may end at 1.
     times = torch.from_numpy(time).to(x).clamp_(max=1 - torch.finfo(x.dtype).eps)
     return torch.from_numpy(z).to(x), times
 
 
-def _assigned(x: np.ndarray, z: np.ndarray) -> np.ndarray:
-    parts = range(0, len(x), _LARGEST_PLAN)
-    plans = ((x[a : a + _LARGEST_PLAN], z[a : a + _LARGEST_PLAN]) for a in parts)
-    return np.concatenate([base[linear_sum_assignment(cdist(data, base, "sqeuclidean"))[1]] for data, base in plans])
+def _alike(context: np.ndarray) -> list[np.ndarray]:
+    """Return the numbers of the rows of each context."""
+    _, kind, counts = np.unique(context, axis=0, return_inverse=True, return_counts=True)
+    return np.split(np.argsort(kind.ravel(), kind="stable"), np.cumsum(counts)[:-1])
+
+
+def _assigned(x: np.ndarray, z: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
+    paired = z.copy()
+    for group in groups:
+        for first in range(0, len(group), _LARGEST_PLAN):
+            part = group[first : first + _LARGEST_PLAN]
+            plan = linear_sum_assignment(cdist(x[part], z[part], "sqeuclidean"))[1]
+            paired[part] = z[part[plan]]
+    return paired

@@ -77,7 +77,9 @@ class FlowMatching(Section):
     kind: Literal["flow_matching"] = "flow_matching"
     steps: int = Field(ge=1, le=100_000_000, description="Of the training's steps, the first so many.")
     optimal_transport: bool = Field(
-        True, description="Pair data with base samples by optimal transport within the batch, instead of at random."
+        True,
+        description="Pair data with base samples by optimal transport within the batch, instead of at random; of rows "
+        "with a context only those of the same one, and at random where each has its own.",
     )
     learning_rate: float | None = Field(None, gt=0, le=100, description="null: the optimizer's.")
     schedule: Annotated[ConstantSchedule | CosineSchedule, Field(discriminator="kind")] = ConstantSchedule()

@@ -2,7 +2,7 @@
 
 The paths are straight, x_s = (1 - s) x + s z from data x to base z, and the fields are fitted to their velocity. Which
 x goes with which z is the caller's choice: pairs by minibatch optimal transport (Tong et al., TMLR 2024) make paths
-that cross less.
+that cross less. With contexts, only pairs that are alike in it may be exchanged: each context must meet the whole base.
 """
 
 from __future__ import annotations
@@ -44,11 +44,12 @@ def flow_matching_loss(flow: Flow, x: Tensor, z: Tensor, time: Tensor, context: 
     none, all_of_it = x.new_zeros(flow.dim), x.new_ones(flow.dim)
     moves = torch.stack([block.with_part(none, block.part(all_of_it)) for block in blocks])
     before, total = moves.cumsum(0) - moves, moves.sum(0)
+    # Read from the device once, not once a block.
+    counts = (number[:, None] == torch.arange(len(blocks), device=x.device)).sum(0).tolist()
     loss = x.new_zeros(len(x))
-    for m, block in enumerate(blocks):
+    for m, (block, rows) in enumerate(zip(blocks, torch.split(number.argsort(stable=True), counts), strict=True)):
         # A block without samples is evaluated too, on no rows, so that its parameters have gradients (of zero): DDP
         # waits for all of them.
-        rows = (number == m).nonzero()[:, 0]
         field = block.field_for(None if context is None else context[rows])
         passed = place[rows] - m
         progress = (before[m] + passed[:, None] * moves[m]) / total

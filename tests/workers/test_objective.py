@@ -147,6 +147,27 @@ def test_pairs_differ_from_step_to_step_and_from_rank_to_rank() -> None:
     assert np.abs(np.cov(many.T) - np.eye(2)).max() < 0.05
 
 
+def test_every_context_is_met_with_samples_of_the_whole_base() -> None:
+    rng = np.random.default_rng(0)
+    label = rng.integers(2, size=400)
+    x = torch.from_numpy(rng.standard_normal((400, 1)) + 4 * label[:, None])
+    met, cost = [], []
+    for step in range(1, 20):
+        context = torch.from_numpy(np.eye(2)[label])
+        z, _ = draw_pairs(x, 0, step, 0, optimal_transport=True, context=context)
+        plain, _ = draw_pairs(x, 0, step, 0, optimal_transport=False)
+        for kind in (0, 1):
+            assert sorted(z[label == kind].tolist()) == sorted(plain[label == kind].tolist())
+        met.append(float(z[label == 1].mean()))
+        centred = x - 4 * torch.from_numpy(label)[:, None]
+        cost.append(float((z - centred).square().mean() / (plain - centred).square().mean()))
+    assert abs(np.mean(met)) < 0.05, "not those of the base that lie near the rows"
+    assert max(cost) < 0.2, "but the nearest of them"
+    unlike = torch.arange(400.0)[:, None]
+    alone, _ = draw_pairs(x, 0, 1, 0, optimal_transport=True, context=unlike)
+    assert torch.equal(alone, draw_pairs(x, 0, 1, 0, optimal_transport=False)[0])
+
+
 def test_more_rows_than_one_plan_holds_are_paired_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairing, "_LARGEST_PLAN", 10)
     x = np.random.default_rng(0).standard_normal((25, 2))
