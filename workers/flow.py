@@ -41,7 +41,7 @@ from symadj_core.flows import Block, Exact, Flow, Hutchinson, HutchPlusPlus, MLP
 from symadj_core.gradients import Adjoint, GradientMethod, Symplectic
 from workers.images import image_shape
 
-__all__ = ["DTYPES", "build_flow", "evaluation_flow", "validation_flow"]
+__all__ = ["DTYPES", "build_flow", "evaluation_flow", "has_cheap_trace", "validation_flow"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _FIELD_DTYPES = {None: None, "bfloat16": torch.bfloat16}
@@ -89,8 +89,7 @@ def validation_flow(flow: Flow, spec: JobSpec) -> tuple[Flow, str]:
     themselves, and with probes held fixed it does not average out over a series. For other fields of many dimensions
     the exact trace would take longer than the training between two validations, and training's divergence is used.
     """
-    cheap = spec.flow.field_dtype is None and _has_cheap_trace(flow)
-    if cheap or flow.dim <= _LARGEST_EXACT_DIM:
+    if has_cheap_trace(flow) or flow.dim <= _LARGEST_EXACT_DIM:
         return flow.with_settings(divergence=Exact()), Exact.name
     return flow, spec.flow.divergence.kind
 
@@ -104,6 +103,7 @@ def evaluation_flow(flow: Flow, spec: JobSpec, evaluation: Evaluation) -> tuple[
     A field in bfloat16 is evaluated in the flow's own precision.
     """
     solver, factor = spec.solver, evaluation.tolerance_factor
+    flow = flow.with_settings(full_precision=True)
     divergence = _test_divergence(flow, evaluation)
     how: dict[str, object] = {"divergence": divergence.name, "method": solver.method, "dtype": spec.flow.dtype}
     if not isinstance(divergence, Exact):
@@ -112,12 +112,23 @@ def evaluation_flow(flow: Flow, spec: JobSpec, evaluation: Evaluation) -> tuple[
         order = tableaus.by_name(solver.method).order
         how["steps"] = steps = round(solver.steps * factor ** (-1 / order))
         controller = FixedStep(grid=EvenGrid(steps))
-        return flow.with_settings(divergence=divergence, controller=controller, full_precision=True), how
+        return flow.with_settings(divergence=divergence, controller=controller), how
     how["rtol"], how["atol"] = rtol, atol = solver.rtol * factor, solver.atol * factor
     if rtol < _TIGHTEST_FLOAT32_RTOL:
         how["dtype"] = "float64"
         flow = copy.deepcopy(flow).double()
-    return flow.with_settings(divergence=divergence, rtol=rtol, atol=atol, full_precision=True), how
+    return flow.with_settings(divergence=divergence, rtol=rtol, atol=atol), how
+
+
+def has_cheap_trace(flow: Flow) -> bool:
+    """Return whether the exact trace costs no more than an estimate, in time and in memory.
+
+    It does for perceptrons of one or two hidden layers, save in reduced precision, which has no closed form.
+    """
+    return all(
+        isinstance(block.field, MLPField) and len(block.field.layers) <= 3 and block.settings.field_dtype is None
+        for block in flow.stack()
+    )
 
 
 @dataclass(frozen=True)
@@ -172,17 +183,11 @@ def _multiscale(flow: MultiscaleFlow, shape: tuple[int, int, int], context_dim: 
     return flows.multiscale_flow(shape, make_field, levels=flow.levels, blocks=flow.blocks, **options)
 
 
-def _has_cheap_trace(flow: Flow) -> bool:
-    """Whether the exact trace costs no more than an estimate: of perceptrons of one or two hidden layers it does."""
-    fields = [block.field for block in flow.stack()]
-    return all(isinstance(field, MLPField) and len(field.layers) <= 3 for field in fields)
-
-
 def _test_divergence(flow: Flow, evaluation: Evaluation) -> Exact | Hutchinson | HutchPlusPlus:
     divergence = evaluation.divergence
     if not isinstance(divergence, AutomaticDivergence):
         return _divergence(divergence)
-    if flow.dim <= divergence.exact_up_to or _has_cheap_trace(flow):
+    if flow.dim <= divergence.exact_up_to or has_cheap_trace(flow):
         return Exact()
     return Hutchinson("rademacher", divergence.probes)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from symadj_core.flows import Exact, Flow
 from workers.data import Batch, Part
+from workers.flow import has_cheap_trace
 
 __all__ = ["DeviceRows", "HeldOut", "on_device", "piece_rows"]
 
@@ -48,12 +49,14 @@ def on_device(rows: Part | Batch, flow: Flow, device: torch.device) -> DeviceRow
 def piece_rows(flow: Flow, batch_rows: int) -> int:
     """Return how many rows to score at once.
 
-    The exact trace takes as many times the memory of a row's graph as there are columns, an estimate as many as there
-    are probes: a piece must not need more than training a batch of ``batch_rows`` does, save for flows so small that
-    it does not matter.
+    The exact trace takes as many times the memory of a row's graph as there are columns, where it isn't cheap, and an
+    estimate as many as there are probes: a piece must not need more than training a batch of ``batch_rows`` does, save
+    for flows so small that it does not matter.
     """
     divergence = flow.stack()[0].settings.divergence
-    products: int = flow.dim if isinstance(divergence, Exact) else getattr(divergence, "probes", 1)
+    products: int = getattr(divergence, "probes", 1)
+    if isinstance(divergence, Exact) and not has_cheap_trace(flow):
+        products = flow.dim
     return max(1, batch_rows // products, _PIECE // max(products, flow.dim))
 
 

@@ -10,6 +10,7 @@ import torch
 from service.spec import Evaluation, JobSpec
 from symadj_core.flows import Exact, HutchPlusPlus, MLPField, PotentialField, ResidualField
 from workers.flow import EvenGrid, build_flow, evaluation_flow, validation_flow
+from workers.likelihood import piece_rows
 
 
 def spec(flow: dict[str, Any], **sections: Any) -> JobSpec:
@@ -70,6 +71,23 @@ def test_a_field_in_bfloat16_is_tested_in_the_precision_of_its_weights() -> None
     assert {block.settings.field_dtype for block in flow.stack()} == {torch.bfloat16}
     assert {block.settings.field_dtype for block in tested.stack()} == {None}
     assert all(isinstance(block.settings.divergence, Exact) for block in tested.stack())
+
+
+@pytest.mark.parametrize(
+    ("flow", "dim", "rows"),
+    [
+        ({"field": {"hidden": [8, 8]}}, 784, 500),
+        ({"field": {"hidden": [8, 8, 8]}}, 20, 500),
+        ({"field": {"hidden": [8, 8, 8]}}, 784, 12),
+        ({"field": {"kind": "potential"}}, 784, 12),
+        ({"field": {"hidden": [8, 8]}, "field_dtype": "bfloat16"}, 784, 12),
+    ],
+)
+def test_rows_are_scored_in_pieces_as_large_as_their_trace_allows(flow: dict[str, Any], dim: int, rows: int) -> None:
+    exact = build_flow(spec(flow), dim).with_settings(divergence="exact")
+    assert piece_rows(exact, 500) == rows
+    if "hidden" not in flow["field"] or dim > 20:
+        assert piece_rows(exact.with_settings(divergence="hutchinson"), 500) == 500
 
 
 def test_hutch_plus_plus_with_more_probes_than_columns_is_refused_when_the_flow_is_built() -> None:
