@@ -14,10 +14,13 @@ __all__ = ["ArtifactFolder"]
 
 
 class ArtifactFolder:
-    """``{storage}/{job_id}/artifacts``, where each file appears whole or not at all."""
+    """``{storage}/{job_id}/artifacts/{attempt}``, where each file appears whole or not at all.
+
+    An attempt that was given up, and does not know it yet, can't write over the files of the next one.
+    """
 
     def __init__(self, order: RunOrder) -> None:
-        self.path = Path(order.storage, order.job_id, "artifacts")
+        self.path = Path(order.storage, order.job_id, "artifacts", str(order.attempt))
 
     def write(self, name: str, media_type: str, content: bytes) -> ArtifactRecord:
         """Write ``content`` under ``name``, replacing an earlier file of that name, and return its record.

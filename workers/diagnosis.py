@@ -10,7 +10,7 @@ import torch
 from service.states import ReasonCode
 from symadj_core.errors import SolverError, Status
 from workers.data import DataError
-from workers.reasons import CancelledByUser, Failure
+from workers.reasons import Failure, StopAsked
 
 __all__ = ["diagnose", "diverged"]
 
@@ -29,8 +29,8 @@ def diagnose(error: Exception, where: dict[str, Any]) -> Failure:
             return diverged(f"the state became non-finite: {error}", where | _place(error))
         case SolverError():
             return Failure(ReasonCode.SOLVER_STUCK, str(error), where | _place(error))
-        case CancelledByUser():
-            return Failure(None, str(error), where)
+        case StopAsked():
+            return Failure.stopped(error.wish, where)
         case DataError():
             return Failure(ReasonCode.DATA_ERROR, str(error), where | error.place)
     if _is_out_of_memory(error):

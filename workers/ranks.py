@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -11,11 +11,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from workers.diagnosis import diagnose
-from workers.reasons import Failure
+from workers.reasons import DIVERGENCES, Failure
 
 __all__ = ["AttemptFailedError", "DataParallel", "PeerLostError", "Ranks"]
 
 T = TypeVar("T")
+
+_LARGEST_EXCHANGE_BYTES = 25 * 2**20
 
 
 class PeerLostError(Exception):
@@ -82,11 +84,15 @@ class Ranks:
         """
         (failed,) = self.sum([failure is not None])
         if failed:
-            self.fail_together(failure)
+            raise AttemptFailedError(self.first(failure))
 
-    def fail_together(self, failure: Failure | None) -> None:
-        """Raise the failure of the first rank that has one; called once all know that there is one."""
-        raise AttemptFailedError(next(known for known in self.gather(failure) if known is not None))
+    def first(self, failure: Failure | None) -> Failure:
+        """Return the failure of the first rank that has one, the gravest kind first: one that is no divergence.
+
+        Called once all know that there is one.
+        """
+        known = [failure for failure in self.gather(failure) if failure is not None]
+        return min(known, key=lambda failure: failure.reason in DIVERGENCES)
 
     def together(self, work: Callable[[], T], **place: Any) -> T:
         """Return this rank's ``work()``, which holds no collective, when it succeeded on all ranks.
@@ -111,6 +117,10 @@ class DataParallel:
     other that all went well. Nothing is lost by it here: a flow's gradients come out of the last backward solve
     together, so that there is hardly any computation left to hide the exchange behind.
 
+    It is done in the order of the parameters, whatever buckets DDP has made: it arranges them anew after its first
+    step, and a sum over more than two ranks rounds by its place in the buffer. So a run that goes on from a checkpoint
+    makes the bits of one that was never interrupted.
+
     Attributes:
         model: to be called for the forward pass; with one rank the model itself.
     """
@@ -118,23 +128,41 @@ class DataParallel:
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
         self.model = model
         self._ranks = ranks
-        self._buckets: list[torch.Tensor] = []
+        self._parameters = list(model.parameters())
         if ranks.size > 1:
             ddp = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
             # A lambda, since DDP compares a hook's annotations as objects, and ours are strings.
-            ddp.register_comm_hook(None, lambda _, bucket: self._hold_back(bucket.buffer()))
+            ddp.register_comm_hook(None, lambda _, bucket: _left_as_it_is(bucket.buffer()))
             self.model = ddp
 
     def average_gradients(self) -> None:
         """Average the gradients of the last backward over the ranks; a collective."""
-        for bucket in self._buckets:
-            # The parameters' gradients are views of their bucket.
-            self._ranks.add_up(bucket)
-            bucket /= self._ranks.size
-        self._buckets.clear()
+        if self._ranks.size == 1:
+            return
+        for gradients in _pieces([p.grad for p in self._parameters if p.grad is not None]):
+            piece = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            self._ranks.add_up(piece)
+            piece /= self._ranks.size
+            parts = torch.split(piece, [gradient.numel() for gradient in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
 
-    def _hold_back(self, bucket: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
-        self._buckets.append(bucket)
-        done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-        done.set_result(bucket)
-        return done
+
+def _pieces(gradients: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Yield neighbours that are small enough together to be copied into one buffer."""
+    piece: list[torch.Tensor] = []
+    size = 0
+    for gradient in gradients:
+        if piece and size + gradient.nbytes > _LARGEST_EXCHANGE_BYTES:
+            yield piece
+            piece, size = [], 0
+        piece.append(gradient)
+        size += gradient.nbytes
+    if piece:
+        yield piece
+
+
+def _left_as_it_is(buffer: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
+    done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+    done.set_result(buffer)
+    return done

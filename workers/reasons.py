@@ -5,31 +5,58 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.states import JobState, ReasonCode
+from service.states import JobState, ReasonCode, StopWish
 
-__all__ = ["CancelledByUser", "Failure"]
+__all__ = ["DIVERGENCES", "Failure", "StopAsked"]
+
+# These leave the weights as they were, and finite: they are found before the optimiser's turn.
+DIVERGENCES = frozenset({ReasonCode.DIVERGED, ReasonCode.SOLVER_STUCK})
+
+_STATES = {
+    None: JobState.FAILED,
+    StopWish.CANCEL: JobState.CANCELLED,
+    StopWish.PAUSE: JobState.PAUSED,
+    StopWish.TIMEOUT: JobState.FAILED,
+}
+_TIMEOUT_ADVICE = (
+    "submit a job that goes on from the last checkpoint (`symadj continue`), with a longer timeout_minutes or none"
+)
 
 
-class CancelledByUser(Exception):
-    """The API asked for the job to stop."""
+class StopAsked(Exception):
+    """The API asked for the run to stop.
+
+    Attributes:
+        wish: why.
+    """
+
+    def __init__(self, wish: StopWish) -> None:
+        super().__init__(f"the run is asked to stop: {wish}")
+        self.wish = wish
 
 
 @dataclass(frozen=True)
 class Failure:
     """A reason code, a message for a person, and what was measured where it happened, with advice.
 
-    Without a reason it is no failure: the user cancelled the job.
+    Attributes:
+        stop: what the API asked for, where that is why the run ended: no failure, then.
     """
 
     reason: ReasonCode | None
     message: str
     data: dict[str, Any] = field(default_factory=dict)
+    stop: StopWish | None = None
+
+    @classmethod
+    def stopped(cls, wish: StopWish, where: dict[str, Any]) -> Failure:
+        """Return the end of a run that stopped as it was asked to, at a step or else in the evaluation."""
+        place = f"after step {where['step']}" if "step" in where else "in the evaluation, after the training"
+        if wish is StopWish.TIMEOUT:
+            message = f"the time that timeout_minutes gives the job was over {place}"
+            return cls(ReasonCode.TIMEOUT, message, where | {"advice": _TIMEOUT_ADVICE}, wish)
+        return cls(None, f"{_STATES[wish]} {place}", where, wish)
 
     def outcome(self) -> dict[str, Any]:
         """Return the fields of the ``OutcomeRecord`` of an attempt that ended so."""
-        return {
-            "state": JobState.CANCELLED if self.reason is None else JobState.FAILED,
-            "reason": self.reason,
-            "message": self.message,
-            "data": self.data,
-        }
+        return {"state": _STATES[self.stop], "reason": self.reason, "message": self.message, "data": self.data}

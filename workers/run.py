@@ -13,7 +13,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from service.records import EventRecord, OutcomeRecord, RunOrder
+from service.records import EventRecord, FarewellRecord, OutcomeRecord, RunOrder
 from service.spec import GpuResources, JobSpec
 from service.states import ReasonCode
 from workers.data import DataError, load_data
@@ -57,6 +57,7 @@ def main() -> int:
         if outcome is None:
             return 0
         sender.put(OutcomeRecord(time=datetime.now(UTC), **outcome))
+        sender.put(FarewellRecord(time=datetime.now(UTC)))
         return 0 if sender.flush(flush_timeout()) or sender.superseded else 1
     except TelemetryError:
         log.exception("the outcome could not be delivered")
@@ -75,7 +76,7 @@ def _attempt(order: RunOrder, outbox: Outbox) -> dict[str, Any] | None:
             EventRecord(
                 time=datetime.now(UTC),
                 name="workers_starting",
-                message=f"Ray Train starts {order.spec.resources.workers} workers",
+                message=f"Ray Train starts {order.workers} workers",
             )
         )
         outcome: dict[str, Any] | None = _fit(order)
@@ -115,9 +116,10 @@ def _fit(order: RunOrder) -> Any:
             "environment": {k: v for k, v in os.environ.items() if k.startswith("SYMADJ_") and k != ORDER_VARIABLE},
         },
         backend_config=ProcessGroupConfig("nccl" if gpu else "gloo"),
-        scaling_config=_scaling(order.spec, gpu),
+        scaling_config=_scaling(order, gpu),
         run_config=RunConfig(
-            name=order.job_id,
+            # A name that was there before would make Ray Train look for what to go on from; we do that ourselves.
+            name=f"{order.job_id}-{order.attempt}",
             storage_path=os.path.join(order.storage, order.job_id, "ray"),
             failure_config=FailureConfig(
                 max_failures=0, max_preemption_failures=0, controller_failure_limit=_START_FAILURES
@@ -127,15 +129,16 @@ def _fit(order: RunOrder) -> Any:
     return trainer.fit().return_value
 
 
-def _scaling(spec: JobSpec, gpu: bool) -> Any:
+def _scaling(order: RunOrder, gpu: bool) -> Any:
     from ray.train import ScalingConfig
 
-    resources: dict[str, float] = {"CPU": spec.resources.cpus_per_worker}
+    wanted = order.spec.resources
+    resources: dict[str, float] = {"CPU": wanted.cpus_per_worker}
     if gpu:
         resources["GPU"] = 1
-    if spec.resources.memory_budget is not None:
-        resources["memory"] = int(spec.resources.memory_budget)
-    return ScalingConfig(num_workers=spec.resources.workers, use_gpu=gpu, resources_per_worker=resources)
+    if wanted.memory_budget is not None:
+        resources["memory"] = int(wanted.memory_budget)
+    return ScalingConfig(num_workers=order.workers, use_gpu=gpu, resources_per_worker=resources)
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:

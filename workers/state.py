@@ -33,6 +33,8 @@ class TrainingState:
         step: steps done.
         seconds: of training until now, over all attempts.
         validations: all of them, oldest first; the same on all ranks.
+        skipped_in_a_row: the last steps, as many as left the weights as they were, after a divergence.
+        halvings: of the learning rate, after as many divergences.
         history: what was seen on the way; complete on rank 0 only.
     """
 
@@ -44,6 +46,8 @@ class TrainingState:
         self.step = 0
         self.seconds = 0.0
         self.validations: list[Validation] = []
+        self.skipped_in_a_row = 0
+        self.halvings = 0
         self.history = History()
         self._best: dict[str, Any] | None = None
 
@@ -57,20 +61,31 @@ class TrainingState:
         if step > 1 and step == pretraining_steps(self._spec) + 1:
             self.optimizer = build_optimizer(self._spec.optimizer, self.flow.parameters())
 
+    def skip_step(self, step: int) -> None:
+        """Note that ``step`` is done, and left everything as it was."""
+        self.step = step
+        self.skipped_in_a_row += 1
+
     def end_step(self, step: int) -> None:
         """Note that ``step`` is done."""
         self.step = step
+        self.skipped_in_a_row = 0
         if self.average is not None:
             self.average.update(self.flow, step)
 
-    def validated(self, validation: Validation) -> None:
-        """Take a validation of the present weights; with early stop in the spec, keep them if it is the best."""
+    def validated(self, validation: Validation) -> bool:
+        """Take a validation of the present weights; with early stop in the spec, keep them if it is the best.
+
+        Returns:
+            Whether it is the best one of the likelihood's so far.
+        """
         before = pretraining_steps(self._spec)
         earlier = [v.nll for v in self.validations if v.step > before]
         self.validations.append(validation)
-        wanted = self._spec.early_stop is not None and validation.step > before
-        if wanted and validation.nll < min(earlier, default=math.inf):
+        best = validation.step > before and validation.nll < min(earlier, default=math.inf)
+        if best and self._spec.early_stop is not None:
             self._best = {"step": validation.step, "weights": copy.deepcopy(self._weights())}
+        return best
 
     def restore_best(self) -> int:
         """Go back to the weights of the best validation, if such are kept; return the step that they are of."""
@@ -87,17 +102,25 @@ class TrainingState:
             "step": self.step,
             "seconds": self.seconds,
             "validations": [tuple(validation) for validation in self.validations],
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "halvings": self.halvings,
             "best": self._best,
             "history": self.history.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Become the state that ``state_dict`` was taken of; the spec must be the same."""
+        """Become the state that ``state_dict`` was taken of.
+
+        The spec may be another one with the same flow and kind of optimiser: what it says about the rest holds, the
+        optimiser's settings as well.
+        """
         self._load_weights(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
         self.step, self.seconds = state["step"], state["seconds"]
         self.validations = [Validation(*validation) for validation in state["validations"]]
-        self._best = state["best"]
+        self.skipped_in_a_row, self.halvings = state["skipped_in_a_row"], state["halvings"]
+        self._best = state["best"] if self._spec.early_stop is not None else None
         self.history.load_state_dict(state["history"])
 
     def _weights(self) -> dict[str, dict[str, Tensor]]:
@@ -109,4 +132,5 @@ class TrainingState:
     def _load_weights(self, weights: dict[str, dict[str, Tensor]]) -> None:
         self.flow.load_state_dict(weights["flow"])
         if self.average is not None:
-            self.average.flow.load_state_dict(weights["average"])
+            # Of a training without an average: it starts from the weights.
+            self.average.flow.load_state_dict(weights.get("average", weights["flow"]))

@@ -18,20 +18,23 @@ from service.records import (
     MAX_BATCH_RECORDS,
     ArtifactRecord,
     BatchAnswer,
+    CheckpointRecord,
     EventRecord,
+    FarewellRecord,
     MemoryRecord,
     OutcomeRecord,
     RunOrder,
     StepRecord,
 )
-from workers.reasons import CancelledByUser
+from service.states import StopWish
+from workers.reasons import StopAsked
 from workers.spool import Spool
 
 __all__ = ["AnyRecord", "Outbox", "Sender", "TelemetryError", "flush_timeout", "open_sender"]
 
 log = logging.getLogger(__name__)
 
-AnyRecord = StepRecord | MemoryRecord | EventRecord | ArtifactRecord | OutcomeRecord
+AnyRecord = StepRecord | MemoryRecord | EventRecord | ArtifactRecord | CheckpointRecord | OutcomeRecord | FarewellRecord
 
 SEND_INTERVAL_S = 0.5
 # So long without records, an empty batch asks whether the job is to stop.
@@ -55,8 +58,12 @@ class Outbox(Protocol):
     """Where a run puts its records, and where it learns that it is to stop."""
 
     @property
-    def cancel(self) -> bool:
-        """Whether the API asked for the job to stop at its next step."""
+    def stop(self) -> StopWish | None:
+        """What the API asked for, if the run is to stop at its next step."""
+
+    @property
+    def checkpoints_asked(self) -> int:
+        """How many checkpoints the API has asked for in all."""
 
     @property
     def superseded(self) -> bool:
@@ -73,7 +80,7 @@ class Outbox(Protocol):
         """Return if the run may go on.
 
         Raises:
-            CancelledByUser: the API asked for the job to stop.
+            StopAsked: the API asked for the run to stop.
         """
 
     def flush(self, timeout: float) -> bool:
@@ -92,13 +99,14 @@ class Sender:
     sent again, and the API tells by its sequence numbers what of it is new.
     """
 
-    def __init__(self, spool: Spool, api_url: str, token: str, source: str) -> None:
+    def __init__(self, spool: Spool, api_url: str, token: str, source: str, checkpoints_asked: int = 0) -> None:
         self._spool = spool
         self._source = source
         self._url = f"{api_url.rstrip('/')}/api/v1/ingest/batches"
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         self._acknowledged = 0
-        self._cancel = False
+        self._stop: StopWish | None = None
+        self._checkpoints_asked = checkpoints_asked
         self._superseded = False
         self._error: TelemetryError | None = None
         self._flushing = 0
@@ -108,8 +116,12 @@ class Sender:
         self._thread.start()
 
     @property
-    def cancel(self) -> bool:
-        return self._cancel
+    def stop(self) -> StopWish | None:
+        return self._stop
+
+    @property
+    def checkpoints_asked(self) -> int:
+        return self._checkpoints_asked
 
     @property
     def superseded(self) -> bool:
@@ -124,8 +136,8 @@ class Sender:
                 self._changed.notify_all()
 
     def heed(self) -> None:
-        if self._cancel:
-            raise CancelledByUser("cancelled while rows were scored; what was stored before is kept")
+        if self._stop is not None:
+            raise StopAsked(self._stop)
 
     def flush(self, timeout: float) -> bool:
         with self._changed:
@@ -207,9 +219,10 @@ class Sender:
         """Do what the API says; return whether it moved on, or ended the sending."""
         if answer.status_code == HTTPStatus.OK:
             told = BatchAnswer.model_validate_json(answer.content)
-            return self._continue_from(told.next_seq, told.cancel)
+            self._stop, self._checkpoints_asked = told.stop, told.checkpoints_asked
+            return self._continue_from(told.next_seq)
         if answer.status_code == HTTPStatus.CONFLICT and "next_seq" in answer.json():
-            return self._continue_from(int(answer.json()["next_seq"]), self._cancel)
+            return self._continue_from(int(answer.json()["next_seq"]))
         if answer.status_code in _NOT_WANTED:
             log.warning("the API does not want this attempt any more: %s", answer.text)
             with self._changed:
@@ -221,7 +234,7 @@ class Sender:
             f"{self._acknowledged + 1} on: {answer.text[:2000]}"
         )
 
-    def _continue_from(self, number: int, cancel: bool) -> bool:
+    def _continue_from(self, number: int) -> bool:
         if not 1 <= number <= self._spool.count + 1:
             raise TelemetryError(
                 f"{self._url} waits for record {number} of {self._source}, which has made {self._spool.count}: "
@@ -230,7 +243,6 @@ class Sender:
         with self._changed:
             moved = self._acknowledged != number - 1
             self._acknowledged = number - 1
-            self._cancel = cancel
             self._changed.notify_all()
         return moved
 
@@ -244,4 +256,4 @@ def open_sender(order: RunOrder, source: str) -> Sender:
     """Start delivering the records of ``source`` of the attempt that ``order`` tells of."""
     root = os.environ.get("SYMADJ_SPOOL_DIR") or os.path.join(tempfile.gettempdir(), "symadj-spool")
     path = Path(root, order.job_id, str(order.attempt), f"{source}.jsonl")
-    return Sender(Spool(path), order.api_url, order.token, source)
+    return Sender(Spool(path), order.api_url, order.token, source, order.checkpoints_asked)

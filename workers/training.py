@@ -3,6 +3,9 @@
 A step: this rank's rows of the batch, forward, backward, one exchange in which all ranks learn how it went on each
 and whether to stop, the average of the gradients, and the optimiser's step. What a rank's own work raises is caught
 and exchanged, so that all ranks end at the same step and none waits for one that has given up.
+
+What follows a step (validation, early stop, checkpoint) depends on the state alone. So a training that goes on from a
+checkpoint first does what was left to do after its last step.
 """
 
 from __future__ import annotations
@@ -17,15 +20,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from service.records import Phase, StepRecord
-from service.spec import JobSpec, StopAfterMinutes, StopAfterSteps
+from service.records import EventRecord, Phase, StepRecord
+from service.spec import FailOnDivergence, HalveRate, JobSpec, SkipBatch, StopAfterMinutes, StopAfterSteps
+from service.states import CheckpointCause, StopWish
+from workers.checkpointer import Checkpointer
 from workers.data import PreparedData
 from workers.diagnosis import diagnose, diverged
 from workers.flow import validation_flow
 from workers.likelihood import HeldOut, on_device, piece_rows
 from workers.objective import Objective
-from workers.ranks import DataParallel, Ranks
-from workers.reasons import Failure
+from workers.ranks import AttemptFailedError, DataParallel, Ranks
+from workers.reasons import DIVERGENCES, Failure
 from workers.schedules import learning_rate, likelihood_validations, pretraining_steps
 from workers.state import TrainingState
 from workers.step_memory import StepMemory
@@ -34,7 +39,9 @@ from workers.validation import Validation, stalls
 
 __all__ = ["Ending", "train"]
 
-Ending = Literal["finished", "stopped_early", "cancelled", "superseded"]
+Ending = Literal["finished", "stopped_early", "superseded"]
+
+_WISHES = tuple(StopWish)
 
 
 @dataclass(frozen=True)
@@ -44,34 +51,62 @@ class _Totals:
     Attributes:
         figures: of the objective.
         counts: of the solver.
-        failed, cancel, superseded: ranks that failed, that see a wish to cancel, that are not wanted any more.
+        failed: ranks that could not compute the step.
+        fatal: those of them for whom it was no divergence.
+        wish: what rank 0 is asked to stop for, counted from 1 in ``_WISHES``.
+        superseded: ranks that are not wanted any more.
         seconds: of training; rank 0's alone.
     """
 
     figures: dict[str, float]
     counts: dict[str, float]
     failed: float
-    cancel: float
+    fatal: float
+    wish: float
     superseded: float
     seconds: float
 
 
-def train(spec: JobSpec, state: TrainingState, data: PreparedData, ranks: Ranks, outbox: Outbox) -> Ending:
+def train(
+    spec: JobSpec,
+    state: TrainingState,
+    data: PreparedData,
+    ranks: Ranks,
+    outbox: Outbox,
+    checkpointer: Checkpointer | None = None,
+) -> Ending:
     """Go on training from ``state``, in place, on this rank's share of ``data``; all ranks call it.
 
-    Returns what ended it: the spec, its early stop, the user, or that the attempt is not wanted any more.
+    Args:
+        spec: of the job.
+        state: to go on from.
+        data: all rows; this rank takes its share.
+        ranks: this one among the others.
+        outbox: takes this rank's records.
+        checkpointer: stores the state on the way; None on all ranks but one, or for a training without checkpoints.
+
+    Returns:
+        What ended it: the spec, its early stop, or that the attempt is not wanted any more.
 
     Raises:
-        AttemptFailedError: on all ranks, when one of them could not go on.
+        AttemptFailedError: on all ranks, when one of them could not go on, or the API asked to stop.
         PeerLostError: a rank died.
         TelemetryError: the API refuses the records.
     """
-    return _Training(spec, state, data, ranks, outbox).run()
+    return _Training(spec, state, data, ranks, outbox, checkpointer).run()
 
 
 class _Training:
-    def __init__(self, spec: JobSpec, state: TrainingState, data: PreparedData, ranks: Ranks, outbox: Outbox) -> None:
-        self.spec, self.state, self.ranks, self.outbox = spec, state, ranks, outbox
+    def __init__(
+        self,
+        spec: JobSpec,
+        state: TrainingState,
+        data: PreparedData,
+        ranks: Ranks,
+        outbox: Outbox,
+        checkpointer: Checkpointer | None,
+    ) -> None:
+        self.spec, self.state, self.ranks, self.outbox, self.checkpointer = spec, state, ranks, outbox, checkpointer
         self.batches = data.batches(spec.data.batch_size, spec.seed)
         self.validated, _ = validation_flow(state.evaluated, spec)
         self.validation: HeldOut | None = None
@@ -94,47 +129,105 @@ class _Training:
             self.validation = HeldOut(rows, piece, self.spec.seed)
 
     def run(self) -> Ending:
-        ending: Ending | None = None
-        while ending is None:
-            ending = self._step(self.state.step + 1)
-        self.state.seconds = time.perf_counter() - self.began
+        try:
+            ending = self._after_step(self.state.seconds) if self.state.step else None
+            while ending is None:
+                ending = self._step(self.state.step + 1)
+        except AttemptFailedError as error:
+            # The state is that of the last whole step. Where memory ran out, nothing more is asked for.
+            if error.failure.stop is not None or error.failure.reason in DIVERGENCES:
+                self._save(CheckpointCause.STOPPED)
+            raise
+        if ending != "superseded":
+            self._save(CheckpointCause.FINISHED)
         return ending
 
     def _step(self, step: int) -> Ending | None:
         began = time.perf_counter()
         self.memory.begin()
         self.state.begin_step(step)
-        rate = learning_rate(self.spec, step, self.state.validations)
+        rate = learning_rate(self.spec, step, self.state.validations) * 0.5**self.state.halvings
         figures, failure = self._forward_and_backward(step)
         totals = self._exchange(step, figures, failure)
-        if totals.failed:
-            self.ranks.fail_together(failure)
         # Every rank sees a wish to end before the optimiser's turn: the step is not completed.
         if totals.superseded:
             return "superseded"
-        if totals.cancel:
-            return "cancelled"
-        gradient_norm = self._update(step, rate)
-        self.state.end_step(step)
+        if totals.wish:
+            raise AttemptFailedError(Failure.stopped(_WISHES[int(totals.wish) - 1], {"step": self.state.step}))
+        gradient_norm, divergence = math.nan, failure
+        if totals.failed:
+            divergence = self.ranks.first(failure)
+        else:
+            gradient_norm, divergence = self._update(step, rate)
+        metrics = {**totals.figures, "learning_rate": rate, "grad_norm": gradient_norm, **totals.counts}
+        if divergence is None:
+            self.state.end_step(step)
+        else:
+            self._get_over(step, divergence, fatal=totals.fatal > 0)
+            metrics["batches_skipped_in_a_row"] = self.state.skipped_in_a_row
         seconds = time.perf_counter() - began
-        metrics = {
-            **totals.figures,
-            "learning_rate": rate,
-            "grad_norm": gradient_norm,
-            **totals.counts,
-            "step_seconds": seconds,
-            "examples_per_second": self.spec.data.batch_size / seconds,
-        }
+        metrics |= {"step_seconds": seconds, "examples_per_second": self.spec.data.batch_size / seconds}
         self.memory.report(step, self.outbox)
-        ending = self._ending(step, totals.seconds)
-        if self._validates_after(step, ending):
-            metrics["validation_nll"] = nll = self._validate(step)
-            self.state.validated(Validation(step, nll))
+        self._put_metrics(step, metrics)
+        if self.ranks.rank == 0:
+            self.state.history.add(metrics, self.memory.above_idle())
+        return self._after_step(totals.seconds)
+
+    def _after_step(self, seconds: float) -> Ending | None:
+        """Validate and store the state if it is time; return what ends the training, if anything does.
+
+        Args:
+            seconds: of training, the same on all ranks.
+        """
+        step, best = self.state.step, False
+        ending: Ending | None = self._ending(step, seconds)
+        validated = bool(self.state.validations) and self.state.validations[-1].step == step
+        if self._validates_after(step, ending) and not validated:
+            nll = self._validate(step)
+            best = self.state.validated(Validation(step, nll))
+            validated = True
+            self._put_metrics(step, {"validation_nll": nll})
+        if validated:
             ending = ending or self._early_ending()
+        if self.checkpointer is not None:
+            self.state.seconds = time.perf_counter() - self.began
+            self.checkpointer.after_step(self.state, is_best=best)
+        return ending
+
+    def _save(self, cause: CheckpointCause) -> None:
+        self.state.seconds = time.perf_counter() - self.began
+        if self.checkpointer is not None:
+            self.checkpointer.save(self.state, cause)
+
+    def _put_metrics(self, step: int, metrics: dict[str, float]) -> None:
         if self.ranks.rank == 0:
             self.outbox.put(StepRecord(time=datetime.now(UTC), step=step, metrics=metrics))
-            self.state.history.add(metrics, self.memory.above_idle())
-        return ending
+
+    def _get_over(self, step: int, failure: Failure, *, fatal: bool) -> None:
+        """Go on after a divergence, the weights left as they are, where the spec wants it so and as often as it does.
+
+        Raises:
+            AttemptFailedError: otherwise, on all ranks.
+        """
+        state, choice = self.state, self.spec.on_divergence
+        match choice:
+            case SkipBatch(max_in_a_row=most):
+                left, what = most - state.skipped_in_a_row, "The batch is skipped"
+            case HalveRate(max_halvings=most):
+                left, what = most - state.halvings, "The batch is skipped and the learning rate halved"
+            case FailOnDivergence():
+                left, what = 0, ""
+        if fatal or left <= 0:
+            raise AttemptFailedError(failure)
+        state.skip_step(step)
+        state.halvings += isinstance(choice, HalveRate)
+        # DDP waits for the gradients that a broken backward did not come to: a fresh one knows nothing of them.
+        state.optimizer.zero_grad()
+        self.parallel = DataParallel(Objective(self.spec, state.flow, self.ranks.rank), self.ranks)
+        if self.ranks.rank == 0:
+            message = f"{what} ({left - 1} more times are allowed): {failure.message}"
+            name, data = f"divergence_{choice.kind}", failure.data | {"reason": failure.reason}
+            self.outbox.put(EventRecord(time=datetime.now(UTC), name=name, message=message[:10_000], data=data))
 
     def _forward_and_backward(self, step: int) -> tuple[Mapping[str, Tensor], Failure | None]:
         """Return the figures of this rank's loss, and why it could not be computed or differentiated."""
@@ -163,7 +256,8 @@ class _Training:
             *(float(figures[name]) if name in figures else math.nan for name in names),
             *counts.values(),
             failure is not None,
-            self.outbox.cancel,
+            failure is not None and failure.reason not in DIVERGENCES,
+            0 if self.outbox.stop is None or self.ranks.rank else _WISHES.index(self.outbox.stop) + 1,
             self.outbox.superseded,
             time.perf_counter() - self.began if self.ranks.rank == 0 else 0.0,
         ]
@@ -183,8 +277,15 @@ class _Training:
             "steps_rejected": stats.rejected,
         }
 
-    def _update(self, step: int, rate: float) -> float:
-        """Average the gradients, clip them, do the optimiser's step; return their norm before clipping."""
+    def _update(self, step: int, rate: float) -> tuple[float, Failure | None]:
+        """Average the gradients, clip them, do the optimiser's step.
+
+        Returns:
+            Their norm before clipping, and a divergence that all ranks see in it: then the weights are as before.
+
+        Raises:
+            AttemptFailedError: on all ranks, when one of them could not do it.
+        """
         optimizer, parameters = self.state.optimizer, list(self.state.flow.parameters())
         failure = None
         norm = math.nan
@@ -202,11 +303,12 @@ class _Training:
                         group["lr"] = rate
                     optimizer.step()
                 else:
-                    failure = diverged(f"the gradient's norm is {norm} at step {step}", self._where(step, "optimizer"))
+                    message = f"the gradient's norm is {norm} at step {step}"
+                    return norm, diverged(message, self._where(step, "optimizer"))
             except Exception as error:
                 failure = diagnose(error, self._where(step, "optimizer"))
         self.ranks.agree(failure)
-        return norm
+        return norm, None
 
     def _ending(self, step: int, seconds: float) -> Ending | None:
         match self.spec.stop:

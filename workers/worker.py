@@ -12,11 +12,12 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from service.records import EventRecord, RunOrder
+from service.records import EventRecord, FarewellRecord, RunOrder
 from service.spec import GpuResources
 from service.states import JobState
 from symadj_core.flows import Flow
 from workers.artifacts import ArtifactFolder
+from workers.checkpointer import Checkpointer
 from workers.data import PreparedData, load_data
 from workers.evaluation import Evaluator
 from workers.flow import build_flow, validation_flow
@@ -48,6 +49,7 @@ def run_worker(order: RunOrder) -> dict[str, Any] | None:
     sender = open_sender(order, f"rank-{ranks.rank}")
     try:
         outcome = Attempt(order, ranks, sender).run()
+        sender.put(FarewellRecord(time=datetime.now(UTC)))
         if not sender.flush(flush_timeout()) and not sender.superseded:
             raise TelemetryError(f"rank {ranks.rank}: the API did not take all records within {flush_timeout():g} s")
         return outcome
@@ -106,12 +108,11 @@ class Attempt:
             validation_divergence=validation_flow(flow, self.spec)[1],
         )
         state = TrainingState(self.spec, flow)
-        ending = train(self.spec, state, data, self.ranks, self.outbox)
+        checkpointer = Checkpointer(self.order, self.outbox) if self.ranks.rank == 0 else None
+        self._resume(state, checkpointer)
+        ending = train(self.spec, state, data, self.ranks, self.outbox, checkpointer)
         if ending == "superseded":
             return None
-        if ending == "cancelled":
-            message = f"cancelled after step {state.step}"
-            return {"state": JobState.CANCELLED, "message": message, "data": {"step": state.step}}
         weights_of = state.restore_best()
         self._event(
             "training_finished",
@@ -138,6 +139,20 @@ class Attempt:
             result |= evaluator.run(state.history, state.validations)
         return {"state": JobState.SUCCEEDED, "result": result}
 
+    def _resume(self, state: TrainingState, checkpointer: Checkpointer | None) -> None:
+        """Go back to the newest checkpoint that is whole, if there is one; all ranks to that which rank 0 finds."""
+        found = self.ranks.together(lambda: None if checkpointer is None else checkpointer.newest(), phase="resume")
+        checkpoint = self.ranks.gather(found)[0]
+        if checkpoint is None:
+            return
+        self.ranks.together(lambda: state.load_state_dict(checkpoint.load()), phase="resume")
+        self._event(
+            "resumed",
+            f"Training goes on after step {state.step}, from {checkpoint.name}",
+            step=state.step,
+            checkpoint=checkpoint.name,
+        )
+
     def _set_up(self) -> tuple[PreparedData, Flow]:
         data = load_data(self.spec.data)
         return data, build_flow(self.spec, data.dim, data.context_dim, data.shape).to(self.ranks.device)
@@ -149,9 +164,9 @@ class Attempt:
             flows["weights-not-averaged.safetensors"] = state.flow
         for name, flow in flows.items():
             weights = {key: value.detach().cpu().contiguous() for key, value in flow.state_dict().items()}
-            # One entry: safetensors writes several in an order that changes from run to run, and equal weights are
-            # to make equal files.
-            about = json.dumps({"job_id": self.order.job_id, "steps": step, "dim": data.dim})
+            # Equal weights are to make equal files: so no job's name, which config.json has, and one entry alone, since
+            # safetensors writes several in an order that changes from run to run.
+            about = json.dumps({"steps": step, "dim": data.dim})
             content = safetensors.torch.save(weights, {"symadj": about})
             self.outbox.put(self.artifacts.write(name, "application/octet-stream", content))
         config = {

@@ -12,6 +12,7 @@ from typing import Any
 
 from service.records import Batch, RunOrder
 from service.spec import JobSpec
+from service.states import StopWish
 
 TOKEN = "token-of-the-attempt"
 
@@ -29,7 +30,7 @@ class IngestServer:
         self.requests = 0
         self.faults: deque[int | str] = deque()
         self.always: int | None = None
-        self.cancel = False
+        self.stop_wish: StopWish | None = None
         self.changed = threading.Condition()
         self._port = 0
         self._connections: list[socket.socket] = []
@@ -80,6 +81,7 @@ class IngestServer:
             api_url=self.url,
             token=TOKEN,
             storage=storage,
+            workers=1,
             spec=JobSpec.model_validate(spec),
         )
 
@@ -112,4 +114,4 @@ class IngestServer:
         if batch.first_seq > len(stored) + 1:
             return 409, {"next_seq": len(stored) + 1}
         stored.extend(json.loads(raw)["records"][len(stored) + 1 - batch.first_seq :])
-        return fault or 200, {"next_seq": len(stored) + 1, "cancel": self.cancel}
+        return fault or 200, {"next_seq": len(stored) + 1, "stop": self.stop_wish, "checkpoints_asked": 0}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +13,9 @@ import torch
 
 from service.records import RunOrder
 from service.spec import JobSpec
+from service.states import StopWish
 from workers.ranks import Ranks
-from workers.reasons import CancelledByUser
+from workers.reasons import StopAsked
 from workers.telemetry import AnyRecord
 from workers.worker import Attempt
 
@@ -28,29 +33,42 @@ class KeepingOutbox:
     """An outbox that delivers nowhere and keeps the records in order.
 
     Args:
-        cancel_after: ask to cancel once so many step records were put.
-        superseded_after: say that the attempt is not wanted once so many step records were put.
+        stop_after: ask to stop once so many steps were reported.
+        stop_at: ask to stop once an event of this name was put.
+        superseded_after: say that the attempt is not wanted once so many steps were reported.
+        wish: what to stop for.
     """
 
-    def __init__(self, cancel_after: int | None = None, superseded_after: int | None = None) -> None:
+    def __init__(
+        self,
+        stop_after: int | None = None,
+        superseded_after: int | None = None,
+        wish: StopWish = StopWish.CANCEL,
+        stop_at: str | None = None,
+    ) -> None:
         self.records: list[AnyRecord] = []
-        self._cancel_after = cancel_after
+        self.checkpoints_asked = 0
+        self._stop_after = stop_after
+        self._stop_at = stop_at
+        self._wish = wish
         self._superseded_after = superseded_after
 
     @property
-    def cancel(self) -> bool:
-        return self._cancel_after is not None and len(self.of("step")) >= self._cancel_after
+    def stop(self) -> StopWish | None:
+        asked = self._stop_after is not None and len(self.series("step_seconds")) >= self._stop_after
+        asked = asked or self._stop_at in [event.name for event in self.of("event")]
+        return self._wish if asked else None
 
     @property
     def superseded(self) -> bool:
-        return self._superseded_after is not None and len(self.of("step")) >= self._superseded_after
+        return self._superseded_after is not None and len(self.series("step_seconds")) >= self._superseded_after
 
     def put(self, record: AnyRecord) -> None:
         self.records.append(record)
 
     def heed(self) -> None:
-        if self.cancel:
-            raise CancelledByUser("cancelled during the evaluation")
+        if self.stop is not None:
+            raise StopAsked(self.stop)
 
     def flush(self, timeout: float) -> bool:
         return True
@@ -62,20 +80,36 @@ class KeepingOutbox:
         return [record.metrics[metric] for record in self.of("step") if metric in record.metrics]
 
 
-def order(storage: Path, **changes: Any) -> RunOrder:
+def order(storage: Path, attempt: int = 1, **changes: Any) -> RunOrder:
     """An order for ``SMALL`` with some top-level fields of the spec replaced."""
     return RunOrder(
         job_id="job-1",
-        attempt=1,
+        attempt=attempt,
         api_url="http://127.0.0.1:9",
         token="unused",
         storage=str(storage),
+        workers=1,
         spec=JobSpec.model_validate(SMALL | changes),
     )
 
 
-def run(storage: Path, outbox: KeepingOutbox | None = None, **changes: Any) -> tuple[dict[str, Any] | None, Any]:
-    """Run an attempt as the only rank; return the outcome's fields and the outbox."""
+def run(
+    storage: Path, outbox: KeepingOutbox | None = None, attempt: int = 1, **changes: Any
+) -> tuple[dict[str, Any] | None, Any]:
+    """Run an attempt as the only rank; return the outcome's fields and the outbox. A first attempt starts afresh."""
+    if attempt == 1:
+        shutil.rmtree(storage / "job-1", ignore_errors=True)
     outbox = outbox or KeepingOutbox()
     ranks = Ranks(torch.device("cpu"))
-    return Attempt(order(storage, **changes), ranks, outbox).run(), outbox
+    return Attempt(order(storage, attempt, **changes), ranks, outbox).run(), outbox
+
+
+@contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """Let no file of this process grow beyond ``room`` bytes, as a full disk does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

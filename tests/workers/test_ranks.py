@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from service.states import StopWish
 from symadj_core.flows import MLPField
 from tests.workers.runs import KeepingOutbox, order, run
 from workers.data import load_data
@@ -38,6 +40,7 @@ def _rank(rank: int, size: int, folder: str, course: Callable[..., Any], changes
     told = {
         "outcome": outcome,
         "loss": outbox.series("loss"),
+        "learning_rate": outbox.series("learning_rate"),
         "flow_matching_loss": outbox.series("flow_matching_loss"),
         "validation": outbox.series("validation_nll"),
         "memory": len(outbox.of("memory")),
@@ -65,6 +68,36 @@ def start(folder: Path, course: Callable[..., Any], size: int = 2, **changes: An
 
 def twice(attempt: Attempt, rank: int) -> Any:
     attempt.run()
+    again = attempt.order.model_copy(update={"job_id": "job-2"})
+    return Attempt(again, attempt.ranks, attempt.outbox).run()
+
+
+def interrupted_once(attempt: Attempt, rank: int) -> Any:
+    """Train to the end; and again, in two attempts. Return the sums of the weights of both."""
+    whole = attempt.run()
+    job = attempt.order.model_copy(update={"job_id": "job-2"})
+    stopped = Attempt(job, attempt.ranks, KeepingOutbox(stop_after=3, wish=StopWish.PAUSE)).run()
+    resumed = Attempt(job.model_copy(update={"attempt": 2}), attempt.ranks, attempt.outbox).run()
+    sums = [a.sha256 for a in attempt.outbox.of("artifact") if a.name == "weights.safetensors"]
+    return [outcome and outcome["state"] for outcome in (whole, stopped, resumed)], sums
+
+
+def rank_1_meets_infinity_once(attempt: Attempt, rank: int) -> Any:
+    """Let the vector field of rank 1 be infinite in one backward pass."""
+    step, forward, put = 0, MLPField.forward, attempt.outbox.put
+
+    def put_and_count(record: Any) -> None:
+        nonlocal step
+        put(record)
+        step = max(step, getattr(record, "step", 0))
+
+    def infinite(self: MLPField, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        found = forward(self, t, y)
+        return found * math.inf if step == 2 and torch.is_grad_enabled() else found
+
+    attempt.outbox.put = put_and_count  # type: ignore[method-assign]
+    if rank == 1:
+        MLPField.forward = infinite  # type: ignore[method-assign]
     return attempt.run()
 
 
@@ -154,6 +187,37 @@ def test_the_ranks_end_with_the_same_weights_and_averages_after_pre_training_wit
     assert once[:half] != once[half:], "the average is not the weights"
     assert len(first["flow_matching_loss"]) == 2 * 3
     assert len(first["loss"]) == 2 * 3
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_go_on_from_a_checkpoint_to_the_bits_of_ranks_never_stopped(tmp_path: Path, size: int) -> None:
+    # More than two ranks: the order of a sum matters, and DDP changes its buckets after its first step.
+    changes: dict[str, Any] = {
+        "data": {"kind": "toy", "name": "moons", "rows": 400, "batch_size": 30},
+        "flow": {"kind": "cnf", "blocks": 2, "field": {"hidden": [16, 16]}},
+        "evaluation": None,
+    }
+    told = start(tmp_path, interrupted_once, size=size, **changes)
+    assert told[0] is not None
+    states, sums = told[0]["outcome"]
+    assert states == ["succeeded", "paused", "succeeded"]
+    assert len(sums) == 2
+    assert sums[0] == sums[1]
+
+
+@pytest.mark.parametrize(
+    ("choice", "rates"), [({"kind": "skip_batch"}, [0.01] * 6), ({"kind": "halve_rate"}, [0.01] * 3 + [0.005] * 3)]
+)
+def test_a_divergence_of_one_rank_is_got_over_by_all_as_the_spec_wants(
+    tmp_path: Path, choice: dict[str, str], rates: list[float]
+) -> None:
+    first, second = start(tmp_path, rank_1_meets_infinity_once, on_divergence=choice, evaluation=None)
+    assert first is not None
+    assert second is not None
+    assert first["outcome"]["state"] == second["outcome"]["state"] == "succeeded"
+    assert len(first["loss"]) == 6
+    assert first["learning_rate"] == rates
+    assert f"divergence_{choice['kind']}" in first["events"]
 
 
 @pytest.mark.parametrize(

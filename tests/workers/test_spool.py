@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from tests.workers.runs import full_disk
 from workers.spool import Spool
 
 
@@ -32,6 +35,22 @@ def test_an_existing_file_is_continued_and_a_line_cut_off_is_dropped(tmp_path: P
     assert spool.count == 2
     assert spool.append(b'{"n":3}') == 3
     assert spool.read(1, 10, 10**6) == [b'{"n":1}', b'{"n":2}', b'{"n":3}']
+
+
+@pytest.mark.parametrize("room", [0, 5, 16, 20])
+def test_what_a_full_disk_does_not_take_is_kept_and_written_when_there_is_room(tmp_path: Path, room: int) -> None:
+    path = tmp_path / "a.jsonl"
+    spool = Spool(path)
+    lines = [f'{{"n":{number}}}'.encode() for number in range(1, 7)]
+    with full_disk(room):
+        assert [spool.append(line) for line in lines[:4]] == [1, 2, 3, 4]
+        assert spool.read(1, 10, 10**6) == lines[:4]
+        assert spool.read(3, 1, 10**6) == lines[2:3]
+        assert spool.read(5, 1, 10**6) == []
+    assert spool.append(lines[4]) == 5
+    assert path.read_bytes() == b"\n".join(lines[:5]) + b"\n"
+    assert spool.append(lines[5]) == 6
+    assert spool.read(1, 10, 10**6) == lines
 
 
 def test_deleting_leaves_no_empty_folders_but_keeps_the_others_files(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ import safetensors.torch
 import torch
 
 from service.spec import JobSpec
+from service.states import StopWish
 from tests.workers.runs import SMALL, KeepingOutbox, run
 from workers.data import load_table, prepare
 from workers.flow import build_flow
-from workers.ranks import Ranks
+from workers.ranks import AttemptFailedError, Ranks
 from workers.state import TrainingState
 from workers.training import Ending, train
 
@@ -43,10 +44,16 @@ def state_of(spec: JobSpec) -> TrainingState:
     return TrainingState(spec, build_flow(spec, 2))
 
 
-def go_on(spec: JobSpec, state: TrainingState, cancel_after: int | None = None) -> tuple[Ending, KeepingOutbox]:
-    outbox = KeepingOutbox(cancel_after=cancel_after)
+def go_on(spec: JobSpec, state: TrainingState, stop_after: int | None = None) -> tuple[Ending | None, KeepingOutbox]:
+    """Train to the end, or until it is told to stop; then there is no ending."""
+    outbox = KeepingOutbox(stop_after=stop_after)
     data = prepare(spec.data, load_table(spec.data))
-    return train(spec, state, data, Ranks(torch.device("cpu")), outbox), outbox
+    try:
+        return train(spec, state, data, Ranks(torch.device("cpu")), outbox), outbox
+    except AttemptFailedError as error:
+        if error.failure.stop is not StopWish.CANCEL:
+            raise
+        return None, outbox
 
 
 def saved_and_loaded(state: TrainingState) -> dict[str, Any]:
@@ -61,9 +68,13 @@ def weights(state: TrainingState) -> list[torch.Tensor]:
     return [*state.flow.state_dict().values(), *state.evaluated.state_dict().values()]
 
 
-def series(outbox: KeepingOutbox) -> list[dict[str, float]]:
+def series(*outboxes: KeepingOutbox) -> list[dict[str, float]]:
+    """All metrics of each step but the clocks'; later attempts' come last."""
     clocks = {"step_seconds", "examples_per_second"}
-    return [{k: v for k, v in record.metrics.items() if k not in clocks} for record in outbox.of("step")]
+    by_step: dict[int, dict[str, float]] = {}
+    for record in [record for outbox in outboxes for record in outbox.of("step")]:
+        by_step.setdefault(record.step, {}).update({k: v for k, v in record.metrics.items() if k not in clocks})
+    return [by_step[step] for step in sorted(by_step)]
 
 
 @pytest.mark.parametrize("interrupted_after", [1, 4, 5, 8])
@@ -75,14 +86,14 @@ def test_a_training_that_goes_on_from_a_saved_state_makes_the_bits_of_one_never_
     _, expected = go_on(spec, whole)
 
     first = state_of(spec)
-    ending, before = go_on(spec, first, cancel_after=interrupted_after)
-    assert (ending, first.step) == ("cancelled", interrupted_after)
+    ending, before = go_on(spec, first, stop_after=interrupted_after)
+    assert (ending, first.step) == (None, interrupted_after)
     second = state_of(spec)
     second.load_state_dict(saved_and_loaded(first))
     ending, after = go_on(spec, second)
     assert ending == "finished"
 
-    assert series(before) + series(after) == series(expected)
+    assert series(before, after) == series(expected)
     assert len({record["learning_rate"] for record in series(expected)}) > 1, "the plateau was seen"
     assert whole.restore_best() == second.restore_best()
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(second), strict=True))
@@ -103,7 +114,7 @@ def test_a_training_stops_early_and_goes_back_to_its_best_weights(tmp_path: Path
     assert outcome is not None
     result, validations = outcome["result"], outbox.series("validation_nll")
     assert result["stopped_early"]
-    assert result["steps"] == len(outbox.of("step")) < 200
+    assert result["steps"] == len(outbox.series("loss")) < 200
     best = min(range(len(validations)), key=lambda place: validations[place])
     assert len(validations) == best + 1 + 3
     assert result["weights_of_step"] == 2 * (best + 1)
@@ -115,14 +126,14 @@ def test_validation_evaluation_and_saved_weights_are_of_the_average_and_both_are
     averaged, outbox = run(tmp_path / "averaged", ema={"decay": 0.99})
     assert plain is not None
     assert averaged is not None
-    folder = tmp_path / "averaged" / "job-1" / "artifacts"
+    folder = tmp_path / "averaged" / "job-1" / "artifacts" / "1"
     assert "weights-not-averaged.safetensors" in [artifact.name for artifact in outbox.of("artifact")]
     stored = [
         safetensors.torch.load_file(path)
         for path in (
             folder / "weights.safetensors",
             folder / "weights-not-averaged.safetensors",
-            tmp_path / "plain" / "job-1" / "artifacts" / "weights.safetensors",
+            tmp_path / "plain" / "job-1" / "artifacts" / "1" / "weights.safetensors",
         )
     ]
     average, last, unchanged = stored

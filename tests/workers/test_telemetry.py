@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.records import EventRecord
+from service.states import StopWish
 from tests.workers.ingest import TOKEN, IngestServer
 from workers.spool import Spool
 from workers.telemetry import Sender, TelemetryError
@@ -92,14 +93,14 @@ def test_an_api_that_lost_its_last_records_gets_them_again(ingest: IngestServer,
     assert messages(ingest) == list(range(310))
 
 
-def test_the_apis_wish_to_cancel_is_seen(ingest: IngestServer, sender: Sender) -> None:
+def test_the_apis_wish_to_stop_is_seen(ingest: IngestServer, sender: Sender) -> None:
     put(sender, 1)
     assert sender.flush(FLUSH_S)
-    assert not sender.cancel
-    ingest.cancel = True
+    assert sender.stop is None
+    ingest.stop_wish = StopWish.PAUSE
     put(sender, 2)
     assert sender.flush(FLUSH_S)
-    assert sender.cancel
+    assert sender.stop is StopWish.PAUSE
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])

@@ -14,6 +14,7 @@ import torch
 
 from service.records import OutcomeRecord
 from service.spec import JobSpec
+from service.states import StopWish
 from tests.workers.ingest import IngestServer
 from tests.workers.runs import SMALL, KeepingOutbox, run
 from workers.flow import build_flow
@@ -25,9 +26,10 @@ def test_a_run_reports_every_step_once_with_its_metrics(tmp_path: Path) -> None:
     outcome, outbox = run(tmp_path)
     assert outcome is not None
     assert outcome["state"] == "succeeded"
-    assert [record.step for record in outbox.of("step")] == [1, 2, 3, 4, 5, 6]
-    for record in outbox.of("step"):
-        assert record.metrics.keys() - {"validation_nll"} == {
+    steps = [record for record in outbox.of("step") if "loss" in record.metrics]
+    assert [record.step for record in steps] == [1, 2, 3, 4, 5, 6]
+    for record in steps:
+        assert record.metrics.keys() == {
             "loss",
             "learning_rate",
             "grad_norm",
@@ -150,7 +152,7 @@ def test_a_tolerance_too_tight_for_float32_is_tested_in_float64(tmp_path: Path) 
 
 def test_the_saved_weights_and_transforms_give_the_flow_back(tmp_path: Path) -> None:
     _, outbox = run(tmp_path)
-    folder = tmp_path / "job-1" / "artifacts"
+    folder = tmp_path / "job-1" / "artifacts" / "1"
     assert {record.name for record in outbox.of("artifact")} == {"weights.safetensors", "config.json"}
     assert {file.name for file in folder.iterdir()} == {"weights.safetensors", "config.json"}
     config = json.loads((folder / "config.json").read_text())
@@ -164,19 +166,20 @@ def test_plots_are_artifacts(tmp_path: Path) -> None:
     _, outbox = run(tmp_path, evaluation={"mixture_components": 2})
     for name in ("curve.png", "pairs.png"):
         (record,) = [artifact for artifact in outbox.of("artifact") if artifact.name == name]
-        content = (tmp_path / "job-1" / "artifacts" / name).read_bytes()
+        content = (tmp_path / "job-1" / "artifacts" / "1" / name).read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) == record.bytes
 
 
 def test_a_cancelled_run_stops_at_the_next_step(tmp_path: Path) -> None:
-    outcome, outbox = run(tmp_path, KeepingOutbox(cancel_after=2))
-    assert outcome == {"state": "cancelled", "message": "cancelled after step 2", "data": {"step": 2}}
-    assert len(outbox.of("step")) == 2
+    outcome, outbox = run(tmp_path, KeepingOutbox(stop_after=2))
+    assert outcome is not None
+    assert (outcome["state"], outcome["message"]) == ("cancelled", "cancelled after step 2")
+    assert len(outbox.series("loss")) == 2
 
 
 def test_a_run_cancelled_after_its_last_step_ends_in_the_evaluation_with_its_weights_saved(tmp_path: Path) -> None:
-    outcome, outbox = run(tmp_path, KeepingOutbox(cancel_after=6))
+    outcome, outbox = run(tmp_path, KeepingOutbox(stop_at="training_finished"))
     assert outcome is not None
     assert (outcome["state"], outcome["reason"]) == ("cancelled", None)
     assert "weights.safetensors" in [artifact.name for artifact in outbox.of("artifact")]
@@ -243,13 +246,14 @@ def test_a_worker_delivers_all_that_it_reports(ingest: IngestServer, tmp_path: P
     assert outcome is not None
     assert outcome["state"] == "succeeded"
     records = ingest.records["rank-0"]
-    assert [r["step"] for r in records if r["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert [r["step"] for r in records if r["kind"] == "step" and "loss" in r["metrics"]] == [1, 2, 3, 4, 5, 6]
+    assert records[-1]["kind"] == "farewell"
     assert [r["kind"] for r in records].count("memory") == 18
     assert not any(spool_dir.iterdir())
 
 
 def test_a_worker_told_to_cancel_by_the_api_stops(ingest: IngestServer, tmp_path: Path) -> None:
-    ingest.cancel = True
+    ingest.stop_wish = StopWish.CANCEL
     outcome = run_worker(ingest.order(SMALL | {"stop": {"kind": "minutes", "max_minutes": 5}}, str(tmp_path)))
     assert outcome is not None
     assert outcome["state"] == "cancelled"

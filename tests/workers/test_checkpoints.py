@@ -1,0 +1,237 @@
+"""Checkpoints: when they are written, what is kept of them, and going on from one to the same bits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.states import StopWish
+from tests.workers.runs import KeepingOutbox, full_disk, order, run
+from workers.checkpointer import Checkpointer
+from workers.checkpoints import CheckpointFolder, CorruptCheckpointError, StoredCheckpoint
+from workers.data import load_data
+from workers.flow import build_flow
+from workers.state import TrainingState
+
+JOB: dict[str, Any] = {
+    "stop": {"kind": "steps", "max_steps": 12},
+    "ema": {"decay": 0.9},
+    "evaluation": {"validate_every_steps": 5, "mixture_components": 0, "plots": False},
+    "checkpoints": {"every_steps": 3, "keep_last": 100},
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The sums of the files of weights that a run ends with when nothing happens to it."""
+    return weights(run(tmp_path_factory.mktemp("undisturbed"), **JOB)[1])
+
+
+def weights(outbox: KeepingOutbox) -> dict[str, str]:
+    return {a.name: a.sha256 for a in outbox.of("artifact") if a.name.startswith("weights")}
+
+
+def stored(storage: Path) -> list[StoredCheckpoint]:
+    return CheckpointFolder(str(storage), "job-1").stored()
+
+
+def resumed_from(outbox: KeepingOutbox) -> int | None:
+    steps = [event.data["step"] for event in outbox.of("event") if event.name == "resumed"]
+    return steps[0] if steps else None
+
+
+@pytest.mark.parametrize(("lost_after", "resumed"), [(1, None), (4, 3), (6, 6), (11, 10)])
+def test_a_lost_run_goes_on_from_its_last_checkpoint_to_the_weights_of_one_never_disturbed(
+    tmp_path: Path, undisturbed: dict[str, str], lost_after: int, resumed: int | None
+) -> None:
+    # An attempt that is superseded stops where it is and stores nothing more: as one that was killed.
+    outcome, _ = run(tmp_path, KeepingOutbox(superseded_after=lost_after), **JOB)
+    assert outcome is None
+    outcome, outbox = run(tmp_path, attempt=2, **JOB)
+    assert outcome is not None
+    assert resumed_from(outbox) == resumed
+    steps = [record.step for record in outbox.of("step") if "loss" in record.metrics]
+    assert steps == list(range((resumed or 0) + 1, 13))
+    assert weights(outbox) == undisturbed
+
+
+@pytest.mark.parametrize("stop_after", [2, 5, 12])
+def test_a_paused_run_stores_its_last_step_and_goes_on_there(
+    tmp_path: Path, undisturbed: dict[str, str], stop_after: int
+) -> None:
+    outcome, paused = run(tmp_path, KeepingOutbox(stop_after=stop_after, wish=StopWish.PAUSE), **JOB)
+    assert outcome is not None
+    assert (outcome["state"], outcome["reason"]) == ("paused", None)
+    assert stored(tmp_path)[-1].step == stop_after
+    outcome, outbox = run(tmp_path, attempt=2, **JOB)
+    assert outcome is not None
+    assert outcome["state"] == "succeeded"
+    assert resumed_from(outbox) == stop_after
+    validated = [r.step for r in [*paused.of("step"), *outbox.of("step")] if "validation_nll" in r.metrics]
+    assert validated == [5, 10, 12], "each validation once, wherever the pause came"
+    assert weights(outbox) == undisturbed
+
+
+def test_a_run_paused_in_its_evaluation_is_evaluated_without_training_again(
+    tmp_path: Path, undisturbed: dict[str, str]
+) -> None:
+    outcome, _ = run(tmp_path, KeepingOutbox(stop_at="training_finished", wish=StopWish.PAUSE), **JOB)
+    assert outcome is not None
+    assert outcome["state"] == "paused"
+    outcome, outbox = run(tmp_path, attempt=2, **JOB)
+    assert outcome is not None
+    assert outcome["state"] == "succeeded"
+    assert outbox.of("step") == []
+    assert weights(outbox) == undisturbed
+
+
+def test_a_run_out_of_time_fails_with_a_checkpoint_and_advice(tmp_path: Path) -> None:
+    outcome, _ = run(tmp_path, KeepingOutbox(stop_after=4, wish=StopWish.TIMEOUT), **JOB)
+    assert outcome is not None
+    assert (outcome["state"], outcome["reason"]) == ("failed", "timeout")
+    assert "timeout_minutes" in outcome["data"]["advice"]
+    assert stored(tmp_path)[-1].step == 4
+
+
+def flip_a_byte(checkpoint: StoredCheckpoint) -> None:
+    path = checkpoint.path / "training.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_short(checkpoint: StoredCheckpoint) -> None:
+    path = checkpoint.path / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def lose_a_file(checkpoint: StoredCheckpoint) -> None:
+    (checkpoint.path / "weights.safetensors").unlink()
+
+
+def garble_the_manifest(checkpoint: StoredCheckpoint) -> None:
+    (checkpoint.path / "manifest.json").write_text('{"format": 1')
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, cut_short, lose_a_file, garble_the_manifest])
+def test_a_corrupt_checkpoint_is_told_and_the_one_before_it_used(
+    tmp_path: Path, undisturbed: dict[str, str], damage: Any
+) -> None:
+    run(tmp_path, KeepingOutbox(superseded_after=7), **JOB)
+    assert [checkpoint.step for checkpoint in stored(tmp_path)] == [3, 5, 6]
+    damage(stored(tmp_path)[-1])
+    _, outbox = run(tmp_path, attempt=2, **JOB)
+    (event,) = [event for event in outbox.of("event") if event.name == "checkpoint_corrupt"]
+    assert event.data["checkpoint"] == "step-000000006-attempt-1"
+    assert resumed_from(outbox) == 5
+    assert weights(outbox) == undisturbed
+
+
+def test_without_a_whole_checkpoint_the_run_starts_afresh(tmp_path: Path, undisturbed: dict[str, str]) -> None:
+    run(tmp_path, KeepingOutbox(superseded_after=7), **JOB)
+    for checkpoint in stored(tmp_path):
+        flip_a_byte(checkpoint)
+    _, outbox = run(tmp_path, attempt=2, **JOB)
+    assert [event.name for event in outbox.of("event")].count("checkpoint_corrupt") == 3
+    assert resumed_from(outbox) is None
+    assert weights(outbox) == undisturbed
+
+
+def test_what_a_killed_writer_left_is_no_checkpoint_and_is_removed(tmp_path: Path) -> None:
+    folder = CheckpointFolder(str(tmp_path), "job-1")
+    half = folder.path / ".making-abc"
+    half.mkdir(parents=True)
+    (half / "weights.safetensors").write_bytes(b"half")
+    outbox = KeepingOutbox()
+    assert Checkpointer(order(tmp_path, **JOB), outbox).newest() is None
+    assert list(folder.path.iterdir()) == []
+
+
+def test_the_newest_ones_and_the_best_are_kept_and_the_rest_is_removed_and_told(tmp_path: Path) -> None:
+    changes = JOB | {"checkpoints": {"every_steps": 1, "keep_last": 2}}
+    _, outbox = run(tmp_path, **changes)
+    records = outbox.of("checkpoint")
+    best = [record for record in records if record.cause == "best"][-1]
+    kept = {checkpoint.name for checkpoint in stored(tmp_path)}
+    assert kept == {"step-000000011-attempt-1", "step-000000012-attempt-1", best.name}
+    told: list[str] = []
+    for record in records:
+        # At 5, 10 and 12 the same step is stored again once it is validated.
+        told = [name for name in [*told, record.name] if name not in record.removed]
+    assert set(told) == kept
+    assert best.validation_nll == min(outbox.series("validation_nll"))
+
+
+def test_a_checkpoint_is_written_when_the_api_asks(tmp_path: Path) -> None:
+    outbox = KeepingOutbox()
+    outbox.checkpoints_asked = 1
+    run(tmp_path, outbox, **JOB | {"checkpoints": {"keep_best": False}})
+    assert [(record.step, record.cause) for record in outbox.of("checkpoint")] == [(1, "asked"), (12, "finished")]
+
+
+def test_minutes_are_counted_from_the_last_checkpoint(tmp_path: Path) -> None:
+    _, outbox = run(tmp_path, **JOB | {"checkpoints": {"every_minutes": 1e-9, "keep_best": False}})
+    assert [record.cause for record in outbox.of("checkpoint")][:11] == ["minutes"] * 11
+
+
+def test_a_record_tells_the_size_and_the_sum_of_what_is_stored(tmp_path: Path) -> None:
+    _, outbox = run(tmp_path, **JOB)
+    record, checkpoint = outbox.of("checkpoint")[-1], stored(tmp_path)[-1]
+    assert record.name == checkpoint.name
+    assert record.bytes == sum(path.stat().st_size for path in checkpoint.path.iterdir())
+    manifest = json.loads((checkpoint.path / "manifest.json").read_text())
+    assert manifest["step"] == 12
+    assert manifest["spec"]["seed"] == 0
+    checkpoint.verify()
+
+
+@pytest.mark.parametrize("room", [0, 100, 2000])
+def test_a_full_disk_costs_a_checkpoint_and_neither_the_training_nor_the_one_before(tmp_path: Path, room: int) -> None:
+    job = order(tmp_path, **JOB)
+    data = load_data(job.spec.data)
+    state = TrainingState(job.spec, build_flow(job.spec, data.dim))
+    outbox = KeepingOutbox()
+    checkpointer = Checkpointer(job, outbox)
+    state.step = 3
+    checkpointer.after_step(state, is_best=False)
+    state.step = 6
+    with full_disk(room):
+        checkpointer.after_step(state, is_best=False)
+    (event,) = outbox.of("event")
+    assert event.name == "checkpoint_failed"
+    assert [path.name for path in checkpointer.folder.path.iterdir()] == ["step-000000003-attempt-1"]
+    state.step = 9
+    checkpointer.after_step(state, is_best=False)
+    assert [record.step for record in outbox.of("checkpoint")] == [3, 9]
+    newest = checkpointer.newest()
+    assert newest is not None
+    assert newest.step == 9
+
+
+def test_a_checkpoint_of_another_format_is_refused_by_its_number(tmp_path: Path) -> None:
+    run(tmp_path, **JOB)
+    checkpoint = stored(tmp_path)[-1]
+    manifest = json.loads((checkpoint.path / "manifest.json").read_text())
+    (checkpoint.path / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
+    with pytest.raises(CorruptCheckpointError, match="format 99"):
+        checkpoint.verify()
+
+
+def test_another_spec_goes_on_from_the_weights_with_its_own_settings(tmp_path: Path) -> None:
+    run(tmp_path, **JOB)
+    changes = JOB | {
+        "stop": {"kind": "steps", "max_steps": 14},
+        "optimizer": {"kind": "adam", "learning_rate": 1e-4, "betas": [0.5, 0.9]},
+        "gradient": {"kind": "backprop"},
+        "ema": None,
+    }
+    outcome, outbox = run(tmp_path, attempt=2, **changes)
+    assert outcome is not None
+    assert outcome["state"] == "succeeded"
+    assert resumed_from(outbox) == 12
+    assert outbox.series("learning_rate") == [1e-4, 1e-4]
+    state = CheckpointFolder(str(tmp_path), "job-1").stored()[-1].load()
+    assert state["optimizer"]["param_groups"][0]["betas"] == (0.5, 0.9)

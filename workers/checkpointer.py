@@ -1,0 +1,133 @@
+"""When the training's state is stored, and which of the stored ones are kept. Rank 0's work alone."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from datetime import UTC, datetime
+
+from service.records import CheckpointRecord, EventRecord, RunOrder
+from service.states import CheckpointCause
+from workers.checkpoints import CheckpointFolder, CorruptCheckpointError, StoredCheckpoint
+from workers.state import TrainingState
+from workers.telemetry import Outbox
+
+__all__ = ["Checkpointer"]
+
+log = logging.getLogger(__name__)
+
+
+class Checkpointer:
+    """Stores the state of a training as its spec wants, and whenever the API asks.
+
+    A checkpoint that can't be written (the storage is full, say) does not end the training: it is told as an event,
+    and the next one is tried when it is due.
+
+    Args:
+        order: of this attempt.
+        outbox: takes the records of what was stored and removed.
+    """
+
+    def __init__(self, order: RunOrder, outbox: Outbox) -> None:
+        self._order, self._outbox = order, outbox
+        self._wanted = order.spec.checkpoints
+        self.folder = CheckpointFolder(order.storage, order.job_id)
+        self.folder.sweep()
+        self._asked = order.checkpoints_asked
+        self._tried_at = time.monotonic()
+        self._last: tuple[int, bool] | None = None
+
+    def after_step(self, state: TrainingState, *, is_best: bool) -> None:
+        """Store ``state`` if that is due after the step that it has just completed.
+
+        Args:
+            state: of the training.
+            is_best: its validation has the lowest NLL of all so far.
+        """
+        cause = self._due(state.step, is_best)
+        if cause is not None:
+            self.save(state, cause)
+
+    def _due(self, step: int, is_best: bool) -> CheckpointCause | None:
+        wanted = self._wanted
+        if is_best and wanted.keep_best:
+            return CheckpointCause.BEST
+        if self._outbox.checkpoints_asked > self._asked:
+            self._asked = self._outbox.checkpoints_asked
+            return CheckpointCause.ASKED
+        if wanted.every_steps is not None and step % wanted.every_steps == 0:
+            return CheckpointCause.STEPS
+        if wanted.every_minutes is not None and time.monotonic() - self._tried_at >= 60 * wanted.every_minutes:
+            return CheckpointCause.MINUTES
+        return None
+
+    def save(self, state: TrainingState, cause: CheckpointCause) -> None:
+        """Store ``state`` now, unless this attempt has just done so."""
+        mark = (state.step, len(state.validations) > 0 and state.validations[-1].step == state.step)
+        if mark == self._last and cause in {CheckpointCause.STOPPED, CheckpointCause.FINISHED}:
+            return
+        self._tried_at = time.monotonic()
+        nll = state.validations[-1].nll if state.validations else None
+        about = {"validation_nll": _json(nll), "spec": self._order.spec.stored()}
+        try:
+            stored, seal = self.folder.write(state.state_dict(), attempt=self._order.attempt, cause=cause, about=about)
+        except OSError as error:
+            log.warning("no checkpoint after step %d: %s", state.step, error)
+            self._event("checkpoint_failed", f"No checkpoint after step {state.step}: {error}", step=state.step)
+            return
+        self._last = mark
+        removed = [checkpoint.name for checkpoint in self._surplus()]
+        self._outbox.put(
+            CheckpointRecord(
+                time=datetime.now(UTC),
+                name=stored.name,
+                step=state.step,
+                cause=cause,
+                validation_nll=nll,
+                removed=removed,
+                **seal,
+            )
+        )
+        for name in removed:
+            checkpoint = StoredCheckpoint.at(self.folder.path / name)
+            if checkpoint is not None:
+                self.folder.remove(checkpoint)
+
+    def _surplus(self) -> list[StoredCheckpoint]:
+        """Return what is kept no longer: all but the newest ones and the best one."""
+        stored = self.folder.stored()
+        kept = stored[-self._wanted.keep_last :]
+        if self._wanted.keep_best:
+            # Each of them was the best of all when it was written.
+            kept += [checkpoint for checkpoint in stored if _is_best(checkpoint)][-1:]
+        return [checkpoint for checkpoint in stored if checkpoint not in kept]
+
+    def newest(self) -> StoredCheckpoint | None:
+        """Return the newest one that is whole; None to start afresh.
+
+        A job that goes on from another one finds that one's checkpoint in its own folder, as of attempt 0.
+        """
+        for checkpoint in reversed(self.folder.stored()):
+            try:
+                checkpoint.verify()
+            except CorruptCheckpointError as error:
+                message = f"{checkpoint.name} can't be used: {error}"
+                self._event("checkpoint_corrupt", message, checkpoint=checkpoint.name)
+            else:
+                return checkpoint
+        return None
+
+    def _event(self, name: str, message: str, **data: object) -> None:
+        self._outbox.put(EventRecord(time=datetime.now(UTC), name=name, message=message[:10_000], data=data))
+
+
+def _is_best(checkpoint: StoredCheckpoint) -> bool:
+    try:
+        return bool(checkpoint.manifest()["cause"] == CheckpointCause.BEST)
+    except CorruptCheckpointError:
+        return False
+
+
+def _json(number: float | None) -> float | str | None:
+    return number if number is None or math.isfinite(number) else str(number)
