@@ -48,7 +48,10 @@ def deliver(database: Database, folder: Path | None, job_id: str, attempt: int, 
     )
     for file in files:
         # Only whole lines: the last one was cut off if its writer died.
-        lines = [line for line in file.read_bytes().split(b"\n")[:-1] if line]
+        try:
+            lines = [line for line in file.read_bytes().split(b"\n")[:-1] if line]
+        except FileNotFoundError:
+            continue  # another dispatcher has brought it in
         for start in range(0, len(lines), MAX_BATCH_RECORDS):
             records = lines[start : start + MAX_BATCH_RECORDS]
             try:

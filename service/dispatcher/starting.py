@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from service import capacity, lifecycle
+from service.capacity import AnyResources
 from service.dispatcher.sweeping import Sweeper
 from service.dispatcher.watching import ACTOR
 from service.ray_jobs import Node, RayJobs, RayRefused
@@ -43,23 +44,35 @@ class Starter:
         self._ray = ray
         self._settings = settings
         self._sweeper = sweeper
+        # Waiting jobs and their last attempts, of which Ray has ended the run: that stays so.
+        self._over: set[tuple[str, int]] = set()
 
     def start(self) -> None:
         """Start what the cluster has room for."""
         with self._database.read_session() as session:
-            waiting = jobs.next_queued(session, limit=WINDOW, now=datetime.now(UTC))
+            waiting = self._waiting(session, jobs.active(session))
         if not waiting:
             return
         nodes = self._ray.nodes()
         if not nodes:
             return
         # Ray is asked before the queue is locked: others wait for the lock.
-        unready = {job.id for job in waiting if job.attempt and not self._previous_run_is_over(job)}
-        while (chosen := self._claim_next(nodes, unready)) is not None:
+        self._over &= {(job.id, job.attempt) for job in waiting}
+        not_over = {job.id for job in waiting if not self._previous_run_is_over(job)}
+        while (chosen := self._claim_next(nodes, not_over)) is not None:
             self._submit(*chosen)
+
+    def _waiting(self, session: Session, active: Sequence[Job], passed_over: Collection[str] = ()) -> Sequence[Job]:
+        """Return the head of the queue, without the jobs of owners who have as much of the cluster as they may."""
+        most = self._settings.max_active_per_owner
+        counts = Counter(job.owner for job in active)
+        full = [owner for owner, count in counts.items() if most is not None and count >= most]
+        return jobs.next_queued(session, limit=WINDOW, now=datetime.now(UTC), passed_over=passed_over, owners=full)
 
     def _previous_run_is_over(self, job: Job) -> bool:
         """Return whether Ray has ended the last attempt, and bring in what it left; else tell Ray to stop it."""
+        if job.attempt == 0 or (job.id, job.attempt) in self._over:
+            return True
         with self._database.read_session() as session:
             submission_id = jobs.attempt(session, job.id, job.attempt).submission_id
         ray_job = self._ray.job(submission_id)
@@ -67,9 +80,10 @@ class Starter:
             self._ray.stop(submission_id)
             return False
         self._sweeper.deliver_all(job.id)
+        self._over.add((job.id, job.attempt))
         return True
 
-    def _claim_next(self, nodes: Sequence[Node], unready: set[str]) -> tuple[lifecycle.Claim, JobSpec] | None:
+    def _claim_next(self, nodes: Sequence[Node], not_over: set[str]) -> tuple[lifecycle.Claim, JobSpec] | None:
         """Claim the next job that fits, or return None when nobody may start now.
 
         What is active, whether the next one fits beside it, and the claim are one transaction, in which no other
@@ -78,21 +92,15 @@ class Starter:
         with self._database.session() as session:
             jobs.lock_queue(session)
             active = jobs.active(session)
-            attempts = jobs.attempts_of(session, [job.id for job in active])
-            taken = []
-            for job in active:
-                spec = _spec(job)
-                if spec is not None:
-                    taken.append(spec.resources.model_copy(update={"workers": attempts[job.id][-1].workers}))
-            most = self._settings.max_active_per_owner
-            full = [owner for owner, count in Counter(job.owner for job in active).items() if most and count >= most]
-            now = datetime.now(UTC)
-            for job in jobs.next_queued(session, limit=WINDOW, now=now, passed_over=unready, owners=full):
-                spec = _spec(job)
+            taken = self._taken(session, active)
+            for waiting in self._waiting(session, active, not_over):
+                if waiting.attempt and (waiting.id, waiting.attempt) not in self._over:
+                    continue  # it came to the head of the queue just now: Ray is asked in the next round
+                job, spec = jobs.lock(session, waiting.id), _spec(waiting)
                 if spec is None:
                     lifecycle.refuse(session, job, ReasonCode.INTERNAL, UNREADABLE, actor=ACTOR)
                     continue
-                if not self._can_ever_fit(session, job, spec, nodes, now):
+                if not self._can_ever_fit(session, job, spec, nodes):
                     continue
                 workers = capacity.choose_workers(spec.resources, spec.data.batch_size, nodes, taken)
                 if workers is None:
@@ -102,7 +110,17 @@ class Starter:
                     return claim, spec
         return None
 
-    def _can_ever_fit(self, session: Session, job: Job, spec: JobSpec, nodes: Sequence[Node], now: datetime) -> bool:
+    def _taken(self, session: Session, active: Sequence[Job]) -> list[AnyResources]:
+        """Return what the active jobs hold, each with the workers that its attempt was given."""
+        attempts = jobs.attempts_of(session, [job.id for job in active])
+        specs = ((job, _spec(job)) for job in active)
+        return [
+            spec.resources.model_copy(update={"workers": attempts[job.id][-1].workers})
+            for job, spec in specs
+            if spec is not None
+        ]
+
+    def _can_ever_fit(self, session: Session, job: Job, spec: JobSpec, nodes: Sequence[Node]) -> bool:
         """Return whether the empty cluster has room; else refuse the job, or let it wait where that may change."""
         lack = capacity.never_fits(spec.resources, nodes, spec.data.batch_size)
         if lack is None:
@@ -111,7 +129,7 @@ class Starter:
             lifecycle.refuse(session, job, ReasonCode.CANNOT_FIT, lack, actor=ACTOR)
         else:
             # It ran once, or the cluster may grow: it waits, and nobody has to wait for it.
-            job.not_before = now + timedelta(seconds=SECONDS_UNTIL_IT_MAY_HAVE_GROWN)
+            job.not_before = datetime.now(UTC) + timedelta(seconds=SECONDS_UNTIL_IT_MAY_HAVE_GROWN)
         return False
 
     def _submit(self, claim: lifecycle.Claim, spec: JobSpec) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 from service import lifecycle, spools
 from service.ray_jobs import RayJobs
@@ -16,27 +17,33 @@ __all__ = ["Sweeper"]
 
 log = logging.getLogger("symadj.dispatcher")
 
-# Between two looks for folders that a deletion left behind: those are of crashes alone.
-FOLDER_SECONDS = 60.0
+# Between two looks for what only a crash leaves behind.
+RARE_SECONDS = 30.0
+# Time in which a run has to end after its outcome; and for how long it is looked after.
+LINGER_SECONDS = 60.0
+FORGET_SECONDS = 3600.0
 
 
 class Sweeper:
-    """Looks at the spools on this machine, and at folders of jobs whose deletion was cut off."""
+    """Looks at the spools on this machine, folders of jobs whose deletion was cut off, and runs that do not end."""
 
     def __init__(self, database: Database, ray: RayJobs, settings: Settings, clock: Callable[[], float]) -> None:
         self._database = database
         self._ray = ray
         self._settings = settings
         self._clock = clock
-        self._next_look_at_folders = 0.0
+        self._next_rare_look = clock()
+        # Attempts that ended not long ago, whose Ray job is gone too.
+        self._gone: set[str] = set()
 
     def sweep(self) -> None:
         """Tidy up once."""
         for job_id in spools.left_over(self._settings.spool):
             self._sweep_spools_of(job_id)
-        if self._clock() >= self._next_look_at_folders:
-            self._next_look_at_folders = self._clock() + FOLDER_SECONDS
+        if self._clock() >= self._next_rare_look:
+            self._next_rare_look = self._clock() + RARE_SECONDS
             self._sweep_folders()
+            self._stop_lingering_runs()
 
     def deliver_all(self, job_id: str) -> None:
         """Bring in the spools of all attempts of a job, whose runs are over."""
@@ -75,8 +82,26 @@ class Sweeper:
             # The job's row is locked by whoever is deleting it: when we hold it, that one has committed, or has not.
             with self._database.session() as session:
                 job = jobs.find_locked(session, job_id)
-                if job is not None:
+                if job is not None and aside.exists():
                     log.warning("%s: its deletion was cut off; its folder is put back", job_id)
                     aside.rename(lifecycle.job_folder(storage, job_id))
             if job is None:
                 shutil.rmtree(aside, ignore_errors=True)
+
+    def _stop_lingering_runs(self) -> None:
+        """Stop the runs whose attempt is over and whose driver does not end by itself."""
+        now = datetime.now(UTC)
+        with self._database.read_session() as session:
+            finished = jobs.attempts_finished_between(
+                session, now - timedelta(seconds=FORGET_SECONDS), now - timedelta(seconds=LINGER_SECONDS)
+            )
+        self._gone &= {attempt.submission_id for attempt in finished}
+        for attempt in finished:
+            if attempt.submission_id in self._gone:
+                continue
+            ray_job = self._ray.job(attempt.submission_id)
+            if ray_job is None or ray_job.ended:
+                self._gone.add(attempt.submission_id)
+            else:
+                log.warning("%s: attempt %d is over and its run is not: Ray stops it", attempt.job_id, attempt.number)
+                self._ray.stop(attempt.submission_id)

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from service.records import OutcomeRecord
+from service.spec import JobSpec
 from service.states import ACTIVE, RETRYABLE, JobState, ReasonCode, StopWish
 from service.store import events, jobs
 from service.store.tables import Attempt, Job
@@ -181,7 +182,7 @@ def lose(
     if not _may_retry(job, reason):
         _fail(session, job, reason, message, data, actor=actor)
         return
-    lost, most = job.attempts_lost + 1, int(job.spec.get("max_attempts", 1))
+    lost, most = job.attempts_lost + 1, int(job.spec.get("max_attempts", JobSpec.model_fields["max_attempts"].default))
     if lost >= most:
         times = "1 attempt was" if lost == 1 else f"{lost} attempts were"
         words = f"{message} {times} lost, and max_attempts is {most}.".strip()
@@ -240,7 +241,7 @@ def _fail(
 ) -> None:
     if JobState(job.state) in ACTIVE:
         _close(session, job, outcome, reason, message)
-    jobs.transition(
+    failed = jobs.transition(
         session,
         job,
         JobState.FAILED,
@@ -252,7 +253,8 @@ def _fail(
         **_NO_WISH,
         **columns,
     )
-    job.message = message or None
+    if failed:
+        job.message = message or None
 
 
 def _close(session: Session, job: Job, outcome: str, reason: ReasonCode | None, message: str) -> None:

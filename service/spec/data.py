@@ -191,6 +191,8 @@ class FileData(Section):
                 "/data/test_fraction",
                 "data.test_fraction splits test rows off where there is no data.test_path: give one of the two",
             )
+        if self.test_path == self.path:
+            raise misfit("/data/test_path", "data.test_path is data.path: the flow would be tested on what it has seen")
         if self.key is not None and self.format not in ("npz", "hdf5"):
             raise misfit("/data/key", f"data.key names an array of an npz or HDF5 file; a {self.format} file has none")
         if not self.header and self.format != "csv":

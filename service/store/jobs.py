@@ -22,6 +22,7 @@ __all__ = [
     "attempt",
     "attempt_by_token",
     "attempts",
+    "attempts_finished_between",
     "attempts_of",
     "child_in_need",
     "count_by_state",
@@ -235,6 +236,13 @@ def attempts_of(session: Session, job_ids: Collection[str]) -> dict[str, list[At
         for row in rows:
             found[row.job_id].append(row)
     return found
+
+
+def attempts_finished_between(session: Session, first: datetime, last: datetime) -> Sequence[Attempt]:
+    """Return the attempts that Ray had taken and that finished in this span of time."""
+    return session.scalars(
+        sa.select(Attempt).where(Attempt.finished_at.between(first, last), Attempt.submitted_at.is_not(None))
+    ).all()
 
 
 def refusals(session: Session, job_id: str) -> int:
