@@ -181,6 +181,14 @@ def test_images_become_rows_and_keep_their_shape(root: Path) -> None:
     np.testing.assert_array_equal(data.original_units(data.test.rows), data.test.raw)
 
 
+def test_images_with_their_channels_last_are_refused(root: Path) -> None:
+    np.save(root / "colour.npy", np.zeros((60, 8, 8, 3)))
+    with pytest.raises(DataError, match=r"8 x 8 x 3 values, .*images are \[rows, channels, height, width\]"):
+        load_table(spec("colour.npy"))
+    np.save(root / "colour.npy", np.zeros((60, 3, 8, 8)))
+    assert load_table(spec("colour.npy")).shape == (3, 8, 8)
+
+
 def test_labels_are_no_images(root: Path) -> None:
     write_idx(root / "t10k-labels-idx1-ubyte", np.zeros(10, np.uint8))
     with pytest.raises(DataError, match="labels are a file of one axis"):

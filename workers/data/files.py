@@ -25,6 +25,8 @@ from workers.data.table import Source, Table
 
 __all__ = ["load_file"]
 
+_MOST_CHANNELS = 4  # red, green, blue, alpha
+
 
 def load_file(data: FileData) -> Table:
     """Read the file, or the two, that ``data`` names.
@@ -110,6 +112,12 @@ def _image(file: InputFile, shape: tuple[int, ...]) -> tuple[int, int, int] | No
         case (height, width):
             return 1, height, width
         case (channels, height, width):
+            if width <= _MOST_CHANNELS < channels:
+                raise DataError(
+                    f"{file.name} holds rows of {channels} x {height} x {width} values, which look like [height, width, "
+                    "channels]: images are [rows, channels, height, width]",
+                    file=file.name,
+                )
             return channels, height, width
         case () | (_,):
             return None
