@@ -114,8 +114,8 @@ def _image(file: InputFile, shape: tuple[int, ...]) -> tuple[int, int, int] | No
         case (channels, height, width):
             if width <= _MOST_CHANNELS < channels:
                 raise DataError(
-                    f"{file.name} holds rows of {channels} x {height} x {width} values, which look like [height, width, "
-                    "channels]: images are [rows, channels, height, width]",
+                    f"{file.name} holds rows of {channels} x {height} x {width} values, which look like [height, "
+                    "width, channels]: images are [rows, channels, height, width]",
                     file=file.name,
                 )
             return channels, height, width

@@ -21,7 +21,6 @@ from workers.data.formats.raw import (
     reading,
     refuse,
     refuse_larger_than_memory,
-    same_type,
 )
 
 __all__ = ["dtype_of", "names_of", "numbers", "read_csv", "read_parquet", "wanted_of"]
@@ -73,7 +72,10 @@ def read_csv(
                 )
         except pyarrow.ArrowInvalid as error:
             _explain(file, error, names, header)
-        return Raw(same_type(file, [table[name].to_numpy() for name in wanted], wanted), tuple(wanted))
+        rows = np.empty((len(table), len(wanted)))
+        for place, name in enumerate(wanted):
+            rows[:, place] = table[name].to_numpy()
+        return Raw(rows, tuple(wanted))
 
 
 def read_parquet(file: InputFile, columns: Sequence[str] | None = None) -> Raw:
@@ -135,13 +137,13 @@ def wanted_of(file: InputFile, names: Sequence[str], columns: Sequence[str] | No
     Raises:
         DataError: a column that is asked for is missing, or is there more than once.
     """
-    twice = [name for name, count in Counter(names).items() if count > 1]
+    count = Counter(names)
     wanted = list(names if columns is None else columns)
     for name in wanted:
-        if name not in names:
+        if not count[name]:
             shown = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
             raise refuse(file, f"has no column {name!r}; it has: {shown}", column=name)
-        if name in twice:
+        if count[name] > 1:
             raise refuse(file, f"has more than one column {name!r}: rename them", column=name)
     if not wanted:
         raise refuse(file, "has no columns")
