@@ -142,6 +142,7 @@ class FileData(Section):
         None, min_length=1, max_length=200, description="The array of an npz or HDF5 file; default: its only one."
     )
     header: bool = Field(True, description="Whether the first line of a csv file names its columns.")
+    compensate: bool = Field(False, description="Whether an FCS file's own spillover matrix is applied.")
     columns: tuple[ColumnName, ...] | None = Field(
         None, min_length=1, max_length=10_000, description="What the flow models, in this order; default: all."
     )
@@ -195,6 +196,10 @@ class FileData(Section):
             raise misfit("/data/test_path", "data.test_path is data.path: the flow would be tested on what it has seen")
         if self.key is not None and self.format not in ("npz", "hdf5"):
             raise misfit("/data/key", f"data.key names an array of an npz or HDF5 file; a {self.format} file has none")
+        if self.compensate and self.format != "fcs":
+            raise misfit(
+                "/data/compensate", f"data.compensate is about FCS files; a {self.format} file has no spillover"
+            )
         if not self.header and self.format != "csv":
             raise misfit("/data/header", f"data.header is about csv files; a {self.format} file has no such line")
         refuse_twice([*(self.columns or ()), *self.context_columns], "/data/columns")

@@ -113,6 +113,7 @@ def test_a_memory_budget_keeps_its_unit() -> None:
         ({"data": {"kind": "file", "path": "s3://bucket/a.csv"}}, ("data", "file", "path"), "not from URLs"),
         ({"data": {"kind": "file", "path": "a.npy", "header": False}}, ("data", "file"), "a npy file has no such line"),
         ({"data": {"kind": "file", "path": "a.csv", "test_path": "a.csv"}}, ("data", "file"), "tested on what it has"),
+        ({"data": {"kind": "file", "path": "a.npy", "compensate": True}}, ("data", "file"), "has no spillover"),
         ({"data": {"kind": "file", "path": "a.txt"}}, ("data", "file"), "set data.format"),
         ({"data": {"kind": "file", "path": "a.csv", "key": "x"}}, ("data", "file"), "a csv file has none"),
         ({"data": {"kind": "file", "path": "a.csv", "test_fraction": None}}, ("data", "file"), "give one of the two"),

@@ -91,9 +91,29 @@ def test_channels_are_scaled_by_their_gain_or_their_decades(root: Path) -> None:
     np.testing.assert_allclose(load().rows, expected)
 
 
-def test_spillover_is_left_as_it_was_measured(root: Path) -> None:
-    write(root / "cells.fcs", SPILLOVER="2,FSC-A,PE-A,1,0.1,0,1")
-    np.testing.assert_array_equal(load().rows, EVENTS)
+@pytest.mark.parametrize("keyword", ["SPILLOVER", "SPILL"])
+def test_spillover_is_taken_out_where_it_is_asked_for(root: Path, keyword: str) -> None:
+    emitted = np.array([[100.0, 0.0], [0.0, 50.0], [3.0, 4.0]])
+    # A tenth of the light of the first label is seen in the second channel as well.
+    measured = np.array([[100.0, 10.0], [0.0, 50.0], [3.0, 4.3]])
+    write(root / "cells.fcs", measured, **{keyword: "2,PE-A,FSC-A,1,0,0.1,1"})
+    np.testing.assert_allclose(load().rows, measured, rtol=1e-6)
+    np.testing.assert_allclose(load(compensate=True).rows, emitted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "words"),
+    [
+        ({}, "has no spillover matrix"),
+        ({"SPILLOVER": "2,PE-A,V450-A,1,0,0.1,1"}, "names 'V450-A', which is no channel"),
+        ({"SPILLOVER": "2,PE-A,FSC-A,1,0,0.1"}, "has 3 values, not 4"),
+        ({"SPILLOVER": "2,PE-A,FSC-A,1,1,1,1"}, "Singular"),
+    ],
+)
+def test_a_spillover_matrix_that_cannot_be_applied_is_refused(root: Path, keywords: dict[str, str], words: str) -> None:
+    write(root / "cells.fcs", **keywords)
+    with pytest.raises(DataError, match=rf"cells\.fcs.*{words}"):
+        load(compensate=True)
 
 
 def test_a_channel_can_be_called_by_its_marker(root: Path) -> None:

@@ -101,7 +101,7 @@ def _read(data: FileData, file: InputFile) -> Raw:
         case "parquet":
             return read_parquet(file, columns)
         case "fcs":
-            return read_fcs(file, [*(data.columns or ()), *data.context_columns])
+            return read_fcs(file, [*(data.columns or ()), *data.context_columns], compensate=data.compensate)
         case "idx":
             return read_idx(file)
 

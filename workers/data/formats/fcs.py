@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workers.data.formats.raw import InputFile, Raw, need, reading, refuse, refuse_larger_than_memory
 
@@ -15,10 +16,10 @@ __all__ = ["read_fcs"]
 _BYTE_ORDERS = ("1,2,3,4", "4,3,2,1", "1,2", "2,1")
 
 
-def read_fcs(file: InputFile, columns: Sequence[str] | None = None) -> Raw:
+def read_fcs(file: InputFile, columns: Sequence[str] = (), *, compensate: bool = False) -> Raw:
     """Read the events of an FCS file, each channel scaled by its own gain or amplifier type as the standard says.
 
-    Spillover is not compensated: fluorescence is as it was measured.
+    Fluorescence is as it was measured, unless ``compensate`` asks for the file's spillover matrix to be applied.
 
     The columns are the short names ($PnN) of the channels; a channel that ``columns`` calls by its marker ($PnS, as
     "CD4") has that name.
@@ -34,10 +35,13 @@ def read_fcs(file: InputFile, columns: Sequence[str] | None = None) -> Raw:
             raise refuse(file, "holds several data sets: save each as a file of its own") from error
         _refuse_misread(file, data)
         names = tuple(
-            marker if columns and marker in columns and name not in columns else name
+            marker if marker in columns and name not in columns else name
             for name, marker in zip(data.pnn_labels, data.pns_labels, strict=True)
         )
-        return Raw(np.asarray(data.as_array(preprocess=True)), names)
+        events = np.asarray(data.as_array(preprocess=True))
+        if compensate:
+            _compensate(file, data, events)
+        return Raw(events, names)
 
 
 def _refuse_misread(file: InputFile, data: Any) -> None:
@@ -55,3 +59,23 @@ def _refuse_misread(file: InputFile, data: Any) -> None:
             f"holds {len(data.events)} values, not the {data.event_count} events ($TOT) of {data.channel_count} "
             "channels ($PAR) that it announces",
         )
+
+
+def _compensate(file: InputFile, data: Any, events: NDArray[np.float64]) -> None:
+    """Take spillover out of ``events`` [n, channels], in place.
+
+    Row i of the matrix tells how the label of channel i shows in each channel, so that what was measured is what was
+    emitted times the matrix (FCS 3.1, $SPILLOVER; instruments before it wrote SPILL).
+    """
+    written = data.text.get("spillover", data.text.get("spill"))
+    if written is None:
+        raise refuse(file, "has no spillover matrix ($SPILLOVER): leave data.compensate out")
+    count, *parts = (part.strip() for part in written.split(","))
+    size = int(count)
+    names, values = parts[:size], np.array(parts[size:], np.float64)
+    missing = [name for name in names if name not in data.pnn_labels]
+    if missing or len(values) != size**2:
+        what = f"names {missing[0]!r}, which is no channel" if missing else f"has {len(values)} values, not {size**2}"
+        raise refuse(file, f"its spillover matrix {what}")
+    places = [data.pnn_labels.index(name) for name in names]
+    events[:, places] = np.linalg.solve(values.reshape(size, size).T, events[:, places].T).T
