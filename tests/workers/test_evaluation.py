@@ -15,9 +15,9 @@ from sklearn.metrics import roc_auc_score
 from service.spec import JobSpec
 from tests.workers.runs import SMALL, KeepingOutbox, run
 from workers.data import load_data
-from workers.evaluation import report
+from workers.evaluation import baselines, report
 from workers.evaluation.baselines import fit_baselines
-from workers.evaluation.density import density_over_plane
+from workers.evaluation.density import PlaneDensity, density_over_plane
 from workers.evaluation.heeding import heeding
 from workers.evaluation.samples import draw_samples
 from workers.evaluation.two_sample import _auc, two_sample_test
@@ -135,6 +135,26 @@ def test_a_run_stops_while_baselines_are_fitted_or_samples_classified(
     assert "the user wants it to stop" in outcome["message"]
 
 
+def test_the_mixture_takes_as_many_rows_as_it_can_in_time_or_has_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).standard_normal((400, 2))
+    monkeypatch.setattr(baselines, "_MOST_WORK", 2 * 2**2 * 100)
+    some = fit_baselines(rows[:300], rows[300:], components=2, seed=0, threads=1)
+    assert some["gaussian_mixture"]["test_nll"] == pytest.approx(some["gaussian"], abs=0.3)
+    monkeypatch.setattr(baselines, "_MOST_WORK", 2 * 2**2 * 4)
+    none = fit_baselines(rows[:300], rows[300:], components=2, seed=0, threads=1)
+    assert none["gaussian_mixture"]["test_nll"] is None
+    assert none["gaussian"] == some["gaussian"]
+
+
+def test_the_spread_of_the_integral_tells_a_density_that_slips_through_the_grid() -> None:
+    x = np.linspace(-7, 7, 240)
+    for width, resolved in ((1.0, True), (0.02, False)):
+        peak = np.exp(-0.5 * ((x[:, None] - 0.01) ** 2 + x[None, :] ** 2) / width**2) / (2 * math.pi * width**2)
+        density = PlaneDensity(x, x, peak)
+        assert (abs(density.integral - 1) < 1e-9) == resolved
+        assert (density.integral_spread < 1e-3 * density.integral) == resolved
+
+
 def test_the_density_of_an_untrained_flow_integrates_to_one_and_is_drawn() -> None:
     spec = JobSpec.model_validate(SMALL)
     assert spec.evaluation is not None
@@ -142,6 +162,7 @@ def test_the_density_of_an_untrained_flow_integrates_to_one_and_is_drawn() -> No
     rows = 1.5 * np.random.default_rng(0).standard_normal((1000, 2))
     density = density_over_plane(spec, flow, rows, Ranks(torch.device("cpu")), KeepingOutbox())
     assert density.integral == pytest.approx(1.0, abs=1e-3)
+    assert density.integral_spread < 1e-3
     assert draw_density(density, rows, ("x", "y"), "title").startswith(b"\x89PNG")
 
 
@@ -239,6 +260,7 @@ def test_a_run_in_the_plane_tells_the_integral_of_its_density_and_draws_it(tmp_p
     assert outcome is not None
     assert outcome["state"] == "succeeded", outcome
     assert outcome["result"]["density_integral"] == pytest.approx(1.0, abs=1e-3)
+    assert outcome["result"]["density_integral_spread"] < 1e-3
     assert {a.name for a in outbox.of("artifact")} >= {
         "curve.png",
         "pairs.png",

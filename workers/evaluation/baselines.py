@@ -13,41 +13,53 @@ __all__ = ["fit_baselines"]
 
 Rows = NDArray[np.float64]
 
+# Rows times components times squared columns. The other ranks wait for the fit, and not for ever.
+_MOST_WORK = 10**10
+
 
 def fit_baselines(training: Rows, test: Rows, components: int, seed: int, threads: int) -> dict[str, Any]:
     """Fit a Gaussian and a Gaussian mixture with full covariances, and return their test NLL.
 
-    Both are fitted on all training rows, by columns standardised on these, so that their units do not matter. The
-    mixture is scikit-learn's: expectation-maximisation, the better of two k-means starts drawn with ``seed``; another
-    seed may find another optimum.
+    Both are fitted to training rows, standardised by these so that the columns' units do not matter: the Gaussian to
+    all of them, the mixture to as many, drawn with ``seed``, as it can be in some minutes. The mixture is
+    scikit-learn's: expectation-maximisation, the better of two k-means starts drawn with ``seed``; another seed may
+    find another optimum.
 
     Args:
         training: [n, dim].
         test: [m, dim], in the same space.
         components: of the mixture.
-        seed: of the mixture's start.
+        seed: of the mixture's rows and start.
         threads: that linear algebra may use; left alone it takes all cores, the other ranks' too.
 
     Returns:
         ``{"gaussian": nll, "gaussian_mixture": {"components": k, "test_nll": nll}}`` in nats a row, in the space of
         the rows. Both NLLs are null where the covariance is singular (a column is a sum of others, say: there is no
-        density), and the mixture's where it has more components than training rows or can't be fitted.
+        density), and the mixture's where a component would have no more rows than columns or it can't be fitted.
     """
     mean, spread = training.mean(0), training.std(0)
     spread[spread == 0] = 1
-    training, test = (training - mean) / spread, (test - mean) / spread
+    standard_test = (test - mean) / spread
     gaussian = mixture = None
     with threadpool_limits(threads):
-        covariance = np.cov(training.T, bias=True).reshape(training.shape[1], -1)
+        covariance = np.cov(training, rowvar=False, bias=True).reshape(len(spread), -1) / np.outer(spread, spread)
         if np.linalg.matrix_rank(covariance, hermitian=True) == len(covariance):
-            gaussian = _gaussian_nll(covariance, test)
-            if components <= len(training):
-                mixture = _mixture_nll(training, test, components, seed)
+            gaussian = _gaussian_nll(covariance, standard_test)
+            chosen = _some(training, _MOST_WORK // (components * len(spread) ** 2), seed)
+            if len(chosen) > components * len(spread):
+                mixture = _mixture_nll((chosen - mean) / spread, standard_test, components, seed)
     scale = float(np.log(spread).sum())
     return {
         "gaussian": None if gaussian is None else gaussian + scale,
         "gaussian_mixture": {"components": components, "test_nll": None if mixture is None else mixture + scale},
     }
+
+
+def _some(rows: Rows, most: int, seed: int) -> Rows:
+    """Return ``rows``, or ``most`` of them drawn at random."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.random.default_rng(seed).choice(len(rows), most, replace=False)]
 
 
 def _mixture_nll(training: Rows, test: Rows, components: int, seed: int) -> float | None:

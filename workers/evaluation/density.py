@@ -40,7 +40,20 @@ class PlaneDensity:
     @property
     def integral(self) -> float:
         """The sum over the cells; 1 but for what lies outside of the grid, and what is finer than it."""
-        return float(self.density.sum() * (self.x[1] - self.x[0]) * (self.y[1] - self.y[0]))
+        return float(self.density.sum()) * self._cell
+
+    @property
+    def integral_spread(self) -> float:
+        """How far the sums over every other point each way lie from the integral.
+
+        Where the grid resolves the density, they agree; where it does not, the integral means nothing.
+        """
+        halves = [float(self.density[i::2, j::2].sum()) * 4 * self._cell for i in (0, 1) for j in (0, 1)]
+        return max(abs(half - self.integral) for half in halves)
+
+    @property
+    def _cell(self) -> float:
+        return float((self.x[1] - self.x[0]) * (self.y[1] - self.y[0]))
 
 
 def density_over_plane(spec: JobSpec, flow: Flow, rows: Rows, ranks: Ranks, outbox: Outbox) -> PlaneDensity:

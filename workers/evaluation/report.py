@@ -99,7 +99,8 @@ class Evaluator:
             **({} if score is None else score.result()),
             "inverse_error": inverse,
             "two_sample": two_sample,
-            "density_integral": density and density.integral,
+            "density_integral": None if density is None else density.integral,
+            "density_integral_spread": None if density is None else density.integral_spread,
             "baselines": baselines,
             "evaluate_seconds": time.perf_counter() - began,
         }
