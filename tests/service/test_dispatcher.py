@@ -1,14 +1,10 @@
-"""The dispatcher against a small HTTP server that speaks as much of Ray's interface as it uses."""
+"""The dispatcher against a small server that speaks as much of Ray's interface as it uses."""
 
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,87 +13,10 @@ from service.dispatcher import MAX_REFUSALS, Dispatcher
 from service.ray_jobs import RayJobs, RayRefused, RayUnreachable
 from service.records import RunOrder
 from service.settings import Settings
-from service.spec import JobSpec
 from service.states import JobState
 from service.store import Database, events, jobs, metrics
-
-
-class RayServer(ThreadingHTTPServer):
-    """Ray's jobs and nodes, as a table that the test reads and writes."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.cpus = 2.0
-        self.nodes = 1
-        self.jobs: dict[str, dict[str, Any]] = {}
-        self.refusal: str | None = None
-        self.stopped: list[str] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: RayServer
-
-    def _answer(self, status: int, body: Any) -> None:
-        text = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def do_GET(self) -> None:
-        if self.path.startswith("/api/v0/nodes"):
-            node = {"state": "ALIVE", "resources_total": {"CPU": self.server.cpus, "memory": 2.0**33}}
-            nodes = [node] * self.server.nodes + [node | {"state": "DEAD"}]
-            self._answer(200, {"data": {"result": {"result": nodes}}})
-            return
-        _, _, _, submission_id, *rest = self.path.split("/")
-        job = self.server.jobs.get(submission_id)
-        if job is None:
-            self._answer(404, "no such job")
-        elif rest:
-            self._answer(200, {"logs": "first\nTraceback: it broke\n"})
-        else:
-            self._answer(200, job)
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}")
-        if self.path.endswith("/stop"):
-            self.server.stopped.append(self.path.split("/")[3])
-            self._answer(200, {"stopped": True})
-        elif self.server.refusal is not None:
-            self._answer(500, self.server.refusal)
-        elif body["submission_id"] in self.server.jobs:
-            self._answer(500, f"ValueError: Job with submission_id {body['submission_id']} already exists.")
-        else:
-            self.server.jobs[body["submission_id"]] = body | {"status": "RUNNING", "message": "is running"}
-            self._answer(200, {"submission_id": body["submission_id"]})
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Be quiet."""
-
-
-@pytest.fixture
-def ray() -> Iterator[RayServer]:
-    server = RayServer()
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def dispatcher(database: Database, ray: RayServer, tmp_path: Path) -> Dispatcher:
-    return Dispatcher(database, RayJobs(ray.url), Settings(data=tmp_path, cancel_grace_seconds=0, retry_seconds=0))
-
-
-def submit(database: Database, **changes: Any) -> str:
-    spec = JobSpec.model_validate({"data": {"kind": "toy", "name": "moons"}, **changes})
-    with database.session() as session:
-        return lifecycle.submit(session, spec, owner="ada")[0].id
+from tests.service.lives import submit
+from tests.service.ray_server import RayServer
 
 
 def state(database: Database, job_id: str) -> tuple[str, str | None]:
@@ -269,10 +188,9 @@ def test_a_job_cancelled_while_ray_refuses_it_is_not_started_again(
 
 
 def test_what_a_dead_run_left_in_its_spools_is_delivered_and_its_own_word_on_its_end_counts(
-    database: Database, ray: RayServer, tmp_path: Path
+    database: Database, ray: RayServer, dispatcher: Dispatcher, tmp_path: Path
 ) -> None:
     spool = tmp_path / "spool"
-    dispatcher = Dispatcher(database, RayJobs(ray.url), Settings(data=tmp_path, spool=spool))
     job_id = submit(database)
     dispatcher.round()
     folder = spool / job_id / "1"
@@ -294,10 +212,10 @@ def test_what_a_dead_run_left_in_its_spools_is_delivered_and_its_own_word_on_its
     assert not (spool / job_id).exists()
 
 
-def test_spools_of_a_deleted_job_are_removed(database: Database, ray: RayServer, tmp_path: Path) -> None:
+def test_spools_of_a_deleted_job_are_removed(dispatcher: Dispatcher, tmp_path: Path) -> None:
     spool = tmp_path / "spool"
     (spool / "job-gone" / "1").mkdir(parents=True)
-    Dispatcher(database, RayJobs(ray.url), Settings(data=tmp_path, spool=spool)).round()
+    dispatcher.round()
     assert not (spool / "job-gone").exists()
 
 

@@ -15,30 +15,21 @@ from hypothesis import strategies as st
 from service import ingest, lifecycle
 from service.errors import Conflict, Unauthorized
 from service.records import Batch
-from service.spec import JobSpec
 from service.states import StopWish
-from service.store import Database, artifacts, events, jobs, memory, metrics
+from service.store import Database, artifacts, checkpoints, events, jobs, memory, metrics
+from service.store.tables import IngestSource
+from tests.service import lives
+from tests.service.lives import checkpoint, claim, lose, send_late, step, submit
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC).isoformat()
 
 
 def start_job(database: Database) -> lifecycle.Claim:
-    spec = JobSpec.model_validate({"data": {"kind": "toy", "name": "moons"}})
-    with database.session() as session:
-        job, _ = lifecycle.submit(session, spec, owner="ada")
-        claim = lifecycle.claim(session, job, actor="d", lease_seconds=60)
-    assert claim is not None
-    return claim
-
-
-def step(number: int, loss: Any = None) -> dict[str, Any]:
-    return {"kind": "step", "time": NOW, "step": number, "metrics": {"loss": number if loss is None else loss}}
+    return claim(database, submit(database))
 
 
 def send(database: Database, token: str, first_seq: int, *records: dict[str, Any], source: str = "rank-0") -> int:
-    batch = Batch.model_validate({"source": source, "first_seq": first_seq, "records": list(records)})
-    with database.session() as session:
-        return ingest.store_batch(session, ingest.authenticate(session, token), batch, retry_seconds=5).next_seq
+    return lives.send(database, token, first_seq, *records, source=source).next_seq
 
 
 def losses(database: Database, job_id: str) -> list[tuple[int, float | None]]:
@@ -53,67 +44,67 @@ def test_whatever_is_sent_again_or_out_of_turn_each_record_is_stored_once(sends:
     with TemporaryDirectory() as folder:
         database = Database(f"sqlite:///{Path(folder) / 'store.sqlite'}")
         database.migrate()
-        claim = start_job(database)
+        started = start_job(database)
         all_records = [step(number) for number in range(1, 13)]
         stored = 0
         for start, length in sends:
             batch = all_records[start : start + length]
             if start > stored:
                 with pytest.raises(Conflict) as caught:
-                    send(database, claim.token, start + 1, *batch)
+                    send(database, started.token, start + 1, *batch)
                 assert caught.value.extensions == {"next_seq": stored + 1}
             else:
                 stored = max(stored, start + len(batch))
-                assert send(database, claim.token, start + 1, *batch) == stored + 1
-        assert losses(database, claim.job.id) == [(number, float(number)) for number in range(1, stored + 1)]
+                assert send(database, started.token, start + 1, *batch) == stored + 1
+        assert losses(database, started.job.id) == [(number, float(number)) for number in range(1, stored + 1)]
         database.close()
 
 
 def test_sources_are_counted_apart(database: Database) -> None:
-    claim = start_job(database)
+    started = start_job(database)
     memory_record = {"kind": "memory", "time": NOW, "step": 1, "phase": "forward", "device_idle_bytes": None}
     memory_record |= {"device_peak_bytes": None, "host_idle_bytes": 100}
     for rank in (0, 1):
         record = memory_record | {"rank": rank, "host_peak_bytes": 110 + rank}
-        assert send(database, claim.token, 1, record, source=f"rank-{rank}") == 2
+        assert send(database, started.token, 1, record, source=f"rank-{rank}") == 2
     with database.read_session() as session:
-        rows = memory.summary(session, claim.job.id)
+        rows = memory.summary(session, started.job.id)
         assert [(row["rank"], row["host_peak_bytes"], row["host_above_idle_bytes"]) for row in rows] == [
             (0, 110, 10),
             (1, 111, 11),
         ]
-        assert jobs.get(session, claim.job.id).host_peak_bytes == 111
+        assert jobs.get(session, started.job.id).host_peak_bytes == 111
 
 
 def test_a_step_that_is_made_again_after_a_resume_takes_the_place_of_the_first(database: Database) -> None:
-    claim = start_job(database)
-    send(database, claim.token, 1, step(1), step(2), step(3))
-    send(database, claim.token, 4, step(2, 20.0), step(3, 30.0), step(4))
-    assert losses(database, claim.job.id) == [(1, 1.0), (2, 20.0), (3, 30.0), (4, 4.0)]
+    started = start_job(database)
+    send(database, started.token, 1, step(1), step(2), step(3))
+    send(database, started.token, 4, step(2, 20.0), step(3, 30.0), step(4))
+    assert losses(database, started.job.id) == [(1, 1.0), (2, 20.0), (3, 30.0), (4, 4.0)]
     with database.read_session() as session:
-        (series,) = metrics.series(session, claim.job.id)
-        later = metrics.points(session, claim.job.id, "loss", after_seq=3, limit=10)
+        (series,) = metrics.series(session, started.job.id)
+        later = metrics.points(session, started.job.id, "loss", after_seq=3, limit=10)
     assert (series.points, series.last_step) == (4, 4)
     assert [point.step for point in later] == [2, 3, 4], "a poller who has seen 1 to 3 is told of the new values"
 
 
 def test_nan_and_infinity_survive(database: Database) -> None:
-    claim = start_job(database)
-    send(database, claim.token, 1, step(1, "NaN"), step(2, "Infinity"), step(3, 5.0))
-    assert losses(database, claim.job.id) == [(1, None), (2, math.inf), (3, 5.0)]
+    started = start_job(database)
+    send(database, started.token, 1, step(1, "NaN"), step(2, "Infinity"), step(3, 5.0))
+    assert losses(database, started.job.id) == [(1, None), (2, math.inf), (3, 5.0)]
 
 
 def test_the_first_record_makes_a_job_running_and_the_outcome_ends_it(database: Database) -> None:
-    claim = start_job(database)
-    send(database, claim.token, 1, {"kind": "event", "time": NOW, "name": "training_started", "message": "go"})
+    started = start_job(database)
+    send(database, started.token, 1, {"kind": "event", "time": NOW, "name": "training_started", "message": "go"})
     with database.read_session() as session:
-        assert jobs.get(session, claim.job.id).state == "running"
+        assert jobs.get(session, started.job.id).state == "running"
     digest = "0" * 64
     artifact = {"kind": "artifact", "time": NOW, "name": "weights.safetensors", "media_type": "x/y", "bytes": 3}
     outcome = {"kind": "outcome", "time": NOW, "state": "failed", "reason": "diverged", "message": "loss is NaN"}
-    send(database, claim.token, 1, artifact | {"sha256": digest}, outcome | {"data": {"step": 7}}, source="driver")
+    send(database, started.token, 1, artifact | {"sha256": digest}, outcome | {"data": {"step": 7}}, source="driver")
     with database.read_session() as session:
-        job = jobs.get(session, claim.job.id)
+        job = jobs.get(session, started.job.id)
         assert (job.state, job.reason, job.message, job.reason_data) == (
             "failed",
             "diverged",
@@ -142,22 +133,22 @@ def test_a_token_of_a_replaced_attempt_is_refused(database: Database) -> None:
 
 
 def test_a_cancelled_run_hears_of_it_with_its_next_batch(database: Database) -> None:
-    claim = start_job(database)
-    send(database, claim.token, 1, step(1))
+    started = start_job(database)
+    send(database, started.token, 1, step(1))
     with database.session() as session:
-        lifecycle.cancel(session, jobs.lock(session, claim.job.id), actor="ada")
+        lifecycle.cancel(session, jobs.lock(session, started.job.id), actor="ada")
     batch = Batch.model_validate({"source": "rank-0", "first_seq": 2, "records": [step(2)]})
     with database.session() as session:
-        answer = ingest.store_batch(session, ingest.authenticate(session, claim.token), batch, retry_seconds=5)
+        answer = ingest.store_batch(session, ingest.authenticate(session, started.token), batch, retry_seconds=5)
     assert answer.stop == StopWish.CANCEL
 
 
 def test_downsampling_hides_no_spike_and_no_nan(database: Database) -> None:
-    claim = start_job(database)
+    started = start_job(database)
     values: dict[int, Any] = dict.fromkeys(range(1, 1001), 1.0) | {437: 99.0, 700: -5.0, 701: "NaN", 702: "Infinity"}
-    send(database, claim.token, 1, *(step(number, value) for number, value in values.items()))
+    send(database, started.token, 1, *(step(number, value) for number, value in values.items()))
     with database.read_session() as session:
-        buckets = metrics.buckets(session, claim.job.id, "loss", count=10)
+        buckets = metrics.buckets(session, started.job.id, "loss", count=10)
     assert len(buckets) == 10
     assert sum(bucket.points for bucket in buckets) == 1000
     assert buckets[0].first_step == 1
@@ -167,3 +158,79 @@ def test_downsampling_hides_no_spike_and_no_nan(database: Database) -> None:
     assert sum(bucket.non_finite for bucket in buckets) == 2
     spiked = next(bucket for bucket in buckets if bucket.maximum == 99.0)
     assert spiked.mean == pytest.approx(1 + 98 / 100)
+
+
+def test_every_batch_is_a_sign_of_life_and_the_farewell_the_last_one(database: Database) -> None:
+    started = start_job(database)
+
+    def source() -> IngestSource:
+        with database.read_session() as session:
+            return session.get_one(IngestSource, (started.job.id, 1, "rank-0"))
+
+    send(database, started.token, 1)
+    first = source()
+    assert first.seen_at is not None
+    assert not first.farewell
+    with database.read_session() as session:
+        assert jobs.get(session, started.job.id).state == "starting", "who says nothing does not train yet"
+    send(database, started.token, 1, step(1), {"kind": "farewell", "time": NOW})
+    assert source().farewell
+    seen_at = source().seen_at
+    assert seen_at is not None
+    assert seen_at > first.seen_at
+
+
+def test_checkpoints_are_registered_and_those_that_made_room_forgotten(database: Database) -> None:
+    started = start_job(database)
+    send(database, started.token, 1, checkpoint(10, validation_nll=1.5), checkpoint(20, validation_nll="NaN"))
+    removed = ["step-000000010-attempt-1"]
+    send(database, started.token, 3, checkpoint(30, removed=removed, cause="stopped"))
+    with database.read_session() as session:
+        kept = checkpoints.of_job(session, started.job.id)
+    assert [(item.step, item.cause, item.validation_nll) for item in kept] == [
+        (20, "steps", None),
+        (30, "stopped", None),
+    ]
+
+
+def test_an_attempt_remembers_from_which_step_it_went_on(database: Database) -> None:
+    started = start_job(database)
+    event = {"kind": "event", "time": NOW, "name": "resumed", "message": "", "data": {"step": 40, "checkpoint": "c"}}
+    send(database, started.token, 1, event)
+    with database.read_session() as session:
+        assert jobs.attempt(session, started.job.id, 1).resumed_from_step == 40
+
+
+def test_what_comes_late_of_an_older_attempt_fills_gaps_and_replaces_nothing(database: Database) -> None:
+    job_id = submit(database)
+    send(database, claim(database, job_id).token, 1, step(1), step(2))
+    lose(database, job_id)
+    token = claim(database, job_id).token
+    send(database, token, 1, step(2, 20.0), memory_record(2, 222))
+    event = {"kind": "event", "time": NOW, "name": "slow", "message": "late"}
+    outcome = {"kind": "outcome", "time": NOW, "state": "failed", "reason": "diverged"}
+    artifact = {"kind": "artifact", "time": NOW, "name": "w", "media_type": "x/y", "bytes": 3, "sha256": "0" * 64}
+    send(database, token, 3, artifact)
+    late = [step(1), step(2), step(3), memory_record(2, 111), memory_record(3, 333), event, artifact, outcome]
+    send_late(database, job_id, 1, *late)
+    assert losses(database, job_id) == [(1, 1.0), (2, 20.0), (3, 3.0)]
+    with database.read_session() as session:
+        points = memory.points(session, job_id, rank=0, phase="forward", after_seq=0, limit=10)
+        assert [(point.step, point.host_peak_bytes) for point in points] == [(2, 222), (3, 333)]
+        (series,) = metrics.series(session, job_id)
+        assert (series.points, series.last_step, series.last_value) == (3, 2, 20.0), "progress is the newer one's"
+        assert [(e.name, e.attempt) for e in events.after(session, job_id, after_seq=0, limit=99)][-1] == ("slow", 1)
+        assert artifacts.get(session, job_id, "w").attempt == 2
+        assert jobs.get(session, job_id).state == "running"
+
+
+def memory_record(step_number: int, peak: int) -> dict[str, Any]:
+    record = {"kind": "memory", "time": NOW, "step": step_number, "rank": 0, "phase": "forward"}
+    return (
+        record
+        | dict.fromkeys(("device_idle_bytes", "device_peak_bytes"), None)
+        | {
+            "host_idle_bytes": 0,
+            "host_peak_bytes": peak,
+        }
+    )

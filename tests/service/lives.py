@@ -1,0 +1,104 @@
+"""Jobs in the states that tests begin with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from service import ingest, lifecycle
+from service.records import Batch, BatchAnswer, OutcomeRecord
+from service.spec import JobSpec
+from service.states import JobState, ReasonCode
+from service.store import Database, events, jobs
+from service.store.tables import Attempt, Job
+
+TIME = "2026-01-01T00:00:00Z"
+RETRY_SECONDS = 5.0
+
+
+def toy_spec(**changes: object) -> JobSpec:
+    return JobSpec.model_validate({"data": {"kind": "toy", "name": "moons"}, **changes})
+
+
+def submit(database: Database, *, owner: str = "ada", **changes: object) -> str:
+    with database.session() as session:
+        return lifecycle.submit(session, toy_spec(**changes), owner=owner)[0].id
+
+
+def claim(database: Database, job_id: str) -> lifecycle.Claim:
+    with database.session() as session:
+        claimed = lifecycle.claim(session, jobs.lock(session, job_id), actor="d", lease_seconds=60)
+    assert claimed is not None
+    return claimed
+
+
+def running(database: Database, **changes: object) -> str:
+    """Submit a job and let a rank of its first attempt report."""
+    job_id = submit(database, **changes)
+    claim(database, job_id)
+    with database.session() as session:
+        jobs.transition(session, jobs.lock(session, job_id), JobState.RUNNING, actor="rank-0", message="")
+    return job_id
+
+
+def ask(database: Database, job_id: str, wish: str, actor: str = "ada") -> None:
+    """Say one of the wishes of ``lifecycle``: cancel, pause, resume, ask_checkpoint."""
+    with database.session() as session:
+        getattr(lifecycle, wish)(session, jobs.lock(session, job_id), actor=actor)
+
+
+def end(database: Database, job_id: str, state: str, **fields: Any) -> None:
+    """Let the run of a job say how it ended."""
+    outcome = OutcomeRecord.model_validate({"time": TIME, "state": state, **fields})
+    with database.session() as session:
+        job = jobs.lock(session, job_id)
+        lifecycle.end(session, job, outcome, actor="driver", retry_seconds=RETRY_SECONDS)
+
+
+def lose(database: Database, job_id: str, reason: str = "worker_lost") -> None:
+    """Let the run of a job be found dead."""
+    with database.session() as session:
+        job = jobs.lock(session, job_id)
+        found = ReasonCode(reason)
+        lifecycle.lose(session, job, found, "gone", actor="d", retry_seconds=RETRY_SECONDS)
+
+
+def read(database: Database, job_id: str) -> Job:
+    with database.read_session() as session:
+        return jobs.get(session, job_id)
+
+
+def attempts(database: Database, job_id: str) -> list[Attempt]:
+    with database.read_session() as session:
+        return list(jobs.attempts(session, job_id))
+
+
+def event_names(database: Database, job_id: str) -> list[str]:
+    with database.read_session() as session:
+        return [event.name for event in events.after(session, job_id, after_seq=0, limit=1000)]
+
+
+def send(
+    database: Database, token: str, first_seq: int, *records: dict[str, Any], source: str = "rank-0"
+) -> BatchAnswer:
+    """Send records as a live source does."""
+    batch = Batch.model_validate({"source": source, "first_seq": first_seq, "records": list(records)})
+    with database.session() as session:
+        attempt = ingest.authenticate(session, token)
+        return ingest.store_batch(session, attempt, batch, retry_seconds=RETRY_SECONDS)
+
+
+def send_late(database: Database, job_id: str, attempt: int, *records: dict[str, Any], source: str = "rank-0") -> None:
+    """Bring in what an attempt that is over left behind."""
+    batch = Batch.model_validate({"source": source, "first_seq": 1, "records": list(records)})
+    with database.session() as session:
+        row = jobs.attempt(session, job_id, attempt)
+        ingest.store_batch(session, row, batch, retry_seconds=RETRY_SECONDS, live=False)
+
+
+def step(number: int, loss: Any = None) -> dict[str, Any]:
+    return {"kind": "step", "time": TIME, "step": number, "metrics": {"loss": number if loss is None else loss}}
+
+
+def checkpoint(step: int, attempt: int = 1, **fields: Any) -> dict[str, Any]:
+    record = {"kind": "checkpoint", "time": TIME, "name": f"step-{step:09d}-attempt-{attempt}", "step": step}
+    return record | {"bytes": 10, "sha256": "0" * 64, "cause": "steps", "validation_nll": None} | fields

@@ -1,0 +1,147 @@
+"""What becomes of a job when one of its attempts ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from service import lifecycle
+from service.records import OutcomeRecord
+from service.store import Database, events, jobs
+from tests.service.lives import (
+    RETRY_SECONDS,
+    TIME,
+    ask,
+    attempts,
+    claim,
+    end,
+    event_names,
+    lose,
+    read,
+    running,
+    send,
+    step,
+    submit,
+)
+
+
+@pytest.mark.parametrize("reason", ["worker_lost", "cluster_lost"])
+def test_a_lost_attempt_is_followed_by_another_after_a_pause_that_doubles(database: Database, reason: str) -> None:
+    job_id = running(database, max_attempts=4)
+    pauses = []
+    for _ in range(3):
+        end(database, job_id, "failed", reason=reason, message="gone")
+        job = read(database, job_id)
+        assert job.state == "queued"
+        assert job.not_before is not None
+        pauses.append((job.not_before - job.updated_at).total_seconds())
+        with database.read_session() as session:
+            assert jobs.next_queued(session, limit=1, now=job.updated_at) == []
+            assert len(jobs.next_queued(session, limit=1, now=job.not_before)) == 1
+        claim(database, job_id)
+    assert pauses == pytest.approx([RETRY_SECONDS, 2 * RETRY_SECONDS, 4 * RETRY_SECONDS], abs=0.5)
+    end(database, job_id, "failed", reason=reason, message="gone")
+    job = read(database, job_id)
+    assert (job.state, job.reason, job.attempts_lost) == ("failed", reason, 4)
+    assert job.message == "gone 4 attempts were lost, and max_attempts is 4."
+    assert [(a.outcome, a.reason, a.message) for a in attempts(database, job_id)[:3]] == [("lost", reason, "gone")] * 3
+
+
+def test_the_pause_has_a_limit() -> None:
+    assert [lifecycle.pause_after(losses, 5.0) for losses in (1, 2, 6, 7, 10_000)] == [5, 10, 160, 300, 300]
+
+
+def test_a_loss_is_an_event_with_its_cause_and_the_next_start(database: Database) -> None:
+    job_id = running(database)
+    lose(database, job_id)
+    with database.read_session() as session:
+        lost, queued = events.after(session, job_id, after_seq=0, limit=10)[-2:]
+    not_before = read(database, job_id).not_before
+    assert not_before is not None
+    assert (lost.name, lost.message, lost.actor) == ("attempt_lost", "gone", "d")
+    assert (lost.data["reason"], lost.data["next_start"]) == ("worker_lost", not_before.isoformat())
+    assert queued.name == "queued"
+
+
+@pytest.mark.parametrize("reason", ["diverged", "solver_stuck", "out_of_memory", "data_error", "internal"])
+def test_what_would_happen_again_is_not_tried_again(database: Database, reason: str) -> None:
+    job_id = running(database)
+    end(database, job_id, "failed", reason=reason, message="at step 7", data={"step": 7})
+    job = read(database, job_id)
+    assert (job.state, job.reason, job.reason_data, job.attempts_lost) == ("failed", reason, {"step": 7}, 0)
+
+
+def test_workers_that_do_not_fit_any_more_are_a_loss_only_once_they_did(database: Database) -> None:
+    never, once = submit(database), running(database)
+    claim(database, never)
+    for job_id in (never, once):
+        end(database, job_id, "failed", reason="cannot_fit")
+    assert read(database, never).state == "failed"
+    assert (read(database, once).state, read(database, once).attempts_lost) == ("queued", 1)
+
+
+@pytest.mark.parametrize(
+    ("wish", "state", "reason"),
+    [("cancel", "cancelled", None), ("pause", "paused", None), ("timeout", "failed", "timeout")],
+)
+@pytest.mark.parametrize("by", ["a driver's word", "a dispatcher's finding"])
+def test_a_wish_is_met_although_the_attempt_was_lost(
+    database: Database, wish: str, state: str, reason: str | None, by: str
+) -> None:
+    job_id = running(database, timeout_minutes=1)
+    if wish == "timeout":
+        with database.session() as session:
+            lifecycle.ask_timeout(session, jobs.lock(session, job_id), actor="d", message="over")
+    else:
+        ask(database, job_id, wish)
+    if by == "a driver's word":
+        end(database, job_id, "failed", reason="worker_lost", message="gone")
+    else:
+        lose(database, job_id)
+    job = read(database, job_id)
+    assert (job.state, job.reason, job.stop_requested) == (state, reason, None)
+    assert attempts(database, job_id)[0].outcome == state
+
+
+def test_a_job_out_of_time_fails_with_advice_and_a_cancel_may_overtake_it(database: Database) -> None:
+    late, cancelled = running(database, timeout_minutes=1), running(database, timeout_minutes=1)
+    for job_id in (late, cancelled):
+        with database.session() as session:
+            lifecycle.ask_timeout(session, jobs.lock(session, job_id), actor="d", message="over")
+    ask(database, cancelled, "cancel")
+    for job_id in (late, cancelled):
+        end(database, job_id, "failed", reason="timeout", message="stopped at step 5")
+    job = read(database, late)
+    assert (job.state, job.reason) == ("failed", "timeout")
+    assert job.message == "The job is over its timeout_minutes 1. stopped at step 5"
+    assert "longer timeout_minutes" in (job.reason_data or {})["advice"]
+    assert read(database, cancelled).state == "cancelled"
+
+
+def test_a_run_that_paused_unasked_is_a_fault_and_does_not_hang(database: Database) -> None:
+    job_id = running(database)
+    end(database, job_id, "paused")
+    assert (read(database, job_id).state, read(database, job_id).reason) == ("failed", "internal")
+
+
+@pytest.mark.parametrize(("wish", "state"), [(None, "queued"), ("cancel", "cancelled"), ("pause", "paused")])
+def test_a_job_that_ray_did_not_take_loses_nothing(database: Database, wish: str | None, state: str) -> None:
+    job_id = submit(database)
+    claim(database, job_id)
+    if wish is not None:
+        ask(database, job_id, wish)
+    with database.session() as session:
+        lifecycle.put_back(session, jobs.lock(session, job_id), actor="d", message="not now")
+    assert (read(database, job_id).state, read(database, job_id).attempts_lost) == (state, 0)
+
+
+def test_the_first_end_of_an_attempt_counts_and_who_is_left_of_it_is_told_to_stop(database: Database) -> None:
+    job_id = submit(database)
+    token = claim(database, job_id).token
+    send(database, token, 1, step(1))
+    lose(database, job_id)
+    outcome = OutcomeRecord.model_validate({"time": TIME, "state": "succeeded"}).model_dump(mode="json")
+    assert send(database, token, 1, outcome, source="driver").stop == "cancel"
+    assert read(database, job_id).state == "queued"
+    claim(database, job_id)
+    end(database, job_id, "succeeded")
+    assert event_names(database, job_id)[-3:] == ["starting", "running", "succeeded"]

@@ -1,0 +1,77 @@
+"""Jobs that go on from a checkpoint of another one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.errors import InvalidSpec
+from service.store import Database
+from tests.service.lives import checkpoint, claim, lose, read, send, submit
+
+
+@pytest.fixture
+def parent(database: Database) -> str:
+    """A job of ada's with checkpoints of steps 10 and 20, the latter of two attempts."""
+    job_id = submit(database)
+    send(database, claim(database, job_id).token, 1, checkpoint(10), checkpoint(20), checkpoint(5))
+    lose(database, job_id)
+    send(database, claim(database, job_id).token, 1, checkpoint(20, 2))
+    return job_id
+
+
+def test_a_job_begins_with_the_checkpoint_of_the_step_that_it_names_or_with_the_newest(
+    database: Database, parent: str
+) -> None:
+    newest, named = submit(database, parent={"job": parent}), submit(database, parent={"job": parent, "step": 10})
+    assert read(database, newest).parent_checkpoint == "step-000000020-attempt-2"
+    assert read(database, named).parent_checkpoint == "step-000000010-attempt-1"
+    assert read(database, named).parent_id == parent
+
+
+def test_what_the_weights_do_not_depend_on_may_change(database: Database, parent: str) -> None:
+    changes: dict[str, Any] = {
+        "flow": {"kind": "cnf", "divergence": {"kind": "exact"}},
+        "optimizer": {"kind": "adam", "learning_rate": 1e-5},
+        "resources": {"kind": "cpu", "workers": 2},
+        "stop": {"kind": "steps", "max_steps": 7},
+        "seed": 3,
+    }
+    submit(database, parent={"job": parent}, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer", "values"),
+    [
+        ({"flow": {"kind": "cnf", "blocks": 3}}, "/flow/blocks", "flow.blocks is 3 here and 2"),
+        ({"flow": {"kind": "cnf", "field": {"kind": "residual"}}}, "/flow/field/kind", "'residual' here and 'mlp'"),
+        ({"data": {"kind": "toy", "name": "pinwheel"}}, "/data/name", "'pinwheel' here and 'moons'"),
+        ({"data": {"kind": "builtin", "name": "iris", "batch_size": 50}}, "/data/kind", "'builtin' here and 'toy'"),
+        ({"optimizer": {"kind": "sgd"}}, "/optimizer/kind", "'sgd' here and 'adam'"),
+    ],
+)
+def test_what_the_weights_depend_on_must_be_the_same(
+    database: Database, parent: str, changes: dict[str, Any], pointer: str, values: str
+) -> None:
+    with pytest.raises(InvalidSpec, match=values) as caught:
+        submit(database, parent={"job": parent}, **changes)
+    assert caught.value.extensions == {"pointer": pointer}
+
+
+def test_a_parent_must_be_the_users_own_and_have_the_checkpoint(database: Database, parent: str) -> None:
+    bare = submit(database)
+    for owner, wanted, pointer, words in (
+        ("ada", {"job": "job-none"}, "/parent/job", "is no job of ada"),
+        ("bob", {"job": parent}, "/parent/job", "is no job of bob"),
+        ("ada", {"job": bare}, "/parent/step", "it has none"),
+        (
+            "ada",
+            {"job": parent, "step": 11},
+            "/parent/step",
+            "of step 11: it has those of steps 5, 10, 20",
+        ),
+    ):
+        with pytest.raises(InvalidSpec, match=words) as caught:
+            submit(database, owner=owner, parent=wanted)
+        assert caught.value.extensions == {"pointer": pointer}

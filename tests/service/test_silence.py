@@ -1,0 +1,117 @@
+"""Parts of a run that fall silent, and what must not be taken for that."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from service.dispatcher import Dispatcher
+from service.dispatcher.silence import SilenceClock
+from service.store import Database
+from service.store.tables import IngestSource
+from tests.service.conftest import Clock
+from tests.service.lives import ask, attempts, read, submit
+from tests.service.ray_server import RayServer
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LATER = NOW + timedelta(seconds=1)
+
+
+def looks(silence: SilenceClock, clock: Clock, seconds: int, **seen_at: datetime) -> set[object]:
+    """Look every second for so long; return who was silent at the last look."""
+    silent: set[object] = set()
+    for _ in range(seconds):
+        clock.now += 1
+        silent = set(silence.look(seen_at))
+    return silent
+
+
+def test_who_says_nothing_new_for_the_whole_lease_is_silent(clock: Clock) -> None:
+    silence = SilenceClock(10, clock)
+    assert looks(silence, clock, 10, a=NOW, b=NOW) == set()
+    assert looks(silence, clock, 1, a=NOW, b=LATER) == {"a"}
+    assert looks(silence, clock, 10, a=NOW, b=LATER) == {"a", "b"}
+
+
+def test_a_sleep_of_the_machine_or_a_failed_look_starts_the_clock_afresh(clock: Clock) -> None:
+    silence = SilenceClock(10, clock)
+    looks(silence, clock, 10, a=NOW)
+    clock.now += 3600
+    assert looks(silence, clock, 1, a=NOW) == set()
+    assert looks(silence, clock, 9, a=NOW) == set()
+    silence.start_afresh()
+    assert looks(silence, clock, 10, a=NOW) == set()
+    assert looks(silence, clock, 1, a=NOW) == {"a"}
+
+
+@pytest.fixture
+def job_id(database: Database, dispatcher: Dispatcher) -> str:
+    """A job whose driver and rank were heard of once."""
+    job_id = submit(database)
+    dispatcher.round()
+    with database.session() as session:
+        for source in ("driver", "rank-0"):
+            session.add(IngestSource(job_id=job_id, attempt=1, source=source, next_seq=2, seen_at=NOW, farewell=False))
+    return job_id
+
+
+def hear(database: Database, job_id: str, source: str, *, farewell: bool = False) -> None:
+    with database.session() as session:
+        row = session.get_one(IngestSource, (job_id, 1, source))
+        assert row.seen_at is not None
+        row.seen_at, row.farewell = row.seen_at + timedelta(seconds=1), farewell
+
+
+def rounds(dispatcher: Dispatcher, clock: Clock, seconds: int) -> None:
+    for _ in range(0, seconds, 10):
+        clock.now += 10
+        dispatcher.round()
+
+
+def test_a_silent_run_is_stopped_and_tried_again(
+    database: Database, ray: RayServer, dispatcher: Dispatcher, clock: Clock, job_id: str
+) -> None:
+    rounds(dispatcher, clock, 40)
+    hear(database, job_id, "driver")
+    rounds(dispatcher, clock, 20)
+    assert ray.stopped == []
+    rounds(dispatcher, clock, 10)
+    assert set(ray.stopped) == {f"{job_id}-1"}
+    (attempt,) = attempts(database, job_id)
+    assert (attempt.outcome, attempt.reason) == ("lost", "worker_lost")
+    assert attempt.message == "rank-0 was not heard of for 60 s, while the API and the store answered."
+    assert read(database, job_id).state == "queued", "until Ray has ended the run"
+    ray.jobs[f"{job_id}-1"]["status"] = "STOPPED"
+    dispatcher.round()
+    assert list(ray.jobs) == [f"{job_id}-1", f"{job_id}-2"]
+
+
+def test_a_source_that_took_leave_may_be_silent(
+    database: Database, ray: RayServer, dispatcher: Dispatcher, clock: Clock, job_id: str
+) -> None:
+    hear(database, job_id, "rank-0", farewell=True)
+    hear(database, job_id, "driver", farewell=True)
+    rounds(dispatcher, clock, 200)
+    assert ray.stopped == []
+
+
+def test_an_api_that_was_away_costs_no_run(
+    database: Database, ray: RayServer, dispatcher: Dispatcher, clock: Clock, job_id: str
+) -> None:
+    rounds(dispatcher, clock, 50)
+    ray.api_answers = False
+    rounds(dispatcher, clock, 300)
+    ray.api_answers = True
+    rounds(dispatcher, clock, 60)
+    assert ray.stopped == []
+    rounds(dispatcher, clock, 10)
+    assert set(ray.stopped) == {f"{job_id}-1"}
+
+
+def test_a_silent_run_that_was_to_pause_is_paused(
+    database: Database, ray: RayServer, dispatcher: Dispatcher, clock: Clock, job_id: str
+) -> None:
+    ask(database, job_id, "pause")
+    rounds(dispatcher, clock, 70)
+    assert read(database, job_id).state == "paused"
