@@ -1,0 +1,109 @@
+"""What dead runs and cut off deletions left is brought in or removed."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import lifecycle
+from service.dispatcher import Dispatcher
+from service.ray_jobs import RayRefused
+from service.settings import Settings
+from service.store import Database, jobs, metrics
+from tests.service.conftest import Clock
+from tests.service.lives import ask, claim, end, lose, read, running, step, submit
+from tests.service.ray_server import RayServer
+
+
+def leave(settings: Settings, job_id: str, attempt: int, *records: dict[str, Any], source: str = "rank-0") -> Path:
+    """Leave records in a spool; return the job's folder of spools."""
+    assert settings.spool is not None
+    folder = settings.spool / job_id
+    (folder / str(attempt)).mkdir(parents=True, exist_ok=True)
+    (folder / str(attempt) / f"{source}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+def steps(database: Database, job_id: str) -> list[tuple[int, int]]:
+    with database.read_session() as session:
+        points = metrics.points(session, job_id, "loss", after_seq=0, limit=100)
+    return sorted((point.step, point.attempt) for point in points)
+
+
+def test_spools_of_a_lost_attempt_are_in_the_store_before_the_next_one_starts(
+    database: Database, ray: RayServer, settings: Settings, dispatcher: Dispatcher
+) -> None:
+    job_id = running(database)
+    lose(database, job_id)
+    with database.session() as session:
+        jobs.get(session, job_id).not_before = None
+    leave(settings, job_id, 1, step(1), step(2))
+    ray.refusal = "not now"
+    with pytest.raises(RayRefused):
+        dispatcher.round()
+    assert steps(database, job_id) == [(1, 1), (2, 1)]
+
+
+def test_at_the_end_the_spools_of_all_attempts_are_delivered_and_removed(
+    database: Database, settings: Settings, dispatcher: Dispatcher
+) -> None:
+    job_id = running(database)
+    lose(database, job_id)
+    claim(database, job_id)
+    end(database, job_id, "succeeded")
+    leave(settings, job_id, 2, step(2, 20.0), step(3))
+    folder = leave(settings, job_id, 1, step(1), step(2))
+    dispatcher.round()
+    assert steps(database, job_id) == [(1, 1), (2, 2), (3, 2)]
+    assert not folder.exists()
+
+
+def test_a_paused_jobs_spools_are_delivered_once_its_run_is_gone(
+    database: Database, ray: RayServer, settings: Settings, dispatcher: Dispatcher
+) -> None:
+    job_id = submit(database)
+    dispatcher.round()
+    folder = leave(settings, job_id, 1, step(1))
+    ask(database, job_id, "pause")
+    end(database, job_id, "paused")
+    dispatcher.round()
+    assert folder.exists(), "its run may still deliver it"
+    ray.jobs[f"{job_id}-1"]["status"] = "SUCCEEDED"
+    dispatcher.round()
+    assert steps(database, job_id) == [(1, 1)]
+    assert not folder.exists()
+
+
+def test_a_deletion_that_was_cut_off_is_undone_if_the_job_is_there_and_finished_if_not(
+    database: Database, settings: Settings, dispatcher: Dispatcher
+) -> None:
+    storage = settings.resolved_storage()
+    kept = submit(database)
+    for job_id in (kept, "job-gone"):
+        aside = lifecycle.set_aside(storage, job_id)
+        aside.mkdir(parents=True)
+        (aside / "weights").write_bytes(b"w")
+    dispatcher.round()
+    assert (lifecycle.job_folder(storage, kept) / "weights").read_bytes() == b"w"
+    assert [folder.name for folder in storage.iterdir()] == [kept]
+
+
+def test_a_run_that_does_not_end_after_its_outcome_is_stopped(
+    database: Database, ray: RayServer, dispatcher: Dispatcher, clock: Clock
+) -> None:
+    job_id = submit(database)
+    dispatcher.round()
+    end(database, job_id, "succeeded")
+    clock.now += 60
+    dispatcher.round()
+    assert ray.stopped == []
+    with database.session() as session:
+        jobs.attempt(session, job_id, 1).finished_at = datetime.now(UTC) - timedelta(seconds=100)
+    clock.now += 60
+    dispatcher.round()
+    assert ray.stopped == [f"{job_id}-1"]
+    assert read(database, job_id).state == "succeeded"
