@@ -110,7 +110,7 @@ class Client:
                     raise
                 if not away:
                     words = f"status {error.status}" if isinstance(error, ApiProblem) else "no connection"
-                    self._on_silence(f"the API does not answer ({words}); the training goes on, and so does this")
+                    self._on_silence(f"the API does not answer ({words}); asking again until it does, jobs run on")
                 away = True
                 time.sleep(PAUSE_SECONDS)
                 continue

@@ -68,6 +68,8 @@ def serve(
         (port,) = _free_ports(1)
     _check_port(host, port)
     url = f"http://{_reachable(host)}:{port}"
+    if ray_address is not None:
+        _check_ray(ray_address)
 
     stopping = _StopSignal()
     environment = os.environ | {
@@ -82,7 +84,6 @@ def serve(
         ray = _local_ray(environment | {"SYMADJ_API_URL": url}, data, ray_folder, cpus)
         environment = ray.environment
     else:
-        _check_ray(ray_address)
         environment = {"SYMADJ_API_URL": url} | environment | {"SYMADJ_RAY_ADDRESS": ray_address}
     api_command = [sys.executable, "-m", "api", "--host", host, "--port", str(port)]
     api = Child("api", api_command, environment, data, (f"{url}/healthz",), API_START_SECONDS)

@@ -134,15 +134,15 @@ def metric_table(metrics: Sequence[MetricRead]) -> Table:
 def attempt_table(attempts: Sequence[AttemptRead]) -> Table:
     """Return attempts as rows."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("attempt", "workers", "began at step", "submitted", "finished", "outcome", "why"):
-        table.add_column(heading, justify="right" if heading in {"attempt", "workers", "began at step"} else "left")
+    for heading in ("attempt", "workers", "from step", "submitted", "finished", "outcome", "why"):
+        table.add_column(heading, justify="right" if heading in {"attempt", "workers", "from step"} else "left")
     for attempt in attempts:
         words = (attempt.message or "").splitlines()[:1]
         reason = [attempt.reason.value] if attempt.reason else []
         table.add_row(
             str(attempt.number),
             str(attempt.workers or "-"),
-            str(attempt.resumed_from_step or 0),
+            "-" if attempt.resumed_from_step is None else str(attempt.resumed_from_step),
             _when(attempt.submitted_at),
             _when(attempt.finished_at),
             attempt.outcome or "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from rich.console import Console
 from rich.markup import escape
@@ -85,12 +85,14 @@ class _Lines:
         return nullcontext()
 
     def note(self, text: str) -> None:
-        self._console.print(escape(text), soft_wrap=True)
+        self._console.print(f"{datetime.now():%H:%M:%S}  {escape(text)}", soft_wrap=True)
 
     def event(self, event: EventRead) -> None:
         # A failure's message may be a long log; the report shows it whole.
         words = event.message.splitlines()[0] if event.message else ""
-        self._console.print(f"{event.time:%H:%M:%S}  {escape(event.name)}: {escape(words)}", soft_wrap=True)
+        self._console.print(
+            f"{event.time.astimezone():%H:%M:%S}  {escape(event.name)}: {escape(words)}", soft_wrap=True
+        )
 
     def update(self, job: JobRead) -> None:
         now = time.monotonic()

@@ -1,14 +1,18 @@
-"""What ``symadj serve`` refuses before it starts anything, and what the report makes of odd results."""
+"""What ``symadj serve`` refuses, what becomes of its children, and what the report makes of odd results."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
-from api.children import ServeError
+from api.children import Child, ServeError, end_processes_of
 from api.cli.results import likelihoods, print_parts
 from api.serve import serve
 
@@ -19,6 +23,70 @@ def test_an_interpreter_in_a_path_with_spaces_is_refused_in_a_sentence(
     monkeypatch.setattr(sys, "executable", "/home/ada/my project/bin/python")
     with pytest.raises(ServeError, match="my project"):
         serve("127.0.0.1", 0, tmp_path, cpus=None, announce=lambda url, data: None)
+
+
+def test_an_address_where_no_ray_answers_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ServeError, match="no Ray answers as it should at http"):
+        serve("127.0.0.1", 0, tmp_path, cpus=None, ray_address="http://127.0.0.1:9", announce=lambda url, data: None)
+
+
+# It starts another process in a session of its own, as Ray starts its workers, prints its id, and sleeps as well.
+SLEEPER = """
+import os, subprocess
+print(subprocess.Popen(["sleep", "600"], start_new_session=True).pid, flush=True)
+os.execvp("sleep", ["sleep", "600"])
+"""
+SUPERVISOR = """
+import os, sys
+from pathlib import Path
+from api.children import Child
+child = Child("sleeper", [sys.executable, "-c", sys.argv[2]], dict(os.environ), Path(sys.argv[1]))
+child.start()
+print(child.process.pid, flush=True)
+child.process.wait()
+"""
+
+
+def grandchild(data: Path) -> psutil.Process:
+    """Return what the sleeper started, when it has."""
+    log = data / "logs" / "sleeper.log"
+    deadline = time.monotonic() + 30
+    while not log.exists() or not log.read_text().endswith("\n"):
+        assert time.monotonic() < deadline
+    return psutil.Process(int(log.read_text()))
+
+
+def test_before_a_dead_child_starts_again_what_it_left_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    child = Child("sleeper", [sys.executable, "-c", SLEEPER], dict(os.environ), tmp_path)
+    child.start()
+    left = grandchild(tmp_path)
+    left.suspend()
+    assert child.process is not None
+    dead = child.process
+    dead.kill()
+    dead.wait()
+    while child.process is dead:
+        child.revive()
+    assert psutil.wait_procs([left], timeout=10)[1] == []
+    assert child.process.poll() is None
+    child.stop()
+    assert child.process.poll() is not None
+
+
+def test_a_killed_supervisor_takes_its_children_along_and_the_next_one_finds_what_they_left(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    command = [sys.executable, "-c", SUPERVISOR, str(tmp_path), SLEEPER]
+    supervisor = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert supervisor.stdout is not None
+    child = psutil.Process(int(supervisor.stdout.readline()))
+    left = grandchild(tmp_path)
+    supervisor.kill()
+    supervisor.wait()
+    assert psutil.wait_procs([child], timeout=10)[1] == []
+    assert left.is_running()
+    end_processes_of(f"sleeper:{tmp_path}")
+    assert psutil.wait_procs([left], timeout=10)[1] == []
 
 
 def test_a_result_with_missing_and_non_finite_figures_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
