@@ -167,7 +167,7 @@ def test_images_of_a_size_that_does_not_fit_are_refused_with_the_numbers(
 
 
 def test_the_driver_refuses_them_before_any_worker_is_placed(root: Path) -> None:
-    np.save(root / "rows.npy", np.zeros((300, 3)) + np.arange(300)[:, None])
+    np.save(root / "rows.npy", np.random.default_rng(0).normal(size=(300, 3)))
     for path, flow, words in (("noise-ubyte", {"levels": 4}, "4 x 8"), ("rows.npy", {}, "no images")):
         data = {"kind": "file", "path": path, "batch_size": 20}
         refusal = driver._unfit_data(spec(flow, data))
