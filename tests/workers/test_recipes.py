@@ -14,6 +14,7 @@ import yaml
 
 from service.spec import JobSpec
 from tests.workers.runs import run
+from workers.flow import build_flow, evaluation_flow
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 ROWS = 600
@@ -28,6 +29,51 @@ def spec_of(recipe: Path) -> dict[str, Any]:
 def test_a_recipe_is_a_valid_spec_named_after_its_file(recipe: Path) -> None:
     spec = JobSpec.model_validate(spec_of(recipe))
     assert spec.name.replace("-", "_").startswith(recipe.stem)
+
+
+@pytest.mark.parametrize(
+    ("name", "dim", "layers", "factor", "blocks", "batch"),
+    [
+        ("power", 6, 3, 10, 5, 10_000),
+        ("gas", 8, 3, 20, 5, 1_000),
+        ("hepmass", 21, 2, 10, 10, 10_000),
+        ("miniboone", 43, 2, 20, 1, 1_000),
+        ("bsds300", 63, 3, 20, 2, 10_000),
+    ],
+)
+def test_ffjords_recipes_have_the_published_sizes(
+    name: str, dim: int, layers: int, factor: int, blocks: int, batch: int
+) -> None:
+    spec = spec_of(RECIPES[0].with_name(f"ffjord_{name}.yaml"))
+    assert spec["flow"]["field"]["hidden"] == [factor * dim] * layers
+    assert spec["flow"]["blocks"] == blocks
+    assert spec["data"]["batch_size"] == batch
+
+
+@pytest.mark.parametrize(
+    ("name", "of_nll", "of_hjb", "width", "rate", "batch", "steps", "test_steps"),
+    [
+        ("power", 500, 5, 128, 0.03, 10_000, 10, 24),
+        ("gas", 1200, 40, 350, 0.01, 2_000, 10, 30),
+        ("hepmass", 500, 40, 256, 0.02, 2_000, 12, 24),
+        ("miniboone", 100, 15, 256, 0.02, 2_000, 6, 18),
+        ("bsds300", 2000, 800, 512, 0.001, 300, 14, 40),
+    ],
+)
+def test_ot_flows_recipes_have_the_published_settings(
+    name: str, of_nll: int, of_hjb: int, width: int, rate: float, batch: int, steps: int, test_steps: int
+) -> None:
+    spec = JobSpec.model_validate(spec_of(RECIPES[0].with_name(f"otflow_{name}.yaml")))
+    weights = {regulariser.kind: regulariser.weight for regulariser in spec.regularisers}
+    assert weights == pytest.approx({"transport": 1 / of_nll, "hjb": of_hjb / of_nll}, rel=1e-5)
+    assert spec.flow.field.width == width
+    assert spec.data.batch_size == batch
+    assert spec.optimizer.learning_rate == rate
+    assert spec.solver.steps == steps
+    assert spec.evaluation is not None
+    flow = build_flow(spec, 6)
+    _, how = evaluation_flow(flow, spec, spec.evaluation)
+    assert how["steps"] == test_steps
 
 
 def write_maf(folder: Path, name: str) -> None:
