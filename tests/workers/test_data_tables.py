@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from service.spec import FileData
+from service.spec import FileData, ParquetStreamData
 from workers.data import DataError, load_data, load_table
 
 ROWS = np.random.default_rng(0).normal(size=(50, 3))
@@ -128,6 +128,31 @@ def test_an_index_of_pandas_is_no_column_unless_it_is_named(root: Path) -> None:
     assert load_table(spec("filtered.parquet")).columns == ("a", "b", "c")
     named = load_table(spec("filtered.parquet", columns=["__index_level_0__"]))
     np.testing.assert_array_equal(named.rows[:, 0], np.flatnonzero(ROWS[:, 0] > 0))
+
+
+def write_miscounted(path: Path, which: int) -> None:
+    """Write 50 rows, of which the file's footer, or that of its only row group, tells that they are 60."""
+    pq.write_table(pa.table({"a": ROWS[:, 0]}), path, use_dictionary=False, compression="none")
+    content = path.read_bytes()
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    # Thrift writes whole numbers doubled.
+    counts = [place for place in range(footer, len(content) - 8) if content[place] == 2 * len(ROWS)]
+    path.write_bytes(content[: counts[which]] + b"\x78" + content[counts[which] + 1 :])
+
+
+@pytest.mark.parametrize("which", [0, -1], ids=["file", "row group"])
+def test_parquet_that_announces_other_rows_than_it_holds_is_refused(root: Path, which: int) -> None:
+    write_miscounted(root / "wrong.parquet", which)
+    with pytest.raises(DataError, match=r"wrong\.parquet: does not hold the rows that it announces"):
+        load_table(spec("wrong.parquet"))
+
+
+def test_a_streamed_row_group_that_announces_other_rows_than_it_holds_is_refused(root: Path) -> None:
+    write_miscounted(root / "wrong.parquet", -1)
+    sizes = {"batch_size": 10, "validation_rows": 5, "test_rows": 5}
+    data = ParquetStreamData.model_validate({"kind": "parquet_stream", "path": "wrong.parquet", **sizes})
+    with pytest.raises(DataError, match=r"wrong\.parquet: does not hold the rows that it announces"):
+        load_data(data)
 
 
 def test_parquet_of_several_row_groups_and_types_keeps_rows_and_columns_together(root: Path) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from service.spec import ParquetStreamData
 from workers.data.errors import DataError
 from workers.data.formats.raw import InputFile, need, reading, refuse, same_type
-from workers.data.formats.tables import dtype_of, names_of, numbers, wanted_of
+from workers.data.formats.tables import MISCOUNTED, dtype_of, names_of, numbers, wanted_of
 from workers.data.roots import find_file, resolve
 from workers.data.table import Batch, Pipeline, Source, Table
 from workers.data.transforms import FittedTransform
@@ -94,6 +94,8 @@ class ParquetRows:
         parquet = need("pyarrow.parquet", group.file)
         with reading(group.file, "parquet"), parquet.ParquetFile(group.file.path, metadata=group.metadata) as opened:
             arrow = opened.read_row_group(group.number, columns=[*self.columns, *self.context_columns])
+        if len(arrow) != group.rows:
+            raise refuse(group.file, MISCOUNTED)
 
         def side_by_side(names: Sequence[str]) -> NDArray[Any]:
             values = [numbers(group.file, arrow[name], name, group.first_in_file) for name in names]

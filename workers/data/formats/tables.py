@@ -23,8 +23,9 @@ from workers.data.formats.raw import (
     refuse_larger_than_memory,
 )
 
-__all__ = ["dtype_of", "names_of", "numbers", "read_csv", "read_parquet", "wanted_of"]
+__all__ = ["MISCOUNTED", "dtype_of", "names_of", "numbers", "read_csv", "read_parquet", "wanted_of"]
 
+MISCOUNTED = "does not hold the rows that it announces"
 # What pandas calls an index that it stores beside the columns: the rows' numbers, no measurement.
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 _NOT_A_NUMBER = re.compile(r"In CSV column #(\d+): Row #(\d+): .*invalid value '(.*)'", re.DOTALL)
@@ -92,8 +93,12 @@ def read_parquet(file: InputFile, columns: Sequence[str] | None = None) -> Raw:
             done = 0
             for group in range(opened.num_row_groups):
                 column = opened.read_row_group(group, columns=[name])[name]
+                if len(column) != opened.metadata.row_group(group).num_rows or done + len(column) > total:
+                    raise refuse(file, MISCOUNTED)
                 rows[done : done + len(column), place] = numbers(file, column, name, done)
                 done += len(column)
+            if done < total:
+                raise refuse(file, MISCOUNTED)
         return Raw(rows, tuple(wanted))
 
 
