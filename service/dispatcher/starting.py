@@ -97,6 +97,8 @@ class Starter:
                 if waiting.attempt and (waiting.id, waiting.attempt) not in self._over:
                     continue  # it came to the head of the queue just now: Ray is asked in the next round
                 job, spec = jobs.lock(session, waiting.id), _spec(waiting)
+                if job.state != JobState.QUEUED:
+                    continue
                 if spec is None:
                     lifecycle.refuse(session, job, ReasonCode.INTERNAL, UNREADABLE, actor=ACTOR)
                     continue
