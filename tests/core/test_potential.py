@@ -30,6 +30,17 @@ def test_a_potential_field_is_the_gradient_of_its_potential(depth: int, context_
     torch.testing.assert_close(field.hamilton_jacobi(t, y, context), expected)
 
 
+@pytest.mark.parametrize(("dim", "width"), [(2, 64), (2, 512), (43, 256)])
+@pytest.mark.parametrize("zero_init", [False, True])
+def test_a_flow_starts_near_the_identity_whatever_its_size(dim: int, width: int, zero_init: bool) -> None:
+    torch.manual_seed(0)
+    flow, x = Flow([Block(PotentialField(dim, width, zero_init=zero_init), solver="rk4")], dim), torch.randn(500, dim)
+    with torch.no_grad():
+        z = flow.to_base(x)
+    assert 0.8 < float(z.std() / x.std()) < 1.1
+    assert torch.equal(z, x) == zero_init
+
+
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
 def test_a_potential_far_from_the_origin_has_finite_gradients(divergence: str) -> None:
     torch.manual_seed(0)
