@@ -17,6 +17,7 @@ from symadj_core import FixedStep, IController
 from symadj_core.flows import Block, Exact, Flow, MLPField, PotentialField, ProbeKey, ResidualField
 from symadj_core.flows.closed_form import AlongProbes
 from symadj_core.flows.closed_trace import ExactTrace
+from tests.core.fields import steep_potential
 from tests.core.systems import EXACT_GRADIENTS, gradient_of, relative_error
 
 Make = Callable[..., nn.Module]
@@ -28,8 +29,8 @@ FIELDS: dict[str, Make] = {
     "mlp, fourier": lambda dim, **o: MLPField(dim, (7, 5), time="fourier", activation="silu", **o),
     "residual": lambda dim, **o: ResidualField(dim, 8, 2, **o),
     "residual, fourier": lambda dim, **o: ResidualField(dim, 8, 1, time="fourier", activation="silu", **o),
-    "potential": lambda dim, **o: PotentialField(dim, 8, **o),
-    "potential, deep": lambda dim, **o: PotentialField(dim, 6, 4, rank=2, **o),
+    "potential": lambda dim, **o: steep_potential(dim, 8, **o),
+    "potential, deep": lambda dim, **o: steep_potential(dim, 6, 4, 2, **o),
 }
 fields = pytest.mark.parametrize("make", FIELDS.values(), ids=FIELDS.keys())
 
@@ -155,10 +156,10 @@ def test_the_density_over_the_plane_integrates_to_one(make: Make) -> None:
         sample = flow.sample((2000,))
         centre, spread = sample.mean(0), 7 * sample.std(0)
         axes = [
-            torch.linspace(float(c - s), float(c + s), 181, dtype=torch.float64)
+            torch.linspace(float(c - s), float(c + s), 81, dtype=torch.float64)
             for c, s in zip(centre, spread, strict=True)
         ]
-        density = flow(torch.cartesian_prod(*axes)).exp().view(181, 181)
+        density = flow(torch.cartesian_prod(*axes)).exp().view(81, 81)
     mass = torch.trapezoid(torch.trapezoid(density, axes[1], dim=1), axes[0], dim=0)
     assert float(mass) == pytest.approx(1.0, abs=1e-3)
 

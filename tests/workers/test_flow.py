@@ -31,7 +31,10 @@ def spec(flow: dict[str, Any], **sections: Any) -> JobSpec:
 def test_every_field_of_the_spec_is_built_and_trains(
     field: dict[str, Any], kind: type, zero_init: bool, context_dim: int
 ) -> None:
-    order = spec({"field": field | {"zero_init": zero_init}, "learn_end_time": True, "field_dtype": "bfloat16"})
+    order = spec(
+        {"field": field | {"zero_init": zero_init}, "learn_end_time": True, "field_dtype": "bfloat16"},
+        solver={"kind": "fixed", "steps": 2},
+    )
     flow, x = build_flow(order, 3, context_dim), torch.randn(8, 3)
     context = torch.randn(8, 2) if context_dim else None
     assert all(type(block.field) is kind for block in flow.stack())
