@@ -50,6 +50,13 @@ class Run:
             job = jobs.lock(session, self.job_id)
             lifecycle.lose(session, job, reason, message, actor="dispatcher", retry_seconds=5.0)
 
+    def claim_again(self) -> None:
+        """Claim the job for its next attempt, as the dispatcher does when it is time."""
+        with self.database.session() as session:
+            claim = lifecycle.claim(session, jobs.lock(session, self.job_id), actor="dispatcher")
+        assert claim is not None
+        self.token, self.sent = claim.token, 0
+
     def get(self, path: str, **arguments: Any) -> httpx.Response:
         return self.api.get(f"/api/v1/jobs/{self.job_id}{path}", **arguments)
 

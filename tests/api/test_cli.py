@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from service.states import ReasonCode
+from tests.api.conftest import Run, checkpoint
 from tests.conftest import ApiServer
 
 SYMADJ = Path(sys.executable).with_name("symadj")
@@ -30,6 +32,48 @@ def test_a_spec_is_submitted_shown_listed_cancelled_and_deleted(api_server: ApiS
     assert "cancelled" in symadj(api_server, "cancel", job_id).stdout
     assert symadj(api_server, "delete", job_id).returncode == 0
     assert "there is no job" in symadj(api_server, "show", job_id).stderr
+
+
+def test_a_job_is_paused_resumed_and_gone_on_from(run: Run) -> None:
+    server, job = run.server, run.job_id
+    run.send(checkpoint(10, validation_nll=1.25), checkpoint(20))
+    assert job in symadj(server, "checkpoint", job).stdout
+    assert "pausing" in symadj(server, "pause", job).stdout
+    run.end("paused")
+    assert "paused" in symadj(server, "attempts", job).stdout
+    listed = symadj(server, "checkpoints", job).stdout
+    assert "1.2500" in listed
+    assert checkpoint(20)["name"] in listed
+    changes = ("--set", "optimizer.learning_rate=1e-4", "--set", "early_stop.patience=3", "--set", "name=child")
+    changed = symadj(server, "continue", job, "--step", "10", *changes)
+    assert changed.returncode == 0, changed.stderr
+    child = run.api.get(f"/api/v1/jobs/{changed.stdout.strip()}").json()
+    assert child["parent"] == {"job": job, "checkpoint": checkpoint(10)["name"]}
+    assert (child["spec"]["optimizer"]["learning_rate"], child["spec"]["early_stop"]["patience"]) == (1e-4, 3)
+    assert f"{job}, {checkpoint(10)['name']}" in symadj(server, "show", child["id"]).stdout
+    for words, told in (
+        (("--step", "15"), "/parent/step"),
+        (("--set", "optimizer.rate=1"), "/optimizer/rate"),
+        (("--set", "name.first=x"), "has no fields"),
+    ):
+        refused = symadj(server, "continue", job, *words)
+        assert refused.returncode in {1, 2}
+        assert told in refused.stderr
+    assert "queued" in symadj(server, "resume", job).stdout
+    assert "only a paused job" in symadj(server, "resume", job).stderr
+
+
+def test_a_lost_attempt_is_shown_with_its_reason(run: Run) -> None:
+    run.lose(ReasonCode.WORKER_LOST, "rank-1 was silent for 60 s.")
+    run.claim_again()
+    for command in ("attempts", "show"):
+        shown = symadj(run.server, command, run.job_id).stdout
+        assert "worker_lost: rank-1 was silent for 60 s." in shown
+    assert "1 lost" in symadj(run.server, "list", "--limit", "1000").stdout
+
+
+def test_usage_is_shown_by_table(api_server: ApiServer) -> None:
+    assert "metric_points" in symadj(api_server, "usage").stdout
 
 
 @pytest.mark.parametrize(
