@@ -110,5 +110,5 @@ def _store_single(
         checkpoints.add(session, job, attempt.number, record)
     elif isinstance(record, FarewellRecord):
         position.farewell = True
-    elif isinstance(record, OutcomeRecord) and attempt.number == job.attempt and attempt.finished_at is None:
+    elif isinstance(record, OutcomeRecord) and attempt.number == job.attempt:
         lifecycle.end(session, job, record, actor=position.source, retry_seconds=retry_seconds)

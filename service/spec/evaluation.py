@@ -49,7 +49,10 @@ class Evaluation(Section):
         0.01, gt=0, le=1, description="The solver's tolerances for testing, as a fraction of training's."
     )
     mixture_components: int = Field(
-        10, ge=0, le=200, description="Of the Gaussian mixture fitted for comparison; 0: no baselines."
+        10,
+        ge=0,
+        le=200,
+        description="Of the Gaussian mixture fitted for comparison, beside a Gaussian; 0: neither of them.",
     )
     inverse_rows: int = Field(
         1000, ge=0, description="Test rows carried to the base and back, at training's tolerances; 0: none."
@@ -59,4 +62,4 @@ class Evaluation(Section):
         ge=0,
         description="Test rows, and samples, that a classifier has to tell apart; with fewer than 40: no such test.",
     )
-    plots: bool = True
+    plots: bool = Field(True, description="Pictures, and for two-dimensional data the integral of the density.")

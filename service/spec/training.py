@@ -23,14 +23,14 @@ class CosineSchedule(Section):
 
 
 class PlateauSchedule(Section):
-    """Multiply the rate by ``factor`` whenever ``patience`` validations in a row brought no improvement."""
+    """Multiply the rate by ``factor`` whenever ``patience`` validations in a row brought no improvement on the best."""
 
     kind: Literal["plateau"]
     warmup_steps: int = Field(0, ge=0, le=100_000_000)
     factor: float = Field(0.5, gt=0, lt=1)
     patience: int = Field(5, ge=1, le=1_000_000, description="Validations.")
     min_improvement: float = Field(0.0, ge=0, le=1e6, description="Of the validation NLL, in nats, to count as one.")
-    final_fraction: float = Field(0.0, ge=0, le=1, description="The rate stays above this fraction of itself.")
+    final_fraction: float = Field(0.0, ge=0, le=1, description="Of the full rate: it does not fall below.")
 
 
 Schedule = Annotated[ConstantSchedule | CosineSchedule | PlateauSchedule, Field(discriminator="kind")]

@@ -10,32 +10,16 @@ import pytest
 
 from service import lifecycle
 from service.errors import Conflict, IdempotencyMismatch, NotFound
-from service.records import OutcomeRecord
-from service.spec import JobSpec
 from service.states import TERMINAL, TRANSITIONS, JobState, ReasonCode
-from service.store import Database, events, jobs
+from service.store import Database, jobs
 from service.store.tables import Job
-
-
-def toy_spec(**changes: object) -> JobSpec:
-    return JobSpec.model_validate({"data": {"kind": "toy", "name": "moons"}, **changes})
-
-
-def queued(database: Database, **changes: object) -> str:
-    with database.session() as session:
-        job, _ = lifecycle.submit(session, toy_spec(**changes), owner="ada")
-        return job.id
-
-
-def event_names(database: Database, job_id: str) -> list[str]:
-    with database.read_session() as session:
-        return [event.name for event in events.after(session, job_id, after_seq=0, limit=100)]
+from tests.service.lives import end, event_names, running, submit, toy_spec
 
 
 @pytest.mark.parametrize("state", list(JobState))
 @pytest.mark.parametrize("to", list(JobState))
 def test_only_allowed_transitions_happen(database: Database, state: JobState, to: JobState) -> None:
-    job_id = queued(database)
+    job_id = submit(database)
     with database.session() as session:
         jobs.get(session, job_id).state = state.value
     with database.session() as session:
@@ -50,7 +34,7 @@ def test_only_allowed_transitions_happen(database: Database, state: JobState, to
 
 
 def test_of_many_dispatchers_only_one_gets_a_job(database: Database) -> None:
-    job_id = queued(database)
+    job_id = submit(database)
 
     def claim(actor: str) -> bool:
         with database.session() as session:
@@ -64,7 +48,7 @@ def test_of_many_dispatchers_only_one_gets_a_job(database: Database) -> None:
 
 
 def test_the_queue_goes_by_priority_and_then_by_arrival(database: Database) -> None:
-    ids = [queued(database, priority=priority) for priority in (0, 5, 0, 5)]
+    ids = [submit(database, priority=priority) for priority in (0, 5, 0, 5)]
     with database.read_session() as session:
         order = [job.id for job in jobs.next_queued(session, limit=10, now=datetime.now(UTC))]
     assert order == [ids[1], ids[3], ids[0], ids[2]]
@@ -83,7 +67,7 @@ def test_the_same_idempotency_key_submits_once(database: Database) -> None:
 
 
 def test_a_waiting_job_is_cancelled_at_once_and_a_second_cancel_changes_nothing(database: Database) -> None:
-    job_id = queued(database)
+    job_id = submit(database)
     for _ in range(2):
         with database.session() as session:
             lifecycle.cancel(session, jobs.lock(session, job_id), actor="ada")
@@ -91,32 +75,17 @@ def test_a_waiting_job_is_cancelled_at_once_and_a_second_cancel_changes_nothing(
 
 
 def test_an_ended_job_cannot_be_cancelled(database: Database) -> None:
-    job_id = queued(database)
+    job_id = submit(database)
     with database.session() as session:
         lifecycle.refuse(session, jobs.lock(session, job_id), ReasonCode.CANNOT_FIT, "too large", actor="d")
     with pytest.raises(Conflict, match="is failed"), database.session() as session:
         lifecycle.cancel(session, jobs.lock(session, job_id), actor="ada")
 
 
-def running(database: Database) -> str:
-    job_id = queued(database)
-    with database.session() as session:
-        job = jobs.lock(session, job_id)
-        lifecycle.claim(session, job, actor="d", lease_seconds=60)
-        jobs.transition(session, job, JobState.RUNNING, actor="d", message="")
-    return job_id
-
-
-def outcome(state: JobState) -> OutcomeRecord:
-    return OutcomeRecord.model_validate({"time": "2026-01-01T00:00:00Z", "state": state, "result": {"test_nll": 1.0}})
-
-
 def test_a_job_keeps_its_first_end(database: Database) -> None:
     job_id = running(database)
-    with database.session() as session:
-        lifecycle.end(session, jobs.lock(session, job_id), outcome(JobState.SUCCEEDED), actor="driver", retry_seconds=5)
-    with database.session() as session:
-        lifecycle.end(session, jobs.lock(session, job_id), outcome(JobState.FAILED), actor="driver", retry_seconds=5)
+    end(database, job_id, "succeeded", result={"test_nll": 1.0})
+    end(database, job_id, "failed")
     with database.read_session() as session:
         job = jobs.get(session, job_id)
     assert (job.state, job.result) == ("succeeded", {"test_nll": 1.0})
@@ -134,15 +103,14 @@ def test_a_run_that_dies_after_a_cancel_is_cancelled_and_not_failed(database: Da
 
 
 def test_deleting_takes_rows_and_files_of_an_ended_job_alone(database: Database, tmp_path: Path) -> None:
-    job_id, other = running(database), queued(database)
+    job_id, other = running(database), submit(database)
     folder = lifecycle.artifact_folder(tmp_path, job_id, 1)
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").write_bytes(b"w")
     with pytest.raises(Conflict, match="cancel it first"), database.session() as session:
         lifecycle.delete(session, jobs.lock(session, job_id), storage=tmp_path)
     assert folder.exists()
-    with database.session() as session:
-        lifecycle.end(session, jobs.lock(session, job_id), outcome(JobState.SUCCEEDED), actor="driver", retry_seconds=5)
+    end(database, job_id, "succeeded", result={"test_nll": 1.0})
     with database.session() as session:
         lifecycle.delete(session, jobs.lock(session, job_id), storage=tmp_path)
     assert not lifecycle.job_folder(tmp_path, job_id).exists()
@@ -153,7 +121,7 @@ def test_deleting_takes_rows_and_files_of_an_ended_job_alone(database: Database,
 
 
 def test_pages_of_jobs_neither_skip_nor_repeat(database: Database) -> None:
-    ids = [queued(database) for _ in range(7)]
+    ids = [submit(database) for _ in range(7)]
     seen: list[str] = []
     after = None
     while True:
