@@ -92,7 +92,8 @@ def draw(
     mixed = 0
     for part in (key.seed, key.step, key.block):
         mixed = _mix_int(mixed ^ (part & _MASK))
-    keys = torch.tensor([_signed(_mix_int(mixed ^ k)) for k in range(probes)], dtype=torch.int64, device=device)
+    # Made on the device: a copy from the host would wait for it.
+    keys = _mix(torch.arange(probes, dtype=torch.int64, device=device) ^ _signed(mixed))
     # Hashing the sample's number first keeps (sample, word) pairs apart whatever the numbers are.
     samples = _mix(sample_index.to(torch.int64) ^ keys[:, None])
     words = _mix(samples[:, :, None] + torch.arange(per_sample, dtype=torch.int64, device=device))
