@@ -43,7 +43,7 @@ def points(n: int = 6, dim: int = 3, dtype: torch.dtype = torch.float64) -> torc
 @pytest.mark.parametrize("activation", ["tanh", "softplus", "silu"])
 def test_log_prob_is_the_change_of_variables_of_the_map(time: str, activation: str) -> None:
     own = {"time": time, "activation": activation}
-    flow = make_flow(divergence="exact", solver="dopri8", gradient="backprop", blocks=1, field=own)
+    flow = make_flow(divergence="exact", solver="dopri8", gradient="backprop", field=own)
     x = points(3)
     # Samples do not depend on each other: the rows of their sum's Jacobian are those of each.
     per_sample = torch.autograd.functional.jacobian(lambda v: flow.to_base(v).sum(0), x).movedim(1, 0)
