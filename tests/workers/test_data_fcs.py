@@ -141,6 +141,7 @@ def test_an_end_of_the_data_that_is_one_byte_off_is_put_up_with(root: Path) -> N
         ({"DATATYPE": "I", "P1B": "10", "P2B": "10"}, "other widths than 8, 16 and 32 bits"),
         ({"NEXTDATA": "2100"}, "several data sets: save each as a file of its own"),
         ({"P1N": "PE-A"}, "more than one column 'PE-A'"),
+        ({"P3N": "V450-A", "P3R": "1024"}, "does not name .* each of the 2 channels"),
     ],
 )
 def test_what_would_be_read_as_other_numbers_than_were_measured_is_refused(

@@ -51,6 +51,8 @@ def _refuse_misread(file: InputFile, data: Any) -> None:
         raise refuse(file, f"holds histograms ($MODE is {mode}), not a list of events ($MODE L)")
     if order not in _BYTE_ORDERS:
         raise refuse(file, f"has the byte order ($BYTEORD) {order!r}: {'; '.join(_BYTE_ORDERS)} are read")
+    if sorted(data.channels) != list(range(1, data.channel_count + 1)):
+        raise refuse(file, f"does not name ($PnN) each of the {data.channel_count} channels ($PAR) that it announces")
     if data.events is None:
         raise refuse(file, "holds integers ($PnB) of other widths than 8, 16 and 32 bits")
     if len(data.events) != data.event_count * data.channel_count:
