@@ -203,7 +203,7 @@ def test_an_attempt_remembers_from_which_step_it_went_on(database: Database) -> 
 
 def test_what_comes_late_of_an_older_attempt_fills_gaps_and_replaces_nothing(database: Database) -> None:
     job_id = submit(database)
-    send(database, claim(database, job_id).token, 1, step(1), step(2))
+    send(database, claim(database, job_id).token, 1, step(1))
     lose(database, job_id)
     token = claim(database, job_id).token
     send(database, token, 1, step(2, 20.0), memory_record(2, 222))
