@@ -19,9 +19,11 @@ from workers.evaluation import baselines, report
 from workers.evaluation.baselines import fit_baselines
 from workers.evaluation.density import PlaneDensity, density_over_plane
 from workers.evaluation.heeding import heeding
+from workers.evaluation.paths import accepted_steps, sample_trajectories
 from workers.evaluation.samples import draw_samples
 from workers.evaluation.two_sample import _auc, two_sample_test
 from workers.flow import build_flow, evaluation_flow
+from workers.likelihood import DeviceRows
 from workers.plots import draw_density
 from workers.ranks import Ranks
 
@@ -189,6 +191,46 @@ def test_the_gap_is_what_the_loose_tolerance_costs_and_the_flow_nearly_inverts_i
     assert abs(tight["test_nll_gap"]) < abs(loose["test_nll_gap"])
     assert tight["test_nll_gap_stderr"] < tight["test_nll_stderr"]
     assert 5 * tight["inverse_error"]["rms"] < loose["inverse_error"]["rms"]
+
+
+def test_a_flow_that_moves_nothing_has_the_figures_of_its_base(tmp_path: Path) -> None:
+    outcome, _ = run(
+        tmp_path,
+        flow={"kind": "cnf", "blocks": 2, "field": {"hidden": [8], "zero_init": True}},
+        optimizer={"kind": "adam", "learning_rate": 1e-12},
+        stop={"kind": "steps", "max_steps": 1},
+        evaluation=WITHOUT_PLOTS | {"two_sample_rows": 0},
+    )
+    assert outcome is not None
+    result = outcome["result"]
+    rows = load_data(JobSpec.model_validate(SMALL).data).test.rows
+    nlls = 0.5 * (rows**2).sum(1) + math.log(2 * math.pi)
+    assert result["test_nll"] == pytest.approx(nlls.mean(), abs=1e-5)
+    assert result["test_nll_stderr"] == pytest.approx(nlls.std(ddof=1) / math.sqrt(len(nlls)), rel=1e-4)
+    assert result["test_nll_gap"] == pytest.approx(0, abs=1e-6)
+    assert result["inverse_error"]["max"] == pytest.approx(0, abs=1e-6)
+    assert result["test_rows"] == len(rows)
+
+
+def test_the_steps_drawn_are_those_of_the_solve_and_paths_end_where_samples_do() -> None:
+    spec = JobSpec.model_validate(SMALL | {"flow": {"kind": "cnf", "blocks": 2, "field": {"hidden": [8]}}})
+    flow = build_flow(spec, 2)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.mul_(8)  # steep enough for steps that are rejected
+    rows = DeviceRows(torch.randn(50, 2, generator=torch.Generator().manual_seed(0)), torch.arange(50), None)
+    starts, sizes = accepted_steps(flow, rows)
+    with torch.no_grad():
+        flow.to_base(rows.x)
+    assert flow.last_stats.rejected > 0
+    assert len(sizes) == flow.last_stats.accepted
+    np.testing.assert_allclose(starts[1:], (starts + sizes)[:-1], atol=1e-6)
+    assert (starts[0], starts[-1] + sizes[-1]) == (0, pytest.approx(2))
+    paths, times = sample_trajectories(flow, count=5, times=4, seed=0, context=None)
+    assert times == pytest.approx([2, 4 / 3, 2 / 3, 0])
+    with torch.no_grad():
+        ends = flow.from_base(torch.from_numpy(paths[0]).float())
+    np.testing.assert_allclose(paths[-1], ends.numpy(), atol=0.05)
 
 
 def test_an_estimated_divergence_and_fewer_rows_can_be_asked_for_in_the_test(tmp_path: Path) -> None:
