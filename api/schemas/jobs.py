@@ -1,51 +1,33 @@
-"""What the API answers."""
+"""Answers about jobs: what they are, what happened to them, what they can go on from."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from service.records import Number, Phase
+from api.schemas.answer import Answer, value_or_nan
+from service.records import Number
 from service.states import CheckpointCause, JobState, ReasonCode, StopWish
 
 if TYPE_CHECKING:  # the client reads these answers and needs no database for it
     from service.store.tables import Job, MetricSeries
 
 __all__ = [
-    "ArtifactList",
-    "ArtifactRead",
     "AttemptList",
     "AttemptRead",
-    "BucketRead",
     "CheckpointList",
     "CheckpointRead",
-    "DatasetList",
-    "DatasetRead",
     "EventList",
     "EventRead",
-    "Health",
+    "Failure",
     "JobList",
     "JobRead",
     "JobSummary",
-    "MemoryPhase",
-    "MemoryPointRead",
-    "MemoryPoints",
-    "MemorySummary",
-    "MetricList",
-    "MetricPointRead",
-    "MetricRead",
-    "MetricSeriesRead",
-    "Readiness",
-    "UsageRead",
+    "ParentRead",
+    "Progress",
 ]
-
-
-class Answer(BaseModel):
-    """Base: read from rows; non-finite numbers as the strings "NaN", "Infinity", "-Infinity"."""
-
-    model_config = ConfigDict(from_attributes=True, ser_json_inf_nan="strings")
 
 
 class Failure(Answer):
@@ -135,11 +117,6 @@ class JobRead(JobSummary):
         return cls(**summary, labels=spec["labels"], spec=spec, progress=progress, failure=failure, result=job.result)
 
 
-def value_or_nan(stored: float | None) -> float:
-    """Return a stored value; NULL is NaN."""
-    return float("nan") if stored is None else stored
-
-
 class JobList(Answer):
     """A page of jobs, newest first."""
 
@@ -189,23 +166,6 @@ class CheckpointList(Answer):
     items: list[CheckpointRead]
 
 
-class FolderUsage(Answer):
-    """What the folder of one job takes."""
-
-    job_id: str
-    bytes: int
-
-
-class UsageRead(Answer):
-    """What the service takes: rows, bytes of the store, bytes of the jobs' folders."""
-
-    rows: dict[str, int] = Field(description="By table of the store.")
-    store_bytes: int = Field(description="Of the database: SQLite's file with its log, or PostgreSQL's own figure.")
-    jobs_bytes: int = Field(description="Of the files of all jobs.")
-    jobs: list[FolderUsage] = Field(description="The largest folders, largest first.")
-    free_bytes: int = Field(description="Left on the disk of the jobs' folders.")
-
-
 class EventRead(Answer):
     """Something that happened to a job."""
 
@@ -223,162 +183,3 @@ class EventList(Answer):
 
     items: list[EventRead]
     next_after_seq: int = Field(description="Pass as `after_seq` for what comes later.")
-
-
-class MetricRead(Answer):
-    """One metric of a job."""
-
-    name: str
-    points: int
-    last_seq: int
-    last_step: int
-    last_value: Number
-
-
-class MetricList(Answer):
-    """All metrics of a job by name."""
-
-    items: list[MetricRead]
-
-
-class MetricPointRead(Answer):
-    """One value."""
-
-    seq: int
-    step: int
-    time: datetime
-    value: Number
-
-
-class BucketRead(Answer):
-    """Neighbouring points drawn together; a spike stays visible in its extremes."""
-
-    first_step: int
-    last_step: int
-    points: int
-    minimum: float | None = Field(description="Over the finite values, like maximum and mean.")
-    maximum: float | None
-    mean: float | None
-    last: Number
-    non_finite: int
-
-
-class MetricSeriesRead(Answer):
-    """Values of one metric: as stored (`points`), or downsampled (`buckets`)."""
-
-    name: str
-    points: list[MetricPointRead] = Field(description="Empty where buckets were asked for.")
-    buckets: list[BucketRead] = Field(description="Empty where none were asked for.")
-    next_after_seq: int = Field(description="Pass as `after_seq` for what comes later.")
-    complete: bool = Field(description="The job has ended and nothing comes after this answer.")
-
-
-MemoryBytes = Annotated[int | None, Field(description="Bytes; null where the platform has no such figure.")]
-
-
-class MemoryPhase(Answer):
-    """The highest peaks of one rank in one phase."""
-
-    rank: int
-    phase: Phase
-    steps: int
-    first_step: int
-    last_step: int
-    host_peak_bytes: MemoryBytes
-    host_idle_bytes: Annotated[
-        int | None, Field(description="The least that the process held when a step began: interpreter, weights.")
-    ]
-    host_above_idle_bytes: Annotated[
-        int | None,
-        Field(
-            description="The highest peak above what was held when the same step began: what the phase needs. "
-            "Without an attempt's first step, which also pays for what libraries set up once."
-        ),
-    ]
-    device_peak_bytes: MemoryBytes
-    device_idle_bytes: MemoryBytes
-    device_above_idle_bytes: MemoryBytes
-
-
-class MemorySummary(Answer):
-    """Memory by rank and phase."""
-
-    job_id: str
-    gradient: str
-    ranks: int
-    phases: list[MemoryPhase]
-
-
-class MemoryPointRead(Answer):
-    """Memory of one rank in one phase of one step."""
-
-    seq: int
-    step: int
-    rank: int
-    phase: Phase
-    time: datetime
-    host_idle_bytes: MemoryBytes
-    host_peak_bytes: MemoryBytes
-    device_idle_bytes: MemoryBytes
-    device_peak_bytes: MemoryBytes
-
-
-class MemoryPoints(Answer):
-    """Memory records in the order in which they were stored."""
-
-    items: list[MemoryPointRead]
-    next_after_seq: int
-
-
-class ArtifactRead(Answer):
-    """A finished file of a job."""
-
-    name: str
-    media_type: str
-    bytes: int
-    sha256: str
-    attempt: int
-    created_at: datetime
-    url: str = Field(description="Where to download it.")
-    path: str = Field(description="Where it lies on the storage of the service.")
-
-
-class ArtifactList(Answer):
-    """Files of a job by name."""
-
-    items: list[ArtifactRead]
-
-
-class DatasetRead(Answer):
-    """A data set that a spec may name."""
-
-    kind: str
-    name: str
-    description: str
-    rows: int | None = Field(description="null: as many as the spec asks for.")
-    dim: int
-    licence: str
-    source: str
-    reference_test_nll: dict[str, float] = Field(
-        description="Nats, after the default transforms, on the default split."
-    )
-
-
-class DatasetList(Answer):
-    """The built-in data sets."""
-
-    items: list[DatasetRead]
-
-
-class Health(Answer):
-    """The process is alive."""
-
-    status: str = "ok"
-    version: str
-
-
-class Readiness(Answer):
-    """Whether each part that a job needs answers: "ok", or what went wrong."""
-
-    store: str
-    ray: str

@@ -1,0 +1,61 @@
+"""Answers about the service itself: data sets, usage, health."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from api.schemas.answer import Answer
+
+__all__ = ["DatasetList", "DatasetRead", "FolderUsage", "Health", "Readiness", "UsageRead"]
+
+
+class FolderUsage(Answer):
+    """What the folder of one job takes."""
+
+    job_id: str
+    bytes: int
+
+
+class UsageRead(Answer):
+    """What the service takes: rows, bytes of the store, bytes of the jobs' folders."""
+
+    rows: dict[str, int] = Field(description="By table of the store.")
+    store_bytes: int = Field(description="Of the database: SQLite's file with its log, or PostgreSQL's own figure.")
+    jobs_bytes: int = Field(description="Of the files of all jobs.")
+    jobs: list[FolderUsage] = Field(description="The largest folders, largest first.")
+    free_bytes: int = Field(description="Left on the disk of the jobs' folders.")
+
+
+class DatasetRead(Answer):
+    """A data set that a spec may name."""
+
+    kind: str
+    name: str
+    description: str
+    rows: int | None = Field(description="null: as many as the spec asks for.")
+    dim: int
+    licence: str
+    source: str
+    reference_test_nll: dict[str, float] = Field(
+        description="Nats, after the default transforms, on the default split."
+    )
+
+
+class DatasetList(Answer):
+    """The built-in data sets."""
+
+    items: list[DatasetRead]
+
+
+class Health(Answer):
+    """The process is alive."""
+
+    status: str = "ok"
+    version: str
+
+
+class Readiness(Answer):
+    """Whether each part that a job needs answers: "ok", or what went wrong."""
+
+    store: str
+    ray: str

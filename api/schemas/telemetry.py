@@ -1,0 +1,149 @@
+"""Answers about what runs send: metrics, memory, files."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field
+
+from api.schemas.answer import Answer
+from service.records import Number, Phase
+
+__all__ = [
+    "ArtifactList",
+    "ArtifactRead",
+    "BucketRead",
+    "MemoryPhase",
+    "MemoryPointRead",
+    "MemoryPoints",
+    "MemorySummary",
+    "MetricList",
+    "MetricPointRead",
+    "MetricRead",
+    "MetricSeriesRead",
+]
+
+
+class MetricRead(Answer):
+    """One metric of a job."""
+
+    name: str
+    points: int
+    last_seq: int
+    last_step: int
+    last_value: Number
+
+
+class MetricList(Answer):
+    """All metrics of a job by name."""
+
+    items: list[MetricRead]
+
+
+class MetricPointRead(Answer):
+    """One value."""
+
+    seq: int
+    step: int
+    time: datetime
+    value: Number
+
+
+class BucketRead(Answer):
+    """Neighbouring points drawn together; a spike stays visible in its extremes."""
+
+    first_step: int
+    last_step: int
+    points: int
+    minimum: float | None = Field(description="Over the finite values, like maximum and mean.")
+    maximum: float | None
+    mean: float | None
+    last: Number
+    non_finite: int
+
+
+class MetricSeriesRead(Answer):
+    """Values of one metric: as stored (`points`), or downsampled (`buckets`)."""
+
+    name: str
+    points: list[MetricPointRead] = Field(description="Empty where buckets were asked for.")
+    buckets: list[BucketRead] = Field(description="Empty where none were asked for.")
+    next_after_seq: int = Field(description="Pass as `after_seq` for what comes later.")
+    complete: bool = Field(description="The job has ended and nothing comes after this answer.")
+
+
+MemoryBytes = Annotated[int | None, Field(description="Bytes; null where the platform has no such figure.")]
+
+
+class MemoryPhase(Answer):
+    """The highest peaks of one rank in one phase."""
+
+    rank: int
+    phase: Phase
+    steps: int
+    first_step: int
+    last_step: int
+    host_peak_bytes: MemoryBytes
+    host_idle_bytes: Annotated[
+        int | None, Field(description="The least that the process held when a step began: interpreter, weights.")
+    ]
+    host_above_idle_bytes: Annotated[
+        int | None,
+        Field(
+            description="The highest peak above what was held when the same step began: what the phase needs. "
+            "Without an attempt's first step, which also pays for what libraries set up once."
+        ),
+    ]
+    device_peak_bytes: MemoryBytes
+    device_idle_bytes: MemoryBytes
+    device_above_idle_bytes: MemoryBytes
+
+
+class MemorySummary(Answer):
+    """Memory by rank and phase."""
+
+    job_id: str
+    gradient: str
+    ranks: int
+    phases: list[MemoryPhase]
+
+
+class MemoryPointRead(Answer):
+    """Memory of one rank in one phase of one step."""
+
+    seq: int
+    step: int
+    rank: int
+    phase: Phase
+    time: datetime
+    host_idle_bytes: MemoryBytes
+    host_peak_bytes: MemoryBytes
+    device_idle_bytes: MemoryBytes
+    device_peak_bytes: MemoryBytes
+
+
+class MemoryPoints(Answer):
+    """Memory records in the order in which they were stored."""
+
+    items: list[MemoryPointRead]
+    next_after_seq: int
+
+
+class ArtifactRead(Answer):
+    """A finished file of a job."""
+
+    name: str
+    media_type: str
+    bytes: int
+    sha256: str
+    attempt: int
+    created_at: datetime
+    url: str = Field(description="Where to download it.")
+    path: str = Field(description="Where it lies on the storage of the service.")
+
+
+class ArtifactList(Answer):
+    """Files of a job by name."""
+
+    items: list[ArtifactRead]
