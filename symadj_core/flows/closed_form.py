@@ -189,9 +189,9 @@ class AlongProbes(PerceptronRates):
     ) -> None:
         dim = noise.shape[-1]
         super().__init__(layers, activation, dim, context=context, compiled=compiled, share=share)
-        self._noise = noise
         extra = 0 if context is None else context().shape[-1]
         self._tangent = F.pad(noise, (0, extra)) if extra else noise
+        self._noise = self._tangent[..., :dim]
 
     def _rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         arguments = (self._perceptron, self._noise, self._tangent, t, x, self._coefficients())

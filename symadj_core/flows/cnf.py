@@ -39,7 +39,7 @@ class Flow(nn.Module, Distribution):
 
     `flow(x, seed=..., step=..., sample_index=...)` is the log-likelihood, so that DDP(flow)(x, ...) trains with every
     gradient method. `log_prob`, `sample`, `rsample` and `sample_and_log_prob` are as in torch.distributions; of a
-    conditional flow, whose fields have a `context_dim` C > 0, `condition(context)` has them.
+    conditional flow, whose fields have a `context_dim` C > 0, they take the context too, or `condition(context)` has them.
 
     Args:
         blocks: applied in this order from data to base; fields with a context all take the same.
@@ -194,9 +194,9 @@ class Flow(nn.Module, Distribution):
         named = {name: cost.view(shape) for name, cost in zip(regularisers, costs, strict=True)}
         return (self._base_log_prob(z) + log_det).view(shape), named
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Tensor, context: Tensor | None = None) -> Tensor:
         """`forward` with a probe seed drawn from torch's generator: [..., D] -> [...], nats."""
-        result: Tensor = self(value)
+        result: Tensor = self(value, context=context)
         return result
 
     def to_base(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -247,10 +247,10 @@ class Flow(nn.Module, Distribution):
         """Samples [*sample_shape, D], differentiable with respect to weights and context."""
         return self.from_base(self._base_sample(sample_shape), context)
 
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = (), context: Tensor | None = None) -> Tensor:
         """Samples [*sample_shape, D] from torch's generator, without gradient."""
         with torch.no_grad():
-            return self.rsample(sample_shape)
+            return self.rsample(sample_shape, context)
 
     def sample_and_log_prob(
         self, sample_shape: Sequence[int] = (), context: Tensor | None = None

@@ -65,6 +65,8 @@ def test_samples_given_contexts_have_the_log_prob_that_comes_with_them() -> None
     assert x.shape == (5, 2, 3)
     torch.testing.assert_close(given_two.log_prob(x), log_prob, rtol=1e-6, atol=1e-6)
     assert given_two.sample((7,)).shape == (7, 2, 3)
+    torch.testing.assert_close(flow.log_prob(x, given_two.context), given_two.log_prob(x))
+    assert flow.sample((7, 2), given_two.context).shape == (7, 2, 3)
     assert not given_two.sample().requires_grad
     given_two.rsample((3,)).sum().backward()
     assert given_two.context.grad is not None
