@@ -160,7 +160,4 @@ class RunOrder(BaseModel):
     storage: str = Field(description="Folder shared by all nodes; the run writes under it alone.")
     workers: int = Field(description="Ranks of this attempt.")
     checkpoints_asked: int = Field(0, description="As in BatchAnswer, when the attempt began.")
-    parent: str | None = Field(
-        None, description="Checkpoint of another job to begin with, {job}/{name}, where this job has none of its own."
-    )
     spec: JobSpec

@@ -107,6 +107,9 @@ class Checkpointer:
         """Return the newest one that is whole; None to start afresh.
 
         A job that goes on from another one finds that one's checkpoint in its own folder, as of attempt 0.
+
+        Raises:
+            CorruptCheckpointError: of such a job none is whole.
         """
         for checkpoint in reversed(self.folder.stored()):
             try:
@@ -116,6 +119,11 @@ class Checkpointer:
                 self._event("checkpoint_corrupt", message, checkpoint=checkpoint.name)
             else:
                 return checkpoint
+        if self._order.spec.parent is not None:
+            raise CorruptCheckpointError(
+                f"no checkpoint in {self.folder.path} is whole, and this job was to go on from one: submit it again "
+                "with another parent.step"
+            )
         return None
 
     def _event(self, name: str, message: str, **data: object) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from service.states import ReasonCode
 from symadj_core.errors import SolverError, Status
+from workers.checkpoints import CorruptCheckpointError
 from workers.data import DataError
 from workers.reasons import Failure, StopAsked
 
@@ -31,6 +32,8 @@ def diagnose(error: Exception, where: dict[str, Any]) -> Failure:
             return Failure(ReasonCode.SOLVER_STUCK, str(error), where | _place(error))
         case StopAsked():
             return Failure.stopped(error.wish, where)
+        case CorruptCheckpointError():
+            return Failure(ReasonCode.DATA_ERROR, str(error), where)
         case DataError():
             return Failure(ReasonCode.DATA_ERROR, str(error), where | error.place)
     if _is_out_of_memory(error):

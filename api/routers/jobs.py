@@ -50,13 +50,16 @@ def create_job(
 
     def submit() -> tuple[Job, bool]:
         with store.session() as session:
-            return lifecycle.submit(
+            job, created = lifecycle.submit(
                 session,
                 spec,
                 owner=owner,
                 idempotency_key=idempotency_key,
                 max_queued=settings.max_queued_per_owner,
             )
+            if created:
+                lifecycle.adopt_checkpoint(job, settings.resolved_storage())
+            return job, created
 
     try:
         job, created = submit()
@@ -141,7 +144,8 @@ def delete_job(store: Store, settings: SettingsOf, job_id: JobId) -> None:
     with store.session() as session:
         aside = lifecycle.delete(session, jobs.lock(session, job_id), storage=settings.resolved_storage())
     if aside is not None:
-        shutil.rmtree(aside)
+        # The dispatcher removes what a crash leaves of it, and may be there first.
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _read(store: Store, job_id: str) -> JobRead:

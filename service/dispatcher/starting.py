@@ -144,7 +144,6 @@ class Starter:
             storage=str(self._settings.resolved_storage()),
             workers=claim.attempt.workers,
             checkpoints_asked=job.checkpoints_asked,
-            parent=f"{job.parent_id}/{job.parent_checkpoint}" if job.parent_id is not None else None,
             spec=spec,
         )
         # A folder of the user's named `workers` or `service` must not be taken for ours.

@@ -20,12 +20,14 @@ from service.lifecycle.attempts import (
     refuse,
 )
 from service.lifecycle.folders import SET_ASIDE, artifact_folder, checkpoint_folder, job_folder, set_aside
+from service.lifecycle.parents import adopt_checkpoint
 from service.lifecycle.wishes import ask_checkpoint, cancel, delete, pause, resume, submit
 
 __all__ = [
     "LEASE_SECONDS",
     "SET_ASIDE",
     "Claim",
+    "adopt_checkpoint",
     "artifact_folder",
     "ask_checkpoint",
     "ask_timeout",

@@ -31,6 +31,8 @@ def submit(
 ) -> tuple[Job, bool]:
     """Store a job in the queue; return it and whether it is new.
 
+    The caller then calls ``adopt_checkpoint``, in the same transaction.
+
     Under an ``idempotency_key`` that this owner used before with the same spec, the job of then is returned.
 
     Raises:
@@ -172,19 +174,12 @@ def delete(session: Session, job: Job, *, storage: Path) -> Path | None:
     wait for the transaction.
 
     Raises:
-        Conflict: the job has not ended, or another job needs its checkpoints.
+        Conflict: the job has not ended.
     """
     if JobState(job.state) not in TERMINAL:
         raise Conflict(
             f"job {job.id!r} is {job.state}: only an ended job can be deleted; cancel it first",
             state=job.state,
-        )
-    child = jobs.child_in_need(session, job.id)
-    if child is not None:
-        raise Conflict(
-            f"job {child.id!r} ({child.state}) goes on from a checkpoint of job {job.id!r} and has none of its own: "
-            "cancel that one first, or wait for its first checkpoint",
-            child=child.id,
         )
     jobs.delete(session, job)
     session.flush()

@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from service.errors import NotFound
-from service.states import ACTIVE, TERMINAL, TRANSITIONS, JobState
+from service.states import ACTIVE, TRANSITIONS, JobState
 from service.store import cursors, events
-from service.store.tables import Attempt, Checkpoint, IdempotencyKey, Job
+from service.store.tables import Attempt, IdempotencyKey, Job
 
 __all__ = [
     "active",
@@ -24,7 +24,6 @@ __all__ = [
     "attempts",
     "attempts_finished_between",
     "attempts_of",
-    "child_in_need",
     "count_by_state",
     "count_queued",
     "delete",
@@ -187,14 +186,6 @@ def count_queued(session: Session, owner: str) -> int:
     """Return how many jobs of an owner wait in the queue."""
     query = sa.select(sa.func.count()).select_from(Job).where(Job.state == JobState.QUEUED, Job.owner == owner)
     return session.execute(query).scalar_one()
-
-
-def child_in_need(session: Session, job_id: str) -> Job | None:
-    """Return a job that goes on from this one, has not ended and has no checkpoint of its own, or None."""
-    own = sa.select(Checkpoint.name).where(Checkpoint.job_id == Job.id).exists()
-    return session.scalars(
-        sa.select(Job).where(Job.parent_id == job_id, Job.state.not_in(TERMINAL), ~own).order_by(Job.id).limit(1)
-    ).one_or_none()
 
 
 def active(session: Session) -> Sequence[Job]:

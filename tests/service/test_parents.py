@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from service import lifecycle
 from service.errors import InvalidSpec
-from service.store import Database
+from service.store import Database, jobs
 from tests.service.lives import checkpoint, claim, lose, read, send, submit
 
 
@@ -75,3 +78,45 @@ def test_a_parent_must_be_the_users_own_and_have_the_checkpoint(database: Databa
         with pytest.raises(InvalidSpec, match=words) as caught:
             submit(database, owner=owner, parent=wanted)
         assert caught.value.extensions == {"pointer": pointer}
+
+
+def files(storage: Path, job_id: str) -> dict[str, bytes]:
+    folder = lifecycle.checkpoint_folder(storage, job_id)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def write_checkpoint(storage: Path, job_id: str, name: str) -> None:
+    folder = lifecycle.checkpoint_folder(storage, job_id) / name
+    folder.mkdir(parents=True)
+    for file in ("manifest.json", "training.pt", "weights.safetensors"):
+        (folder / file).write_bytes(file.encode())
+
+
+def adopt(database: Database, storage: Path, child: str) -> None:
+    with database.session() as session:
+        lifecycle.adopt_checkpoint(jobs.get(session, child), storage)
+
+
+def test_the_files_are_the_childs_own_from_then_on(database: Database, parent: str, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, parent, "step-000000010-attempt-1")
+    child = submit(database, parent={"job": parent, "step": 10})
+    adopt(database, tmp_path, child)
+    shutil.rmtree(lifecycle.job_folder(tmp_path, parent))
+    assert files(tmp_path, child) == {
+        f"step-000000010-attempt-0/{name}": name.encode()
+        for name in ("manifest.json", "training.pt", "weights.safetensors")
+    }
+
+
+@pytest.mark.parametrize("left", [[], ["training.pt"]])
+def test_a_checkpoint_that_was_removed_meanwhile_is_refused_and_nothing_is_left(
+    database: Database, parent: str, tmp_path: Path, left: list[str]
+) -> None:
+    folder = lifecycle.checkpoint_folder(tmp_path, parent) / "step-000000010-attempt-1"
+    for name in left:
+        folder.mkdir(parents=True)
+        (folder / name).touch()
+    child = submit(database, parent={"job": parent, "step": 10})
+    with pytest.raises(InvalidSpec, match="are gone: choose another step"):
+        adopt(database, tmp_path, child)
+    assert not lifecycle.job_folder(tmp_path, child).exists()

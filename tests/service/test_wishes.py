@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from service import lifecycle
@@ -12,11 +10,9 @@ from service.store import Database, jobs
 from tests.service.lives import (
     ask,
     attempts,
-    checkpoint,
     claim,
     end,
     event_names,
-    lose,
     read,
     running,
     send,
@@ -108,26 +104,3 @@ def test_an_owner_may_have_so_many_jobs_in_the_queue_and_is_told_the_numbers(dat
     assert caught.value.extensions == {"queued": 2, "max_queued": 2}
     assert post("bob")
     assert not post("ada", "k"), "a repeated request is no new job"
-
-
-def test_a_job_whose_checkpoints_another_needs_is_not_deleted_before_that_has_its_own(
-    database: Database, tmp_path: Path
-) -> None:
-    parent = submit(database)
-    send(database, claim(database, parent).token, 1, checkpoint(10))
-    end(database, parent, "succeeded")
-    child = submit(database, parent={"job": parent})
-
-    def delete() -> None:
-        with database.session() as session:
-            lifecycle.delete(session, jobs.lock(session, parent), storage=tmp_path)
-
-    with pytest.raises(Conflict, match=child):
-        delete()
-    token = claim(database, child).token
-    lose(database, child)
-    with pytest.raises(Conflict, match=child):
-        delete()
-    send(database, token, 1, checkpoint(11))
-    delete()
-    assert read(database, child).parent_id == parent

@@ -140,6 +140,13 @@ def test_without_a_whole_checkpoint_the_run_starts_afresh(tmp_path: Path, undist
     assert weights(outbox) == undisturbed
 
 
+def test_a_job_that_was_to_go_on_from_another_does_not_start_afresh_without_it(tmp_path: Path) -> None:
+    outcome, _ = run(tmp_path, **JOB | {"parent": {"job": "job-0"}})
+    assert outcome is not None
+    assert (outcome["state"], outcome["reason"]) == ("failed", "data_error")
+    assert "another parent.step" in outcome["message"]
+
+
 def test_what_a_killed_writer_left_is_no_checkpoint_and_is_removed(tmp_path: Path) -> None:
     folder = CheckpointFolder(str(tmp_path), "job-1")
     half = folder.path / ".making-abc"
