@@ -154,6 +154,11 @@ def test_the_shares_of_the_ranks_are_the_batch_of_one_rank() -> None:
         np.testing.assert_array_equal(np.concatenate(shares), order.rows_of_step(step))
 
 
+def test_shares_that_would_leave_rows_out_are_refused() -> None:
+    with pytest.raises(ValueError, match="a batch of 10 rows has no 3 equal shares"):
+        BatchOrder(rows=100, batch_size=10, seed=3).rows_of_step(0, rank=0, ranks=3)
+
+
 def test_a_batch_does_not_depend_on_the_batches_asked_for_before() -> None:
     order = BatchOrder(rows=100, batch_size=10, seed=3)
     walked = [order.rows_of_step(step) for step in range(25)]

@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BatchOrder"]
+__all__ = ["BatchOrder", "share_of"]
+
+
+def share_of(batch_size: int, rank: int, ranks: int) -> tuple[int, int]:
+    """Return the first row of the share of ``rank`` within a batch, and the row behind its last.
+
+    Raises:
+        ValueError: the batch has no equal shares, so that rows would be lost.
+    """
+    size, left_over = divmod(batch_size, ranks)
+    if left_over:
+        raise ValueError(f"a batch of {batch_size} rows has no {ranks} equal shares")
+    return rank * size, (rank + 1) * size
 
 
 class BatchOrder:
@@ -30,6 +42,5 @@ class BatchOrder:
         if epoch != self._epoch:
             self._permutation = np.random.default_rng((self._seed, epoch)).permutation(self._rows)
             self._epoch = epoch
-        share = self._batch_size // ranks
-        first = batch * self._batch_size + rank * share
-        return self._permutation[first : first + share]
+        first, end = share_of(self._batch_size, rank, ranks)
+        return self._permutation[batch * self._batch_size :][first:end]

@@ -21,6 +21,7 @@ from service.spec import ParquetStreamData
 from workers.data.errors import DataError
 from workers.data.formats.raw import InputFile, need, reading, refuse, same_type
 from workers.data.formats.tables import MISCOUNTED, dtype_of, names_of, numbers, wanted_of
+from workers.data.order import share_of
 from workers.data.roots import find_file, resolve
 from workers.data.table import Batch, Pipeline, Source, Table
 from workers.data.transforms import FittedTransform
@@ -213,9 +214,9 @@ class StreamBatches:
 
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
         epoch, batch = divmod(step, self.batches_per_epoch)
-        share = self._batch_size // ranks
-        place = batch * self._batch_size + rank * share
-        rows, context, index = self._rows_from(epoch, place, place + share)
+        first, end = share_of(self._batch_size, rank, ranks)
+        begin = batch * self._batch_size
+        rows, context, index = self._rows_from(epoch, begin + first, begin + end)
         transformed, _ = self._pipeline(rows, index, epoch)
         if context is None or self._context_transform is None:
             return Batch(transformed, index, None)

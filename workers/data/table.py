@@ -117,6 +117,10 @@ class Batches(Protocol):
         """Return the share of ``rank`` [batch_size / ranks] of the batch of ``step``, counted from 0.
 
         The shares of all ranks, one after the other, are the batch that a single rank would get.
+
+        Raises:
+            ValueError: ``ranks`` does not divide the batch.
+            DataError: rows that are streamed can't be read any more, or were changed.
         """
 
 
