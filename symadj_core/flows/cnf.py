@@ -39,7 +39,8 @@ class Flow(nn.Module, Distribution):
 
     `flow(x, seed=..., step=..., sample_index=...)` is the log-likelihood, so that DDP(flow)(x, ...) trains with every
     gradient method. `log_prob`, `sample`, `rsample` and `sample_and_log_prob` are as in torch.distributions; of a
-    conditional flow, whose fields have a `context_dim` C > 0, they take the context too, or `condition(context)` has them.
+    conditional flow, whose fields have a `context_dim` C > 0, they take the context too, and `condition(context)` is
+    the distribution.
 
     Args:
         blocks: applied in this order from data to base; fields with a context all take the same.
