@@ -80,7 +80,7 @@ class TrainingState:
             Whether it is the best one of the likelihood's so far.
         """
         before = pretraining_steps(self._spec)
-        earlier = [v.nll for v in self.validations if v.step > before]
+        earlier = [v.nll for v in self.validations if v.step > before and not math.isnan(v.nll)]
         self.validations.append(validation)
         best = validation.step > before and validation.nll < min(earlier, default=math.inf)
         if best and self._spec.early_stop is not None:

@@ -20,6 +20,7 @@ from workers.flow import build_flow
 from workers.ranks import AttemptFailedError, Ranks
 from workers.state import TrainingState
 from workers.training import Ending, train
+from workers.validation import Validation
 
 BUSY: dict[str, Any] = {
     "stop": {"kind": "steps", "max_steps": 12},
@@ -101,6 +102,12 @@ def test_a_training_that_goes_on_from_a_saved_state_makes_the_bits_of_one_never_
     ours, theirs = second.history.course(), whole.history.course()
     np.testing.assert_array_equal(ours.steps, theirs.steps)
     np.testing.assert_array_equal(ours.nll, theirs.nll)
+
+
+def test_a_validation_that_is_not_a_number_keeps_no_later_one_from_being_the_best() -> None:
+    state = state_of(spec_of(early_stop={"patience": 50}))
+    told = [state.validated(Validation(step, nll)) for step, nll in enumerate([float("nan"), 3.0, 4.0, 2.0], start=1)]
+    assert told == [False, True, False, True]
 
 
 def test_a_training_stops_early_and_goes_back_to_its_best_weights(tmp_path: Path) -> None:
