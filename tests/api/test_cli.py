@@ -36,7 +36,8 @@ def test_a_spec_is_submitted_shown_listed_cancelled_and_deleted(api_server: ApiS
 
 def test_a_job_is_paused_resumed_and_gone_on_from(run: Run) -> None:
     server, job = run.server, run.job_id
-    run.send(checkpoint(10, validation_nll=1.25), checkpoint(20))
+    run.write_checkpoint(10, validation_nll=1.25)
+    run.write_checkpoint(20)
     assert job in symadj(server, "checkpoint", job).stdout
     assert "pausing" in symadj(server, "pause", job).stdout
     run.end("paused")
