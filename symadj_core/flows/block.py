@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -93,8 +94,8 @@ class Block(nn.Module):
         field_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if not end_time > 0:
-            raise ValueError(f"end_time must be positive, not {end_time}")
+        if not 0 < end_time < math.inf:
+            raise ValueError(f"end_time must be positive and finite, not {end_time}")
         if field_dtype is torch.float16:
             raise ValueError(
                 "field_dtype must be torch.bfloat16, not torch.float16: cotangents, which a solve makes as small as "

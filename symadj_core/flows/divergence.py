@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from symadj_core.flows.closed_form import AlongProbes, PerceptronRates
 from symadj_core.flows.closed_trace import ExactTrace
 from symadj_core.flows.in_use import KnowsDerivative, KnowsTrace
-from symadj_core.flows.probes import Distribution, ProbeKey, draw
+from symadj_core.flows.probes import Distribution, ProbeKey, check_distribution, draw
 from symadj_core.system import Field, Rates
 
 
@@ -175,6 +175,7 @@ class Hutchinson(Divergence):
     def __post_init__(self) -> None:
         if self.probes < 1:
             raise ValueError(f"probes must be at least 1, not {self.probes}")
+        check_distribution(self.distribution)
 
     def rates(self, field: Field, key: ProbeKey, sample_index: Tensor, like: Tensor) -> Rates:
         return self._rates(field, key, sample_index, like, norm=False)
@@ -212,6 +213,7 @@ class HutchPlusPlus(Divergence):
     def __post_init__(self) -> None:
         if self.probes < 3 or self.probes % 3:
             raise ValueError(f"probes must be a multiple of 3 and at least 3, not {self.probes}")
+        check_distribution(self.distribution)
 
     def check(self, dim: int) -> None:
         if self.probes >= dim:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -60,6 +60,16 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
+def check_distribution(name: str) -> None:
+    """Refuse other names than those of `Distribution`.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    if name not in get_args(Distribution):
+        raise ValueError(f"unknown probe distribution {name!r}: 'rademacher' or 'gaussian'")
+
+
 def draw(
     distribution: Distribution,
     key: ProbeKey,
@@ -85,8 +95,7 @@ def draw(
     Raises:
         ValueError: unknown distribution.
     """
-    if distribution not in ("rademacher", "gaussian"):
-        raise ValueError(f"unknown probe distribution {distribution!r}: 'rademacher' or 'gaussian'")
+    check_distribution(distribution)
     device = sample_index.device
     per_sample = math.ceil(dim / _WORD) if distribution == "rademacher" else dim
     mixed = 0

@@ -311,11 +311,14 @@ def test_a_diverged_flow_raises_with_its_reason() -> None:
     [
         lambda: Flow([], 2),
         lambda: Block(MLPField(2), end_time=0.0),
+        lambda: Block(MLPField(2), end_time=math.inf),
         lambda: MLPField(2, (0,)),
         lambda: MLPField(2, time="magic"),  # type: ignore[arg-type]
         lambda: MLPField(2, activation="relu"),  # type: ignore[arg-type]
         lambda: divergence.by_name("magic"),
         lambda: divergence.by_name("hutchinson", probes=0),
+        lambda: divergence.by_name("hutchinson", distribution="uniform"),
+        lambda: divergence.by_name("hutchpp", distribution="uniform"),
         lambda: draw("uniform", ProbeKey(0), torch.arange(2), 2),  # type: ignore[arg-type]
         lambda: make_flow()(torch.zeros(4, 2)),
         lambda: Flow([Block(MLPField(3))], 2),
