@@ -72,5 +72,6 @@ class Settings(BaseSettings):
     def resolved_data_roots(self) -> str:
         """Return the folders that files of specs are read from, separated as in PATH."""
         if self.data_roots is not None:
-            return self.data_roots
+            # The runs have another working folder.
+            return os.pathsep.join(str(Path(root).resolve()) for root in self.data_roots.split(os.pathsep) if root)
         return os.pathsep.join([str((self.data / "datasets").resolve()), "/usr/share/datasets"])

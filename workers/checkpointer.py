@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from service.records import CheckpointRecord, EventRecord, RunOrder
 from service.states import CheckpointCause
 from workers.checkpoints import CheckpointFolder, CorruptCheckpointError, StoredCheckpoint
+from workers.data import PreparedData
 from workers.state import TrainingState
 from workers.telemetry import Outbox
 
@@ -26,11 +27,12 @@ class Checkpointer:
 
     Args:
         order: of this attempt.
+        data: that is trained on.
         outbox: takes the records of what was stored and removed.
     """
 
-    def __init__(self, order: RunOrder, outbox: Outbox) -> None:
-        self._order, self._outbox = order, outbox
+    def __init__(self, order: RunOrder, data: PreparedData, outbox: Outbox) -> None:
+        self._order, self._data, self._outbox = order, data, outbox
         self._wanted = order.spec.checkpoints
         self.folder = CheckpointFolder(order.storage, order.job_id)
         self.folder.sweep()
@@ -49,6 +51,10 @@ class Checkpointer:
         if cause is not None:
             self.save(state, cause)
 
+    def resumed(self, state: TrainingState) -> None:
+        """Note that ``state`` was just loaded: it is stored already."""
+        self._last = _mark(state)
+
     def _due(self, step: int, is_best: bool) -> CheckpointCause | None:
         wanted = self._wanted
         if is_best and wanted.keep_best:
@@ -63,20 +69,19 @@ class Checkpointer:
         return None
 
     def save(self, state: TrainingState, cause: CheckpointCause) -> None:
-        """Store ``state`` now, unless this attempt has just done so."""
-        mark = (state.step, len(state.validations) > 0 and state.validations[-1].step == state.step)
-        if mark == self._last and cause in {CheckpointCause.STOPPED, CheckpointCause.FINISHED}:
+        """Store ``state`` now, unless it is stored already."""
+        if _mark(state) == self._last:
             return
         self._tried_at = time.monotonic()
         nll = state.validations[-1].nll if state.validations else None
-        about = {"validation_nll": _json(nll), "spec": self._order.spec.stored()}
+        about = {"validation_nll": _json(nll), "data": self._data.sample(), "spec": self._order.spec.stored()}
         try:
             stored, seal = self.folder.write(state.state_dict(), attempt=self._order.attempt, cause=cause, about=about)
         except OSError as error:
             log.warning("no checkpoint after step %d: %s", state.step, error)
             self._event("checkpoint_failed", f"No checkpoint after step {state.step}: {error}", step=state.step)
             return
-        self._last = mark
+        self._last = _mark(state)
         removed = [checkpoint.name for checkpoint in self._surplus()]
         self._outbox.put(
             CheckpointRecord(
@@ -110,6 +115,7 @@ class Checkpointer:
 
         Raises:
             CorruptCheckpointError: of such a job none is whole.
+            DataError: it was trained on other data than those that are there now.
         """
         for checkpoint in reversed(self.folder.stored()):
             try:
@@ -118,6 +124,7 @@ class Checkpointer:
                 message = f"{checkpoint.name} can't be used: {error}"
                 self._event("checkpoint_corrupt", message, checkpoint=checkpoint.name)
             else:
+                self._data.check_same(checkpoint.manifest()["data"], of=checkpoint.name)
                 return checkpoint
         if self._order.spec.parent is not None:
             raise CorruptCheckpointError(
@@ -128,6 +135,11 @@ class Checkpointer:
 
     def _event(self, name: str, message: str, **data: object) -> None:
         self._outbox.put(EventRecord(time=datetime.now(UTC), name=name, message=message[:10_000], data=data))
+
+
+def _mark(state: TrainingState) -> tuple[int, bool]:
+    """Return what tells a state from the others of its training: its step, and whether that was validated."""
+    return state.step, bool(state.validations) and state.validations[-1].step == state.step
 
 
 def _is_best(checkpoint: StoredCheckpoint) -> bool:

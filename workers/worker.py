@@ -108,7 +108,7 @@ class Attempt:
             validation_divergence=validation_flow(flow, self.spec)[1],
         )
         state = TrainingState(self.spec, flow)
-        checkpointer = Checkpointer(self.order, self.outbox) if self.ranks.rank == 0 else None
+        checkpointer = Checkpointer(self.order, data, self.outbox) if self.ranks.rank == 0 else None
         self._resume(state, checkpointer)
         ending = train(self.spec, state, data, self.ranks, self.outbox, checkpointer)
         if ending == "superseded":
@@ -146,6 +146,8 @@ class Attempt:
         if checkpoint is None:
             return
         self.ranks.together(lambda: state.load_state_dict(checkpoint.load()), phase="resume")
+        if checkpointer is not None:
+            checkpointer.resumed(state)
         self._event(
             "resumed",
             f"Training goes on after step {state.step}, from {checkpoint.name}",

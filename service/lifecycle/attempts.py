@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from service.records import OutcomeRecord
 from service.spec import JobSpec
 from service.states import ACTIVE, RETRYABLE, JobState, ReasonCode, StopWish
-from service.store import events, jobs
+from service.store import checkpoints, events, jobs
 from service.store.tables import Attempt, Job
 
 __all__ = [
@@ -38,6 +38,7 @@ LEASE_SECONDS = 60.0
 LONGEST_PAUSE_SECONDS = 300.0
 TIMEOUT_ADVICE = "go on from its last checkpoint in a new job (parent) with a longer timeout_minutes"
 LOST = "lost"
+NOT_STARTED = "not_started"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def put_back(session: Session, job: Job, *, actor: str, message: str, pause_seco
         _obey(session, job, StopWish(job.stop_requested), "It had not started.", actor=actor)
         return
     now = datetime.now(UTC)
-    _close(session, job, LOST, ReasonCode.CLUSTER_LOST, message)
+    _close(session, job, NOT_STARTED, ReasonCode.CLUSTER_LOST, message)
     not_before = now + timedelta(seconds=pause_seconds) if pause_seconds else None
     jobs.transition(session, job, JobState.QUEUED, actor=actor, message=message, not_before=not_before)
 
@@ -171,7 +172,8 @@ def lose(
     """End the job's attempt, whose run can't speak for itself any more, and decide what follows.
 
     A wish to stop is met, however the run stopped. Else what is worth another try gets one, ``retry_seconds`` later and
-    twice as long after every loss, until ``max_attempts`` were lost.
+    twice as long after every loss, until ``max_attempts`` were lost in a row. A new checkpoint starts that row afresh:
+    a long training on machines that come and go is not to fail for it.
     """
     if JobState(job.state) not in ACTIVE:
         return
@@ -182,13 +184,14 @@ def lose(
     if not _may_retry(job, reason):
         _fail(session, job, reason, message, data, actor=actor)
         return
-    lost, most = job.attempts_lost + 1, int(job.spec.get("max_attempts", JobSpec.model_fields["max_attempts"].default))
-    if lost >= most:
-        times = "1 attempt was" if lost == 1 else f"{lost} attempts were"
-        words = f"{message} {times} lost, and max_attempts is {most}.".strip()
+    lost, in_a_row = job.attempts_lost + 1, _lost_in_a_row(session, job)
+    most = int(job.spec.get("max_attempts", JobSpec.model_fields["max_attempts"].default))
+    if in_a_row >= most:
+        times = "1 attempt was" if in_a_row == 1 else f"{in_a_row} attempts in a row were"
+        words = f"{message} {times} lost without a new checkpoint, and max_attempts is {most}.".strip()
         _fail(session, job, reason, words, data, actor=actor, outcome=LOST, attempts_lost=lost)
         return
-    pause = pause_after(lost, retry_seconds)
+    pause = pause_after(in_a_row, retry_seconds)
     not_before = datetime.now(UTC) + timedelta(seconds=pause)
     _close(session, job, LOST, reason, message)
     told = {"reason": reason.value, "attempts_lost": lost, "max_attempts": most, "next_start": not_before.isoformat()}
@@ -201,6 +204,15 @@ def lose(
         message=f"It waits for attempt {job.attempt + 1}, in {pause:g} s or later.",
         attempts_lost=lost,
         not_before=not_before,
+    )
+
+
+def _lost_in_a_row(session: Session, job: Job) -> int:
+    """Return how many attempts were lost since the newest checkpoint, the present one included."""
+    newest = checkpoints.newest(session, job.id)
+    since = newest.attempt if newest is not None else 0
+    return 1 + sum(
+        attempt.outcome == LOST for attempt in jobs.attempts(session, job.id) if since <= attempt.number < job.attempt
     )
 
 

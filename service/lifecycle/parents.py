@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from service.errors import InvalidSpec
 from service.lifecycle.folders import checkpoint_folder
-from service.spec import JobSpec
+from service.spec import JobSpec, StopAfterSteps
 from service.store import checkpoints, jobs
 from service.store.tables import Checkpoint, Job
 
@@ -53,6 +53,12 @@ def checkpoint_of(session: Session, spec: JobSpec, *, owner: str) -> Checkpoint 
         which = "no checkpoint" if spec.parent.step is None else f"no checkpoint of step {spec.parent.step}"
         raise InvalidSpec(f"parent.job {parent.id!r} has {which}: {has}", pointer="/parent/step")
     _check_likeness(spec.stored(), theirs)
+    if isinstance(spec.stop, StopAfterSteps) and spec.stop.max_steps <= checkpoint.step:
+        raise InvalidSpec(
+            f"stop.max_steps {spec.stop.max_steps} is not above the {checkpoint.step} steps of the parent's checkpoint: "
+            "these count, and nothing would be left to train",
+            pointer="/stop/max_steps",
+        )
     return checkpoint
 
 

@@ -49,7 +49,10 @@ class JobSpec(Section):
     checkpoints: Checkpoints = Checkpoints()
     on_divergence: OnDivergence = FailOnDivergence()
     max_attempts: int = Field(
-        5, ge=1, le=1000, description="Attempts in all; the next one follows when workers or the cluster were lost."
+        5,
+        ge=1,
+        le=1000,
+        description="Attempts in a row that may lose their workers or their cluster without a new checkpoint between.",
     )
     timeout_minutes: float | None = Field(
         None, gt=0, le=60 * 24 * 365, description="Of all attempts together, from their start; null: no limit."

@@ -112,7 +112,7 @@ class Job(Base):
 
 
 class Attempt(Base):
-    """One try at a job: one Ray job. ``outcome`` is the state in which it ended, or "lost"."""
+    """One try at a job: one Ray job. ``outcome`` is the state in which it ended, "lost" or "not_started"."""
 
     __tablename__ = "attempts"
 

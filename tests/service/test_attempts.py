@@ -12,6 +12,7 @@ from tests.service.lives import (
     TIME,
     ask,
     attempts,
+    checkpoint,
     claim,
     end,
     event_names,
@@ -42,8 +43,21 @@ def test_a_lost_attempt_is_followed_by_another_after_a_pause_that_doubles(databa
     end(database, job_id, "failed", reason=reason, message="gone")
     job = read(database, job_id)
     assert (job.state, job.reason, job.attempts_lost) == ("failed", reason, 4)
-    assert job.message == "gone 4 attempts were lost, and max_attempts is 4."
+    assert job.message == "gone 4 attempts in a row were lost without a new checkpoint, and max_attempts is 4."
     assert [(a.outcome, a.reason, a.message) for a in attempts(database, job_id)[:3]] == [("lost", reason, "gone")] * 3
+
+
+def test_a_new_checkpoint_starts_the_row_of_losses_afresh(database: Database) -> None:
+    job_id = submit(database, max_attempts=2)
+    for number in range(1, 5):
+        send(database, claim(database, job_id).token, 1, checkpoint(10 * number, number))
+        lose(database, job_id)
+        assert read(database, job_id).state == "queued", "each attempt had brought the job on"
+    claim(database, job_id)
+    lose(database, job_id)
+    job = read(database, job_id)
+    assert (job.state, job.attempts_lost) == ("failed", 5)
+    assert job.message == "gone 2 attempts in a row were lost without a new checkpoint, and max_attempts is 2."
 
 
 def test_the_pause_has_a_limit() -> None:

@@ -38,7 +38,7 @@ def test_what_the_weights_do_not_depend_on_may_change(database: Database, parent
         "flow": {"kind": "cnf", "divergence": {"kind": "exact"}},
         "optimizer": {"kind": "adam", "learning_rate": 1e-5},
         "resources": {"kind": "cpu", "workers": 2},
-        "stop": {"kind": "steps", "max_steps": 7},
+        "stop": {"kind": "steps", "max_steps": 21},
         "seed": 3,
     }
     submit(database, parent={"job": parent}, **changes)
@@ -52,6 +52,7 @@ def test_what_the_weights_do_not_depend_on_may_change(database: Database, parent
         ({"data": {"kind": "toy", "name": "pinwheel"}}, "/data/name", "'pinwheel' here and 'moons'"),
         ({"data": {"kind": "builtin", "name": "iris", "batch_size": 50}}, "/data/kind", "'builtin' here and 'toy'"),
         ({"optimizer": {"kind": "sgd"}}, "/optimizer/kind", "'sgd' here and 'adam'"),
+        ({"stop": {"kind": "steps", "max_steps": 20}}, "/stop/max_steps", "max_steps 20 is not above the 20 steps"),
     ],
 )
 def test_what_the_weights_depend_on_must_be_the_same(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from service.states import StopWish
@@ -55,6 +56,7 @@ def test_a_lost_run_goes_on_from_its_last_checkpoint_to_the_weights_of_one_never
     assert resumed_from(outbox) == resumed
     steps = [record.step for record in outbox.of("step") if "loss" in record.metrics]
     assert steps == list(range((resumed or 0) + 1, 13))
+    assert all(record.step > (resumed or 0) for record in outbox.of("checkpoint")), "what is stored is not stored again"
     assert weights(outbox) == undisturbed
 
 
@@ -140,6 +142,29 @@ def test_without_a_whole_checkpoint_the_run_starts_afresh(tmp_path: Path, undist
     assert weights(outbox) == undisturbed
 
 
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [(slice(0, 290), "number of training rows"), (slice(None, None, -1), "other values"), (slice(None), None)],
+)
+def test_a_run_does_not_go_on_with_other_data_than_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: slice, words: str | None
+) -> None:
+    monkeypatch.setenv("SYMADJ_DATA_ROOTS", str(tmp_path))
+    values = np.random.default_rng(0).standard_normal((300, 2))
+    job = JOB | {"data": {"kind": "file", "path": "rows.npy", "batch_size": 32}}
+    np.save(tmp_path / "rows.npy", values)
+    run(tmp_path, KeepingOutbox(superseded_after=7), **job)
+    np.save(tmp_path / "rows.npy", values[rows])
+    outcome, _ = run(tmp_path, attempt=2, **job)
+    assert outcome is not None
+    if words is None:
+        assert outcome["state"] == "succeeded"
+    else:
+        assert outcome["reason"] == "data_error"
+        assert words in outcome["message"]
+        assert "step-000000006-attempt-1" in outcome["message"]
+
+
 def test_a_job_that_was_to_go_on_from_another_does_not_start_afresh_without_it(tmp_path: Path) -> None:
     outcome, _ = run(tmp_path, **JOB | {"parent": {"job": "job-0"}})
     assert outcome is not None
@@ -153,7 +178,8 @@ def test_what_a_killed_writer_left_is_no_checkpoint_and_is_removed(tmp_path: Pat
     half.mkdir(parents=True)
     (half / "weights.safetensors").write_bytes(b"half")
     outbox = KeepingOutbox()
-    assert Checkpointer(order(tmp_path, **JOB), outbox).newest() is None
+    job = order(tmp_path, **JOB)
+    assert Checkpointer(job, load_data(job.spec.data), outbox).newest() is None
     assert list(folder.path.iterdir()) == []
 
 
@@ -201,7 +227,7 @@ def test_a_full_disk_costs_a_checkpoint_and_neither_the_training_nor_the_one_bef
     data = load_data(job.spec.data)
     state = TrainingState(job.spec, build_flow(job.spec, data.dim))
     outbox = KeepingOutbox()
-    checkpointer = Checkpointer(job, outbox)
+    checkpointer = Checkpointer(job, data, outbox)
     state.step = 3
     checkpointer.after_step(state, is_best=False)
     state.step = 6

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.data.errors import DataError
 from workers.data.noise import uniform
 from workers.data.transforms import FittedTransform, invert
 
@@ -19,6 +20,7 @@ __all__ = ["Batch", "Batches", "Part", "Pipeline", "PreparedData", "Source", "Ta
 Rows = NDArray[np.float64]
 
 _PIECE_VALUES = 1 << 20
+_SAMPLE_ROWS, _SAMPLE_COLUMNS = 16, 16
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,38 @@ class PreparedData:
             None where the data are not dequantised: a density has no bits.
         """
         return None if self.levels is None else nll_original_units / (self.dim * math.log(2))
+
+    def sample(self) -> dict[str, Any]:
+        """Return a little of the data as JSON values, by which they are known again: see ``check_same``."""
+        return {
+            "columns": list(self.columns),
+            "training_rows": self.training_rows,
+            "rows": self.validation.raw[:_SAMPLE_ROWS, :_SAMPLE_COLUMNS].astype(float).tolist(),
+        }
+
+    def check_same(self, sample: dict[str, Any], of: str) -> None:
+        """Return if ``sample`` was taken of these data: most changes of a file show in it, not every one.
+
+        Args:
+            sample: what ``sample`` returned then.
+            of: what was trained on those, for the message.
+
+        Raises:
+            DataError: it was not.
+        """
+        ours = self.sample()
+        for name, what in (("columns", "columns"), ("training_rows", "number of training rows")):
+            if ours[name] != sample[name]:
+                raise DataError(
+                    f"the data have changed since {of}: their {what} was {sample[name]!r} and is {ours[name]!r} now. "
+                    "Put the old data back, or begin a new training"
+                )
+        # Another processor may round a derived column otherwise.
+        if not np.allclose(ours["rows"], sample["rows"], rtol=1e-6, atol=1e-9):
+            raise DataError(
+                f"the data have changed since {of}: the first validation rows have other values. "
+                "Put the old data back, or begin a new training"
+            )
 
     def stored(self) -> dict[str, Any]:
         """Return what is needed to use the flow on other rows, as JSON values."""
