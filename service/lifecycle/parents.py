@@ -55,8 +55,8 @@ def checkpoint_of(session: Session, spec: JobSpec, *, owner: str) -> Checkpoint 
     _check_likeness(spec.stored(), theirs)
     if isinstance(spec.stop, StopAfterSteps) and spec.stop.max_steps <= checkpoint.step:
         raise InvalidSpec(
-            f"stop.max_steps {spec.stop.max_steps} is not above the {checkpoint.step} steps of the parent's checkpoint: "
-            "these count, and nothing would be left to train",
+            f"stop.max_steps {spec.stop.max_steps} is not above the {checkpoint.step} steps that the parent's "
+            "checkpoint has: these count, and nothing would be left to train",
             pointer="/stop/max_steps",
         )
     return checkpoint
