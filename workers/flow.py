@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,9 +99,9 @@ def evaluation_flow(flow: Flow, spec: JobSpec, evaluation: Evaluation) -> tuple[
     """Return a flow with the same weights for testing, and a description of how it is solved, as JSON values.
 
     The divergence is ``evaluation.divergence``. An adaptive solver's tolerances are multiplied by
-    ``evaluation.tolerance_factor`` c; a fixed solver of order p takes ``c ** (-1 / p)`` times as many steps, which
-    divides its error alike. Where the tolerance is more than float32 can resolve, the weights are copied to float64.
-    A field in bfloat16 is evaluated in the flow's own precision.
+    ``evaluation.tolerance_factor`` c, and the steps that it may take grow as it will need more of them; a fixed solver
+    of order p takes ``c ** (-1 / p)`` times as many steps, which divides its error alike. Where the tolerance is more
+    than float32 can resolve, the weights are copied to float64. A field in bfloat16 is evaluated in the flow's own precision.
     """
     solver, factor = spec.solver, evaluation.tolerance_factor
     flow = flow.with_settings(full_precision=True)
@@ -111,13 +112,15 @@ def evaluation_flow(flow: Flow, spec: JobSpec, evaluation: Evaluation) -> tuple[
     if isinstance(solver, FixedSolver):
         order = tableaus.by_name(solver.method).order
         how["steps"] = steps = round(solver.steps * factor ** (-1 / order))
-        controller = FixedStep(grid=EvenGrid(steps))
-        return flow.with_settings(divergence=divergence, controller=controller), how
+        return flow.with_settings(divergence=divergence, controller=FixedStep(grid=EvenGrid(steps))), how
     how["rtol"], how["atol"] = rtol, atol = solver.rtol * factor, solver.atol * factor
     if rtol < _TIGHTEST_FLOAT32_RTOL:
         how["dtype"] = "float64"
         flow = copy.deepcopy(flow).double()
-    return flow.with_settings(divergence=divergence, rtol=rtol, atol=atol), how
+    # A step's error is of one order more than the estimate's lower solution.
+    more_steps = factor ** (-1 / (tableaus.by_name(solver.method).error_order + 1))
+    controller = IController(rtol=rtol, atol=atol, max_steps=math.ceil(solver.max_steps * more_steps))
+    return flow.with_settings(divergence=divergence, controller=controller), how
 
 
 def has_cheap_trace(flow: Flow) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from symadj_core.flows import Exact, Flow
+from symadj_core.flows import ConvField, Exact, Flow
 from workers.data import Batch, Part
 from workers.flow import has_cheap_trace
 
@@ -51,13 +51,14 @@ def piece_rows(flow: Flow, batch_rows: int) -> int:
 
     The exact trace takes as many times the memory of a row's graph as there are columns, where it isn't cheap, and an
     estimate as many as there are probes: a piece must not need more than training a batch of ``batch_rows`` does, save
-    for flows so small that it does not matter.
+    for flows so small that it does not matter. Those of images are not small: they keep channels of every pixel.
     """
     divergence = flow.stack()[0].settings.divergence
     products: int = getattr(divergence, "probes", 1)
     if isinstance(divergence, Exact) and not has_cheap_trace(flow):
         products = flow.dim
-    return max(1, batch_rows // products, _PIECE // max(products, flow.dim))
+    of_images = any(isinstance(block.field, ConvField) for block in flow.stack())
+    return max(1, batch_rows // products, 0 if of_images else _PIECE // max(products, flow.dim))
 
 
 @dataclass(frozen=True)

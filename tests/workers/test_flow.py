@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from service.spec import Evaluation, JobSpec
-from symadj_core.flows import Exact, HutchPlusPlus, MLPField, PotentialField, ResidualField
+from symadj_core.controller import IController
+from symadj_core.flows import Exact, Hutchinson, HutchPlusPlus, MLPField, PotentialField, ResidualField
 from workers.flow import EvenGrid, build_flow, evaluation_flow, validation_flow
 from workers.likelihood import piece_rows
 
@@ -109,3 +110,21 @@ def test_the_trace_is_exact_in_validation_where_that_is_cheap(hidden: list[int],
     validated, name = validation_flow(build_flow(order, dim), order)
     assert name == divergence
     assert {block.settings.divergence.name for block in validated.stack()} == {divergence}
+
+
+def test_images_are_scored_in_pieces_that_need_no_more_than_training_does() -> None:
+    order = JobSpec.model_validate(
+        {"data": {"kind": "builtin", "name": "digits"}, "flow": {"kind": "multiscale", "hidden_channels": [4]}}
+    )
+    flow = build_flow(order, 64, shape=(1, 8, 8))
+    assert piece_rows(flow.with_settings(divergence="exact"), 200) == 3
+    assert piece_rows(flow.with_settings(divergence=Hutchinson(probes=4)), 200) == 50
+
+
+def test_a_tighter_solve_may_take_as_many_more_steps_as_it_needs() -> None:
+    order = spec({}, solver={"kind": "adaptive", "method": "adaptive_heun", "rtol": 1e-2, "max_steps": 40})
+    flow, _ = evaluation_flow(build_flow(order, 2), order, Evaluation())
+    controller = flow.stack()[0].settings.controller
+    # The error of a step of Heun's is of order 2: a hundredth of it takes ten times as many steps.
+    assert isinstance(controller, IController)
+    assert (controller.max_steps, controller.rtol) == (400, pytest.approx(1e-4))
