@@ -101,7 +101,8 @@ def evaluation_flow(flow: Flow, spec: JobSpec, evaluation: Evaluation) -> tuple[
     The divergence is ``evaluation.divergence``. An adaptive solver's tolerances are multiplied by
     ``evaluation.tolerance_factor`` c, and the steps that it may take grow as it will need more of them; a fixed solver
     of order p takes ``c ** (-1 / p)`` times as many steps, which divides its error alike. Where the tolerance is more
-    than float32 can resolve, the weights are copied to float64. A field in bfloat16 is evaluated in the flow's own precision.
+    than float32 can resolve, the weights are copied to float64. A field in bfloat16 is evaluated in the flow's own
+    precision.
     """
     solver, factor = spec.solver, evaluation.tolerance_factor
     flow = flow.with_settings(full_precision=True)
