@@ -11,6 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.distributed as dist
@@ -201,6 +204,42 @@ def test_ranks_go_on_from_a_checkpoint_to_the_bits_of_ranks_never_stopped(tmp_pa
     assert told[0] is not None
     states, sums = told[0]["outcome"]
     assert states == ["succeeded", "paused", "succeeded"]
+    assert len(sums) == 2
+    assert sums[0] == sums[1]
+
+
+IMAGES: dict[str, Any] = {
+    "data": {"kind": "builtin", "name": "digits", "batch_size": 20},
+    "flow": {"kind": "multiscale", "levels": 2, "blocks": 1, "hidden_channels": [2]},
+    "solver": {"kind": "fixed", "method": "euler", "steps": 2},
+}
+STREAM: dict[str, Any] = {
+    "data": {
+        "kind": "parquet_stream",
+        "path": "rows.parquet",
+        "columns": ["x", "y"],
+        "context_columns": ["c"],
+        "batch_size": 32,
+        "validation_rows": 20,
+        "test_rows": 20,
+        "buffer_rows": 64,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", [IMAGES, STREAM], ids=["images", "a stream with context"])
+def test_ranks_with_images_or_a_stream_go_on_to_the_bits_of_ranks_never_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("SYMADJ_DATA_ROOTS", str(tmp_path))
+    values = np.random.default_rng(0).standard_normal((300, 3)).cumsum(1)
+    pq.write_table(pa.table(dict(zip("cxy", values.T, strict=True))), tmp_path / "rows.parquet", row_group_size=50)
+    told = start(tmp_path, interrupted_once, evaluation=None, **kind)
+    for rank in told:
+        assert rank is not None
+        assert rank["outcome"][0] == ["succeeded", "paused", "succeeded"]
+    assert told[0] is not None
+    sums = told[0]["outcome"][1]
     assert len(sums) == 2
     assert sums[0] == sums[1]
 
