@@ -11,7 +11,7 @@ from service.states import ReasonCode
 from symadj_core.errors import SolverError, Status
 from workers.checkpoints import CorruptCheckpointError
 from workers.data import DataError
-from workers.reasons import Failure, StopAsked
+from workers.reasons import LESS_MEMORY, Failure, StopAsked
 
 __all__ = ["diagnose", "diverged"]
 
@@ -37,12 +37,9 @@ def diagnose(error: Exception, where: dict[str, Any]) -> Failure:
         case DataError():
             return Failure(ReasonCode.DATA_ERROR, str(error), where | error.place)
     if _is_out_of_memory(error):
-        advice = (
-            "what needs less, the strongest first: gradient.kind symplectic (keep.kind steps needs less than stages, "
-            "binomial least), a smaller data.batch_size, more workers for the same batch, a narrower flow, looser "
-            "solver tolerances"
-        )
-        return Failure(ReasonCode.OUT_OF_MEMORY, f"out of memory: {error}", where | {"advice": advice})
+        of = "device" if isinstance(error, torch.OutOfMemoryError) else "host"
+        told = where | {"of": of, "advice": LESS_MEMORY}
+        return Failure(ReasonCode.OUT_OF_MEMORY, f"out of memory on the {of}: {error}", told)
     trace = "".join(traceback.format_exception(error))[-_LONGEST_TRACE:]
     return Failure(ReasonCode.INTERNAL, f"{type(error).__name__}: {error}", where | {"traceback": trace})
 

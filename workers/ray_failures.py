@@ -9,7 +9,7 @@ from ray.train import TrainingFailedError
 from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError
 
 from service.states import ReasonCode
-from workers.reasons import Failure
+from workers.reasons import LESS_MEMORY, Failure
 
 __all__ = ["diagnose"]
 
@@ -27,9 +27,8 @@ def diagnose(error: BaseException) -> Failure:
         return any(isinstance(part, kinds) for part in chain)
 
     if any_is(ray.exceptions.OutOfMemoryError):
-        advice = "take a smaller data.batch_size, gradient symplectic, or nodes with more memory"
         message = "Ray ended a worker because its node ran out of memory"
-        return Failure(ReasonCode.OUT_OF_MEMORY, message, data | {"advice": advice})
+        return Failure(ReasonCode.OUT_OF_MEMORY, message, data | {"of": "host", "advice": LESS_MEMORY})
     if any_is(WorkerGroupStartupTimeoutError, InsufficientClusterResourcesError):
         advice = "ask for fewer workers, CPUs, GPUs or memory_budget, or enlarge the cluster"
         message = "the cluster had no room for the workers"

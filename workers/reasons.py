@@ -7,7 +7,12 @@ from typing import Any
 
 from service.states import JobState, ReasonCode, StopWish
 
-__all__ = ["DIVERGENCES", "Failure", "StopAsked"]
+__all__ = ["DIVERGENCES", "LESS_MEMORY", "Failure", "StopAsked"]
+
+LESS_MEMORY = (
+    "what needs less, the strongest first: gradient.kind symplectic (keep.kind steps needs less than stages, binomial "
+    "least), a smaller data.batch_size, more workers for the same batch, a narrower flow, looser solver tolerances"
+)
 
 # These leave the weights as they were, and finite: they are found before the optimiser's turn.
 DIVERGENCES = frozenset({ReasonCode.DIVERGED, ReasonCode.SOLVER_STUCK})

@@ -18,7 +18,8 @@ from service.spec import GpuResources, JobSpec
 from service.states import ReasonCode
 from workers.data import DataError, load_data
 from workers.images import check_images
-from workers.reasons import Failure
+from workers.oom_kills import oom_kills
+from workers.reasons import LESS_MEMORY, Failure
 from workers.telemetry import Outbox, TelemetryError, flush_timeout, open_sender
 
 __all__ = ["main"]
@@ -68,6 +69,7 @@ def main() -> int:
 
 def _attempt(order: RunOrder, outbox: Outbox) -> dict[str, Any] | None:
     """Train, and return the fields of the outcome; None when the attempt is not wanted any more."""
+    killed_before = oom_kills()
     try:
         refusal = _unfit_data(order.spec)
         if refusal is not None:
@@ -85,7 +87,14 @@ def _attempt(order: RunOrder, outbox: Outbox) -> dict[str, Any] | None:
         from workers.ray_failures import diagnose
 
         log.exception("the workers did not return")
-        return diagnose(error).outcome()
+        failure = diagnose(error)
+        if failure.reason is ReasonCode.WORKER_LOST and oom_kills() != killed_before:
+            failure = Failure(
+                ReasonCode.OUT_OF_MEMORY,
+                "the kernel ended a process on the driver's node because its memory was used up, and a worker died",
+                failure.data | {"of": "host", "advice": LESS_MEMORY},
+            )
+        return failure.outcome()
 
 
 def _unfit_data(spec: JobSpec) -> Failure | None:

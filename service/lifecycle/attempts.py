@@ -253,6 +253,9 @@ def _fail(
 ) -> None:
     if JobState(job.state) in ACTIVE:
         _close(session, job, outcome, reason, message)
+    if reason is ReasonCode.OUT_OF_MEMORY:
+        peaks = {"host_peak_bytes": job.host_peak_bytes, "device_peak_bytes": job.device_peak_bytes}
+        data = peaks | (data or {})
     failed = jobs.transition(
         session,
         job,
