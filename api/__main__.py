@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 import uvicorn
+
+from api.listening import Exposed, check_exposure
+from service.settings import SettingsError, read_settings
 
 
 def main() -> None:
@@ -12,7 +16,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--insecure", action="store_true", help="listen beyond this machine without asking for keys")
     arguments = parser.parse_args()
+    try:
+        check_exposure(read_settings(), arguments.host, insecure=arguments.insecure)
+    except (Exposed, SettingsError) as error:
+        sys.exit(str(error))
     # Not by uvicorn's own command line, which puts the current folder before the installed packages.
     uvicorn.run("api.app:create_app", factory=True, host=arguments.host, port=arguments.port, access_log=False)
 

@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api import __version__, problems
+from api.dependencies import authenticate
 from api.monitoring import RequestMetrics, make_registry
-from api.routers import artifacts, attempts, datasets, events, health, ingest, jobs, memory, metrics, usage
+from api.routers import artifacts, attempts, datasets, events, health, ingest, jobs, keys, memory, metrics, usage
 from service.settings import Settings
 from service.store import Database
 
@@ -23,8 +24,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the application; its store is migrated when it starts.
 
     ``uvicorn --factory api.app:create_app`` runs it.
+
+    Raises:
+        SettingsError: it is to ask for API keys and has no secret to check them with.
     """
     settings = settings or Settings()
+    key_secret = settings.required_key_secret() if settings.auth == "keys" else None
     database = Database(settings.resolved_store_url())
 
     @asynccontextmanager
@@ -41,14 +46,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.database = database
+    app.state.key_secret = key_secret
     app.state.prometheus = make_registry(database)
     app.add_middleware(RequestMetrics, registry=app.state.prometheus)
     problems.install(app)
 
     # 405: a path parameter with a slash in it makes another path, which may not take the method.
-    v1 = APIRouter(prefix="/api/v1", responses=problems.describe(405, 422, 503))
-    for resource in (jobs, attempts, events, metrics, memory, artifacts, datasets, usage, ingest):
-        v1.include_router(resource.router)
+    v1 = APIRouter(prefix="/api/v1", responses=problems.describe(401, 405, 422, 503))
+    for resource in (jobs, attempts, events, metrics, memory, artifacts, datasets, usage, keys):
+        v1.include_router(resource.router, dependencies=[Depends(authenticate)])
+    v1.include_router(ingest.router)  # has tokens of its own
     app.include_router(v1)
     app.include_router(health.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

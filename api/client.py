@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 import uuid
@@ -51,7 +52,7 @@ class ApiProblem(Exception):
 
 
 class BadRequest(ValueError):
-    """What was asked for can't be sent: an address, a job id or a key that can't be one."""
+    """What was asked for can't be sent: an address, a job id, an API key or a repeatable key that can't be one."""
 
 
 class ApiUnreachable(Exception):
@@ -66,14 +67,20 @@ class ApiUnreachable(Exception):
 
 
 class Client:
-    """One server. Use as a context manager, or call :meth:`close`."""
+    """One server. Use as a context manager, or call :meth:`close`.
 
-    def __init__(self, url: str, *, timeout: float = 60.0) -> None:
+    ``api_key`` is for a server that asks for one; default: the environment's ``SYMADJ_API_KEY``.
+    """
+
+    def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 60.0) -> None:
         self.url = url.rstrip("/")
         self._on_silence: Callable[[str], None] | None = None
+        headers = _headers(api_key or os.environ.get("SYMADJ_API_KEY"))
+        self.has_key = bool(headers)
         # Two tries of the connection alone: what a server may have seen is repeated only where that is safe.
         try:
-            self._http = httpx.Client(base_url=self.url, timeout=timeout, transport=httpx.HTTPTransport(retries=2))
+            transport = httpx.HTTPTransport(retries=2)
+            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout, transport=transport)
         except httpx.InvalidURL as error:
             raise BadRequest(f"{url!r} is no address of a server ({error}): write http://host:port") from error
 
@@ -174,7 +181,7 @@ class Client:
         return self._read(JobRead, "GET", _job_path(job_id))
 
     def jobs(self, **filters: Any) -> JobList:
-        """List jobs, newest first; filters: state, name, label, limit, after."""
+        """List jobs, newest first; filters: state, name, owner, label, limit, after."""
         return self._read(JobList, "GET", "/api/v1/jobs", params=_given(filters))
 
     def cancel(self, job_id: str) -> JobRead:
@@ -243,6 +250,14 @@ class Client:
     def download(self, job_id: str, name: str, target: Path) -> None:
         """Write one of a job's files to ``target``."""
         target.write_bytes(self._request("GET", f"{_job_path(job_id)}/artifacts/{name}").content)
+
+
+def _headers(api_key: str | None) -> dict[str, str]:
+    if not api_key:
+        return {}
+    if re.fullmatch(r"[\x21-\x7e]+", api_key) is None:
+        raise BadRequest("what was given as the API key is none: it is one word that begins with symadj_")
+    return {"Authorization": f"Bearer {api_key}"}
 
 
 def _job_path(job_id: str) -> str:

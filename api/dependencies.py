@@ -7,11 +7,26 @@ from typing import Annotated
 from fastapi import Depends, Path, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from service.errors import Unauthorized, UnsupportedMediaType
+from service import keys
+from service.errors import Forbidden, NotFound, Unauthorized, UnsupportedMediaType
+from service.roles import LOCAL, Principal, Role
 from service.settings import Settings
-from service.store import Database
+from service.store import Database, jobs
 
-__all__ = ["AfterSeq", "AttemptToken", "JobId", "Limit", "Owner", "SettingsOf", "Store", "require_json"]
+__all__ = [
+    "AfterSeq",
+    "Asker",
+    "AttemptToken",
+    "JobId",
+    "Limit",
+    "Owner",
+    "SettingsOf",
+    "Store",
+    "authenticate",
+    "require_admin",
+    "require_json",
+    "require_overview",
+]
 
 
 def _store(request: Request) -> Database:
@@ -24,9 +39,63 @@ def _settings(request: Request) -> Settings:
     return settings
 
 
-def _owner() -> str:
-    """Return who asks. One user on one machine for now: API keys will name others here."""
-    return "local"
+Store = Annotated[Database, Depends(_store)]
+SettingsOf = Annotated[Settings, Depends(_settings)]
+
+
+def authenticate(
+    request: Request,
+    store: Store,
+    settings: SettingsOf,
+    credentials: Annotated[
+        HTTPAuthorizationCredentials | None,
+        Depends(HTTPBearer(scheme_name="key", description="An API key, where SYMADJ_AUTH is keys.", auto_error=False)),
+    ],
+) -> Principal:
+    """Return who asks, by their API key.
+
+    Raises:
+        Unauthorized: there is none, or it is not valid.
+    """
+    if settings.auth == "none":
+        return LOCAL
+    if credentials is None:
+        raise Unauthorized(
+            "send an API key: `Authorization: Bearer symadj_...`; the command line takes it from SYMADJ_API_KEY or "
+            "--api-key-file, and an admin makes one with `symadj keys create`"
+        )
+    return keys.authenticate(store, credentials.credentials, request.app.state.key_secret)
+
+
+Asker = Annotated[Principal, Depends(authenticate)]
+
+
+def _owner(asker: Asker) -> str:
+    """Return who changes something."""
+    if asker.role is Role.VIEWER:
+        raise Forbidden(f"the key of {asker.name} is a viewer's, which only reads: this takes another role")
+    return asker.name
+
+
+def require_admin(asker: Asker) -> None:
+    """Refuse all but admins."""
+    if asker.role is not Role.ADMIN:
+        raise Forbidden(f"the key of {asker.name} is a {asker.role}'s: this takes an admin's")
+
+
+def require_overview(asker: Asker) -> None:
+    """Refuse whoever sees their own jobs only."""
+    if asker.confined_to is not None:
+        raise Forbidden(f"the key of {asker.name} is for their own jobs: this takes a viewer's or an admin's")
+
+
+def _visible_job(asker: Asker, store: Store, job_id: Annotated[str, Path(max_length=64)]) -> str:
+    """Return the id of a job that the asker may see; another one's is not there for them."""
+    if asker.confined_to is not None:
+        with store.read_session() as session:
+            if jobs.get(session, job_id).owner != asker.confined_to:
+                raise NotFound(f"there is no job {job_id!r}")
+    return job_id
 
 
 def require_json(request: Request) -> None:
@@ -49,10 +118,9 @@ def _attempt_token(
     return credentials.credentials
 
 
-Store = Annotated[Database, Depends(_store)]
-SettingsOf = Annotated[Settings, Depends(_settings)]
+# Owns what a request makes, and stands in the events of what it changes: every endpoint that changes a job takes it.
 Owner = Annotated[str, Depends(_owner)]
 AttemptToken = Annotated[str, Depends(_attempt_token)]
-JobId = Annotated[str, Path(max_length=64)]
+JobId = Annotated[str, Depends(_visible_job)]
 Limit = Annotated[int, Query(ge=1, le=1000, description="Items of one answer, at most.")]
 AfterSeq = Annotated[int, Query(ge=0, lt=2**63, description="Only what has a higher sequence number.")]

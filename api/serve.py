@@ -22,8 +22,11 @@ from types import FrameType
 from typing import IO
 
 import httpx
+from pydantic import SecretStr
 
 from api.children import Child, ServeError, end_processes_of
+from api.listening import Exposed, check_exposure
+from service.settings import SettingsError, read_settings
 
 __all__ = ["ServeError", "serve"]
 
@@ -40,7 +43,8 @@ def serve(
     *,
     cpus: int | None,
     ray_address: str | None = None,
-    announce: Callable[[str, Path], None],
+    insecure: bool = False,
+    announce: Callable[[str, Path, bool], None],
 ) -> None:
     """Run the service until SIGTERM or SIGINT.
 
@@ -51,11 +55,18 @@ def serve(
         cpus: CPUs that the local Ray may give to workers; None: all.
         ray_address: URL of the Jobs API of a Ray that runs already; None: start one here. Its nodes must reach the
             API (SYMADJ_API_URL, where it is not what ``host`` says) and share the folder of the jobs.
-        announce: called with the API's URL and the data folder when everything answers.
+        insecure: whether the API may listen beyond this machine without asking for keys.
+        announce: called with the API's URL, the data folder and whether it asks for keys, when everything answers.
 
     Raises:
-        ServeError: the port or the folder is in use, Ray does not answer, or a child does not start.
+        ServeError: the port or the folder is in use, Ray does not answer, a child does not start, the settings are
+            wrong, or the API would be open to others.
     """
+    try:
+        settings = read_settings()
+        check_exposure(settings, host, insecure=insecure)
+    except (Exposed, SettingsError) as error:
+        raise ServeError(str(error)) from error
     data = data.resolve()
     (data / "logs").mkdir(parents=True, exist_ok=True)
     lock = _lock(data)
@@ -69,7 +80,7 @@ def serve(
     _check_port(host, port)
     url = f"http://{_reachable(host)}:{port}"
     if ray_address is not None:
-        _check_ray(ray_address)
+        _check_ray(ray_address, settings.ray_token)
 
     stopping = _StopSignal()
     environment = os.environ | {
@@ -86,6 +97,8 @@ def serve(
     else:
         environment = {"SYMADJ_API_URL": url} | environment | {"SYMADJ_RAY_ADDRESS": ray_address}
     api_command = [sys.executable, "-m", "api", "--host", host, "--port", str(port)]
+    if insecure:
+        api_command.append("--insecure")
     api = Child("api", api_command, environment, data, (f"{url}/healthz",), API_START_SECONDS)
     dispatcher = Child("dispatcher", [sys.executable, "-m", "service.dispatcher"], environment, data)
     children = [child for child in (ray, api, dispatcher) if child is not None]
@@ -94,7 +107,7 @@ def serve(
             child.start()
             child.wait_until_ready(lambda: stopping.asked)
         if not stopping.asked:
-            announce(url, data)
+            announce(url, data, settings.auth == "keys")
         while not stopping.asked:
             for child in children:
                 child.revive()
@@ -164,10 +177,9 @@ def _local_ray(environment: dict[str, str], data: Path, ray_folder: Path, cpus: 
     )
 
 
-def _check_ray(address: str) -> None:
+def _check_ray(address: str, token: SecretStr | None) -> None:
     """Refuse an address where no Ray answers."""
-    token = os.environ.get("SYMADJ_RAY_TOKEN")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
     try:
         httpx.get(f"{address}/api/version", headers=headers, timeout=10, trust_env=False).raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:

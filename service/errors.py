@@ -6,6 +6,7 @@ from typing import Any
 
 __all__ = [
     "Conflict",
+    "Forbidden",
     "IdempotencyMismatch",
     "InvalidParameter",
     "InvalidSpec",
@@ -86,8 +87,16 @@ class UnsupportedMediaType(SymadjError):
 
 
 class Unauthorized(SymadjError):
-    """No token, or one that opens nothing here."""
+    """No key or token, or one that opens nothing here."""
 
     status = 401
     code = "unauthorized"
     title = "Unauthorized"
+
+
+class Forbidden(SymadjError):
+    """The key is known, and its role does not allow this."""
+
+    status = 403
+    code = "forbidden"
+    title = "Not allowed"

@@ -1,21 +1,55 @@
-"""Settings of the API and the dispatcher: environment variables ``SYMADJ_*``."""
+"""Settings of the API and the dispatcher: environment variables ``SYMADJ_*``, or the files that they name."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "SettingsError", "read_settings"]
+
+
+class _NamedFiles(PydanticBaseSettingsSource):
+    """Reads the setting ``x`` from the file that ``SYMADJ_X_FILE`` names."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return what the file of a setting holds without the spaces around it, None if no file is named."""
+        variable = f"SYMADJ_{field_name.upper()}_FILE"
+        path = os.environ.get(variable)
+        if not path:
+            return None, field_name, False
+        try:
+            return Path(path).read_text().strip(), field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{variable} names {path}, which can't be read: {error}") from error
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the settings that have files."""
+        values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class Settings(BaseSettings):
-    """What the processes of a deployment are told; ``symadj serve`` sets it all for a laptop."""
+    """What the processes of a deployment are told; ``symadj serve`` sets it all for a laptop.
 
-    model_config = SettingsConfigDict(env_prefix="SYMADJ_", extra="ignore")
+    ``SYMADJ_X_FILE`` names a file that holds ``SYMADJ_X``, for secrets that are to stand in no environment. A variable
+    that is set goes before a file.
+
+    Raises:
+        SettingsError: a file can't be read.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="SYMADJ_",
+        env_ignore_empty=True,  # what Docker Compose passes where nothing is set
+        extra="ignore",
+        hide_input_in_errors=True,  # it may be a secret
+    )
 
     data: Path = Field(Path("symadj-data"), description="Folder of the embedded store and of the job storage.")
     store_url: str | None = Field(None, description="SQLAlchemy URL; default: SQLite in the data folder.")
@@ -61,6 +95,25 @@ class Settings(BaseSettings):
         None, ge=1, description="Jobs of one owner that may wait in the queue; default: no limit."
     )
 
+    auth: Literal["none", "keys"] = Field(
+        "none", description="Whether the API asks for keys; with none, whoever reaches it may do everything."
+    )
+    key_secret: SecretStr | None = Field(
+        None, min_length=32, description="Under which API keys are hashed; whoever changes it voids them all."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take files last."""
+        return init_settings, env_settings, _NamedFiles(settings_cls)
+
     def resolved_store_url(self) -> str:
         """Return the store's URL; the embedded SQLite file unless one is set."""
         return self.store_url or f"sqlite:///{(self.data / 'symadj.sqlite').resolve()}"
@@ -75,3 +128,30 @@ class Settings(BaseSettings):
             # The runs have another working folder.
             return os.pathsep.join(str(Path(root).resolve()) for root in self.data_roots.split(os.pathsep) if root)
         return os.pathsep.join([str((self.data / "datasets").resolve()), "/usr/share/datasets"])
+
+    def required_key_secret(self) -> bytes:
+        """Return the secret under which API keys are hashed.
+
+        Raises:
+            SettingsError: none is set.
+        """
+        if self.key_secret is None:
+            raise SettingsError(
+                "API keys need a secret of the server's: set SYMADJ_KEY_SECRET to at least 32 random characters "
+                "(`openssl rand -hex 32`), or SYMADJ_KEY_SECRET_FILE to a file that holds them, and keep them: without "
+                "them all keys are void"
+            )
+        return self.key_secret.get_secret_value().encode()
+
+
+def read_settings() -> Settings:
+    """Return the settings.
+
+    Raises:
+        SettingsError: one is not valid, or a file can't be read; the message names the variable.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = [f"SYMADJ_{'.'.join(map(str, item['loc'])).upper()}: {item['msg']}" for item in error.errors()]
+        raise SettingsError("; ".join(wrong)) from error

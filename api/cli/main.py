@@ -12,16 +12,18 @@ from rich.markup import escape
 
 from api import __version__
 from api.children import ServeError
-from api.cli import render, running, showing
+from api.cli import keys, render, running, showing
 from api.cli.shared import console
 from api.client import ApiProblem, ApiUnreachable, BadRequest
 from api.serve import serve
+from service.settings import SettingsError
 
 __all__ = ["main"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train continuous normalizing flows as a service.")
 app.add_typer(running.app)
 app.add_typer(showing.app)
+app.add_typer(keys.app, name="keys")
 errors = Console(stderr=True, highlight=False)
 
 
@@ -34,7 +36,7 @@ def main() -> None:
         for pointer, detail in problem.errors or [("", problem.detail)]:
             errors.print(f"  {escape(pointer)}: {escape(detail)}" if pointer else f"  {escape(detail)}", soft_wrap=True)
         sys.exit(1)
-    except (ApiUnreachable, ServeError, BadRequest) as error:
+    except (ApiUnreachable, ServeError, SettingsError, BadRequest) as error:
         errors.print(f"[red]symadj:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
 
@@ -53,15 +55,19 @@ def serve_command(
             envvar="SYMADJ_RAY_ADDRESS", help="URL of the Jobs API of a Ray cluster to use, instead of starting one."
         ),
     ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond this machine without asking for API keys.")
+    ] = False,
 ) -> None:
     """Run the whole service on this machine, in the foreground: API, dispatcher, a local Ray, SQLite."""
     if ray_address is not None and cpus is not None:
         raise typer.BadParameter("the cluster of --ray-address has the CPUs that it has", param_hint="--cpus")
 
-    def announce(url: str, folder: Path) -> None:
-        console.print(render.ready_banner(url, folder, __version__), soft_wrap=True)
+    def announce(url: str, folder: Path, keys: bool) -> None:
+        console.print(render.ready_banner(url, folder, __version__, keys=keys), soft_wrap=True)
 
     parts = "API, dispatcher" if ray_address else "Ray, API, dispatcher"
     console.print(f"symadj {__version__} is starting ({parts}) ...")
-    serve(host, port, data, cpus=cpus, ray_address=ray_address and ray_address.rstrip("/"), announce=announce)
+    address = ray_address and ray_address.rstrip("/")
+    serve(host, port, data, cpus=cpus, ray_address=address, insecure=insecure, announce=announce)
     console.print("symadj stopped.")

@@ -24,6 +24,7 @@ from api.schemas import (
     MetricRead,
     UsageRead,
 )
+from service.roles import LOCAL
 from service.states import JobState
 
 __all__ = [
@@ -48,14 +49,18 @@ _COLOURS = {
 }
 
 
-def ready_banner(url: str, data: Path, version: str) -> Text:
-    """Return what ``symadj serve`` says when it is ready."""
+_KEY_HEADER = ' -H "Authorization: Bearer $SYMADJ_API_KEY"'
+
+
+def ready_banner(url: str, data: Path, version: str, *, keys: bool) -> Text:
+    """Return what ``symadj serve`` says when it is ready; ``keys`` is whether it asks for them."""
     spec = '{"data": {"kind": "toy", "name": "moons"}, "stop": {"kind": "steps", "max_steps": 200}}'
+    header = _KEY_HEADER if keys else ""
     return Text(
         f"symadj {version} is ready.\n"
         f"  API docs   {url}/docs   (the same as {url}/openapi.json)\n"
         f"  data       {data}\n"
-        f"  try        curl -s {url}/api/v1/jobs -H 'Content-Type: application/json' -d '{spec}'\n"
+        f"  try        curl -s{header} {url}/api/v1/jobs -H 'Content-Type: application/json' -d '{spec}'\n"
         f"             {Path(sys.argv[0])} submit spec.yaml --watch --url {url}\n"
         "  stop       Ctrl-C\n"
     )
@@ -103,13 +108,18 @@ def job_header(job: JobRead) -> Table:
 def job_table(jobs: Sequence[JobSummary]) -> Table:
     """Return jobs as rows."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("job", "name", "state", "attempt", "priority", "created", "finished", "reason"):
+    # Where there are no keys, all is `local`'s.
+    owners = any(job.owner != LOCAL.name for job in jobs)
+    for heading in ("job", "name", *(["owner"] if owners else []), "state", "attempt", "priority"):
         table.add_column(heading, no_wrap=heading == "job")
+    for heading in ("created", "finished", "reason"):
+        table.add_column(heading)
     for job in jobs:
         reason = job.reason.value if job.reason else ""
         table.add_row(
             job.id,
             escape(job.name),
+            *([escape(job.owner)] if owners else []),
             _state(job.state),
             f"{job.attempt} ({job.attempts_lost} lost)" if job.attempts_lost else str(job.attempt or "-"),
             str(job.priority),
@@ -204,7 +214,7 @@ def report(client: Client, job: JobRead, console: Console) -> None:
     artifacts = client.artifacts(job.id).items
     if artifacts:
         console.print(_artifact_lines(artifacts), soft_wrap=True)
-    console.print(curl_lines(client.url, job.id, artifacts), soft_wrap=True)
+    console.print(curl_lines(client, job.id, artifacts), soft_wrap=True)
 
 
 def _failure(job: JobRead) -> Text:
@@ -221,16 +231,21 @@ def _artifact_lines(artifacts: Sequence[ArtifactRead]) -> Text:
     return Text("\n".join(["Files", *lines]) + "\n")
 
 
-def curl_lines(url: str, job_id: str, artifacts: Sequence[ArtifactRead]) -> Text:
+def curl_lines(client: Client, job_id: str, artifacts: Sequence[ArtifactRead]) -> Text:
     """Return requests that show more of a job."""
-    base = f"{url}/api/v1/jobs/{job_id}"
+    base = f"{client.url}/api/v1/jobs/{job_id}"
+    curl = f"curl -s{_KEY_HEADER}" if client.has_key else "curl -s"
     lines = [
         "Ask for more",
-        f"  curl -s {base}",
-        f"  curl -s {base}/metrics",
-        f"  curl -s '{base}/metrics/loss?points=20'",
-        f"  curl -s {base}/memory",
-        f"  curl -s {base}/events",
-        *(f"  curl -sO {url}{artifact.url}" for artifact in artifacts if artifact.name.endswith(".safetensors")),
+        f"  {curl} {base}",
+        f"  {curl} {base}/metrics",
+        f"  {curl} '{base}/metrics/loss?points=20'",
+        f"  {curl} {base}/memory",
+        f"  {curl} {base}/events",
+        *(
+            f"  {curl} -O {client.url}{artifact.url}"
+            for artifact in artifacts
+            if artifact.name.endswith(".safetensors")
+        ),
     ]
     return Text("\n".join(lines))

@@ -10,7 +10,7 @@ import typer
 
 from api.cli import render, watching
 from api.cli.documents import read_spec, set_fields
-from api.cli.shared import DEFAULT_URL, JobId, Url, console
+from api.cli.shared import DEFAULT_URL, JobId, KeyFile, Url, connect, console
 from api.client import Client
 from service.states import TERMINAL, JobState
 
@@ -31,11 +31,12 @@ def submit(
     settings: Settings = None,
     key: Key = None,
     url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
 ) -> None:
     """Submit a job; print its id."""
     document = read_spec(spec)
     set_fields(document, settings)
-    with Client(url) as client:
+    with connect(url, key_file) as client:
         _submit(client, document, key, watch)
 
 
@@ -47,9 +48,10 @@ def continue_job(
     settings: Settings = None,
     key: Key = None,
     url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
 ) -> None:
     """Make a new job from a checkpoint of another: its weights, optimiser and count of steps, its spec with changes."""
-    with Client(url) as client:
+    with connect(url, key_file) as client:
         document = client.job(job).spec
         document["parent"] = {"job": job, "step": step}
         set_fields(document, settings)
@@ -57,48 +59,48 @@ def continue_job(
 
 
 @app.command()
-def watch(job: JobId, url: Url = DEFAULT_URL) -> None:
+def watch(job: JobId, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
     """Follow a job to its end."""
-    with Client(url) as client:
+    with connect(url, key_file) as client:
         sys.exit(_watch(client, job))
 
 
 @app.command()
-def cancel(job: JobId, url: Url = DEFAULT_URL) -> None:
+def cancel(job: JobId, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
     """Cancel a job: at once if it waits or is paused, at its next step if it runs."""
-    with Client(url) as client:
+    with connect(url, key_file) as client:
         read = client.cancel(job)
     console.print(f"{read.id}: {read.state if read.state in TERMINAL else 'cancel requested'}")
 
 
 @app.command()
-def pause(job: JobId, url: Url = DEFAULT_URL) -> None:
+def pause(job: JobId, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
     """Pause a job: at once if it waits, at its next step and with a checkpoint if it runs."""
-    with Client(url) as client:
+    with connect(url, key_file) as client:
         read = client.pause(job)
     console.print(f"{read.id}: {read.state}; `symadj resume {read.id}` lets it go on")
 
 
 @app.command()
-def resume(job: JobId, url: Url = DEFAULT_URL) -> None:
+def resume(job: JobId, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
     """Put a paused job back into the queue; it goes on from its newest checkpoint."""
-    with Client(url) as client:
+    with connect(url, key_file) as client:
         read = client.resume(job)
     console.print(f"{read.id}: {read.state}")
 
 
 @app.command()
-def checkpoint(job: JobId, url: Url = DEFAULT_URL) -> None:
+def checkpoint(job: JobId, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
     """Ask a running job for a checkpoint after its next step."""
-    with Client(url) as client:
+    with connect(url, key_file) as client:
         read = client.ask_checkpoint(job)
     console.print(f"{read.id}: asked for; `symadj checkpoints {read.id}` lists it when it is written")
 
 
 @app.command()
-def delete(job: JobId, url: Url = DEFAULT_URL) -> None:
+def delete(job: JobId, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
     """Delete an ended job with its metrics, telemetry, checkpoints and files."""
-    with Client(url) as client:
+    with connect(url, key_file) as client:
         client.delete(job)
     console.print(f"{job}: deleted")
 

@@ -10,17 +10,16 @@ import typer
 
 from api.cli import render
 from api.cli.results import memory_table, print_parts
-from api.cli.shared import DEFAULT_URL, AsJson, JobId, Url, console
-from api.client import Client
+from api.cli.shared import DEFAULT_URL, AsJson, JobId, KeyFile, Url, connect, console
 from service.states import JobState
 
 app = typer.Typer()
 
 
 @app.command()
-def show(job: JobId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+def show(job: JobId, as_json: AsJson = False, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
     """Show a job: state, progress, result, memory, attempts, checkpoints, files."""
-    with Client(url) as client:
+    with connect(url, key_file) as client:
         read = client.job(job)
         if as_json:
             print(read.model_dump_json(indent=2))
@@ -33,13 +32,16 @@ def show(job: JobId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
 def list_jobs(
     state: Annotated[list[JobState] | None, typer.Option(help="Only these.")] = None,
     name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Only jobs of this owner.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
 ) -> None:
     """List jobs, newest first."""
-    with Client(url) as client:
-        page = client.jobs(state=[item.value for item in state] if state else None, name=name, limit=limit)
+    with connect(url, key_file) as client:
+        states = [item.value for item in state] if state else None
+        page = client.jobs(state=states, name=name, owner=owner, limit=limit)
     if as_json:
         print(page.model_dump_json(indent=2))
         return
@@ -49,9 +51,9 @@ def list_jobs(
 
 
 @app.command()
-def attempts(job: JobId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+def attempts(job: JobId, as_json: AsJson = False, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
     """List the tries at a job: when, on how many workers, from where, how each ended and why."""
-    with Client(url) as client:
+    with connect(url, key_file) as client:
         read = client.attempts(job)
     if as_json:
         print(read.model_dump_json(indent=2))
@@ -60,9 +62,9 @@ def attempts(job: JobId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> Non
 
 
 @app.command()
-def checkpoints(job: JobId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+def checkpoints(job: JobId, as_json: AsJson = False, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
     """List the checkpoints of a job that are kept; `symadj continue` makes a new job from one."""
-    with Client(url) as client:
+    with connect(url, key_file) as client:
         read = client.checkpoints(job)
     if as_json:
         print(read.model_dump_json(indent=2))
@@ -71,9 +73,9 @@ def checkpoints(job: JobId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> 
 
 
 @app.command()
-def usage(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+def usage(as_json: AsJson = False, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
     """Show what the service takes: rows, bytes of the store, bytes of the jobs' files, what the disk has left."""
-    with Client(url) as client:
+    with connect(url, key_file) as client:
         read = client.usage()
     if as_json:
         print(read.model_dump_json(indent=2))
@@ -87,9 +89,10 @@ def metrics(
     name: Annotated[str | None, typer.Argument(help="A metric; without one, all with their newest values.")] = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
 ) -> None:
     """Print a job's metrics, or every value of one (tab-separated: step, value)."""
-    with Client(url) as client:
+    with connect(url, key_file) as client:
         if name is None:
             listing = client.metrics(job)
             if as_json:
@@ -110,9 +113,10 @@ def memory(
     jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="One job, or several to compare.")],
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
 ) -> None:
     """Show memory by rank and phase; several jobs side by side, over the steps that all of them made."""
-    with Client(url) as client:
+    with connect(url, key_file) as client:
         reads = [client.job(job) for job in jobs]
         last_step = min(read.progress.step for read in reads) if len(reads) > 1 else None
         if last_step == 0:
@@ -129,10 +133,11 @@ def download(
     job: JobId,
     folder: Annotated[Path, typer.Argument(help="Where to put the files.")] = Path(),
     url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
 ) -> None:
     """Download all files of a job."""
     folder.mkdir(parents=True, exist_ok=True)
-    with Client(url) as client:
+    with connect(url, key_file) as client:
         for artifact in client.artifacts(job).items:
             client.download(job, artifact.name, folder / artifact.name)
             console.print(str(folder / artifact.name), soft_wrap=True)

@@ -12,7 +12,7 @@ from service.records import Batch, BatchAnswer
 router = APIRouter(prefix="/ingest", tags=["ingest"])
 
 
-@router.post("/batches", responses=describe(400, 401, 409))
+@router.post("/batches", responses=describe(400, 409))
 def store_batch(batch: Batch, store: Store, settings: SettingsOf, token: AttemptToken) -> BatchAnswer:
     """Store numbered records, each once. 409 with `next_seq` where earlier ones are missing."""
     with store.session() as session:

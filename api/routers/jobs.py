@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from sqlalchemy.exc import IntegrityError
 
-from api.dependencies import JobId, Limit, Owner, SettingsOf, Store, require_json
+from api.dependencies import Asker, JobId, Limit, Owner, SettingsOf, Store, require_json
 from api.problems import describe
 from api.schemas import JobList, JobRead, JobSummary
 from service import lifecycle
@@ -26,7 +26,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
     "",
     status_code=201,
     dependencies=[Depends(require_json)],
-    responses={200: {"model": JobRead, "description": "Known by its key"}, **describe(400, 415, 429)},
+    responses={200: {"model": JobRead, "description": "Known by its key"}, **describe(400, 403, 415, 429)},
 )
 def create_job(
     spec: JobSpec,
@@ -75,15 +75,29 @@ def create_job(
 @router.get("")
 def list_jobs(
     store: Store,
+    asker: Asker,
     limit: Limit = 50,
     after: Annotated[str | None, Query(max_length=500)] = None,
     state: Annotated[list[JobState] | None, Query(description="One of these.")] = None,
     name: Annotated[str | None, Query(max_length=100)] = None,
+    owner: Annotated[str | None, Query(max_length=100, description="The name of the key that submitted them.")] = None,
     label: Annotated[str | None, Query(max_length=400, description="`name=value`")] = None,
 ) -> JobList:
-    """List jobs, newest first."""
+    """List jobs, newest first; with a submitter's key their own."""
+    if asker.confined_to is not None:
+        if owner not in {None, asker.confined_to}:
+            return JobList(items=[], has_more=False, next_after=None)
+        owner = asker.confined_to
     with store.read_session() as session:
-        page = jobs.page(session, states=state or (), name=name, label=_parse_label(label), limit=limit, after=after)
+        page = jobs.page(
+            session,
+            states=state or (),
+            name=name,
+            owner=owner,
+            label=_parse_label(label),
+            limit=limit,
+            after=after,
+        )
     return JobList(
         items=[JobSummary.of_row(job) for job in page.jobs],
         has_more=page.next_after is not None,
@@ -106,7 +120,7 @@ def read_job(store: Store, job_id: JobId) -> JobRead:
     return _read(store, job_id)
 
 
-@router.post("/{job_id}/cancel", status_code=202, responses=describe(404, 409))
+@router.post("/{job_id}/cancel", status_code=202, responses=describe(403, 404, 409))
 def cancel_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
     """Cancel a job: at once if it waits or is paused, at its next step if it runs. Repeating it changes nothing."""
     with store.session() as session:
@@ -114,7 +128,7 @@ def cancel_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
     return _read(store, job_id)
 
 
-@router.post("/{job_id}/pause", status_code=202, responses=describe(404, 409))
+@router.post("/{job_id}/pause", status_code=202, responses=describe(403, 404, 409))
 def pause_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
     """Pause a job: at once if it waits, at its next step and with a checkpoint if it runs. It then holds no worker."""
     with store.session() as session:
@@ -122,7 +136,7 @@ def pause_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
     return _read(store, job_id)
 
 
-@router.post("/{job_id}/resume", status_code=202, responses=describe(404, 409))
+@router.post("/{job_id}/resume", status_code=202, responses=describe(403, 404, 409))
 def resume_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
     """Put a paused job back into the queue, to go on from its newest checkpoint."""
     with store.session() as session:
@@ -130,7 +144,7 @@ def resume_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
     return _read(store, job_id)
 
 
-@router.post("/{job_id}/checkpoint", status_code=202, responses=describe(404, 409))
+@router.post("/{job_id}/checkpoint", status_code=202, responses=describe(403, 404, 409))
 def checkpoint_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
     """Ask a running job for a checkpoint after its next step; it appears among the job's checkpoints."""
     with store.session() as session:
@@ -138,8 +152,8 @@ def checkpoint_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
     return _read(store, job_id)
 
 
-@router.delete("/{job_id}", status_code=204, responses=describe(404, 409))
-def delete_job(store: Store, settings: SettingsOf, job_id: JobId) -> None:
+@router.delete("/{job_id}", status_code=204, responses=describe(403, 404, 409))
+def delete_job(store: Store, settings: SettingsOf, _owner: Owner, job_id: JobId) -> None:
     """Delete an ended job with its events, metrics, telemetry, checkpoints, files and Idempotency-Key."""
     with store.session() as session:
         aside = lifecycle.delete(session, jobs.lock(session, job_id), storage=settings.resolved_storage())

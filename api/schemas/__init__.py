@@ -12,6 +12,7 @@ from api.schemas.jobs import (
     JobRead,
     JobSummary,
 )
+from api.schemas.keys import KeyCreated, KeyList, KeyRead, NewKey
 from api.schemas.service import (
     DatasetList,
     DatasetRead,
@@ -49,6 +50,9 @@ __all__ = [
     "JobList",
     "JobRead",
     "JobSummary",
+    "KeyCreated",
+    "KeyList",
+    "KeyRead",
     "MemoryPhase",
     "MemoryPointRead",
     "MemoryPoints",
@@ -57,6 +61,7 @@ __all__ = [
     "MetricPointRead",
     "MetricRead",
     "MetricSeriesRead",
+    "NewKey",
     "Readiness",
     "UsageRead",
     "value_or_nan",

@@ -107,16 +107,19 @@ def page(
     *,
     states: Collection[JobState] = (),
     name: str | None = None,
+    owner: str | None = None,
     label: tuple[str, str] | None = None,
     limit: int,
     after: str | None = None,
 ) -> JobPage:
-    """Return jobs, newest first, that are in one of ``states`` and have the name and the label asked for."""
+    """Return jobs, newest first, that are in one of ``states`` and have the name, owner and label asked for."""
     query = sa.select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
     if states:
         query = query.where(Job.state.in_(states))
     if name is not None:
         query = query.where(Job.name == name)
+    if owner is not None:
+        query = query.where(Job.owner == owner)
     if label is not None:
         query = query.where(Job.spec[("labels", label[0])].as_string() == label[1])
     if after is not None:

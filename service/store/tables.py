@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 __all__ = [
+    "ApiKey",
     "Artifact",
     "Attempt",
     "Base",
@@ -108,6 +109,7 @@ class Job(Base):
     __table_args__ = (
         Index("ix_jobs_created", "created_at", "id"),
         Index("ix_jobs_queue", "state", "priority", "created_at"),
+        Index("ix_jobs_owner", "owner", "created_at", "id"),
     )
 
 
@@ -249,3 +251,19 @@ class IdempotencyKey(Base):
     body_hash: Mapped[bytes] = mapped_column(LargeBinary(32))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     created_at: Mapped[datetime]
+
+
+class ApiKey(Base):
+    """A key to the API. Its ``id`` is a part of the key that tells nothing; ``hash`` is its keyed hash."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(8), primary_key=True)
+    hash: Mapped[bytes] = mapped_column(LargeBinary(32))
+    # The owner of the jobs that are submitted with it; several keys may have one name.
+    name: Mapped[str] = mapped_column(String(100))
+    role: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]

@@ -23,12 +23,12 @@ def test_an_interpreter_in_a_path_with_spaces_is_refused_in_a_sentence(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/home/ada/my project/bin/python")
     with pytest.raises(ServeError, match="my project"):
-        serve("127.0.0.1", 0, tmp_path, cpus=None, announce=lambda url, data: None)
+        serve("127.0.0.1", 0, tmp_path, cpus=None, announce=lambda *_: None)
 
 
 def test_an_address_where_no_ray_answers_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ServeError, match="no Ray answers as it should at http"):
-        serve("127.0.0.1", 0, tmp_path, cpus=None, ray_address="http://127.0.0.1:9", announce=lambda url, data: None)
+        serve("127.0.0.1", 0, tmp_path, cpus=None, ray_address="http://127.0.0.1:9", announce=lambda *_: None)
 
 
 # It starts another process in a session of its own, as Ray starts its workers, prints its id, and sleeps as well.

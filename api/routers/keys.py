@@ -1,0 +1,49 @@
+"""API keys, for admins."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Response
+
+from api.dependencies import SettingsOf, Store, require_admin, require_json
+from api.problems import describe
+from api.schemas import KeyCreated, KeyList, KeyRead, NewKey
+from service import keys
+from service.errors import Conflict
+from service.settings import SettingsError
+from service.store import keys as stored_keys
+
+router = APIRouter(prefix="/keys", tags=["keys"], dependencies=[Depends(require_admin)], responses=describe(403))
+
+
+@router.post("", status_code=201, dependencies=[Depends(require_json)], responses=describe(400, 409, 415))
+def create_key(new: NewKey, store: Store, settings: SettingsOf, response: Response) -> KeyCreated:
+    """Make a key. This answer alone has it: nobody can read it again.
+
+    Keys of one name are one owner, who sees the same jobs with each. 409 where the server has no secret for keys.
+    """
+    try:
+        secret = settings.required_key_secret()
+    except SettingsError as error:
+        raise Conflict(str(error)) from error
+    expires_in = timedelta(days=new.expires_in_days) if new.expires_in_days is not None else None
+    with store.session() as session:
+        row, key = keys.create(session, secret, name=new.name, role=new.role, expires_in=expires_in)
+    response.headers["Cache-Control"] = "no-store"
+    return KeyCreated(**KeyRead.model_validate(row).model_dump(), key=key)
+
+
+@router.get("")
+def list_keys(store: Store) -> KeyList:
+    """List all keys, the newest first; those that were revoked or have expired too."""
+    with store.read_session() as session:
+        return KeyList(items=[KeyRead.model_validate(row) for row in stored_keys.every(session)])
+
+
+@router.post("/{key_id}/revoke", responses=describe(404))
+def revoke_key(store: Store, key_id: Annotated[str, Path(max_length=64)]) -> KeyRead:
+    """Make a key worth nothing from now on. Its jobs stay, and run on. Repeating it changes nothing."""
+    with store.session() as session:
+        return KeyRead.model_validate(keys.revoke(session, key_id))
