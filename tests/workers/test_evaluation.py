@@ -92,7 +92,7 @@ def test_the_density_of_an_untrained_flow_integrates_to_one_and_is_drawn() -> No
     density = density_over_plane(spec, flow, rows, Ranks(torch.device("cpu")), KeepingOutbox())
     assert density.integral == pytest.approx(1.0, abs=1e-3)
     assert density.integral_spread < 1e-3
-    assert draw_density(density, rows, ("x", "y"), "title").startswith(b"\x89PNG")
+    assert draw_density(density, rows, rows, ("x", "y"), "title").startswith(b"\x89PNG")
 
 
 def test_the_gap_is_what_the_loose_tolerance_costs_and_the_flow_nearly_inverts_itself(tmp_path: Path) -> None:

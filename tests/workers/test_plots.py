@@ -64,7 +64,7 @@ def test_names_with_dollar_signs_are_written_as_they_are() -> None:
     images = np.zeros((3, 4))
     for picture in (
         draw_pairs(rows, rows, columns, NO_FORMULA),
-        draw_density(density, rows, columns, NO_FORMULA),
+        draw_density(density, rows, rows, columns, NO_FORMULA),
         draw_trajectories(rows.reshape(5, 10, 2), rows, columns, NO_FORMULA),
         draw_steps(steps, [1.0], NO_FORMULA),
         draw_curve(history_of([2.0, 1.0]), [], NO_FORMULA, 1.0, {}),
@@ -122,9 +122,11 @@ def test_figures_that_are_not_finite_leave_a_picture(nlls: list[float], test_nll
 
 def test_the_density_lies_where_its_cells_do(drawn: list[Figure]) -> None:
     middles = np.array([-0.5, 0.5])
-    draw_density(PlaneDensity(middles, middles, np.full((2, 2), 0.25)), RNG.random((5, 2)), ("x", "y"), "title")
+    rows, samples = RNG.random((5, 2)), RNG.random((3, 2))
+    draw_density(PlaneDensity(middles, middles, np.full((2, 2), 0.25)), rows, samples, ("x", "y"), "title")
     (image,) = drawn[0].axes[0].images
     assert tuple(image.get_extent()) == (-1.0, 1.0, -1.0, 1.0)
+    assert [axes.get_title(loc="left") for axes in drawn[0].axes[1:3]] == ["3 samples", "3 test rows"]
 
 
 def test_the_same_data_make_the_same_file_and_no_figure_stays_behind() -> None:

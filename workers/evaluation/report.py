@@ -150,7 +150,7 @@ class Evaluator:
             title = f"{name}: test data and flow"
             self._picture("pairs.png", partial(plots.draw_pairs, rows, samples, data.columns, title))
         if density is not None:
-            self._picture("density.png", partial(plots.draw_density, density, rows, data.columns, name))
+            self._picture("density.png", partial(plots.draw_density, density, rows, samples, data.columns, name))
         self._draw_trajectories(rows)
         self._draw_steps()
 
