@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api import __version__, problems
-from api.dependencies import authenticate
+from api.dependencies import authenticate, refuse_nul
 from api.monitoring import RequestMetrics, make_registry
 from api.routers import artifacts, attempts, datasets, events, health, ingest, jobs, keys, memory, metrics, usage
 from service.settings import Settings
@@ -52,7 +52,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
 
     # 405: a path parameter with a slash in it makes another path, which may not take the method.
-    v1 = APIRouter(prefix="/api/v1", responses=problems.describe(401, 405, 422, 503))
+    v1 = APIRouter(
+        prefix="/api/v1", dependencies=[Depends(refuse_nul)], responses=problems.describe(401, 405, 422, 503)
+    )
     for resource in (jobs, attempts, events, metrics, memory, artifacts, datasets, usage, keys):
         v1.include_router(resource.router, dependencies=[Depends(authenticate)])
     v1.include_router(ingest.router)  # has tokens of its own

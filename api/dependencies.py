@@ -8,7 +8,7 @@ from fastapi import Depends, Path, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from service import keys
-from service.errors import Forbidden, NotFound, Unauthorized, UnsupportedMediaType
+from service.errors import Forbidden, InvalidParameter, NotFound, Unauthorized, UnsupportedMediaType
 from service.roles import LOCAL, Principal, Role
 from service.settings import Settings
 from service.store import Database, jobs
@@ -23,6 +23,7 @@ __all__ = [
     "SettingsOf",
     "Store",
     "authenticate",
+    "refuse_nul",
     "require_admin",
     "require_json",
     "require_overview",
@@ -96,6 +97,12 @@ def _visible_job(asker: Asker, store: Store, job_id: Annotated[str, Path(max_len
             if jobs.get(session, job_id).owner != asker.confined_to:
                 raise NotFound(f"there is no job {job_id!r}")
     return job_id
+
+
+def refuse_nul(request: Request) -> None:
+    """Refuse an address with a NUL in it: nothing has such a name, and PostgreSQL can't be asked for one."""
+    if "\0" in request.url.path or b"%00" in request.scope["query_string"]:
+        raise InvalidParameter("the address has a NUL (%00) in it: no name has one")
 
 
 def require_json(request: Request) -> None:

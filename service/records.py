@@ -7,10 +7,11 @@ a batch may be sent again after a lost answer without doubling anything, and a h
 
 from __future__ import annotations
 
-from datetime import datetime
+import math
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from service.spec import JobSpec
 from service.states import CheckpointCause, JobState, ReasonCode, StopWish
@@ -42,13 +43,45 @@ Number = Annotated[
 CHECKPOINT_NAME = r"^step-\d{9,19}-attempt-\d{1,9}$"
 MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.]{0,99}$")]
 Bytes = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("not a time that there is in UTC") from None
+
+
+def _storable(value: Any) -> Any:
+    """Return JSON that every database takes: a library's words may have a NUL or half a character in them."""
+    if isinstance(value, str):
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {_storable(name): _storable(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(item) for item in value]
+    return value
+
+
+def _storable_details(value: Any) -> Any:
+    try:
+        return _storable(value)
+    except RecursionError:
+        raise ValueError("lists in lists, or objects in objects, deeper than anybody reads") from None
+
+
+Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+Words = Annotated[str, BeforeValidator(_storable)]
+Details = Annotated[dict[str, Any], BeforeValidator(_storable_details)]
 Phase = Literal["forward", "backward", "optimizer"]
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
-    time: datetime
+    time: Time
 
 
 class StepRecord(_Record):
@@ -82,8 +115,8 @@ class EventRecord(_Record):
 
     kind: Literal["event"] = "event"
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-    message: str = Field(max_length=10_000)
-    data: dict[str, Any] = Field(default_factory=dict)
+    message: Words = Field(max_length=10_000)
+    data: Details = Field(default_factory=dict)
 
 
 class ArtifactRecord(_Record):
@@ -91,7 +124,7 @@ class ArtifactRecord(_Record):
 
     kind: Literal["artifact"] = "artifact"
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
-    media_type: str = Field(max_length=100)
+    media_type: Annotated[str, Field(max_length=100, pattern=r"^[\x21-\x7e]+(; ?[\x21-\x7e]+)*$")]
     bytes: Bytes
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -121,9 +154,9 @@ class OutcomeRecord(_Record):
     kind: Literal["outcome"] = "outcome"
     state: Literal[JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.PAUSED]
     reason: ReasonCode | None = None
-    message: str = Field("", max_length=20_000)
-    data: dict[str, Any] = Field(default_factory=dict, description="Where it happened, and advice.")
-    result: dict[str, Any] | None = None
+    message: Words = Field("", max_length=20_000)
+    data: Details = Field(default_factory=dict, description="Where it happened, and advice.")
+    result: Details | None = None
 
 
 Record = Annotated[

@@ -44,7 +44,7 @@ def list_artifacts(store: Store, settings: SettingsOf, request: Request, job_id:
 @router.get(
     "/{name}",
     response_class=FileResponse,
-    responses={200: {"description": "The file", "content": {"application/octet-stream": {}}}, **describe(404)},
+    responses={200: {"description": "The file", "content": {"*/*": {}}}, **describe(404)},
 )
 def download_artifact(
     store: Store, settings: SettingsOf, job_id: JobId, name: Annotated[str, Path(max_length=200)]

@@ -31,7 +31,9 @@ class JobSpec(Section):
         pattern=r"^\w[\w ._-]*$",
         description="Letters of any script, digits, space, dot, underscore and hyphen.",
     )
-    labels: dict[LabelName, Annotated[str, Field(max_length=256)]] = Field(default_factory=dict, max_length=32)
+    labels: dict[LabelName, Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$")]] = Field(
+        default_factory=dict, max_length=32
+    )
     priority: int = Field(0, ge=-100, le=100, description="Higher starts first; equals in order of arrival.")
     seed: int = Field(0, ge=0, lt=2**32, description="Of weights, batches and probes.")
     data: Data

@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 
 from service.errors import InvalidParameter
 
@@ -30,7 +30,8 @@ def decode(cursor: str) -> tuple[datetime, str]:
         time = datetime.fromisoformat(time_text)
         if time.tzinfo is None or re.fullmatch(r"job-[0-9a-z]{1,60}", identifier) is None:
             raise ValueError(raw)
-    except (ValueError, TypeError, RecursionError, binascii.Error) as error:
+        time = time.astimezone(UTC)
+    except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error) as error:
         raise InvalidParameter(
             f"after={cursor!r} is not a cursor: pass the `next_after` of the page before, unchanged",
             pointer="after",

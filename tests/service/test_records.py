@@ -1,0 +1,52 @@
+"""What runs send can be stored on every database, whatever a library's words have in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from service.records import ArtifactRecord, EventRecord, OutcomeRecord
+
+NOW = "2026-01-01T12:00:00+02:00"
+
+
+def event(**fields: Any) -> EventRecord:
+    return EventRecord.model_validate({"time": NOW, "name": "seen", "message": ""} | fields)
+
+
+def test_words_lose_what_postgresql_cannot_keep() -> None:
+    assert event(message="cut\0here \ud800").message == "cut�here ?"
+    assert event(data={"a\0": ["\0", {"b": "\udcff"}]}).data == {"a�": ["�", {"b": "?"}]}
+
+
+def test_numbers_that_json_does_not_have_are_kept_as_words() -> None:
+    result = {"test_nll": float("nan"), "gap": [float("inf"), -float("inf"), 1.5]}
+    record = OutcomeRecord.model_validate({"time": NOW, "state": "succeeded", "result": result})
+    assert record.result == {"test_nll": "NaN", "gap": ["Infinity", "-Infinity", 1.5]}
+
+
+def test_times_are_in_utc() -> None:
+    assert event().time.isoformat() == "2026-01-01T10:00:00+00:00"
+
+
+def test_what_nests_without_end_is_refused() -> None:
+    nested: list[Any] = []
+    for _ in range(2000):
+        nested = [nested]
+    with pytest.raises(ValidationError, match="deeper"):
+        event(data={"a": nested})
+
+
+@pytest.mark.parametrize("time", ["2026-01-01T12:00:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_that_is_none_in_utc_is_refused(time: str) -> None:
+    with pytest.raises(ValidationError, match="time"):
+        event(time=time)
+
+
+@pytest.mark.parametrize("media_type", ["text/plain\0", "text/plain\r\nX: y", "te\xe4t/plain", ""])
+def test_a_media_type_that_could_stand_in_no_header_is_refused(media_type: str) -> None:
+    fields = {"time": NOW, "name": "a", "bytes": 1, "sha256": "0" * 64, "media_type": media_type}
+    with pytest.raises(ValidationError, match="media_type"):
+        ArtifactRecord.model_validate(fields)
