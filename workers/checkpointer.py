@@ -35,10 +35,14 @@ class Checkpointer:
         self._order, self._data, self._outbox = order, data, outbox
         self._wanted = order.spec.checkpoints
         self.folder = CheckpointFolder(order.storage, order.job_id)
-        self.folder.sweep()
+        try:
+            self.folder.take_over(order.attempt)
+        except OSError as error:
+            self._event("checkpoint_failed", f"{self.folder.path} can't be written now: {error}")
         self._asked = order.checkpoints_asked
         self._tried_at = time.monotonic()
         self._last: tuple[int, bool] | None = None
+        self._unusable: set[str] = set()
 
     def after_step(self, state: TrainingState, *, is_best: bool) -> None:
         """Store ``state`` if that is due after the step that it has just completed.
@@ -82,7 +86,7 @@ class Checkpointer:
             self._event("checkpoint_failed", f"No checkpoint after step {state.step}: {error}", step=state.step)
             return
         self._last = _mark(state)
-        removed = [checkpoint.name for checkpoint in self._surplus()]
+        surplus = self._surplus()
         self._outbox.put(
             CheckpointRecord(
                 time=datetime.now(UTC),
@@ -90,22 +94,28 @@ class Checkpointer:
                 step=state.step,
                 cause=cause,
                 validation_nll=nll,
-                removed=removed,
+                removed=[checkpoint.name for checkpoint in surplus],
                 **seal,
             )
         )
-        for name in removed:
-            checkpoint = StoredCheckpoint.at(self.folder.path / name)
-            if checkpoint is not None:
+        for checkpoint in surplus:
+            try:
                 self.folder.remove(checkpoint)
+            except OSError as error:
+                log.warning("%s is not removed now: %s", checkpoint.name, error)
 
     def _surplus(self) -> list[StoredCheckpoint]:
-        """Return what is kept no longer: all but the newest ones and the best one."""
-        stored = self.folder.stored()
-        kept = stored[-self._wanted.keep_last :]
+        """Return what is kept no longer: all but the newest ones and the best one, of those that can be used."""
+        try:
+            stored = self.folder.stored()
+        except OSError as error:
+            log.warning("old checkpoints are not removed now: %s", error)
+            return []
+        usable = [checkpoint for checkpoint in stored if checkpoint.name not in self._unusable]
+        kept = usable[-self._wanted.keep_last :]
         if self._wanted.keep_best:
             # Each of them was the best of all when it was written.
-            kept += [checkpoint for checkpoint in stored if _is_best(checkpoint)][-1:]
+            kept += [checkpoint for checkpoint in usable if _is_best(checkpoint)][-1:]
         return [checkpoint for checkpoint in stored if checkpoint not in kept]
 
     def newest(self) -> StoredCheckpoint | None:
@@ -118,13 +128,15 @@ class Checkpointer:
             DataError: it was trained on other data than those that are there now.
         """
         for checkpoint in reversed(self.folder.stored()):
+            if checkpoint.name in self._unusable:
+                continue
             try:
                 checkpoint.verify()
+                data = checkpoint.manifest()["data"]
             except CorruptCheckpointError as error:
-                message = f"{checkpoint.name} can't be used: {error}"
-                self._event("checkpoint_corrupt", message, checkpoint=checkpoint.name)
+                self.give_up(checkpoint, str(error))
             else:
-                self._data.check_same(checkpoint.manifest()["data"], of=checkpoint.name)
+                self._data.check_same(data, of=checkpoint.name)
                 return checkpoint
         if self._order.spec.parent is not None:
             raise CorruptCheckpointError(
@@ -132,6 +144,11 @@ class Checkpointer:
                 "with another parent.step"
             )
         return None
+
+    def give_up(self, checkpoint: StoredCheckpoint, problem: str) -> None:
+        """Use a checkpoint no more, and keep it only until there is a new one."""
+        self._unusable.add(checkpoint.name)
+        self._event("checkpoint_corrupt", f"{checkpoint.name} can't be used: {problem}", checkpoint=checkpoint.name)
 
     def _event(self, name: str, message: str, **data: object) -> None:
         self._outbox.put(EventRecord(time=datetime.now(UTC), name=name, message=message[:10_000], data=data))

@@ -7,7 +7,8 @@ A checkpoint is a folder ``{storage}/{job_id}/checkpoints/step-{step}-attempt-{n
 - ``manifest.json``: what it is, and the size and SHA-256 of the other two. It is written last.
 
 The folder is made under another name and renamed when all of it is on the disk. The attempt is a part of the name, so
-that an attempt which was given up, and does not know it yet, writes over nothing of the next one's.
+that an attempt which was given up, and does not know it yet, writes over nothing of the next one's. An empty file
+``.begun-{n}`` tells that attempt n has begun: those before it write and remove nothing any more.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ __all__ = ["CheckpointFolder", "CorruptCheckpointError", "StoredCheckpoint"]
 
 _MANIFEST = "manifest.json"
 _WEIGHTS, _TRAINING = "weights.safetensors", "training.pt"
+_MAKING, _BEGUN = ".making-", ".begun-"
 _NAME = re.compile(r"step-(\d{9,})-attempt-(\d+)")
 _FORMAT = 1
 
@@ -126,11 +128,14 @@ class CheckpointFolder:
         self.job_id = job_id
 
     def stored(self) -> list[StoredCheckpoint]:
-        """Return the complete ones, oldest first: by their steps, then by attempt."""
+        """Return the complete ones, oldest first: by attempt, then by their steps.
+
+        An attempt that could not use what the one before it wrote last began at an earlier step; its own count.
+        """
         if not self.path.is_dir():
             return []
         found = [StoredCheckpoint.at(path) for path in self.path.iterdir() if (path / _MANIFEST).exists()]
-        return sorted((c for c in found if c is not None), key=lambda c: (c.step, c.attempt))
+        return sorted((c for c in found if c is not None), key=lambda c: (c.attempt, c.step))
 
     def write(
         self, state: dict[str, Any], *, attempt: int, cause: CheckpointCause, about: dict[str, Any]
@@ -147,11 +152,11 @@ class CheckpointFolder:
             about: more for its manifest.
 
         Raises:
-            OSError: the storage is full or can't be written; nothing is left behind.
+            OSError: the storage is full or can't be written, or a later attempt has begun; nothing is left behind.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         target = self.path / f"step-{state['step']:09d}-attempt-{attempt}"
-        making = Path(tempfile.mkdtemp(dir=self.path, prefix=".making-"))
+        making = Path(tempfile.mkdtemp(dir=self.path, prefix=_MAKING))
         try:
             safetensors.torch.save_file(_flatten(state["weights"]), making / _WEIGHTS)
             torch.save({key: value for key, value in state.items() if key != "weights"}, making / _TRAINING)
@@ -173,6 +178,8 @@ class CheckpointFolder:
                 _sync(making / name)
             os.chmod(making, 0o755)
             _sync(making)
+            # Looked for last: what comes then, removing older ones too, takes no time to speak of.
+            self._check_newest(attempt)
             if target.exists():
                 self.remove(StoredCheckpoint(target, state["step"], attempt))
             os.rename(making, target)
@@ -194,12 +201,31 @@ class CheckpointFolder:
         (checkpoint.path / _MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(checkpoint.path, ignore_errors=True)
 
-    def sweep(self) -> None:
-        """Remove what writers that were killed have left half made."""
-        if self.path.is_dir():
-            for path in self.path.iterdir():
-                if not (path / _MANIFEST).exists() or path.name.startswith(".making-"):
-                    shutil.rmtree(path, ignore_errors=True)
+    def take_over(self, attempt: int) -> None:
+        """Keep earlier attempts, which may live without anyone's knowledge, from writing and removing; tidy up after
+        writers that were killed.
+
+        Raises:
+            OSError: the storage can't be written, or a later attempt has begun.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._check_newest(attempt)
+        (self.path / f"{_BEGUN}{attempt}").touch()
+        for number in self._begun():
+            if number < attempt:
+                (self.path / f"{_BEGUN}{number}").unlink(missing_ok=True)
+        for path in self.path.iterdir():
+            half_made = not (path / _MANIFEST).exists() or path.name.startswith(_MAKING)
+            if half_made and not path.name.startswith(_BEGUN):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _check_newest(self, attempt: int) -> None:
+        newest = max(self._begun(), default=attempt)
+        if newest > attempt:
+            raise OSError(f"{self.path}: attempt {newest} has begun, and attempt {attempt} is not wanted any more")
+
+    def _begun(self) -> list[int]:
+        return [int(path.name.removeprefix(_BEGUN)) for path in self.path.glob(f"{_BEGUN}*")]
 
 
 def _describe(path: Path) -> dict[str, Any]:

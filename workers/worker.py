@@ -18,6 +18,7 @@ from service.states import JobState
 from symadj_core.flows import Flow
 from workers.artifacts import ArtifactFolder
 from workers.checkpointer import Checkpointer
+from workers.checkpoints import CorruptCheckpointError, StoredCheckpoint
 from workers.data import PreparedData, load_data
 from workers.evaluation import Evaluator
 from workers.flow import build_flow, validation_flow
@@ -108,7 +109,9 @@ class Attempt:
             validation_divergence=validation_flow(flow, self.spec)[1],
         )
         state = TrainingState(self.spec, flow)
-        checkpointer = Checkpointer(self.order, data, self.outbox) if self.ranks.rank == 0 else None
+        checkpointer = self.ranks.together(
+            lambda: Checkpointer(self.order, data, self.outbox) if self.ranks.rank == 0 else None, phase="setup"
+        )
         self._resume(state, checkpointer)
         ending = train(self.spec, state, data, self.ranks, self.outbox, checkpointer)
         if ending == "superseded":
@@ -141,11 +144,19 @@ class Attempt:
 
     def _resume(self, state: TrainingState, checkpointer: Checkpointer | None) -> None:
         """Go back to the newest checkpoint that is whole, if there is one; all ranks to that which rank 0 finds."""
-        found = self.ranks.together(lambda: None if checkpointer is None else checkpointer.newest(), phase="resume")
-        checkpoint = self.ranks.gather(found)[0]
-        if checkpoint is None:
-            return
-        self.ranks.together(lambda: state.load_state_dict(checkpoint.load()), phase="resume")
+        while True:
+            found = self.ranks.together(lambda: None if checkpointer is None else checkpointer.newest(), phase="resume")
+            checkpoint = self.ranks.gather(found)[0]
+            if checkpoint is None:
+                return
+            read = self.ranks.together(lambda: _read(checkpoint), phase="resume")  # noqa: B023
+            problems = [words for words in self.ranks.gather(read if isinstance(read, str) else None) if words]
+            if not isinstance(read, str) and not problems:
+                break
+            # Whole when rank 0 looked: removed or damaged since, or another rank does not see it.
+            if checkpointer is not None:
+                checkpointer.give_up(checkpoint, problems[0])
+        self.ranks.together(lambda: state.load_state_dict(read), phase="resume")
         if checkpointer is not None:
             checkpointer.resumed(state)
         self._event(
@@ -187,6 +198,14 @@ class Attempt:
     def _event(self, name: str, message: str, **data: Any) -> None:
         if self.ranks.rank == 0:
             self.outbox.put(EventRecord(time=datetime.now(UTC), name=name, message=message, data=data))
+
+
+def _read(checkpoint: StoredCheckpoint) -> dict[str, Any] | str:
+    """Return what a checkpoint holds, or in words why it can't be read."""
+    try:
+        return checkpoint.load()
+    except CorruptCheckpointError as error:
+        return str(error)
 
 
 def _versions() -> dict[str, str]:

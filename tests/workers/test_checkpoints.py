@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.states import StopWish
+from service.states import CheckpointCause, StopWish
 from tests.workers.runs import KeepingOutbox, full_disk, order, run
 from workers.checkpointer import Checkpointer
 from workers.checkpoints import CheckpointFolder, CorruptCheckpointError, StoredCheckpoint
@@ -37,6 +37,11 @@ def weights(outbox: KeepingOutbox) -> dict[str, str]:
 
 def stored(storage: Path) -> list[StoredCheckpoint]:
     return CheckpointFolder(str(storage), "job-1").stored()
+
+
+def files(folder: CheckpointFolder) -> list[str]:
+    """All names in the folder but those that only tell which attempt has begun."""
+    return [path.name for path in folder.path.iterdir() if not path.name.startswith(".begun-")]
 
 
 def resumed_from(outbox: KeepingOutbox) -> int | None:
@@ -142,6 +147,70 @@ def test_without_a_whole_checkpoint_the_run_starts_afresh(tmp_path: Path, undist
     assert weights(outbox) == undisturbed
 
 
+def test_a_corrupt_checkpoint_takes_the_place_of_no_good_one_and_is_removed_when_there_is_a_new_one(
+    tmp_path: Path,
+) -> None:
+    changes = JOB | {"checkpoints": {"every_steps": 3, "keep_last": 2, "keep_best": False}}
+    run(tmp_path, KeepingOutbox(superseded_after=10), **changes)
+    assert [checkpoint.step for checkpoint in stored(tmp_path)] == [6, 9]
+    flip_a_byte(stored(tmp_path)[-1])
+    # Its first checkpoint is of a step before the corrupt one's.
+    often = JOB | {"checkpoints": {"every_steps": 1, "keep_last": 2, "keep_best": False}}
+    _, outbox = run(tmp_path, KeepingOutbox(superseded_after=1), attempt=2, **often)
+    (record,) = outbox.of("checkpoint")
+    assert (record.step, record.removed) == (7, ["step-000000009-attempt-1"])
+    assert [checkpoint.step for checkpoint in stored(tmp_path)] == [6, 7]
+    _, outbox = run(tmp_path, attempt=3, **changes)
+    assert resumed_from(outbox) == 7
+
+
+def test_a_checkpoint_that_goes_bad_after_it_was_found_whole_is_told_and_the_one_before_it_used(
+    tmp_path: Path, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, KeepingOutbox(superseded_after=7), **JOB)
+    verify, newest = StoredCheckpoint.verify, stored(tmp_path)[-1]
+
+    def verify_and_lose(checkpoint: StoredCheckpoint) -> None:
+        verify(checkpoint)
+        if checkpoint == newest:
+            lose_a_file(checkpoint)
+
+    monkeypatch.setattr(StoredCheckpoint, "verify", verify_and_lose)
+    outcome, outbox = run(tmp_path, attempt=2, **JOB)
+    assert outcome is not None
+    assert outcome["state"] == "succeeded"
+    assert resumed_from(outbox) == 5
+    assert weights(outbox) == undisturbed
+
+
+def test_an_attempt_that_was_given_up_stores_and_removes_nothing_once_the_next_one_has_begun(tmp_path: Path) -> None:
+    changes = JOB | {"checkpoints": {"keep_last": 1}}
+    first = order(tmp_path, **changes)
+    data = load_data(first.spec.data)
+    state = TrainingState(first.spec, build_flow(first.spec, data.dim))
+    outbox = KeepingOutbox()
+    given_up = Checkpointer(first, data, outbox)
+    state.step = 3
+    given_up.save(state, CheckpointCause.STEPS)
+    next_one = Checkpointer(order(tmp_path, attempt=2, **changes), data, KeepingOutbox())
+    state.step = 6
+    given_up.save(state, CheckpointCause.STEPS)
+    (event,) = outbox.of("event")
+    assert "attempt 2 has begun" in event.message
+    assert files(given_up.folder) == ["step-000000003-attempt-1"]
+    assert next_one.newest() == given_up.newest() == stored(tmp_path)[0]
+
+
+def test_what_an_attempt_stored_counts_for_more_than_later_steps_of_one_before_it(tmp_path: Path) -> None:
+    folder = CheckpointFolder(str(tmp_path), "job-1")
+    job = order(tmp_path, **JOB)
+    state = TrainingState(job.spec, build_flow(job.spec, 2))
+    for attempt, step in ((1, 3), (1, 9), (2, 6)):
+        state.step = step
+        folder.write(state.state_dict(), attempt=attempt, cause=CheckpointCause.STEPS, about={})
+    assert [(checkpoint.attempt, checkpoint.step) for checkpoint in folder.stored()] == [(1, 3), (1, 9), (2, 6)]
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [(slice(0, 290), "number of training rows"), (slice(None, None, -1), "other values"), (slice(None), None)],
@@ -180,7 +249,7 @@ def test_what_a_killed_writer_left_is_no_checkpoint_and_is_removed(tmp_path: Pat
     outbox = KeepingOutbox()
     job = order(tmp_path, **JOB)
     assert Checkpointer(job, load_data(job.spec.data), outbox).newest() is None
-    assert list(folder.path.iterdir()) == []
+    assert files(folder) == []
 
 
 def test_the_newest_ones_and_the_best_are_kept_and_the_rest_is_removed_and_told(tmp_path: Path) -> None:
@@ -235,7 +304,7 @@ def test_a_full_disk_costs_a_checkpoint_and_neither_the_training_nor_the_one_bef
         checkpointer.after_step(state, is_best=False)
     (event,) = outbox.of("event")
     assert event.name == "checkpoint_failed"
-    assert [path.name for path in checkpointer.folder.path.iterdir()] == ["step-000000003-attempt-1"]
+    assert files(checkpointer.folder) == ["step-000000003-attempt-1"]
     state.step = 9
     checkpointer.after_step(state, is_best=False)
     assert [record.step for record in outbox.of("checkpoint")] == [3, 9]
