@@ -8,7 +8,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 DATA ?= symadj-data
 
-.PHONY: help install demo serve test check bench-core bench-density format lock clean
+.PHONY: help install demo serve test test-deaths soak check bench-core bench-density format lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,12 @@ serve: install ## run the service in the foreground (HOST, PORT, DATA)
 
 test: install ## run the tests
 	$(BIN)/python -m pytest
+
+test-deaths: install ## kill every part of the system in turn, and check what is left (half an hour)
+	$(BIN)/python -m pytest -m deaths tests/deaths
+
+soak: install ## thirty short jobs and a random death every 20 s (a quarter of an hour; SEED repeats one)
+	$(BIN)/python -m tests.deaths.soak $(if $(SEED),--seed $(SEED))
 
 check: install ## lint, format, types, import rules
 	$(BIN)/ruff check .

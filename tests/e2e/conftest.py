@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,20 +47,23 @@ def folder_with_packages_of_our_names(data: Path) -> Path:
     """Make a user's folder whose own `api`, `service` and `workers` must not be taken for ours."""
     folder = data / "somebody's project"
     for name in ("api", "service", "workers"):
-        (folder / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / name / "__init__.py").write_text("raise SystemExit('a package of the user was run')")
     return folder
 
 
 @contextmanager
-def running_service(data: Path) -> Iterator[Service]:
+def running_service(
+    data: Path, *, port: int | None = None, options: Sequence[str] = ("--cpus", "2"), **environment: str
+) -> Iterator[Service]:
     """Run the service until the block ends."""
-    port = free_port()
+    port = port or free_port()
     process = subprocess.Popen(
-        [SYMADJ, "serve", "--port", str(port), "--data", str(data), "--cpus", "2"],
+        [SYMADJ, "serve", "--port", str(port), "--data", str(data), *options],
         stdout=subprocess.PIPE,
         text=True,
         cwd=folder_with_packages_of_our_names(data),
+        env=os.environ | environment,
     )
     try:
         assert process.stdout is not None

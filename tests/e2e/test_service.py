@@ -152,10 +152,10 @@ def test_a_diverging_job_fails_with_its_reason_and_step(service: Service, client
     assert service.run("watch", job.id).returncode == 1
 
 
-def test_a_killed_run_fails_with_its_reason_and_what_it_had_recorded_is_kept(
+def test_a_killed_run_that_has_no_more_attempts_fails_with_its_reason_and_what_it_had_recorded_is_kept(
     service: Service, client: Client, until: Until
 ) -> None:
-    job_id = client.submit(toy(100_000)).id
+    job_id = client.submit(toy(100_000, max_attempts=1)).id
     until(job_id, lambda job: job.progress.step >= 30)
     family = {process.pid for process in psutil.Process(service.process.pid).children(recursive=True)}
     drivers = [

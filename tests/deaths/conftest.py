@@ -1,0 +1,52 @@
+"""One service for the deaths that leave it whole, and the weights of a run that nothing disturbed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.deaths.world import World, toy, world
+
+STEPS = 2000
+
+Measure = Callable[[str, str, float], None]
+_measured = pytest.StashKey[list[tuple[str, str, float]]]()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A service of two CPUs that stays up between the tests."""
+    with world(tmp_path_factory.mktemp("deaths")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def undisturbed(shared: World) -> str:
+    """SHA-256 of the weights of ``toy(STEPS)``, trained in peace."""
+    job_id = shared.submit(toy(STEPS))
+    shared.ended(job_id)
+    return shared.weights(job_id)
+
+
+@pytest.fixture(scope="session")
+def measure(pytestconfig: pytest.Config) -> Measure:
+    """Note for the table at the end: what died, what followed, and the seconds until there was a new step to read."""
+    measured = pytestconfig.stash.setdefault(_measured, [])
+
+    def note(died: str, followed: str, seconds: float) -> None:
+        measured.append((died, followed, seconds))
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the table of docs/reliability.md, as measured now."""
+    measured = config.stash.get(_measured, [])
+    if not measured:
+        return
+    terminalreporter.section("deaths")
+    terminalreporter.write_line("| what died | what followed | seconds until a new step |")
+    terminalreporter.write_line("| --- | --- | --- |")
+    for died, followed, seconds in measured:
+        terminalreporter.write_line(f"| {died} | {followed} | {seconds:.1f} |")

@@ -1,0 +1,48 @@
+"""The deaths that `make test` tries as well: small jobs, and a reference at their side."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+
+from service.states import JobState
+from tests.deaths.aftermath import check_aftermath
+from tests.deaths.world import World, toy, wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.deaths, pytest.mark.quick_death]
+
+STEPS = 400
+
+
+def test_a_killed_driver_costs_the_steps_since_the_checkpoint_and_no_bit(shared: World) -> None:
+    spec = toy(STEPS, workers=1, checkpoints={"every_steps": 100})
+    in_peace, disturbed = shared.submit(spec), shared.submit(spec)
+    shared.at_step(disturbed, 150)
+    shared.process(disturbed, "driver").kill()
+    shared.ended(in_peace)
+    check_aftermath(shared, disturbed, weights=shared.weights(in_peace), attempts=2)
+    assert (shared.client.attempts(disturbed).items[1].resumed_from_step or 0) >= 100
+
+
+def test_an_api_killed_during_a_cancel_is_heeded_all_the_same(shared: World) -> None:
+    job_id = shared.submit(toy(100_000))
+    shared.at_step(job_id, 50)
+    shared.client.cancel(job_id)
+    shared.service.child("-m api").kill()
+    check_aftermath(shared, job_id, state=JobState.CANCELLED, attempts=1)
+
+
+def test_a_disk_that_is_full_when_a_checkpoint_is_written_costs_that_checkpoint_alone(shared: World) -> None:
+    job_id = shared.submit(toy(STEPS, checkpoints={"every_steps": 100}))
+    shared.at_step(job_id, 50)
+    rank_0 = shared.process(job_id, "rank-0")
+    before = rank_0.rlimit(resource.RLIMIT_FSIZE)
+    rank_0.rlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    wait_until(
+        lambda: any(event.name == "checkpoint_failed" for event in shared.client.events(job_id).items),
+        "a checkpoint was tried in vain",
+    )
+    rank_0.rlimit(resource.RLIMIT_FSIZE, before)
+    check_aftermath(shared, job_id, attempts=1)
+    assert shared.client.checkpoints(job_id).items[-1].step == STEPS

@@ -1,0 +1,76 @@
+"""Ray dies, in whole or in part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.deaths.aftermath import check_aftermath
+from tests.deaths.cluster import Cluster, two_nodes
+from tests.deaths.conftest import STEPS, Measure
+from tests.deaths.world import World, now, toy, world
+
+pytestmark = [pytest.mark.ray, pytest.mark.deaths]
+
+
+def test_a_job_outlives_rays_head(shared: World, undisturbed: str, measure: Measure) -> None:
+    job_id = shared.submit(toy(STEPS))
+    shared.at_step(job_id, 500)
+    (head,) = [
+        p for p in psutil.Process(shared.service.child("ray.scripts").pid).children() if p.name() == "gcs_server"
+    ]
+    died_at = now()
+    head.kill()
+    followed = "Ray is started again; attempt 2 goes on from the last checkpoint"
+    measure("kill -9 of Ray's head (gcs_server)", followed, shared.recovered(job_id, died_at, attempt=2))
+    check_aftermath(shared, job_id, weights=undisturbed, attempts=2)
+    assert shared.client.attempts(job_id).items[0].reason == "cluster_lost"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes for the tests of this module."""
+    with two_nodes() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def on_two_nodes(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A service that uses them."""
+    data: Path = tmp_path_factory.mktemp("two-nodes")
+    with world(data, options=("--ray-address", cluster.url), SYMADJ_RAY_TOKEN=cluster.token) as running:
+        yield running
+
+
+def test_a_job_waits_for_a_node_that_comes_back(
+    on_two_nodes: World, cluster: Cluster, undisturbed: str, measure: Measure
+) -> None:
+    job_id = on_two_nodes.submit(toy(STEPS))
+    on_two_nodes.at_step(job_id, 500)
+    died_at = now()
+    cluster.kill_second()
+    on_two_nodes.follow(job_id, lambda job: job.attempts_lost == 1)
+    lost = (now() - died_at).total_seconds()
+    cluster.start_second()
+    back_at = now()
+    seconds = on_two_nodes.recovered(job_id, back_at, attempt=2)
+    followed = f"noticed after {lost:.1f} s; attempt 2 on two workers (seconds: from the start of the new node)"
+    measure("kill -9 of a node, and it comes back", followed, seconds)
+    check_aftermath(on_two_nodes, job_id, weights=undisturbed, attempts=2)
+
+
+def test_an_elastic_job_goes_on_with_the_workers_that_are_left(
+    on_two_nodes: World, cluster: Cluster, measure: Measure
+) -> None:
+    job_id = on_two_nodes.submit(toy(STEPS, resources={"kind": "cpu", "workers": 2, "min_workers": 1}))
+    on_two_nodes.at_step(job_id, 500)
+    died_at = now()
+    cluster.kill_second()
+    seconds = on_two_nodes.recovered(job_id, died_at, attempt=2)
+    measure("kill -9 of a node under an elastic job", "attempt 2 on one worker", seconds)
+    # Rank 1 was last measured in the steps before its death; the steps after the checkpoint have one rank.
+    check_aftermath(on_two_nodes, job_id, attempts=2, workers=1)
+    assert [item.workers for item in on_two_nodes.client.attempts(job_id).items] == [2, 1]
