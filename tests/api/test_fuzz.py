@@ -1,0 +1,123 @@
+"""Whatever is sent, the API answers as its own OpenAPI says, and never with an error of ours."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import schemathesis
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import SearchStrategy
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.schemas import APIOperation
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from api.app import create_app
+from service import keys, lifecycle
+from service.roles import Role
+from service.settings import Settings
+from service.spec import JobSpec
+from service.store import Database, jobs
+from tests.api.conftest import NOW, checkpoint
+from tests.api.test_jobs import assert_problem
+from tests.conftest import TOY
+
+SECRET = "a secret of the server's for tests"
+EXAMPLES = settings(
+    max_examples=5, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def running_job(database: Database, client: TestClient, storage: Path) -> tuple[str, str]:
+    """Return the id of a job that has something of everything, and the token of its attempt."""
+    with database.session() as session:
+        job, _ = lifecycle.submit(session, JobSpec.model_validate(TOY), owner="local")
+    with database.session() as session:
+        claim = lifecycle.claim(session, jobs.lock(session, job.id), actor="d", lease_seconds=3600)
+    assert claim is not None
+    sizes = {"host_idle_bytes": 1, "host_peak_bytes": 2, "device_idle_bytes": None, "device_peak_bytes": None}
+    records = [
+        {"kind": "step", "time": NOW, "step": 1, "metrics": {"loss": "NaN"}},
+        {"kind": "memory", "time": NOW, "step": 1, "rank": 0, "phase": "forward"} | sizes,
+        {"kind": "artifact", "time": NOW, "name": "a", "media_type": "text/plain", "bytes": 0, "sha256": "0" * 64},
+        {"kind": "event", "time": NOW, "name": "seen", "message": "a\0b", "data": {"words": "\0", "deep": [["NaN"]]}},
+        checkpoint(1),
+    ]
+    batch = {"source": "rank-0", "first_seq": 1, "records": records}
+    stored = client.post("/api/v1/ingest/batches", json=batch, headers=bearer(claim.token))
+    assert stored.status_code == 200, stored.text
+    file = lifecycle.artifact_folder(storage, job.id, 1) / "a"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    return job.id, claim.token
+
+
+def places(operation: APIOperation, job_id: str, key_id: str) -> list[dict[str, str] | None]:
+    """Return what to put into the path: things that are there, and None for what schemathesis makes up."""
+    there = {"job_id": job_id, "key_id": key_id, "name": "loss" if "metrics" in operation.path else "a"}
+    known = {name: value for name, value in there.items() if f"{{{name}}}" in operation.path}
+    return [known, None] if known else [{}]
+
+
+def check(case: Case, headers: dict[str, str] | None) -> None:
+    """Send one request and compare the answer with the document."""
+    with contextlib.suppress(TypeError, ValueError):
+        if 0 <= float((case.query or {}).get("wait", -1)) <= 30:
+            case.query["wait"] = 0  # nobody waits here
+    checks: list[Any] = [status_code_conformance, content_type_conformance, response_schema_conformance]
+    if case.operation.label != "GET /readyz":  # which answers 503 where no Ray is
+        checks.append(not_a_server_error)
+    case.validate_response(case.call(headers=headers), checks=checks)
+
+
+def fuzz(strategy: SearchStrategy[Case], headers: dict[str, str]) -> None:
+    """Check some examples of a strategy, the same ones every time."""
+
+    @EXAMPLES
+    @given(case=strategy)
+    def send(case: Case) -> None:
+        check(case, headers)
+
+    send()
+
+
+def test_every_answer_is_documented_and_no_fault_of_ours(backend: str, new_database_url: str, tmp_path: Path) -> None:
+    """SQLite without keys, PostgreSQL with an admin's."""
+    asks_for_keys = backend == "postgresql"
+    configured = Settings(
+        data=tmp_path,
+        store_url=new_database_url,
+        ray_address="http://127.0.0.1:9",
+        auth="keys" if asks_for_keys else "none",
+        key_secret=SECRET,
+    )
+    app = create_app(configured)
+    with TestClient(app) as client, contextlib.closing(Database(new_database_url)) as database:
+        job_id, token = running_job(database, client, configured.resolved_storage())
+        with database.session() as session:
+            _, admin = keys.create(session, SECRET.encode(), name="root", role=Role.ADMIN)
+            other, _ = keys.create(session, SECRET.encode(), name="other", role=Role.VIEWER)
+        for result in schemathesis.openapi.from_asgi("/openapi.json", app).get_all_operations():
+            operation = result.ok()
+            headers = bearer(token if "ingest" in operation.path else admin)
+            for place in places(operation, job_id, other.id):
+                modes = [GenerationMode.POSITIVE]
+                if operation.path.startswith("/api/") and place is not None:  # else there is nothing to get wrong
+                    modes.append(GenerationMode.NEGATIVE)
+                for mode in modes:
+                    fuzz(operation.as_strategy(generation_mode=mode, path_parameters=place), headers)
+        for address in ("/a%00", "/a%00/events", "/a/metrics/b%00", "/a/artifacts/b%00", "?name=%00", "?owner=%00"):
+            answer = client.get(f"/api/v1/jobs{address}", headers=bearer(admin))
+            assert_problem(answer, 422)
+        assert client.get(f"/api/v1/jobs/{job_id}/events", headers=bearer(admin)).status_code == 200
