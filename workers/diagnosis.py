@@ -11,6 +11,7 @@ from service.states import ReasonCode
 from symadj_core.errors import SolverError, Status
 from workers.checkpoints import CorruptCheckpointError
 from workers.data import DataError
+from workers.patience import FULL
 from workers.reasons import LESS_MEMORY, Failure, StopAsked
 
 __all__ = ["diagnose", "diverged"]
@@ -40,6 +41,9 @@ def diagnose(error: Exception, where: dict[str, Any]) -> Failure:
         of = "device" if isinstance(error, torch.OutOfMemoryError) else "host"
         told = where | {"of": of, "advice": LESS_MEMORY}
         return Failure(ReasonCode.OUT_OF_MEMORY, f"out of memory on the {of}: {error}", told)
+    if isinstance(error, OSError) and error.errno in FULL:
+        advice = "make room on the storage (GET /api/v1/usage tells who uses it) and submit the job again"
+        return Failure(ReasonCode.INTERNAL, f"there was no room on the storage: {error}", where | {"advice": advice})
     trace = "".join(traceback.format_exception(error))[-_LONGEST_TRACE:]
     return Failure(ReasonCode.INTERNAL, f"{type(error).__name__}: {error}", where | {"traceback": trace})
 

@@ -22,6 +22,7 @@ from workers.checkpoints import CorruptCheckpointError, StoredCheckpoint
 from workers.data import PreparedData, load_data
 from workers.evaluation import Evaluator
 from workers.flow import build_flow, validation_flow
+from workers.patience import once_there_is_room
 from workers.ranks import AttemptFailedError, PeerLostError, Ranks
 from workers.state import TrainingState
 from workers.telemetry import Outbox, TelemetryError, flush_timeout, open_sender
@@ -181,7 +182,7 @@ class Attempt:
             # safetensors writes several in an order that changes from run to run.
             about = json.dumps({"steps": step, "dim": data.dim})
             content = safetensors.torch.save(weights, {"symadj": about})
-            self.outbox.put(self.artifacts.write(name, "application/octet-stream", content))
+            self._store(name, "application/octet-stream", content)
         config = {
             "job_id": self.order.job_id,
             "attempt": self.order.attempt,
@@ -190,7 +191,11 @@ class Attempt:
             "versions": _versions(),
         }
         text = json.dumps(config, indent=2) + "\n"
-        self.outbox.put(self.artifacts.write("config.json", "application/json", text.encode()))
+        self._store("config.json", "application/json", text.encode())
+
+    def _store(self, name: str, media_type: str, content: bytes) -> None:
+        record = once_there_is_room(self.outbox, lambda: self.artifacts.write(name, media_type, content))
+        self.outbox.put(record)
 
     def _on_rank_0(self, work: Callable[[], None]) -> None:
         self.ranks.together(lambda: work() if self.ranks.rank == 0 else None, phase="artifacts")

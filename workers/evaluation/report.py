@@ -27,6 +27,7 @@ from workers.evaluation.two_sample import FEWEST_ROWS, two_sample_test
 from workers.flow import evaluation_flow
 from workers.history import History
 from workers.likelihood import on_device
+from workers.patience import once_there_is_room
 from workers.ranks import Ranks
 from workers.telemetry import Outbox
 from workers.validation import Validation
@@ -196,7 +197,9 @@ class Evaluator:
         self._picture("curve.png", partial(plots.draw_curve, history, validations, self.spec.name, nll, lines))
 
     def _picture(self, name: str, draw: Callable[[], bytes]) -> None:
-        self.outbox.put(self.artifacts.write(name, "image/png", heeding(self.outbox, draw)))
+        picture = heeding(self.outbox, draw)
+        record = once_there_is_room(self.outbox, lambda: self.artifacts.write(name, "image/png", picture))
+        self.outbox.put(record)
 
     def _on_rank_0(self, work: Callable[[], None]) -> None:
         self.ranks.together(lambda: work() if self.ranks.rank == 0 else None, phase="artifacts")
