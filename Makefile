@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 HOST ?= 127.0.0.1
 PORT ?= 8000
 DATA ?= symadj-data
+NAME ?= flow_cytometry
+MINUTES ?= 10
 
 .PHONY: help install demo serve test test-deaths soak check bench-core bench-density format lock clean
 
@@ -49,8 +51,8 @@ bench-core: $(VENV)-bench/.installed ## time and memory of a training step besid
 	$(VENV)-bench/bin/python -m benchmarks.trace
 	$(VENV)-bench/bin/python -m benchmarks.memory --plot docs/memory.png
 
-bench-density: $(VENV)-bench/.installed ## ten minutes of a neural spline flow on the flow-cytometry data
-	$(VENV)-bench/bin/python -m benchmarks.density
+bench-density: $(VENV)-bench/.installed ## a neural spline flow on a recipe's data (NAME=flow_cytometry MINUTES=10)
+	$(VENV)-bench/bin/python -m benchmarks.density $(NAME) --minutes $(MINUTES)
 
 $(VENV)-bench/.installed: benchmarks/requirements.lock
 	$(PYTHON) -m venv $(VENV)-bench
