@@ -94,11 +94,11 @@ class Starter:
             active = jobs.active(session)
             taken = self._taken(session, active)
             for waiting in self._waiting(session, active, not_over):
-                if waiting.attempt and (waiting.id, waiting.attempt) not in self._over:
-                    continue  # it came to the head of the queue just now: Ray is asked in the next round
                 job, spec = jobs.lock(session, waiting.id), _spec(waiting)
                 if job.state != JobState.QUEUED:
                     continue
+                if job.attempt and (job.id, job.attempt) not in self._over:
+                    continue  # it came to the head of the queue just now: Ray is asked in the next round
                 if spec is None:
                     lifecycle.refuse(session, job, ReasonCode.INTERNAL, UNREADABLE, actor=ACTOR)
                     continue

@@ -120,9 +120,11 @@ class Watcher:
                 if source.seen_at is not None and not source.farewell:
                     key: Hashable = (run.attempt.submission_id, source.source)
                     seen[key], of[key] = source.seen_at, (run, source.source)
-        if seen and not self._api_answers():
-            self._silence.start_afresh()
-            return
+        if seen:
+            if not self._api_answers():
+                self._silence.start_afresh()
+                return
+            self._check_store_is_not_locked()
         given_up = set()
         for key, seconds in self._silence.look(seen).items():
             run, source_name = of[key]
@@ -130,9 +132,15 @@ class Watcher:
                 continue
             given_up.add(run.job.id)
             log.warning("%s: %s is silent: Ray stops the run", run.job.id, source_name)
-            self._ray.stop(run.attempt.submission_id)
             message = f"{source_name} was not heard of for {seconds:.0f} s, while the API and the store answered."
+            # First: a store that can't be written to (its disk is full) takes no word of any run, and none is to end.
             self._lose(run.job, ReasonCode.WORKER_LOST, message)
+            self._ray.stop(run.attempt.submission_id)
+
+    def _check_store_is_not_locked(self) -> None:
+        """Raise what the store raises if its file is locked: SQLite answers questions then, and takes nothing in."""
+        with self._database.session():
+            pass
 
     def _api_answers(self) -> bool:
         try:

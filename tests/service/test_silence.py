@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 
+from service import lifecycle
 from service.dispatcher import Dispatcher
 from service.dispatcher.silence import SilenceClock
 from service.store import Database
@@ -107,6 +111,45 @@ def test_an_api_that_was_away_costs_no_run(
     assert ray.stopped == []
     rounds(dispatcher, clock, 10)
     assert set(ray.stopped) == {f"{job_id}-1"}
+
+
+def test_a_store_that_was_locked_against_writing_costs_no_run(
+    database: Database, ray: RayServer, dispatcher: Dispatcher, clock: Clock, job_id: str
+) -> None:
+    path = database.engine.url.database
+    if not database.is_sqlite or path is None:
+        pytest.skip("PostgreSQL has no such lock")
+    sa.event.listen(database.engine, "connect", lambda new, _: new.execute("PRAGMA busy_timeout = 0"))
+    database.engine.dispose()
+    rounds(dispatcher, clock, 50)
+    locker = sqlite3.connect(path, isolation_level=None)
+    locker.execute("BEGIN IMMEDIATE")
+    with pytest.raises(OperationalError):
+        rounds(dispatcher, clock, 10)
+    locker.close()
+    rounds(dispatcher, clock, 60)
+    assert ray.stopped == []
+    rounds(dispatcher, clock, 10)
+    assert set(ray.stopped) == {f"{job_id}-1"}
+
+
+def test_no_run_is_stopped_while_the_store_can_not_write_down_that_it_is_lost(
+    database: Database,
+    ray: RayServer,
+    dispatcher: Dispatcher,
+    clock: Clock,
+    job_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OperationalError("UPDATE jobs", {}, Exception("database or disk is full"))
+
+    monkeypatch.setattr(lifecycle, "lose", full)
+    rounds(dispatcher, clock, 60)
+    with pytest.raises(OperationalError):
+        rounds(dispatcher, clock, 10)
+    assert ray.stopped == []
+    assert read(database, job_id).state == "starting"
 
 
 def test_a_silent_run_that_was_to_pause_is_paused(
