@@ -101,8 +101,11 @@ def _visible_job(asker: Asker, store: Store, job_id: Annotated[str, Path(max_len
 
 def refuse_nul(request: Request) -> None:
     """Refuse an address with a NUL in it: nothing has such a name, and PostgreSQL can't be asked for one."""
-    if "\0" in request.url.path or b"%00" in request.scope["query_string"]:
-        raise InvalidParameter("the address has a NUL (%00) in it: no name has one")
+    if "\0" in request.url.path:
+        raise InvalidParameter("the path has a NUL (%00) in it: no name has one")
+    for name, value in request.query_params.multi_items():
+        if "\0" in name or "\0" in value:
+            raise InvalidParameter(f"{name} has a NUL (%00) in it: no name has one", pointer=name)
 
 
 def require_json(request: Request) -> None:
