@@ -27,7 +27,8 @@ SECONDS_BETWEEN_DEATHS = 20.0
 # Nothing is killed any more in the last minutes: what has not ended then is stuck.
 SECONDS_OF_DEATHS = 11 * 60.0
 MOST_SECONDS = 15 * 60.0
-# Ray's head takes all running jobs with it: now and then.
+# Ray's head takes all running jobs with it, and is long in coming back: now and then.
+SECONDS_BETWEEN_HEADS = 180.0
 VICTIMS = {"driver": 2, "controller": 1, "worker": 4, "API": 3, "dispatcher": 3, "Ray's head": 1}
 
 
@@ -44,7 +45,7 @@ def main() -> int:
     print(f"seed {seed}", flush=True)
     with (
         tempfile.TemporaryDirectory(prefix="symadj-soak-") as folder,
-        world(Path(folder), options=("--cpus", "3")) as soaked,
+        world(Path(folder)) as soaked,
     ):
         return _soak(soaked, random.Random(seed))
 
@@ -56,12 +57,17 @@ def _soak(soaked: World, chance: random.Random) -> int:
     job_ids = [soaked.submit(toy(STEPS, workers=count, **changes)) for count in workers]
     started = time.monotonic()
     deaths = Counter[str]()
+    no_head_until = 0.0
     with soaked.client.patience(lambda _: None):
         while _waiting(soaked, job_ids) and time.monotonic() - started < MOST_SECONDS:
             time.sleep(SECONDS_BETWEEN_DEATHS)
             if time.monotonic() - started > SECONDS_OF_DEATHS:
                 continue
-            victim = _kill_something(soaked, chance)
+            victim = _kill_something(
+                soaked, chance, spared={"Ray's head"} if time.monotonic() < no_head_until else set()
+            )
+            if victim == "Ray's head":
+                no_head_until = time.monotonic() + SECONDS_BETWEEN_HEADS
             deaths[victim] += 1
             left = len(_waiting(soaked, job_ids))
             print(f"{time.monotonic() - started:5.0f} s: {victim} killed; {left} jobs have not ended", flush=True)
@@ -75,9 +81,9 @@ def _waiting(soaked: World, job_ids: list[str]) -> list[str]:
     return [job_id for job_id in job_ids if soaked.client.job(job_id).state not in TERMINAL]
 
 
-def _kill_something(soaked: World, chance: random.Random) -> str:
+def _kill_something(soaked: World, chance: random.Random, *, spared: set[str]) -> str:
     """Kill a part of those that are there now; return what it was."""
-    kinds = dict(VICTIMS)
+    kinds = {kind: weight for kind, weight in VICTIMS.items() if kind not in spared}
     while kinds:
         (kind,) = chance.choices(list(kinds), weights=list(kinds.values()))
         del kinds[kind]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,12 @@ MOST_SECONDS = 300.0
 # The pause before the next attempt and the time after which a silent worker is lost: short, so that the tests are.
 RETRY_SECONDS = 1.0
 LEASE_SECONDS = 20.0
+# The driver, and what Ray starts for it.
+PARTS_OF_A_RUN = (
+    "-m workers.run",
+    *(f"ray::{actor}" for actor in ("RayTrainWorker", "TrainController", "DatasetManager", "PlacementGroupCleaner")),
+    *(f"ray::{actor}" for actor in ("SynchronizationActor", "JobSupervisor")),
+)
 SHORT = {"SYMADJ_RETRY_SECONDS": str(RETRY_SECONDS), "SYMADJ_RUN_LEASE_SECONDS": str(LEASE_SECONDS)}
 
 
@@ -55,7 +61,7 @@ def process_of(data: Path, job_id: str, source: str, attempt: int | None = None)
 
 
 def run_processes(data: Path) -> list[psutil.Process]:
-    """Return the drivers and workers of all runs of a service, dead ones that nobody awaited left out."""
+    """Return the processes of all runs of a service, dead ones that nobody awaited left out."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -66,9 +72,7 @@ def run_processes(data: Path) -> list[psutil.Process]:
                 str(data),
                 str(data / "spool"),
             }
-            if ours and (
-                "-m workers.run" in words or "ray::RayTrainWorker" in words or "ray::TrainController" in words
-            ):
+            if ours and any(part in words for part in PARTS_OF_A_RUN):
                 found.append(process)
         except psutil.Error:
             continue
@@ -77,11 +81,10 @@ def run_processes(data: Path) -> list[psutil.Process]:
 
 @dataclass
 class World:
-    """A service, a client of it, and the deaths that befell its jobs."""
+    """A service and a client of it."""
 
     service: Service
     client: Client
-    died_at: dict[str, tuple[datetime, float]] = field(default_factory=dict)
 
     def submit(self, spec: dict[str, Any]) -> str:
         """Submit a job; return its id."""
