@@ -211,6 +211,9 @@ class CheckpointFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self._check_newest(attempt)
         (self.path / f"{_BEGUN}{attempt}").touch()
+        # A checkpoint is on the disk only if the folders that lead to it are.
+        for folder in (self.path, self.path.parent, self.path.parent.parent):
+            _sync(folder)
         for number in self._begun():
             if number < attempt:
                 (self.path / f"{_BEGUN}{number}").unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,28 @@ def test_an_attempt_that_was_given_up_stores_and_removes_nothing_once_the_next_o
     assert "attempt 2 has begun" in event.message
     assert files(given_up.folder) == ["step-000000003-attempt-1"]
     assert next_one.newest() == given_up.newest() == stored(tmp_path)[0]
+
+
+def test_files_and_the_folders_that_lead_to_them_are_on_the_disk_before_a_checkpoint_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def remember(handle: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", remember)
+    job = order(tmp_path / "storage", **JOB)
+    data = load_data(job.spec.data)
+    state = TrainingState(job.spec, build_flow(job.spec, data.dim))
+    outbox = KeepingOutbox()
+    Checkpointer(job, data, outbox).save(state, CheckpointCause.STEPS)
+    assert {"weights.safetensors", "training.pt", "manifest.json", "checkpoints", "job-1", "storage"} <= set(synced)
+    making, folder = synced[-2:]
+    assert making.startswith(".making-"), "the names in it before it gets its own"
+    assert folder == "checkpoints"
 
 
 def test_what_an_attempt_stored_counts_for_more_than_later_steps_of_one_before_it(tmp_path: Path) -> None:
