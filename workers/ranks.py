@@ -130,7 +130,13 @@ class DataParallel:
         self._ranks = ranks
         self._parameters = list(model.parameters())
         if ranks.size > 1:
-            ddp = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
+            try:
+                ddp = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                # It compares the ranks' parameters as it starts.
+                raise PeerLostError(f"rank {ranks.rank} lost a peer as DDP started: {error}") from error
             # A lambda, since DDP compares a hook's annotations as objects, and ours are strings.
             ddp.register_comm_hook(None, lambda _, bucket: _left_as_it_is(bucket.buffer()))
             self.model = ddp

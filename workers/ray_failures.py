@@ -6,7 +6,11 @@ from collections.abc import Iterator
 
 import ray.exceptions
 from ray.train import TrainingFailedError
-from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.exceptions import (
+    InsufficientClusterResourcesError,
+    UserExceptionWithTraceback,
+    WorkerGroupStartupTimeoutError,
+)
 
 from service.states import ReasonCode
 from workers.reasons import LESS_MEMORY, Failure
@@ -14,6 +18,7 @@ from workers.reasons import LESS_MEMORY, Failure
 __all__ = ["diagnose"]
 
 _LONGEST_DETAIL = 8000
+_OUT_OF_MEMORY = frozenset({"OutOfMemoryError", "MemoryError"})  # torch's and Python's
 
 
 def diagnose(error: BaseException) -> Failure:
@@ -34,9 +39,15 @@ def diagnose(error: BaseException) -> Failure:
         message = "the cluster had no room for the workers"
         return Failure(ReasonCode.CANNOT_FIT, message, data | {"advice": advice})
     if isinstance(error, TrainingFailedError):
-        # PeerLostError is what the other ranks see of a worker's death.
-        if any_is(ray.exceptions.RayActorError) or "PeerLostError" in names:
+        # PeerLostError is what the other ranks see of a worker's death, or of one that raised something of its own.
+        own = [part for part in _raised_by_ranks(chain) if type(part).__name__ != "PeerLostError"]
+        if any_is(ray.exceptions.RayActorError) or ("PeerLostError" in names and not own):
             return Failure(ReasonCode.WORKER_LOST, "the process of a worker died", data)
+        if any(type(part).__name__ in _OUT_OF_MEMORY for part in own):
+            of = "device" if "OutOfMemoryError" in names else "host"
+            message = f"a worker ran out of memory on the {of}"
+            return Failure(ReasonCode.OUT_OF_MEMORY, message, data | {"of": of, "advice": LESS_MEMORY})
+        chain = own or chain
     elif any_is(ray.exceptions.RayActorError, ray.exceptions.RaySystemError, ConnectionError):
         return Failure(ReasonCode.CLUSTER_LOST, "the Ray cluster was lost, or its controller of this run", data)
     return Failure(ReasonCode.INTERNAL, f"{type(chain[-1]).__name__}: {_first_line(chain[-1])}", data)
@@ -52,6 +63,10 @@ def _within(error: BaseException) -> Iterator[BaseException]:
             inner.append(part)
     for part in inner:
         yield from _within(part)
+
+
+def _raised_by_ranks(chain: list[BaseException]) -> list[BaseException]:
+    return [part._base_exc for part in chain if isinstance(part, UserExceptionWithTraceback)]
 
 
 def _first_line(error: BaseException) -> str:

@@ -145,6 +145,20 @@ def user_exception(error: Exception) -> UserExceptionWithTraceback:
         (WorkerGroupError("", {1: ray.exceptions.ActorDiedError()}), ReasonCode.WORKER_LOST),
         (WorkerGroupError("", {0: user_exception(PeerLostError("gone"))}), ReasonCode.WORKER_LOST),
         (WorkerGroupError("", {0: user_exception(KeyError("x"))}), ReasonCode.INTERNAL),
+        (
+            WorkerGroupError("", {0: user_exception(KeyError("x")), 1: user_exception(PeerLostError("gone"))}),
+            ReasonCode.INTERNAL,
+        ),
+        (
+            WorkerGroupError("", {0: ray.exceptions.ActorDiedError(), 1: user_exception(KeyError("x"))}),
+            ReasonCode.WORKER_LOST,
+        ),
+        (
+            WorkerGroupError(
+                "", {0: user_exception(torch.OutOfMemoryError("full")), 1: user_exception(PeerLostError("gone"))}
+            ),
+            ReasonCode.OUT_OF_MEMORY,
+        ),
         (WorkerGroupError("", {0: ray.exceptions.OutOfMemoryError("killed")}), ReasonCode.OUT_OF_MEMORY),
         (ControllerError(WorkerGroupStartupTimeoutError(4)), ReasonCode.CANNOT_FIT),
         (ray.exceptions.ActorDiedError(), ReasonCode.CLUSTER_LOST),

@@ -23,7 +23,7 @@ from symadj_core.flows import MLPField
 from tests.workers.runs import KeepingOutbox, order, run
 from workers.data import load_data
 from workers.flow import build_flow
-from workers.ranks import PeerLostError, Ranks
+from workers.ranks import DataParallel, PeerLostError, Ranks
 from workers.state import TrainingState
 from workers.training import train
 from workers.worker import Attempt
@@ -278,3 +278,14 @@ def test_the_death_of_a_rank_is_noticed_by_the_others(tmp_path: Path) -> None:
     assert dead is None
     assert survivor is not None
     assert survivor["outcome"] == "peer lost"
+
+
+def test_a_peer_that_dies_while_ddp_starts_is_a_lost_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr("workers.ranks.DistributedDataParallel", broken)
+    ranks = Ranks(torch.device("cpu"))
+    ranks.size = 2
+    with pytest.raises(PeerLostError, match="Connection closed"):
+        DataParallel(torch.nn.Linear(1, 1), ranks)
