@@ -10,7 +10,7 @@ DATA ?= symadj-data
 NAME ?= flow_cytometry
 MINUTES ?= 10
 
-.PHONY: help install demo serve test test-deaths soak check bench-core bench-density format lock clean
+.PHONY: help install demo serve test test-cluster test-deaths soak check bench-core bench-density format lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ test-deaths: install ## kill every part of the system in turn, and check what is
 
 soak: install ## thirty short jobs and a random death every 20 s (a quarter of an hour; SEED repeats one)
 	$(BIN)/python -m tests.deaths.soak $(if $(SEED),--seed $(SEED))
+
+test-cluster: install ## kill containers of a real cluster, on a container engine (half an hour)
+	SYMADJ_TEST_CLUSTER=1 $(BIN)/python -m pytest -s tests/cluster
 
 check: install ## lint, format, types, import rules
 	$(BIN)/ruff check .
