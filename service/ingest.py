@@ -107,7 +107,7 @@ def _store_single(
     elif isinstance(record, ArtifactRecord):
         artifacts.add(session, job, attempt.number, record)
     elif isinstance(record, CheckpointRecord):
-        checkpoints.add(session, job, attempt.number, record)
+        checkpoints.add(session, job, record)
     elif isinstance(record, FarewellRecord):
         position.farewell = True
     elif isinstance(record, OutcomeRecord) and attempt.number == job.attempt:

@@ -55,9 +55,16 @@ class Checkpointer:
         if cause is not None:
             self.save(state, cause)
 
-    def resumed(self, state: TrainingState) -> None:
-        """Note that ``state`` was just loaded: it is stored already."""
+    def resumed(self, state: TrainingState, checkpoint: StoredCheckpoint) -> None:
+        """Note that ``state`` was just loaded from ``checkpoint``, and tell of that.
+
+        Its writer may have died before it could; and of a parent's the store does not know that this job has it, too.
+        """
         self._last = _mark(state)
+        try:
+            self._tell(checkpoint, [])
+        except (OSError, CorruptCheckpointError) as error:
+            log.warning("%s is not told of again: %s", checkpoint.name, error)
 
     def _due(self, step: int, is_best: bool) -> CheckpointCause | None:
         wanted = self._wanted
@@ -80,29 +87,33 @@ class Checkpointer:
         nll = state.validations[-1].nll if state.validations else None
         about = {"validation_nll": _json(nll), "data": self._data.sample(), "spec": self._order.spec.stored()}
         try:
-            stored, seal = self.folder.write(state.state_dict(), attempt=self._order.attempt, cause=cause, about=about)
-        except OSError as error:
+            stored = self.folder.write(state.state_dict(), attempt=self._order.attempt, cause=cause, about=about)
+            surplus = self._surplus()
+            self._tell(stored, surplus)
+        except (OSError, CorruptCheckpointError) as error:
             log.warning("no checkpoint after step %d: %s", state.step, error)
             self._event("checkpoint_failed", f"No checkpoint after step {state.step}: {error}", step=state.step)
             return
         self._last = _mark(state)
-        surplus = self._surplus()
-        self._outbox.put(
-            CheckpointRecord(
-                time=datetime.now(UTC),
-                name=stored.name,
-                step=state.step,
-                cause=cause,
-                validation_nll=nll,
-                removed=[checkpoint.name for checkpoint in surplus],
-                **seal,
-            )
-        )
         for checkpoint in surplus:
             try:
                 self.folder.remove(checkpoint)
             except OSError as error:
                 log.warning("%s is not removed now: %s", checkpoint.name, error)
+
+    def _tell(self, stored: StoredCheckpoint, removed: list[StoredCheckpoint]) -> None:
+        manifest = stored.manifest()
+        self._outbox.put(
+            CheckpointRecord(
+                time=datetime.now(UTC),
+                name=stored.name,
+                step=stored.step,
+                cause=manifest["cause"],
+                validation_nll=manifest["validation_nll"],
+                removed=[checkpoint.name for checkpoint in removed],
+                **stored.seal(),
+            )
+        )
 
     def _surplus(self) -> list[StoredCheckpoint]:
         """Return what is kept no longer: all but the newest ones and the best one, of those that can be used."""

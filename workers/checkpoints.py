@@ -83,6 +83,17 @@ class StoredCheckpoint:
             raise CorruptCheckpointError(f"{self.path / _MANIFEST}: {error!r}") from error
         return manifest
 
+    def seal(self) -> dict[str, Any]:
+        """Return ``bytes``, the size of all its files, and ``sha256``, the sum of its manifest, which has theirs.
+
+        Raises:
+            CorruptCheckpointError: its manifest can't be read.
+        """
+        files = self.manifest()["files"].values()
+        content = (self.path / _MANIFEST).read_bytes()
+        size = len(content) + sum(file["bytes"] for file in files)
+        return {"bytes": size, "sha256": hashlib.sha256(content).hexdigest()}
+
     def verify(self) -> None:
         """Read all of it and compare with the sums that were taken when it was written.
 
@@ -139,8 +150,8 @@ class CheckpointFolder:
 
     def write(
         self, state: dict[str, Any], *, attempt: int, cause: CheckpointCause, about: dict[str, Any]
-    ) -> tuple[StoredCheckpoint, dict[str, Any]]:
-        """Store a training's state; return the checkpoint, and the size and SHA-256 that stand for all of it.
+    ) -> StoredCheckpoint:
+        """Store a training's state; return the checkpoint.
 
         One that this attempt wrote at the same step before is replaced: it holds the same weights, but what came
         after the step (its validation) may be missing in it.
@@ -190,11 +201,7 @@ class CheckpointFolder:
                 # Their own words for a full disk.
                 raise OSError(f"{making}: {error}") from error
             raise
-        size = len(content) + sum(file["bytes"] for file in files.values())
-        return StoredCheckpoint(target, state["step"], attempt), {
-            "bytes": size,
-            "sha256": hashlib.sha256(content).hexdigest(),
-        }
+        return StoredCheckpoint(target, state["step"], attempt)
 
     def remove(self, checkpoint: StoredCheckpoint) -> None:
         """Remove a checkpoint; its manifest first, so that a half removed one is none."""

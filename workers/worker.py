@@ -159,7 +159,7 @@ class Attempt:
                 checkpointer.give_up(checkpoint, problems[0])
         self.ranks.together(lambda: state.load_state_dict(read), phase="resume")
         if checkpointer is not None:
-            checkpointer.resumed(state)
+            checkpointer.resumed(state, checkpoint)
         self._event(
             "resumed",
             f"Training goes on after step {state.step}, from {checkpoint.name}",

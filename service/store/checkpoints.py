@@ -13,14 +13,17 @@ from service.store.tables import Checkpoint, Job
 __all__ = ["add", "newest", "of_job"]
 
 
-def add(session: Session, job: Job, attempt: int, record: CheckpointRecord) -> None:
-    """Register a complete checkpoint, and forget those that were removed to make room for it."""
+def add(session: Session, job: Job, record: CheckpointRecord) -> None:
+    """Register a complete checkpoint, and forget those that were removed to make room for it.
+
+    The attempt that wrote it is in its name: a later one tells of it again when it goes on from it.
+    """
     session.merge(
         Checkpoint(
             job_id=job.id,
             name=record.name,
             step=record.step,
-            attempt=attempt,
+            attempt=int(record.name.rpartition("-")[2]),
             created_at=record.time,
             bytes=record.bytes,
             sha256=record.sha256,
