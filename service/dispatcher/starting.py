@@ -157,7 +157,8 @@ class Starter:
         try:
             self._ray.submit(
                 claim.attempt.submission_id,
-                f"{shlex.quote(self._settings.worker_python)} -m workers.run",
+                # Ray starts a shell, which is not to stand between it and the driver: it could die alone.
+                f"exec {shlex.quote(self._settings.worker_python)} -m workers.run",
                 environment,
                 {"symadj_job": job.id, "symadj_name": job.name},
             )
