@@ -112,13 +112,13 @@ def _fit(order: RunOrder) -> Any:
         os.environ.setdefault(name, value)
     import ray
     from ray.train import FailureConfig, RunConfig
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     from workers.backend import ProcessGroupConfig
+    from workers.trainer import Trainer
 
     ray.init(logging_level=logging.WARNING)
     gpu = isinstance(order.spec.resources, GpuResources)
-    trainer = DataParallelTrainer(
+    trainer = Trainer(
         train_worker,
         train_loop_config={
             "order": order.model_dump_json(),
