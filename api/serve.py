@@ -142,6 +142,8 @@ def _local_ray(environment: dict[str, str], data: Path, ray_folder: Path, cpus: 
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray's default of 15 lets the training starve beside whatever else the machine does.
+        "RAY_worker_niceness": "0",
         # Draining hands work over to other nodes, and there are none.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "SYMADJ_RAY_ADDRESS": f"http://127.0.0.1:{dashboard}",
