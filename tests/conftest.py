@@ -98,7 +98,7 @@ def new_database_url(request: pytest.FixtureRequest, tmp_path: Path, backend: st
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def backend(request: pytest.FixtureRequest) -> str:
-    """Every test of the store runs on both."""
+    """Every test of the store runs on both, but those that ask for one of them."""
     name: str = request.param
     return name
 

@@ -26,6 +26,7 @@ def test_every_default_is_written_out_in_the_stored_spec() -> None:
 
 
 positive = st.floats(1e-8, 1)
+labels = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 specs = st.fixed_dictionaries(
     {
         "data": st.sampled_from(
@@ -41,7 +42,7 @@ specs = st.fixed_dictionaries(
         "seed": st.integers(0, 2**32 - 1),
     },
     optional={
-        "labels": st.dictionaries(st.from_regex(r"\A[a-z][a-z0-9/._-]{0,20}\Z"), st.text(max_size=20), max_size=3),
+        "labels": st.dictionaries(st.from_regex(r"\A[a-z][a-z0-9/._-]{0,20}\Z"), labels, max_size=3),
         "solver": st.one_of(
             st.fixed_dictionaries({"kind": st.just("adaptive"), "rtol": positive, "atol": positive}),
             st.fixed_dictionaries({"kind": st.just("fixed"), "steps": st.integers(1, 1000)}),
