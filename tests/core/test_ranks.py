@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,9 @@ def train_on_one_rank(rank: int, folder: str) -> None:
     stats = flow.last_stats
     saved = {"steps": stats.accepted, "dt": stats.dt_max, "grads": [p.grad for p in flow.parameters()]}
     torch.save(saved, f"{folder}/rank{rank}.pt")
-    del parallel
-    dist.destroy_process_group()
+    dist.barrier()
+    # Not in the ordinary way: now and then one of gloo's threads aborts an interpreter that shuts down around it.
+    os._exit(0)
 
 
 def test_two_workers_give_the_gradient_of_one_on_the_whole_batch(
