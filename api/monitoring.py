@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 
@@ -11,7 +12,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import usage
-from service.store import Database, jobs
+from service.store import Database, jobs, metrics
 
 __all__ = ["RequestMetrics", "make_registry"]
 
@@ -35,6 +36,45 @@ class _JobsByState(Collector):
     def describe(self) -> Iterable[Metric]:
         """Name the metric without asking the store, which may not be there yet."""
         return [GaugeMetricFamily("symadj_jobs", "Jobs by state.", labels=["state"])]
+
+
+class _ActiveJobs(Collector):
+    """Of the jobs that hold a part of the cluster, by their ids: few at a time, and gone from here when they end."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def collect(self) -> Iterable[Metric]:
+        """Read how far they are when Prometheus asks."""
+        step, newest, lost, host, device = gauges = self.describe()
+        with self._database.read_session() as session:
+            active = jobs.active(session)
+            series = metrics.series_of(session, [job.id for job in active])
+            for job in active:
+                step.add_metric([job.id], max((item.last_step for item in series[job.id]), default=0))
+                lost.add_metric([job.id], job.attempts_lost)
+                for item in series[job.id]:
+                    newest.add_metric([job.id, item.name], math.nan if item.last_value is None else item.last_value)
+                for gauge, peak in ((host, job.host_peak_bytes), (device, job.device_peak_bytes)):
+                    if peak is not None:
+                        gauge.add_metric([job.id], peak)
+        return gauges
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        """Name the metrics without asking the store, which may not be there yet."""
+        return [
+            GaugeMetricFamily("symadj_job_step", "Optimiser steps that an active job has completed.", labels=["job"]),
+            GaugeMetricFamily(
+                "symadj_job_metric", "Newest value of a metric of an active job.", labels=["job", "metric"]
+            ),
+            GaugeMetricFamily("symadj_job_attempts_lost", "Attempts that an active job has lost.", labels=["job"]),
+            GaugeMetricFamily(
+                "symadj_job_host_peak_bytes", "Highest host peak of any rank of an active job.", labels=["job"]
+            ),
+            GaugeMetricFamily(
+                "symadj_job_device_peak_bytes", "Highest device peak of any rank of an active job.", labels=["job"]
+            ),
+        ]
 
 
 class _Store(Collector):
@@ -67,6 +107,7 @@ def make_registry(database: Database) -> CollectorRegistry:
     """Return a registry with the figures that come from the store."""
     registry = CollectorRegistry()
     registry.register(_JobsByState(database))
+    registry.register(_ActiveJobs(database))
     registry.register(_Store(database))
     return registry
 

@@ -42,5 +42,5 @@ def readyz(store: Store, settings: SettingsOf, response: Response) -> Readiness:
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 def prometheus_metrics(request: Request) -> Response:
-    """Jobs by state, requests and their times, for Prometheus."""
+    """Jobs by state, how far active jobs are, requests and their times, for Prometheus."""
     return Response(generate_latest(request.app.state.prometheus), media_type=CONTENT_TYPE_LATEST)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from service.store.tables import Job, MetricPoint, MetricSeries
 
-__all__ = ["Bucket", "Step", "append", "buckets", "one_series", "points", "series"]
+__all__ = ["Bucket", "Step", "append", "buckets", "one_series", "points", "series", "series_of"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,16 @@ def series(session: Session, job_id: str) -> Sequence[MetricSeries]:
     return session.scalars(
         sa.select(MetricSeries).where(MetricSeries.job_id == job_id).order_by(MetricSeries.name)
     ).all()
+
+
+def series_of(session: Session, job_ids: Collection[str]) -> dict[str, list[MetricSeries]]:
+    """Return every metric of several jobs with its newest value, by job."""
+    found: dict[str, list[MetricSeries]] = {job_id: [] for job_id in job_ids}
+    if found:
+        query = sa.select(MetricSeries).where(MetricSeries.job_id.in_(found)).order_by(MetricSeries.name)
+        for row in session.scalars(query):
+            found[row.job_id].append(row)
+    return found
 
 
 def one_series(session: Session, job_id: str, name: str) -> MetricSeries | None:
