@@ -24,8 +24,10 @@ def check_aftermath(
     attempts: int | None = None,
     workers: int | None = None,
     store_url: str | None = None,
-) -> None:
+) -> str | None:
     """Wait for a job's end, and check that nothing is missing, nothing is there twice, and nothing is left over.
+
+    Returns the SHA-256 of the job's weights, None where it left none.
 
     Args:
         world: the service; no other job of it is active.
@@ -56,6 +58,7 @@ def check_aftermath(
     assert stuck(url) == []
     last = job.spec["stop"]["max_steps"] if state is JobState.SUCCEEDED else job.progress.step
     assert missing_and_doubled(url, job_id, last, workers or job.spec["resources"]["workers"]) == [], tale
+    return world.weights(job_id) if state is JobState.SUCCEEDED else None
 
 
 def placement_groups(world: World) -> list[str]:

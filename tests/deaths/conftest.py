@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.deaths.world import World, toy, world
+from tests.deaths.world import World, now, toy, world
 
 STEPS = 2000
 
-Measure = Callable[[str, str, float], None]
-_measured = pytest.StashKey[list[tuple[str, str, float]]]()
+Measure = Callable[[str, str, float, str | None], None]
+_measured = pytest.StashKey[list[tuple[str, str, float, str | None]]]()
 
 
 @pytest.fixture(scope="session")
@@ -22,20 +22,26 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(shared: World) -> str:
+def undisturbed(shared: World, measure: Measure) -> str:
     """SHA-256 of the weights of ``toy(STEPS)``, trained in peace."""
+    submitted_at = now()
     job_id = shared.submit(toy(STEPS))
+    seconds = shared.recovered(job_id, submitted_at)
     shared.ended(job_id)
-    return shared.weights(job_id)
+    weights = shared.weights(job_id)
+    measure("nothing", f"one attempt of {STEPS} steps (seconds: from its submission)", seconds, weights)
+    return weights
 
 
 @pytest.fixture(scope="session")
 def measure(pytestconfig: pytest.Config) -> Measure:
-    """Note for the table at the end: what died, what followed, and the seconds until there was a new step to read."""
+    """Note for the table at the end: what died, what followed, the seconds until there was a new step to read, and the
+    SHA-256 of the weights in the end.
+    """
     measured = pytestconfig.stash.setdefault(_measured, [])
 
-    def note(died: str, followed: str, seconds: float) -> None:
-        measured.append((died, followed, seconds))
+    def note(died: str, followed: str, seconds: float, weights: str | None) -> None:
+        measured.append((died, followed, seconds, weights))
 
     return note
 
@@ -46,7 +52,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if not measured:
         return
     terminalreporter.section("deaths")
-    terminalreporter.write_line("| what died | what followed | seconds until a new step |")
-    terminalreporter.write_line("| --- | --- | --- |")
-    for died, followed, seconds in measured:
-        terminalreporter.write_line(f"| {died} | {followed} | {seconds:.1f} |")
+    terminalreporter.write_line("| what died | what followed | seconds until a new step | weights, SHA-256 |")
+    terminalreporter.write_line("| --- | --- | --- | --- |")
+    for died, followed, seconds, weights in measured:
+        terminalreporter.write_line(f"| {died} | {followed} | {seconds:.1f} | {(weights or '')[:12]} |")

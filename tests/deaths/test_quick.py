@@ -8,7 +8,8 @@ import pytest
 
 from service.states import JobState
 from tests.deaths.aftermath import check_aftermath
-from tests.deaths.world import World, toy, wait_until
+from tests.deaths.conftest import Measure
+from tests.deaths.world import World, now, toy, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.deaths, pytest.mark.quick_death]
 
@@ -25,12 +26,16 @@ def test_a_killed_driver_costs_the_steps_since_the_checkpoint_and_no_bit(shared:
     assert (shared.client.attempts(disturbed).items[1].resumed_from_step or 0) >= 100
 
 
-def test_an_api_killed_during_a_cancel_is_heeded_all_the_same(shared: World) -> None:
+def test_an_api_killed_during_a_cancel_is_heeded_all_the_same(shared: World, measure: Measure) -> None:
     job_id = shared.submit(toy(100_000))
     shared.at_step(job_id, 50)
     shared.client.cancel(job_id)
+    died_at = now()
     shared.service.child("-m api").kill()
-    check_aftermath(shared, job_id, state=JobState.CANCELLED, attempts=1)
+    shared.ended(job_id, JobState.CANCELLED)
+    seconds = (now() - died_at).total_seconds()
+    weights = check_aftermath(shared, job_id, state=JobState.CANCELLED, attempts=1)
+    measure("kill -9 of the API during a cancel", "cancelled (after these seconds)", seconds, weights)
 
 
 def test_a_disk_that_is_full_when_a_checkpoint_is_written_costs_that_checkpoint_alone(shared: World) -> None:

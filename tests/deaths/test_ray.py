@@ -24,9 +24,10 @@ def test_a_job_outlives_rays_head(shared: World, undisturbed: str, measure: Meas
     ]
     died_at = now()
     head.kill()
+    seconds = shared.recovered(job_id, died_at, attempt=2)
+    weights = check_aftermath(shared, job_id, weights=undisturbed, attempts=2)
     followed = "Ray is started again; attempt 2 goes on from the last checkpoint"
-    measure("kill -9 of Ray's head (gcs_server)", followed, shared.recovered(job_id, died_at, attempt=2))
-    check_aftermath(shared, job_id, weights=undisturbed, attempts=2)
+    measure("kill -9 of Ray's head (gcs_server)", followed, seconds, weights)
     assert shared.client.attempts(job_id).items[0].reason == "cluster_lost"
 
 
@@ -58,8 +59,8 @@ def test_a_job_waits_for_a_node_that_comes_back(
     back_at = now()
     seconds = on_two_nodes.recovered(job_id, back_at, attempt=2)
     followed = f"noticed after {lost:.1f} s; attempt 2 on two workers (seconds: from the start of the new node)"
-    measure("kill -9 of a node, and it comes back", followed, seconds)
-    check_aftermath(on_two_nodes, job_id, weights=undisturbed, attempts=2)
+    weights = check_aftermath(on_two_nodes, job_id, weights=undisturbed, attempts=2)
+    measure("kill -9 of a node, and it comes back", followed, seconds, weights)
 
 
 def test_an_elastic_job_goes_on_with_the_workers_that_are_left(
@@ -70,7 +71,9 @@ def test_an_elastic_job_goes_on_with_the_workers_that_are_left(
     died_at = now()
     cluster.kill_second()
     seconds = on_two_nodes.recovered(job_id, died_at, attempt=2)
-    measure("kill -9 of a node under an elastic job", "attempt 2 on one worker", seconds)
     # Rank 1 was last measured in the steps before its death; the steps after the checkpoint have one rank.
-    check_aftermath(on_two_nodes, job_id, attempts=2, workers=1)
+    weights = check_aftermath(on_two_nodes, job_id, attempts=2, workers=1)
+    measure(
+        "kill -9 of a node under an elastic job", "attempt 2 on one worker, whose sums are others", seconds, weights
+    )
     assert [item.workers for item in on_two_nodes.client.attempts(job_id).items] == [2, 1]

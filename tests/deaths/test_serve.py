@@ -23,6 +23,6 @@ def test_a_job_outlives_the_whole_service(tmp_path: Path, undisturbed: str, meas
     wait_until(lambda: not run_processes(tmp_path), "the kernel ended what the service had started")
     with world(tmp_path) as after:
         seconds = after.recovered(job_id, died_at, attempt=2)
+        weights = check_aftermath(after, job_id, weights=undisturbed, attempts=2)
         followed = "`symadj serve` was started again at once; attempt 2 goes on from the last checkpoint"
-        measure("kill -9 of `symadj serve`", followed, seconds)
-        check_aftermath(after, job_id, weights=undisturbed, attempts=2)
+        measure("kill -9 of `symadj serve`", followed, seconds, weights)

@@ -32,8 +32,9 @@ def test_a_sqlite_file_that_another_process_locks_costs_no_training(shared: Worl
     # Longer than a connection waits for a lock.
     time.sleep(AWAY_SECONDS + 5)
     other.close()
-    measure("SQLite locked for 35 s", "the training runs on", shared.recovered(job_id, now()))
-    check_aftermath(shared, job_id, attempts=1)
+    seconds = shared.recovered(job_id, now())
+    weights = check_aftermath(shared, job_id, attempts=1)
+    measure("SQLite locked for 35 s", "the training runs on (seconds: after these)", seconds, weights)
 
 
 def test_a_postgresql_that_is_away_for_a_while_costs_no_training(
@@ -50,6 +51,7 @@ def test_a_postgresql_that_is_away_for_a_while_costs_no_training(
             postmaster.wait(30)
             time.sleep(AWAY_SECONDS)
             server.ensure_postgres_running()
-            measure("PostgreSQL stopped for 30 s", "the training runs on", running.recovered(job_id, now()))
-            check_aftermath(running, job_id, weights=undisturbed, attempts=1, store_url=url)
+            seconds = running.recovered(job_id, now())
+            weights = check_aftermath(running, job_id, weights=undisturbed, attempts=1, store_url=url)
+            measure("PostgreSQL stopped for 30 s", "the training runs on (seconds: after these)", seconds, weights)
         server.cleanup()
