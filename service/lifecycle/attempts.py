@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from service.lifecycle.advice import ADVICE
 from service.records import OutcomeRecord
 from service.spec import JobSpec
 from service.states import ACTIVE, RETRYABLE, JobState, ReasonCode, StopWish
@@ -36,7 +37,6 @@ __all__ = [
 # Time from the claim of a job to Ray's answer; a claim older than that has lost its dispatcher.
 LEASE_SECONDS = 60.0
 LONGEST_PAUSE_SECONDS = 300.0
-TIMEOUT_ADVICE = "go on from its last checkpoint in a new job (parent) with a longer timeout_minutes"
 LOST = "lost"
 NOT_STARTED = "not_started"
 
@@ -231,7 +231,7 @@ def _obey(
     if wish is StopWish.TIMEOUT:
         minutes = job.spec.get("timeout_minutes")
         words = f"The job is over its timeout_minutes {minutes:g}. {message}".strip()
-        _fail(session, job, ReasonCode.TIMEOUT, words, {"advice": TIMEOUT_ADVICE} | (data or {}), actor=actor)
+        _fail(session, job, ReasonCode.TIMEOUT, words, data, actor=actor)
         return
     to = JobState.CANCELLED if wish is StopWish.CANCEL else JobState.PAUSED
     _close(session, job, to, None, message)
@@ -253,9 +253,9 @@ def _fail(
 ) -> None:
     if JobState(job.state) in ACTIVE:
         _close(session, job, outcome, reason, message)
+    data = {"advice": ADVICE[reason]} | (data or {})
     if reason is ReasonCode.OUT_OF_MEMORY:
-        peaks = {"host_peak_bytes": job.host_peak_bytes, "device_peak_bytes": job.device_peak_bytes}
-        data = peaks | (data or {})
+        data = {"host_peak_bytes": job.host_peak_bytes, "device_peak_bytes": job.device_peak_bytes} | data
     failed = jobs.transition(
         session,
         job,

@@ -6,6 +6,7 @@ import pytest
 
 from service import lifecycle
 from service.records import OutcomeRecord
+from service.states import ReasonCode
 from service.store import Database, events, jobs
 from tests.service.lives import (
     RETRY_SECONDS,
@@ -74,6 +75,15 @@ def test_a_loss_is_an_event_with_its_cause_and_the_next_start(database: Database
     assert (lost.name, lost.message, lost.actor) == ("attempt_lost", "gone", "d")
     assert (lost.data["reason"], lost.data["next_start"]) == ("worker_lost", not_before.isoformat())
     assert queued.name == "queued"
+
+
+@pytest.mark.parametrize("reason", list(ReasonCode))
+def test_whatever_a_job_failed_of_it_says_what_to_do(database: Database, reason: ReasonCode) -> None:
+    job_id = submit(database, max_attempts=1)
+    claim(database, job_id)
+    end(database, job_id, "failed", reason=reason)
+    assert read(database, job_id).state == "failed"
+    assert len((read(database, job_id).reason_data or {})["advice"]) > 20
 
 
 @pytest.mark.parametrize("reason", ["diverged", "solver_stuck", "out_of_memory", "data_error", "internal"])

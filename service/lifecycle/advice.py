@@ -1,0 +1,27 @@
+"""What to do about a job that failed, by its reason."""
+
+from __future__ import annotations
+
+from service.states import ReasonCode
+
+__all__ = ["ADVICE"]
+
+# In general: where a run knows better, its own words stand in the place of these.
+ADVICE = {
+    ReasonCode.DIVERGED: "lower optimizer.learning_rate or give it warmup_steps, set optimizer.clip_norm, tighten the "
+    "solver's tolerances, or let the training get over it (on_divergence); the last checkpoint is kept",
+    ReasonCode.SOLVER_STUCK: "loosen solver.rtol and solver.atol or raise solver.max_steps, add a kinetic regulariser, "
+    "lower optimizer.learning_rate, or take flow.dtype float64; the last checkpoint is kept",
+    ReasonCode.OUT_OF_MEMORY: "take gradient.kind symplectic, a smaller data.batch_size, or more workers for the same "
+    "batch",
+    ReasonCode.DATA_ERROR: "mend the file or the part of the spec that the message names, and submit the job again",
+    ReasonCode.CANNOT_FIT: "ask for fewer workers, CPUs, GPUs or memory_budget, or enlarge the cluster",
+    ReasonCode.WORKER_LOST: "look into the logs of Ray and of the node for what killed the process (its memory, most "
+    "often), and go on from the last checkpoint in a new job (symadj continue), with a larger max_attempts perhaps",
+    ReasonCode.CLUSTER_LOST: "see that Ray's head runs and has the memory that it needs, and go on from the last "
+    "checkpoint in a new job (symadj continue)",
+    ReasonCode.TIMEOUT: "go on from the last checkpoint in a new job (symadj continue), with a longer timeout_minutes "
+    "or none",
+    ReasonCode.INTERNAL: "this is a fault of symadj or of its installation: report it with the message and the events; "
+    "the last checkpoint, if there is one, can be gone on from (symadj continue)",
+}
