@@ -63,16 +63,16 @@ class _ActiveJobs(Collector):
     def describe(self) -> list[GaugeMetricFamily]:
         """Name the metrics without asking the store, which may not be there yet."""
         return [
-            GaugeMetricFamily("symadj_job_step", "Optimiser steps that an active job has completed.", labels=["job"]),
+            GaugeMetricFamily("symadj_job_step", "Optimiser steps of an active job so far.", labels=["job_id"]),
             GaugeMetricFamily(
-                "symadj_job_metric", "Newest value of a metric of an active job.", labels=["job", "metric"]
+                "symadj_job_metric", "Newest value of a metric of an active job.", labels=["job_id", "metric"]
             ),
-            GaugeMetricFamily("symadj_job_attempts_lost", "Attempts that an active job has lost.", labels=["job"]),
+            GaugeMetricFamily("symadj_job_attempts_lost", "Attempts that an active job has lost.", labels=["job_id"]),
             GaugeMetricFamily(
-                "symadj_job_host_peak_bytes", "Highest host peak of any rank of an active job.", labels=["job"]
+                "symadj_job_host_peak_bytes", "Highest host peak of any rank of an active job.", labels=["job_id"]
             ),
             GaugeMetricFamily(
-                "symadj_job_device_peak_bytes", "Highest device peak of any rank of an active job.", labels=["job"]
+                "symadj_job_device_peak_bytes", "Highest device peak of any rank of an active job.", labels=["job_id"]
             ),
         ]
 

@@ -44,12 +44,12 @@ def test_the_names_of_metrics_come_with_their_newest_values(run: Run) -> None:
 def test_prometheus_reads_how_far_an_active_job_is_and_forgets_it_at_its_end(run: Run) -> None:
     run.send(step(1), step(2, validation_nll="nan"), memory(2, 0, "backward", 100, 250))
     text = run.api.get("/metrics").text
-    assert f'symadj_job_step{{job="{run.job_id}"}} 2.0' in text
-    assert f'symadj_job_metric{{job="{run.job_id}",metric="loss"}} 2.0' in text
-    assert f'symadj_job_metric{{job="{run.job_id}",metric="validation_nll"}} NaN' in text
-    assert f'symadj_job_attempts_lost{{job="{run.job_id}"}} 0.0' in text
-    assert f'symadj_job_host_peak_bytes{{job="{run.job_id}"}} 250.0' in text
-    assert f'symadj_job_device_peak_bytes{{job="{run.job_id}"}}' not in text, "there is none"
+    assert f'symadj_job_step{{job_id="{run.job_id}"}} 2.0' in text
+    assert f'symadj_job_metric{{job_id="{run.job_id}",metric="loss"}} 2.0' in text
+    assert f'symadj_job_metric{{job_id="{run.job_id}",metric="validation_nll"}} NaN' in text
+    assert f'symadj_job_attempts_lost{{job_id="{run.job_id}"}} 0.0' in text
+    assert f'symadj_job_host_peak_bytes{{job_id="{run.job_id}"}} 250.0' in text
+    assert f'symadj_job_device_peak_bytes{{job_id="{run.job_id}"}}' not in text, "there is none"
     run.end("succeeded", result={})
     assert run.job_id not in run.api.get("/metrics").text
 

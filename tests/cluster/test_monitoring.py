@@ -1,0 +1,42 @@
+"""Prometheus beside the cluster, by its profile."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.test_deaths import spec
+
+PROMETHEUS = ("--profile", "prometheus")
+
+
+def ask(cluster: Cluster, query: str) -> list[dict[str, Any]]:
+    """Ask Prometheus, whose port is not published, from within a container beside it."""
+    (api,) = cluster.containers("api")
+    url = f"http://prometheus:9090/api/v1/query?query={query}"
+    answer = cluster.docker(
+        "exec",
+        api,
+        "python",
+        "-c",
+        f"import urllib.request as u; print(u.urlopen('{url}').read().decode())",
+        check=False,
+    )
+    found: list[dict[str, Any]] = json.loads(answer)["data"]["result"] if answer.startswith("{") else []
+    return found
+
+
+def test_prometheus_draws_a_job_while_it_runs(cluster: Cluster) -> None:
+    cluster.run(*PROMETHEUS, "up", "--detach", "--no-recreate", "--scale", "worker=2", "prometheus")
+    job_id = cluster.submit(spec(stop={"kind": "steps", "max_steps": 100_000}))
+    cluster.wait_for_step(job_id, 1)
+    found = cluster.wait_until("Prometheus knows the job's step", lambda: ask(cluster, "symadj_job_step"))
+    assert [item["metric"]["job_id"] for item in found] == [job_id]
+    (loss,) = ask(cluster, "symadj_job_metric{metric='loss'}")
+    assert float(loss["value"][1]) > 0
+    (peak,) = ask(cluster, "symadj_job_host_peak_bytes")
+    assert int(peak["value"][1]) == cluster.job(job_id)["progress"]["host_peak_bytes"]
+    cluster.request("POST", f"/api/v1/jobs/{job_id}/cancel")
+    cluster.wait_for_state(job_id, "cancelled")
+    cluster.run(*PROMETHEUS, "rm", "--stop", "--force", "prometheus")
