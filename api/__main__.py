@@ -9,6 +9,7 @@ import uvicorn
 
 from api.listening import Exposed, check_exposure
 from service.settings import SettingsError, read_settings
+from service.storage import StorageUnreachable
 
 
 def main() -> None:
@@ -19,9 +20,14 @@ def main() -> None:
     parser.add_argument("--insecure", action="store_true", help="listen beyond this machine without asking for keys")
     arguments = parser.parse_args()
     try:
-        check_exposure(read_settings(), arguments.host, insecure=arguments.insecure)
+        settings = read_settings()
+        check_exposure(settings, arguments.host, insecure=arguments.insecure)
+        settings.check_buckets()
     except (Exposed, SettingsError) as error:
         sys.exit(str(error))
+    except StorageUnreachable as error:
+        # It may answer again, and most of the API does without.
+        print(f"a bucket does not answer: {error}", file=sys.stderr)
     # Not by uvicorn's own command line, which puts the current folder before the installed packages.
     uvicorn.run("api.app:create_app", factory=True, host=arguments.host, port=arguments.port, access_log=False)
 

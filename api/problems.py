@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from service.errors import SymadjError
+from service.storage import StorageError
 
 __all__ = ["FieldError", "Problem", "describe", "install"]
 
@@ -155,6 +156,18 @@ async def _on_store_trouble(request: Request, error: Exception) -> JSONResponse:
     )
 
 
+async def _on_storage_trouble(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s: %s", request.method, request.url.path, error)
+    return _response(
+        request,
+        503,
+        "storage-unavailable",
+        "The storage does not answer",
+        "The bucket of the jobs' files can't be reached or used; nothing was changed. Repeat the request.",
+        headers={"Retry-After": "2"},
+    )
+
+
 async def _on_any_exception(request: Request, error: Exception) -> JSONResponse:
     log.exception("%s %s failed", request.method, request.url.path, exc_info=error)
     return _response(request, 500, "internal", "Internal error", "A fault of ours: the server's log has the details.")
@@ -166,6 +179,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(OperationalError, _on_store_trouble)
+    app.add_exception_handler(StorageError, _on_storage_trouble)
     app.add_exception_handler(Exception, _on_any_exception)
 
 

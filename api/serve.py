@@ -27,6 +27,7 @@ from pydantic import SecretStr
 from api.children import Child, ServeError, end_processes_of
 from api.listening import Exposed, check_exposure
 from service.settings import SettingsError, read_settings
+from service.storage import StorageUnreachable
 
 __all__ = ["ServeError", "serve"]
 
@@ -60,12 +61,13 @@ def serve(
 
     Raises:
         ServeError: the port or the folder is in use, Ray does not answer, a child does not start, the settings are
-            wrong, or the API would be open to others.
+            wrong, a bucket does not answer, or the API would be open to others.
     """
     try:
         settings = read_settings()
         check_exposure(settings, host, insecure=insecure)
-    except (Exposed, SettingsError) as error:
+        settings.check_buckets()
+    except (Exposed, SettingsError, StorageUnreachable) as error:
         raise ServeError(str(error)) from error
     data = data.resolve()
     (data / "logs").mkdir(parents=True, exist_ok=True)

@@ -190,7 +190,7 @@ class RunOrder(BaseModel):
     attempt: int
     api_url: str
     token: str
-    storage: str = Field(description="Folder shared by all nodes; the run writes under it alone.")
+    storage: str = Field(description="Folder shared by all nodes, or URL of a bucket; the run writes under it alone.")
     workers: int = Field(description="Ranks of this attempt.")
     checkpoints_asked: int = Field(0, description="As in BatchAnswer, when the attempt began.")
     spec: JobSpec

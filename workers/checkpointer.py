@@ -11,6 +11,7 @@ from service.records import CheckpointRecord, EventRecord, RunOrder
 from service.states import CheckpointCause
 from workers.checkpoints import CheckpointFolder, CorruptCheckpointError, StoredCheckpoint
 from workers.data import PreparedData
+from workers.patience import once_it_answers
 from workers.state import TrainingState
 from workers.telemetry import Outbox
 
@@ -36,9 +37,9 @@ class Checkpointer:
         self._wanted = order.spec.checkpoints
         self.folder = CheckpointFolder(order.storage, order.job_id)
         try:
-            self.folder.take_over(order.attempt)
+            once_it_answers(outbox, lambda: self.folder.take_over(order.attempt))
         except OSError as error:
-            self._event("checkpoint_failed", f"{self.folder.path} can't be written now: {error}")
+            self._event("checkpoint_failed", f"{self.folder.name} can't be written now: {error}")
         self._asked = order.checkpoints_asked
         self._tried_at = time.monotonic()
         self._last: tuple[int, bool] | None = None
@@ -137,13 +138,15 @@ class Checkpointer:
         Raises:
             CorruptCheckpointError: of such a job none is whole.
             DataError: it was trained on other data than those that are there now.
+            OSError: the storage can't be read, or did not answer for as long as the run waits for it.
+            StopAsked: the run is to stop.
         """
-        for checkpoint in reversed(self.folder.stored()):
+        for checkpoint in reversed(once_it_answers(self._outbox, self.folder.stored)):
             if checkpoint.name in self._unusable:
                 continue
             try:
-                checkpoint.verify()
-                data = checkpoint.manifest()["data"]
+                once_it_answers(self._outbox, checkpoint.verify)
+                data = once_it_answers(self._outbox, checkpoint.manifest)["data"]
             except CorruptCheckpointError as error:
                 self.give_up(checkpoint, str(error))
             else:
@@ -151,7 +154,7 @@ class Checkpointer:
                 return checkpoint
         if self._order.spec.parent is not None:
             raise CorruptCheckpointError(
-                f"no checkpoint in {self.folder.path} is whole, and this job was to go on from one: submit it again "
+                f"no checkpoint in {self.folder.name} is whole, and this job was to go on from one: submit it again "
                 "with another parent.step"
             )
         return None

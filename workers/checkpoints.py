@@ -6,20 +6,19 @@ A checkpoint is a folder ``{storage}/{job_id}/checkpoints/step-{step}-attempt-{n
 - ``training.pt``: all else that the training goes on from, by ``torch.save`` of tensors, numbers and strings alone;
 - ``manifest.json``: what it is, and the size and SHA-256 of the other two. It is written last.
 
-The folder is made under another name and renamed when all of it is on the disk. The attempt is a part of the name, so
-that an attempt which was given up, and does not know it yet, writes over nothing of the next one's. An empty file
-``.begun-{n}`` tells that attempt n has begun: those before it write and remove nothing any more.
+In a folder it is made under another name and renamed when all of it is on the disk. In a bucket the two files lie below
+a name that no other try to write them has; the manifest says which, and so makes them count. The attempt is a part of
+the checkpoint's name, so that an attempt which was given up, and does not know it yet, writes over nothing of the next
+one's. An empty file ``.begun-{n}`` tells that attempt n has begun: those before it write and remove nothing any more.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,13 @@ import torch
 from torch import Tensor
 
 from service.states import CheckpointCause
+from service.storage import HALF_MADE, Storage, StorageError, open_storage
 
 __all__ = ["CheckpointFolder", "CorruptCheckpointError", "StoredCheckpoint"]
 
 _MANIFEST = "manifest.json"
 _WEIGHTS, _TRAINING = "weights.safetensors", "training.pt"
-_MAKING, _BEGUN = ".making-", ".begun-"
+_BEGUN = ".begun-"
 _NAME = re.compile(r"step-(\d{9,})-attempt-(\d+)")
 _FORMAT = 1
 
@@ -48,39 +48,50 @@ class StoredCheckpoint:
     """A checkpoint on the storage.
 
     Attributes:
-        path: its folder.
+        storage: where it lies.
+        folder: of the job's checkpoints.
+        name: its folder in that one.
         step: steps completed.
         attempt: that wrote it.
     """
 
-    path: Path
+    storage: Storage = field(compare=False, repr=False)
+    folder: str
+    name: str
     step: int
     attempt: int
 
     @classmethod
-    def at(cls, path: Path) -> StoredCheckpoint | None:
+    def named(cls, storage: Storage, folder: str, name: str) -> StoredCheckpoint | None:
         """Return the checkpoint that a folder is by its name, or None."""
-        match = _NAME.fullmatch(path.name)
-        return cls(path, int(match[1]), int(match[2])) if match else None
+        match = _NAME.fullmatch(name)
+        return cls(storage, folder, name, int(match[1]), int(match[2])) if match else None
 
     @property
-    def name(self) -> str:
-        return self.path.name
+    def path(self) -> str:
+        """Its folder in the storage."""
+        return f"{self.folder}/{self.name}"
+
+    @property
+    def _manifest(self) -> str:
+        return f"{self.path}/{_MANIFEST}"
 
     def manifest(self) -> dict[str, Any]:
         """Return what was written about it.
 
         Raises:
             CorruptCheckpointError: it can't be read.
+            StorageError: a bucket can't be read now, which says nothing about the checkpoint.
         """
+        name = self.storage.name(self._manifest)
         try:
-            manifest: dict[str, Any] = json.loads((self.path / _MANIFEST).read_bytes())
+            manifest: dict[str, Any] = json.loads(self.storage.read(self._manifest))
             if manifest["format"] != _FORMAT:
-                raise CorruptCheckpointError(
-                    f"{self.path / _MANIFEST}: format {manifest['format']!r}, and this version reads {_FORMAT}"
-                )
+                raise CorruptCheckpointError(f"{name}: format {manifest['format']!r}, and this version reads {_FORMAT}")
+        except StorageError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CorruptCheckpointError(f"{self.path / _MANIFEST}: {error!r}") from error
+            raise CorruptCheckpointError(f"{name}: {error!r}") from error
         return manifest
 
     def seal(self) -> dict[str, Any]:
@@ -88,9 +99,10 @@ class StoredCheckpoint:
 
         Raises:
             CorruptCheckpointError: its manifest can't be read.
+            StorageError: a bucket can't be read now, which says nothing about the checkpoint.
         """
         files = self.manifest()["files"].values()
-        content = (self.path / _MANIFEST).read_bytes()
+        content = self.storage.read(self._manifest)
         size = len(content) + sum(file["bytes"] for file in files)
         return {"bytes": size, "sha256": hashlib.sha256(content).hexdigest()}
 
@@ -99,16 +111,20 @@ class StoredCheckpoint:
 
         Raises:
             CorruptCheckpointError: a file is missing, short, or not what was written.
+            StorageError: a bucket can't be read now, which says nothing about the checkpoint.
         """
         for name, expected in self.manifest()["files"].items():
-            path = self.path / name
+            path = f"{self.path}/{name}"
             try:
-                found = _describe(path)
+                with self.storage.on_disk(path) as file:
+                    found = _describe(file)
+            except StorageError:
+                raise
             except OSError as error:
-                raise CorruptCheckpointError(f"{path}: {error}") from error
+                raise CorruptCheckpointError(f"{self.storage.name(path)}: {error}") from error
             if found != expected:
                 raise CorruptCheckpointError(
-                    f"{path}: {found['bytes']} bytes with SHA-256 {found['sha256']}; "
+                    f"{self.storage.name(path)}: {found['bytes']} bytes with SHA-256 {found['sha256']}; "
                     f"written were {expected['bytes']} with {expected['sha256']}"
                 )
 
@@ -117,12 +133,20 @@ class StoredCheckpoint:
 
         Raises:
             CorruptCheckpointError: it can't be read.
+            StorageError: a bucket can't be read now, which says nothing about the checkpoint.
         """
         try:
-            state: dict[str, Any] = torch.load(self.path / _TRAINING, map_location="cpu", weights_only=True)
-            weights = safetensors.torch.load_file(self.path / _WEIGHTS)
+            with ExitStack() as stack:
+                files = {
+                    name.rpartition("/")[2]: stack.enter_context(self.storage.on_disk(f"{self.path}/{name}"))
+                    for name in self.manifest()["files"]
+                }
+                state: dict[str, Any] = torch.load(files[_TRAINING], map_location="cpu", weights_only=True)
+                weights = safetensors.torch.load_file(files[_WEIGHTS])
+        except (CorruptCheckpointError, StorageError):
+            raise
         except Exception as error:  # whatever broken bytes make torch and safetensors raise
-            raise CorruptCheckpointError(f"{self.path}: {error!r}") from error
+            raise CorruptCheckpointError(f"{self.storage.name(self.path)}: {error!r}") from error
         return state | {"weights": _unflatten(weights)}
 
 
@@ -130,22 +154,30 @@ class CheckpointFolder:
     """The checkpoints of one job.
 
     Args:
-        storage: folder that all nodes share.
+        storage: a folder that all nodes share, or the URL of a bucket.
         job_id: whose checkpoints.
     """
 
     def __init__(self, storage: str, job_id: str) -> None:
-        self.path = Path(storage, job_id, "checkpoints")
+        self.storage = open_storage(storage)
+        self.path = f"{job_id}/checkpoints"
         self.job_id = job_id
+
+    @property
+    def name(self) -> str:
+        """What it is called outside of the storage."""
+        return self.storage.name(self.path)
 
     def stored(self) -> list[StoredCheckpoint]:
         """Return the complete ones, oldest first: by attempt, then by their steps.
 
         An attempt that could not use what the one before it wrote last began at an earlier step; its own count.
+
+        Raises:
+            OSError: the storage can't be read, or does not answer.
         """
-        if not self.path.is_dir():
-            return []
-        found = [StoredCheckpoint.at(path) for path in self.path.iterdir() if (path / _MANIFEST).exists()]
+        whole = self.storage.holding(self.path, _MANIFEST)
+        found = [StoredCheckpoint.named(self.storage, self.path, name) for name in whole]
         return sorted((c for c in found if c is not None), key=lambda c: (c.attempt, c.step))
 
     def write(
@@ -163,15 +195,17 @@ class CheckpointFolder:
             about: more for its manifest.
 
         Raises:
-            OSError: the storage is full or can't be written, or a later attempt has begun; nothing is left behind.
+            OSError: the storage is full, can't be written or does not answer, or a later attempt has begun; nothing is
+                left behind.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        target = self.path / f"step-{state['step']:09d}-attempt-{attempt}"
-        making = Path(tempfile.mkdtemp(dir=self.path, prefix=_MAKING))
-        try:
-            safetensors.torch.save_file(_flatten(state["weights"]), making / _WEIGHTS)
-            torch.save({key: value for key, value in state.items() if key != "weights"}, making / _TRAINING)
-            files = {name: _describe(making / name) for name in (_WEIGHTS, _TRAINING)}
+        name = f"step-{state['step']:09d}-attempt-{attempt}"
+        with self.storage.make(f"{self.path}/{name}", last=_MANIFEST) as making:
+            try:
+                safetensors.torch.save_file(_flatten(state["weights"]), making.path / _WEIGHTS)
+                torch.save({key: value for key, value in state.items() if key != "weights"}, making.path / _TRAINING)
+            except (safetensors.SafetensorError, RuntimeError) as error:
+                # Their own words for a full disk.
+                raise OSError(f"{making.path}: {error}") from error
             manifest = {
                 "format": _FORMAT,
                 "job_id": self.job_id,
@@ -180,76 +214,55 @@ class CheckpointFolder:
                 "cause": cause,
                 "time": datetime.now(UTC).isoformat(),
                 **about,
-                "files": files,
+                "files": {making.prefix + file: _describe(making.path / file) for file in (_WEIGHTS, _TRAINING)},
             }
-            content = json.dumps(manifest, indent=2).encode() + b"\n"
-            (making / _MANIFEST).write_bytes(content)
-            for name in (*files, _MANIFEST):
-                os.chmod(making / name, 0o644)
-                _sync(making / name)
-            os.chmod(making, 0o755)
-            _sync(making)
+            (making.path / _MANIFEST).write_bytes(json.dumps(manifest, indent=2).encode() + b"\n")
+            making.bring()
             # Looked for last: what comes then, removing older ones too, takes no time to speak of.
             self._check_newest(attempt)
-            if target.exists():
-                self.remove(StoredCheckpoint(target, state["step"], attempt))
-            os.rename(making, target)
-            _sync(self.path)
-        except BaseException as error:
-            shutil.rmtree(making, ignore_errors=True)
-            if isinstance(error, safetensors.SafetensorError | RuntimeError):
-                # Their own words for a full disk.
-                raise OSError(f"{making}: {error}") from error
-            raise
-        return StoredCheckpoint(target, state["step"], attempt)
+            making.finish()
+        return StoredCheckpoint(self.storage, self.path, name, state["step"], attempt)
 
     def remove(self, checkpoint: StoredCheckpoint) -> None:
-        """Remove a checkpoint; its manifest first, so that a half removed one is none."""
-        (checkpoint.path / _MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(checkpoint.path, ignore_errors=True)
+        """Remove a checkpoint; its manifest first, so that a half removed one is none.
+
+        Raises:
+            OSError: the storage can't be written, or does not answer.
+        """
+        self.storage.remove(checkpoint.path, first=_MANIFEST)
 
     def take_over(self, attempt: int) -> None:
         """Keep earlier attempts, which may live without anyone's knowledge, from writing and removing; tidy up after
         writers that were killed.
 
         Raises:
-            OSError: the storage can't be written, or a later attempt has begun.
+            OSError: the storage can't be written or does not answer, or a later attempt has begun.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         self._check_newest(attempt)
-        (self.path / f"{_BEGUN}{attempt}").touch()
         # A checkpoint is on the disk only if the folders that lead to it are.
-        for folder in (self.path, self.path.parent, self.path.parent.parent):
-            _sync(folder)
+        self.storage.mark(f"{self.path}/{_BEGUN}{attempt}")
         for number in self._begun():
             if number < attempt:
-                (self.path / f"{_BEGUN}{number}").unlink(missing_ok=True)
-        for path in self.path.iterdir():
-            half_made = not (path / _MANIFEST).exists() or path.name.startswith(_MAKING)
-            if half_made and not path.name.startswith(_BEGUN):
-                shutil.rmtree(path, ignore_errors=True)
+                self.storage.remove_file(f"{self.path}/{_BEGUN}{number}")
+        names = self.storage.children(self.path)
+        whole = self.storage.holding(self.path, _MANIFEST)
+        for name in names:
+            half_made = name not in whole or name.startswith(HALF_MADE)
+            if half_made and not name.startswith(_BEGUN):
+                self.storage.remove(f"{self.path}/{name}")
 
     def _check_newest(self, attempt: int) -> None:
         newest = max(self._begun(), default=attempt)
         if newest > attempt:
-            raise OSError(f"{self.path}: attempt {newest} has begun, and attempt {attempt} is not wanted any more")
+            raise OSError(f"{self.name}: attempt {newest} has begun, and attempt {attempt} is not wanted any more")
 
     def _begun(self) -> list[int]:
-        return [int(path.name.removeprefix(_BEGUN)) for path in self.path.glob(f"{_BEGUN}*")]
+        return [int(name.removeprefix(_BEGUN)) for name in self.storage.children(self.path) if name.startswith(_BEGUN)]
 
 
 def _describe(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _flatten(weights: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:

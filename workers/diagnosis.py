@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from service.states import ReasonCode
+from service.storage import StorageError
 from symadj_core.errors import SolverError, Status
 from workers.checkpoints import CorruptCheckpointError
 from workers.data import DataError
@@ -44,6 +45,9 @@ def diagnose(error: Exception, where: dict[str, Any]) -> Failure:
     if isinstance(error, OSError) and error.errno in FULL:
         advice = "make room on the storage (GET /api/v1/usage tells who uses it) and submit the job again"
         return Failure(ReasonCode.INTERNAL, f"there was no room on the storage: {error}", where | {"advice": advice})
+    if isinstance(error, StorageError):
+        advice = "see to the bucket, its credentials and SYMADJ_STORAGE, and submit the job again; checkpoints are kept"
+        return Failure(ReasonCode.INTERNAL, f"the storage could not be used: {error}", where | {"advice": advice})
     trace = "".join(traceback.format_exception(error))[-_LONGEST_TRACE:]
     return Failure(ReasonCode.INTERNAL, f"{type(error).__name__}: {error}", where | {"traceback": trace})
 

@@ -1,4 +1,4 @@
-"""Files that a run can't do without, and a storage that is full for a while."""
+"""Files that a run can't do without, and a storage that is full, or does not answer, for a while."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from service.records import EventRecord
+from service.storage import StorageUnreachable
 from workers.telemetry import Outbox
 
-__all__ = ["FULL", "once_there_is_room"]
+__all__ = ["FULL", "once_it_answers", "once_there_is_room"]
 
 T = TypeVar("T")
 
@@ -21,7 +22,8 @@ _TRY_EVERY_S = 1.0
 
 
 def once_there_is_room(outbox: Outbox, write: Callable[[], T]) -> T:
-    """Return ``write()``, tried again for as long as the disk is full, or the owner's share of it used up.
+    """Return ``write()``, tried again for as long as the disk is full, or the owner's share of it used up, or the
+    bucket does not answer.
 
     It is told once, as an event. The other ranks wait in a collective meanwhile, so the limit,
     ``SYMADJ_STORAGE_PATIENCE_S`` (default 1200), has to be shorter than theirs.
@@ -30,17 +32,34 @@ def once_there_is_room(outbox: Outbox, write: Callable[[], T]) -> T:
         StopAsked: the run is to stop.
         OSError: there was no room for all that time, or something else is wrong with the storage.
     """
+    return _once(outbox, write, lambda error: error.errno in FULL or isinstance(error, StorageUnreachable))
+
+
+def once_it_answers(outbox: Outbox, ask: Callable[[], T]) -> T:
+    """Return ``ask()``, tried again for as long as the bucket does not answer; as in ``once_there_is_room``.
+
+    Raises:
+        StopAsked: the run is to stop.
+        OSError: there was no answer for all that time, or something else is wrong with the storage.
+    """
+    return _once(outbox, ask, lambda error: isinstance(error, StorageUnreachable))
+
+
+def _once(outbox: Outbox, work: Callable[[], T], passes: Callable[[OSError], bool]) -> T:
     until = time.monotonic() + float(os.environ.get("SYMADJ_STORAGE_PATIENCE_S", "1200"))
     told = False
     while True:
         try:
-            return write()
+            return work()
         except OSError as error:
-            if error.errno not in FULL or time.monotonic() >= until or outbox.superseded:
+            if not passes(error) or time.monotonic() >= until or outbox.superseded:
                 raise
             if not told:
-                message = f"The run waits for room on the storage: {error}"
-                outbox.put(EventRecord(time=datetime.now(UTC), name="storage_full", message=message[:10_000]))
+                away = isinstance(error, StorageUnreachable)
+                name = "storage_unreachable" if away else "storage_full"
+                what = "until the storage answers" if away else "for room on the storage"
+                message = f"The run waits {what}: {error}"
+                outbox.put(EventRecord(time=datetime.now(UTC), name=name, message=message[:10_000]))
             told = True
         outbox.heed()
         time.sleep(_TRY_EVERY_S)

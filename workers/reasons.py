@@ -23,6 +23,8 @@ _STATES = {
     StopWish.PAUSE: JobState.PAUSED,
     StopWish.TIMEOUT: JobState.FAILED,
 }
+# Phases in which a run waits for a storage that does not answer.
+_BEFORE = frozenset({"storage", "setup", "resume"})
 _TIMEOUT_ADVICE = (
     "submit a job that goes on from the last checkpoint (`symadj continue`), with a longer timeout_minutes or none"
 )
@@ -55,8 +57,10 @@ class Failure:
 
     @classmethod
     def stopped(cls, wish: StopWish, where: dict[str, Any]) -> Failure:
-        """Return the end of a run that stopped as it was asked to, at a step or else in the evaluation."""
-        place = f"after step {where['step']}" if "step" in where else "in the evaluation, after the training"
+        """Return the end of a run that stopped as it was asked to, at a step, before the first or in the evaluation."""
+        place = "before the training" if where.get("phase") in _BEFORE else "in the evaluation, after the training"
+        if "step" in where:
+            place = f"after step {where['step']}"
         if wish is StopWish.TIMEOUT:
             message = f"the time that timeout_minutes gives the job was over {place}"
             return cls(ReasonCode.TIMEOUT, message, where | {"advice": _TIMEOUT_ADVICE}, wish)

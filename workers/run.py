@@ -16,10 +16,12 @@ from typing import Any
 from service.records import EventRecord, FarewellRecord, OutcomeRecord, RunOrder
 from service.spec import GpuResources, JobSpec
 from service.states import ReasonCode
+from service.storage import Bucket, is_url, open_storage
 from workers.data import DataError, load_data
 from workers.images import check_images
 from workers.oom_kills import oom_kills
-from workers.reasons import LESS_MEMORY, Failure
+from workers.patience import once_it_answers
+from workers.reasons import LESS_MEMORY, Failure, StopAsked
 from workers.telemetry import Outbox, TelemetryError, flush_timeout, open_sender
 
 __all__ = ["main"]
@@ -49,8 +51,8 @@ def main() -> int:
     # httpx tells of every request at this level.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     order = RunOrder.model_validate_json(os.environ[ORDER_VARIABLE])
-    # The workers run in another folder.
-    order = order.model_copy(update={"storage": os.path.abspath(order.storage)})
+    if not is_url(order.storage):  # the workers run in another folder
+        order = order.model_copy(update={"storage": os.path.abspath(order.storage)})
     sender = open_sender(order, "driver")
     try:
         outcome = _attempt(order, sender)
@@ -71,9 +73,11 @@ def _attempt(order: RunOrder, outbox: Outbox) -> dict[str, Any] | None:
     """Train, and return the fields of the outcome; None when the attempt is not wanted any more."""
     killed_before = oom_kills()
     try:
-        refusal = _unfit_data(order.spec)
+        refusal = once_it_answers(outbox, lambda: _unfit_data(order.spec))
         if refusal is not None:
             return refusal.outcome()
+        # Ray Train writes there, and would take no answer for a fault of the run.
+        once_it_answers(outbox, lambda: open_storage(order.storage).check())
         outbox.put(
             EventRecord(
                 time=datetime.now(UTC),
@@ -83,6 +87,8 @@ def _attempt(order: RunOrder, outbox: Outbox) -> dict[str, Any] | None:
         )
         outcome: dict[str, Any] | None = _fit(order)
         return outcome
+    except StopAsked as stop:
+        return Failure.stopped(stop.wish, {"phase": "storage"}).outcome()
     except Exception as error:
         from workers.ray_failures import diagnose
 
@@ -129,13 +135,23 @@ def _fit(order: RunOrder) -> Any:
         run_config=RunConfig(
             # A name that was there before would make Ray Train look for what to go on from; we do that ourselves.
             name=f"{order.job_id}-{order.attempt}",
-            storage_path=os.path.join(order.storage, order.job_id, "ray"),
+            **_ray_storage(order),
             failure_config=FailureConfig(
                 max_failures=0, max_preemption_failures=0, controller_failure_limit=_START_FAILURES
             ),
         ),
     )
     return trainer.fit().return_value
+
+
+def _ray_storage(order: RunOrder) -> dict[str, Any]:
+    """Return where Ray Train keeps its own notes, and looks whether all nodes see the same files."""
+    storage, path = open_storage(order.storage), f"{order.job_id}/ray"
+    if not isinstance(storage, Bucket):
+        return {"storage_path": storage.name(path)}
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    return {"storage_path": storage.path(path), "storage_filesystem": PyFileSystem(FSSpecHandler(storage.files))}
 
 
 def _scaling(order: RunOrder, gpu: bool) -> Any:

@@ -22,7 +22,7 @@ from workers.checkpoints import CorruptCheckpointError, StoredCheckpoint
 from workers.data import PreparedData, load_data
 from workers.evaluation import Evaluator
 from workers.flow import build_flow, validation_flow
-from workers.patience import once_there_is_room
+from workers.patience import once_it_answers, once_there_is_room
 from workers.ranks import AttemptFailedError, PeerLostError, Ranks
 from workers.state import TrainingState
 from workers.telemetry import Outbox, TelemetryError, flush_timeout, open_sender
@@ -150,7 +150,7 @@ class Attempt:
             checkpoint = self.ranks.gather(found)[0]
             if checkpoint is None:
                 return
-            read = self.ranks.together(lambda: _read(checkpoint), phase="resume")  # noqa: B023
+            read = self.ranks.together(lambda: self._read(checkpoint), phase="resume")  # noqa: B023
             problems = [words for words in self.ranks.gather(read if isinstance(read, str) else None) if words]
             if not isinstance(read, str) and not problems:
                 break
@@ -167,8 +167,15 @@ class Attempt:
             checkpoint=checkpoint.name,
         )
 
+    def _read(self, checkpoint: StoredCheckpoint) -> dict[str, Any] | str:
+        """Return what a checkpoint holds, or in words why it can't be read."""
+        try:
+            return once_it_answers(self.outbox, checkpoint.load)
+        except CorruptCheckpointError as error:
+            return str(error)
+
     def _set_up(self) -> tuple[PreparedData, Flow]:
-        data = load_data(self.spec.data)
+        data = once_it_answers(self.outbox, lambda: load_data(self.spec.data))
         return data, build_flow(self.spec, data.dim, data.context_dim, data.shape).to(self.ranks.device)
 
     def _save_flow(self, state: TrainingState, data: PreparedData, step: int) -> None:
@@ -203,14 +210,6 @@ class Attempt:
     def _event(self, name: str, message: str, **data: Any) -> None:
         if self.ranks.rank == 0:
             self.outbox.put(EventRecord(time=datetime.now(UTC), name=name, message=message, data=data))
-
-
-def _read(checkpoint: StoredCheckpoint) -> dict[str, Any] | str:
-    """Return what a checkpoint holds, or in words why it can't be read."""
-    try:
-        return checkpoint.load()
-    except CorruptCheckpointError as error:
-        return str(error)
 
 
 def _versions() -> dict[str, str]:

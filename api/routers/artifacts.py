@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, BinaryIO
 
-from fastapi import APIRouter, Path, Request
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import FileResponse, StreamingResponse
 
 from api.dependencies import JobId, SettingsOf, Store
 from api.problems import describe
 from api.schemas import ArtifactList, ArtifactRead
 from service import lifecycle
 from service.errors import NotFound
+from service.storage import Folder
 from service.store import artifacts, jobs
 
 router = APIRouter(prefix="/jobs/{job_id}/artifacts", tags=["artifacts"])
+
+# Of a file in a bucket, as much as is passed on at once.
+PIECE_BYTES = 2**20
 
 
 @router.get("", responses=describe(404))
@@ -34,7 +39,7 @@ def list_artifacts(store: Store, settings: SettingsOf, request: Request, job_id:
                 attempt=row.attempt,
                 created_at=row.created_at,
                 url=str(request.app.url_path_for("download_artifact", job_id=job_id, name=row.name)),
-                path=str(lifecycle.artifact_folder(storage, job_id, row.attempt) / row.name),
+                path=storage.name(f"{lifecycle.artifact_folder(job_id, row.attempt)}/{row.name}"),
             )
             for row in rows
         ]
@@ -48,14 +53,31 @@ def list_artifacts(store: Store, settings: SettingsOf, request: Request, job_id:
 )
 def download_artifact(
     store: Store, settings: SettingsOf, job_id: JobId, name: Annotated[str, Path(max_length=200)]
-) -> FileResponse:
-    """Download a file. Its ETag is its SHA-256."""
+) -> Response:
+    """Download a file. Its ETag is its SHA-256. Parts of it (Range) are to be had from a folder only."""
     with store.read_session() as session:
         jobs.get(session, job_id)
         artifact = artifacts.get(session, job_id, name)
-    path = lifecycle.artifact_folder(settings.resolved_storage(), job_id, artifact.attempt) / artifact.name
-    if not path.is_file():
-        raise NotFound(f"{name!r} was stored at {path}, but there is no such file any more")
-    return FileResponse(
-        path, media_type=artifact.media_type, filename=artifact.name, headers={"ETag": f'"{artifact.sha256}"'}
-    )
+    storage = settings.resolved_storage()
+    path = f"{lifecycle.artifact_folder(job_id, artifact.attempt)}/{artifact.name}"
+    headers = {"ETag": f'"{artifact.sha256}"'}
+    gone = f"{name!r} was stored at {storage.name(path)}, but there is no such file any more"
+    if isinstance(storage, Folder):
+        file = storage.path(path)
+        if not file.is_file():
+            raise NotFound(gone)
+        return FileResponse(file, media_type=artifact.media_type, filename=artifact.name, headers=headers)
+    try:
+        headers["Content-Length"] = str(storage.size(path))
+        stream = storage.open(path)
+    except FileNotFoundError as error:
+        raise NotFound(gone) from error
+    # A name has no character that would have to be quoted.
+    headers["Content-Disposition"] = f'attachment; filename="{artifact.name}"'
+    return StreamingResponse(_pieces(stream), media_type=artifact.media_type, headers=headers)
+
+
+def _pieces(stream: BinaryIO) -> Iterator[bytes]:
+    with stream:
+        while piece := stream.read(PIECE_BYTES):
+            yield piece

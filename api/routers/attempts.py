@@ -28,7 +28,7 @@ def list_checkpoints(store: Store, settings: SettingsOf, job_id: JobId) -> Check
     with store.read_session() as session:
         jobs.get(session, job_id)
         rows = checkpoints.of_job(session, job_id)
-    folder = lifecycle.checkpoint_folder(settings.resolved_storage(), job_id)
+    storage, folder = settings.resolved_storage(), lifecycle.checkpoint_folder(job_id)
     return CheckpointList(
         items=[
             CheckpointRead(
@@ -40,7 +40,7 @@ def list_checkpoints(store: Store, settings: SettingsOf, job_id: JobId) -> Check
                 sha256=row.sha256,
                 cause=row.cause,
                 validation_nll=row.validation_nll,
-                path=str(folder / row.name),
+                path=storage.name(f"{folder}/{row.name}"),
             )
             for row in rows
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -155,11 +155,13 @@ def checkpoint_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
 @router.delete("/{job_id}", status_code=204, responses=describe(403, 404, 409))
 def delete_job(store: Store, settings: SettingsOf, _owner: Owner, job_id: JobId) -> None:
     """Delete an ended job with its events, metrics, telemetry, checkpoints, files and Idempotency-Key."""
+    storage = settings.resolved_storage()
     with store.session() as session:
-        aside = lifecycle.delete(session, jobs.lock(session, job_id), storage=settings.resolved_storage())
-    if aside is not None:
+        set_aside = lifecycle.delete(session, jobs.lock(session, job_id), storage=storage)
+    if set_aside:
         # The dispatcher removes what a crash leaves of it, and may be there first.
-        shutil.rmtree(aside, ignore_errors=True)
+        with suppress(OSError):
+            storage.discard(lifecycle.job_folder(job_id))
 
 
 def _read(store: Store, job_id: str) -> JobRead:

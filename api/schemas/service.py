@@ -23,7 +23,7 @@ class UsageRead(Answer):
     store_bytes: int = Field(description="Of the database: SQLite's file with its log, or PostgreSQL's own figure.")
     jobs_bytes: int = Field(description="Of the files of all jobs.")
     jobs: list[FolderUsage] = Field(description="The largest folders, largest first.")
-    free_bytes: int = Field(description="Left on the disk of the jobs' folders.")
+    free_bytes: int | None = Field(description="Left on the disk of the jobs' folders; null in a bucket.")
 
 
 class DatasetRead(Answer):

@@ -10,7 +10,8 @@ from types import FrameType
 
 from service.dispatcher import Dispatcher
 from service.ray_jobs import RayJobs, RayRefused, RayUnreachable
-from service.settings import Settings
+from service.settings import SettingsError, read_settings
+from service.storage import StorageUnreachable
 from service.store import Database
 
 __all__ = ["main"]
@@ -29,7 +30,13 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    settings = Settings()
+    try:
+        settings = read_settings()
+        settings.check_buckets()
+    except SettingsError as error:
+        sys.exit(str(error))
+    except StorageUnreachable as error:
+        log.warning("a bucket does not answer: %s", error)
     database = Database(settings.resolved_store_url())
     database.migrate()
     ray = RayJobs(settings.ray_address, settings.ray_token.get_secret_value() if settings.ray_token else None)

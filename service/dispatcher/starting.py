@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -33,6 +34,7 @@ MAX_REFUSALS = 10
 WINDOW = 100
 # A job for which the cluster has become too small lets others pass, and is looked at again after this time.
 SECONDS_UNTIL_IT_MAY_HAVE_GROWN = 10.0
+_BUCKETS_ARE_AT = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 UNREADABLE = "This version of symadj can't read the job's stored spec: submit the job again."
 
 
@@ -141,7 +143,7 @@ class Starter:
             attempt=claim.attempt.number,
             api_url=self._settings.api_url,
             token=claim.token,
-            storage=str(self._settings.resolved_storage()),
+            storage=self._settings.resolved_storage().location,
             workers=claim.attempt.workers,
             checkpoints_asked=job.checkpoints_asked,
             spec=spec,
@@ -154,6 +156,10 @@ class Starter:
         }
         if self._settings.spool is not None:
             environment["SYMADJ_SPOOL_DIR"] = str(self._settings.spool.resolve())
+        if self._settings.data_cache is not None:
+            environment["SYMADJ_DATA_CACHE"] = str(self._settings.data_cache.resolve())
+        # Where buckets are. Who may read them, the nodes know: Ray logs what it puts into a job's environment.
+        environment |= {name: os.environ[name] for name in _BUCKETS_ARE_AT if os.environ.get(name)}
         try:
             self._ray.submit(
                 claim.attempt.submission_id,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -11,6 +10,7 @@ from service import lifecycle, spools
 from service.ray_jobs import RayJobs
 from service.settings import Settings
 from service.states import ACTIVE, JobState
+from service.storage import StorageError
 from service.store import Database, jobs
 
 __all__ = ["Sweeper"]
@@ -42,7 +42,10 @@ class Sweeper:
             self._sweep_spools_of(job_id)
         if self._clock() >= self._next_rare_look:
             self._next_rare_look = self._clock() + RARE_SECONDS
-            self._sweep_folders()
+            try:
+                self._sweep_folders()
+            except StorageError as error:
+                log.warning("what deletions left is not looked for now: %s", error)
             self._stop_lingering_runs()
 
     def deliver_all(self, job_id: str) -> None:
@@ -75,18 +78,15 @@ class Sweeper:
     def _sweep_folders(self) -> None:
         """Settle the folders that a deletion set aside and did not come to remove."""
         storage = self._settings.resolved_storage()
-        if not storage.is_dir():
-            return
-        for aside in storage.glob(f"{lifecycle.SET_ASIDE}*"):
-            job_id = aside.name.removeprefix(lifecycle.SET_ASIDE)
+        for job_id in storage.all_set_aside():
             # The job's row is locked by whoever is deleting it: when we hold it, that one has committed, or has not.
             with self._database.session() as session:
                 job = jobs.find_locked(session, job_id)
-                if job is not None and aside.exists():
+                if job is not None:
                     log.warning("%s: its deletion was cut off; its folder is put back", job_id)
-                    aside.rename(lifecycle.job_folder(storage, job_id))
+                    storage.put_back(lifecycle.job_folder(job_id))
             if job is None:
-                shutil.rmtree(aside, ignore_errors=True)
+                storage.discard(lifecycle.job_folder(job_id))
 
     def _stop_lingering_runs(self) -> None:
         """Stop the runs whose attempt is over and whose driver does not end by itself."""

@@ -19,13 +19,12 @@ from service.lifecycle.attempts import (
     put_back,
     refuse,
 )
-from service.lifecycle.folders import SET_ASIDE, artifact_folder, checkpoint_folder, job_folder, set_aside
+from service.lifecycle.folders import artifact_folder, checkpoint_folder, job_folder
 from service.lifecycle.parents import adopt_checkpoint
 from service.lifecycle.wishes import ask_checkpoint, cancel, delete, pause, resume, submit
 
 __all__ = [
     "LEASE_SECONDS",
-    "SET_ASIDE",
     "Claim",
     "adopt_checkpoint",
     "artifact_folder",
@@ -44,6 +43,5 @@ __all__ = [
     "put_back",
     "refuse",
     "resume",
-    "set_aside",
     "submit",
 ]

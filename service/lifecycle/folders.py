@@ -1,30 +1,20 @@
-"""Where the files of a job lie in the shared storage."""
+"""Where the files of a job lie in the storage, by paths from its root."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-__all__ = ["SET_ASIDE", "artifact_folder", "checkpoint_folder", "job_folder", "set_aside"]
-
-# A folder of this name and the job's id is about to be removed.
-SET_ASIDE = ".deleted-"
+__all__ = ["artifact_folder", "checkpoint_folder", "job_folder"]
 
 
-def job_folder(storage: Path, job_id: str) -> Path:
+def job_folder(job_id: str) -> str:
     """Return the folder of one job."""
-    return storage / job_id
+    return job_id
 
 
-def artifact_folder(storage: Path, job_id: str, attempt: int) -> Path:
+def artifact_folder(job_id: str, attempt: int) -> str:
     """Return the folder of the finished files of an attempt; each has its own, so that none writes into another's."""
-    return job_folder(storage, job_id) / "artifacts" / str(attempt)
+    return f"{job_folder(job_id)}/artifacts/{attempt}"
 
 
-def checkpoint_folder(storage: Path, job_id: str) -> Path:
+def checkpoint_folder(job_id: str) -> str:
     """Return the folder of a job's checkpoints, one folder each."""
-    return job_folder(storage, job_id) / "checkpoints"
-
-
-def set_aside(storage: Path, job_id: str) -> Path:
-    """Return where the folder of a job goes that is being deleted."""
-    return storage / f"{SET_ASIDE}{job_id}"
+    return f"{job_folder(job_id)}/checkpoints"

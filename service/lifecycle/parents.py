@@ -1,23 +1,20 @@
 """What a job may go on from: a checkpoint of another job that trains the same flow on the same data.
 
-Its files are linked into the new job's own folder when that is submitted. From then on the two jobs have nothing to do
-with each other: the parent may run on and remove its older checkpoints, or be deleted.
+Its files are linked into the new job's own folder when that is submitted, or copied within the bucket. From then on the
+two jobs have nothing to do with each other: the parent may run on and remove its older checkpoints, or be deleted.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from service.errors import InvalidSpec
-from service.lifecycle.folders import checkpoint_folder
+from service.lifecycle.folders import checkpoint_folder, job_folder
 from service.spec import JobSpec, StopAfterSteps
+from service.storage import Storage
 from service.store import checkpoints, jobs
 from service.store.tables import Checkpoint, Job
 
@@ -62,46 +59,29 @@ def checkpoint_of(session: Session, spec: JobSpec, *, owner: str) -> Checkpoint 
     return checkpoint
 
 
-def adopt_checkpoint(job: Job, storage: Path) -> None:
-    """Link the parent's checkpoint into the folder of a job that was submitted just now, as of its attempt 0.
+def adopt_checkpoint(job: Job, storage: Storage) -> None:
+    """Give the parent's checkpoint to a job that was submitted just now, as of its attempt 0.
 
     Raises:
         InvalidSpec: the parent has removed it in the meantime.
+        OSError: the storage can't be written, or does not answer.
     """
     if job.parent_id is None or job.parent_checkpoint is None:
         return
-    source = checkpoint_folder(storage, job.parent_id) / job.parent_checkpoint
-    folder = checkpoint_folder(storage, job.id)
-    folder.mkdir(parents=True)
-    making = Path(tempfile.mkdtemp(dir=folder, prefix=".making-"))
-    making.chmod(0o755)
+    step, _, _ = job.parent_checkpoint.partition("-attempt-")
+    source = f"{checkpoint_folder(job.parent_id)}/{job.parent_checkpoint}"
     try:
-        # The manifest is written last and removed first: a checkpoint that has one when the others are linked is whole.
-        for name in sorted(os.listdir(source), key=lambda name: name == _MANIFEST):
-            _link(source / name, making / name)
-    except FileNotFoundError:
-        pass
-    if not (making / _MANIFEST).exists():
-        shutil.rmtree(folder.parent)
+        # The manifest is written last and removed first: a checkpoint that has one when the others are there is whole.
+        storage.copy(source, f"{checkpoint_folder(job.id)}/{step}-attempt-0", last=_MANIFEST)
+    except FileNotFoundError as error:
+        storage.remove(job_folder(job.id))
         raise InvalidSpec(
             f"the files of {job.parent_checkpoint} of parent.job {job.parent_id!r} are gone: choose another step",
             pointer="/parent/step",
-        )
-    step, _, _ = job.parent_checkpoint.partition("-attempt-")
-    making.rename(folder / f"{step}-attempt-0")
+        ) from error
 
 
 _MANIFEST = "manifest.json"
-
-
-def _link(source: Path, target: Path) -> None:
-    """Link a file, which nobody writes to any more; copy it where the file system has no links."""
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _check_likeness(ours: dict[str, Any], theirs: dict[str, Any]) -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from service.errors import Conflict, IdempotencyMismatch, TooManyRequests
 from service.identifiers import new_job_id
 from service.lifecycle import parents
-from service.lifecycle.folders import job_folder, set_aside
+from service.lifecycle.folders import job_folder
 from service.spec import JobSpec
 from service.states import ACTIVE, TERMINAL, JobState, StopWish
+from service.storage import Storage
 from service.store import events, jobs
 from service.store.tables import IdempotencyKey, Job
 
@@ -167,14 +167,15 @@ def ask_checkpoint(session: Session, job: Job, *, actor: str) -> None:
     events.append(session, job, actor=actor, name="checkpoint_requested", message="To be written at its next step.")
 
 
-def delete(session: Session, job: Job, *, storage: Path) -> Path | None:
+def delete(session: Session, job: Job, *, storage: Storage) -> bool:
     """Delete an ended job: its row, events, metrics and telemetry.
 
-    Its folder is moved aside, and returned for the caller to remove after the commit: that may take long, and others
-    wait for the transaction.
+    Its folder is set aside, for the caller to discard after the commit: that may take long, and others wait for the
+    transaction. Returned is whether there is one.
 
     Raises:
         Conflict: the job has not ended.
+        OSError: the storage can't be written, or does not answer.
     """
     if JobState(job.state) not in TERMINAL:
         raise Conflict(
@@ -183,7 +184,4 @@ def delete(session: Session, job: Job, *, storage: Path) -> Path | None:
         )
     jobs.delete(session, job)
     session.flush()
-    folder = job_folder(storage, job.id)
-    if not folder.exists():
-        return None
-    return folder.rename(set_aside(storage, job.id))
+    return storage.set_aside(job_folder(job.id))

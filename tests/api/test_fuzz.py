@@ -24,6 +24,7 @@ from service import keys, lifecycle
 from service.roles import Role
 from service.settings import Settings
 from service.spec import JobSpec
+from service.storage import Storage
 from service.store import Database, jobs
 from tests.api.conftest import NOW, checkpoint
 from tests.api.test_jobs import assert_problem
@@ -39,7 +40,7 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-def running_job(database: Database, client: TestClient, storage: Path) -> tuple[str, str]:
+def running_job(database: Database, client: TestClient, storage: Storage) -> tuple[str, str]:
     """Return the id of a job that has something of everything, and the token of its attempt."""
     with database.session() as session:
         job, _ = lifecycle.submit(session, JobSpec.model_validate(TOY), owner="local")
@@ -57,9 +58,7 @@ def running_job(database: Database, client: TestClient, storage: Path) -> tuple[
     batch = {"source": "rank-0", "first_seq": 1, "records": records}
     stored = client.post("/api/v1/ingest/batches", json=batch, headers=bearer(claim.token))
     assert stored.status_code == 200, stored.text
-    file = lifecycle.artifact_folder(storage, job.id, 1) / "a"
-    file.parent.mkdir(parents=True)
-    file.touch()
+    storage.write(f"{lifecycle.artifact_folder(job.id, 1)}/a", b"")
     return job.id, claim.token
 
 

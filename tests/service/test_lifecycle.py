@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
 from service import lifecycle
 from service.errors import Conflict, IdempotencyMismatch, NotFound
 from service.states import TERMINAL, TRANSITIONS, JobState, ReasonCode
+from service.storage import Storage
 from service.store import Database, jobs
 from service.store.tables import Job
 from tests.service.lives import end, event_names, running, submit, toy_spec
@@ -102,18 +102,22 @@ def test_a_run_that_dies_after_a_cancel_is_cancelled_and_not_failed(database: Da
     assert (job.state, job.reason) == ("cancelled", None)
 
 
-def test_deleting_takes_rows_and_files_of_an_ended_job_alone(database: Database, tmp_path: Path) -> None:
+def test_deleting_takes_rows_and_files_of_an_ended_job_alone(database: Database, storage: Storage) -> None:
     job_id, other = running(database), submit(database)
-    folder = lifecycle.artifact_folder(tmp_path, job_id, 1)
-    folder.mkdir(parents=True)
-    (folder / "weights.safetensors").write_bytes(b"w")
+    weights = f"{lifecycle.artifact_folder(job_id, 1)}/weights.safetensors"
+    storage.write(weights, b"w")
+    # One whose name begins as the other's.
+    storage.write(f"{job_id}x/weights.safetensors", b"w")
     with pytest.raises(Conflict, match="cancel it first"), database.session() as session:
-        lifecycle.delete(session, jobs.lock(session, job_id), storage=tmp_path)
-    assert folder.exists()
+        lifecycle.delete(session, jobs.lock(session, job_id), storage=storage)
+    assert storage.read(weights) == b"w"
     end(database, job_id, "succeeded", result={"test_nll": 1.0})
     with database.session() as session:
-        lifecycle.delete(session, jobs.lock(session, job_id), storage=tmp_path)
-    assert not lifecycle.job_folder(tmp_path, job_id).exists()
+        assert lifecycle.delete(session, jobs.lock(session, job_id), storage=storage)
+    assert storage.all_set_aside() == [job_id]
+    storage.discard(lifecycle.job_folder(job_id))
+    assert storage.all_set_aside() == []
+    assert list(storage.sizes()) == [f"{job_id}x"]
     with pytest.raises(NotFound), database.read_session() as session:
         jobs.get(session, job_id)
     assert event_names(database, job_id) == []

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service import lifecycle
 from service.errors import InvalidSpec
+from service.storage import Bucket, Storage
 from service.store import Database, jobs
+from tests.buckets import BucketServer
 from tests.service.lives import checkpoint, claim, lose, read, send, submit
 
 
@@ -81,43 +81,59 @@ def test_a_parent_must_be_the_users_own_and_have_the_checkpoint(database: Databa
         assert caught.value.extensions == {"pointer": pointer}
 
 
-def files(storage: Path, job_id: str) -> dict[str, bytes]:
-    folder = lifecycle.checkpoint_folder(storage, job_id)
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+CHECKPOINT = {name: name.encode() for name in ("manifest.json", "training.pt", "weights.safetensors")}
 
 
-def write_checkpoint(storage: Path, job_id: str, name: str) -> None:
-    folder = lifecycle.checkpoint_folder(storage, job_id) / name
-    folder.mkdir(parents=True)
-    for file in ("manifest.json", "training.pt", "weights.safetensors"):
-        (folder / file).write_bytes(file.encode())
+def write_checkpoint(storage: Storage, job_id: str, name: str) -> str:
+    """Write files as a checkpoint has them, and return its folder."""
+    folder = f"{lifecycle.checkpoint_folder(job_id)}/{name}"
+    for file, content in CHECKPOINT.items():
+        storage.write(f"{folder}/{file}", content)
+    return folder
 
 
-def adopt(database: Database, storage: Path, child: str) -> None:
+def adopt(database: Database, storage: Storage, child: str) -> None:
     with database.session() as session:
         lifecycle.adopt_checkpoint(jobs.get(session, child), storage)
 
 
-def test_the_files_are_the_childs_own_from_then_on(database: Database, parent: str, tmp_path: Path) -> None:
-    write_checkpoint(tmp_path, parent, "step-000000010-attempt-1")
+def test_the_files_are_the_childs_own_from_then_on(database: Database, parent: str, storage: Storage) -> None:
+    write_checkpoint(storage, parent, "step-000000010-attempt-1")
     child = submit(database, parent={"job": parent, "step": 10})
-    adopt(database, tmp_path, child)
-    shutil.rmtree(lifecycle.job_folder(tmp_path, parent))
-    assert files(tmp_path, child) == {
-        f"step-000000010-attempt-0/{name}": name.encode()
-        for name in ("manifest.json", "training.pt", "weights.safetensors")
-    }
+    adopt(database, storage, child)
+    storage.remove(lifecycle.job_folder(parent))
+    folder = f"{lifecycle.checkpoint_folder(child)}/step-000000010-attempt-0"
+    assert {name: storage.read(f"{folder}/{name}") for name in storage.children(folder)} == CHECKPOINT
+    assert storage.children(lifecycle.checkpoint_folder(child)) == ["step-000000010-attempt-0"]
 
 
 @pytest.mark.parametrize("left", [[], ["training.pt"]])
 def test_a_checkpoint_that_was_removed_meanwhile_is_refused_and_nothing_is_left(
-    database: Database, parent: str, tmp_path: Path, left: list[str]
+    database: Database, parent: str, storage: Storage, left: list[str]
 ) -> None:
-    folder = lifecycle.checkpoint_folder(tmp_path, parent) / "step-000000010-attempt-1"
     for name in left:
-        folder.mkdir(parents=True)
-        (folder / name).touch()
+        storage.write(f"{lifecycle.checkpoint_folder(parent)}/step-000000010-attempt-1/{name}", b"")
     child = submit(database, parent={"job": parent, "step": 10})
     with pytest.raises(InvalidSpec, match="are gone: choose another step"):
-        adopt(database, tmp_path, child)
-    assert not lifecycle.job_folder(tmp_path, child).exists()
+        adopt(database, storage, child)
+    assert storage.children(lifecycle.job_folder(child)) == []
+    assert child not in storage.children("")
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_copied_is_not_taken_by_halves(
+    database: Database, parent: str, bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Bucket(bucket_server.new_bucket())
+    folder = write_checkpoint(storage, parent, "step-000000010-attempt-1")
+    read = Bucket.read
+
+    def read_and_replace(self: Bucket, path: str) -> bytes:
+        content = read(self, path)
+        storage.write(f"{folder}/manifest.json", b"of other files")
+        return content
+
+    monkeypatch.setattr(Bucket, "read", read_and_replace)
+    child = submit(database, parent={"job": parent, "step": 10})
+    with pytest.raises(InvalidSpec, match="are gone"):
+        adopt(database, storage, child)
+    assert child not in storage.children("")

@@ -14,6 +14,7 @@ from service.dispatcher import Dispatcher
 from service.ray_jobs import RayRefused
 from service.settings import Settings
 from service.store import Database, jobs, metrics
+from tests.buckets import BucketServer
 from tests.service.conftest import Clock
 from tests.service.lives import ask, claim, end, lose, read, running, step, submit
 from tests.service.ray_server import RayServer
@@ -79,17 +80,28 @@ def test_a_paused_jobs_spools_are_delivered_once_its_run_is_gone(
 
 
 def test_a_deletion_that_was_cut_off_is_undone_if_the_job_is_there_and_finished_if_not(
-    database: Database, settings: Settings, dispatcher: Dispatcher
+    database: Database, settings: Settings, dispatcher: Dispatcher, place: str
 ) -> None:
+    settings.storage = place
     storage = settings.resolved_storage()
     kept = submit(database)
     for job_id in (kept, "job-gone"):
-        aside = lifecycle.set_aside(storage, job_id)
-        aside.mkdir(parents=True)
-        (aside / "weights").write_bytes(b"w")
+        storage.write(f"{lifecycle.job_folder(job_id)}/weights", b"w")
+        assert storage.set_aside(lifecycle.job_folder(job_id))
     dispatcher.round()
-    assert (lifecycle.job_folder(storage, kept) / "weights").read_bytes() == b"w"
-    assert [folder.name for folder in storage.iterdir()] == [kept]
+    assert storage.read(f"{lifecycle.job_folder(kept)}/weights") == b"w"
+    assert storage.children("") == [kept]
+    assert storage.all_set_aside() == []
+
+
+def test_a_bucket_that_is_away_keeps_the_dispatcher_from_nothing_else(
+    database: Database, settings: Settings, dispatcher: Dispatcher, ray: RayServer, bucket_server: BucketServer
+) -> None:
+    settings.storage = bucket_server.new_bucket()
+    job_id = submit(database)
+    with bucket_server.away():
+        dispatcher.round()
+    assert list(ray.jobs) == [f"{job_id}-1"]
 
 
 def test_a_run_that_does_not_end_after_its_outcome_is_stopped(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from service.records import RunOrder
 from service.spec import JobSpec
 from service.states import StopWish
+from service.storage import open_storage
 from workers.ranks import Ranks
 from workers.reasons import StopAsked
 from workers.telemetry import AnyRecord
@@ -80,7 +80,7 @@ class KeepingOutbox:
         return [record.metrics[metric] for record in self.of("step") if metric in record.metrics]
 
 
-def order(storage: Path, attempt: int = 1, **changes: Any) -> RunOrder:
+def order(storage: Path | str, attempt: int = 1, **changes: Any) -> RunOrder:
     """An order for ``SMALL`` with some top-level fields of the spec replaced."""
     return RunOrder(
         job_id="job-1",
@@ -94,11 +94,11 @@ def order(storage: Path, attempt: int = 1, **changes: Any) -> RunOrder:
 
 
 def run(
-    storage: Path, outbox: KeepingOutbox | None = None, attempt: int = 1, **changes: Any
+    storage: Path | str, outbox: KeepingOutbox | None = None, attempt: int = 1, **changes: Any
 ) -> tuple[dict[str, Any] | None, Any]:
     """Run an attempt as the only rank; return the outcome's fields and the outbox. A first attempt starts afresh."""
     if attempt == 1:
-        shutil.rmtree(storage / "job-1", ignore_errors=True)
+        open_storage(str(storage)).remove("job-1")
     outbox = outbox or KeepingOutbox()
     ranks = Ranks(torch.device("cpu"))
     return Attempt(order(storage, attempt, **changes), ranks, outbox).run(), outbox

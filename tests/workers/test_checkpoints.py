@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -36,13 +37,13 @@ def weights(outbox: KeepingOutbox) -> dict[str, str]:
     return {a.name: a.sha256 for a in outbox.of("artifact") if a.name.startswith("weights")}
 
 
-def stored(storage: Path) -> list[StoredCheckpoint]:
+def stored(storage: Path | str) -> list[StoredCheckpoint]:
     return CheckpointFolder(str(storage), "job-1").stored()
 
 
 def files(folder: CheckpointFolder) -> list[str]:
     """All names in the folder but those that only tell which attempt has begun."""
-    return [path.name for path in folder.path.iterdir() if not path.name.startswith(".begun-")]
+    return [name for name in folder.storage.children(folder.path) if not name.startswith(".begun-")]
 
 
 def resumed_from(outbox: KeepingOutbox) -> int | None:
@@ -52,12 +53,12 @@ def resumed_from(outbox: KeepingOutbox) -> int | None:
 
 @pytest.mark.parametrize(("lost_after", "resumed"), [(1, None), (4, 3), (6, 6), (11, 10)])
 def test_a_lost_run_goes_on_from_its_last_checkpoint_to_the_weights_of_one_never_disturbed(
-    tmp_path: Path, undisturbed: dict[str, str], lost_after: int, resumed: int | None
+    place: str, undisturbed: dict[str, str], lost_after: int, resumed: int | None
 ) -> None:
     # An attempt that is superseded stops where it is and stores nothing more: as one that was killed.
-    outcome, _ = run(tmp_path, KeepingOutbox(superseded_after=lost_after), **JOB)
+    outcome, _ = run(place, KeepingOutbox(superseded_after=lost_after), **JOB)
     assert outcome is None
-    outcome, outbox = run(tmp_path, attempt=2, **JOB)
+    outcome, outbox = run(place, attempt=2, **JOB)
     assert outcome is not None
     assert resumed_from(outbox) == resumed
     steps = [record.step for record in outbox.of("step") if "loss" in record.metrics]
@@ -71,13 +72,13 @@ def test_a_lost_run_goes_on_from_its_last_checkpoint_to_the_weights_of_one_never
 
 @pytest.mark.parametrize("stop_after", [2, 5, 12])
 def test_a_paused_run_stores_its_last_step_and_goes_on_there(
-    tmp_path: Path, undisturbed: dict[str, str], stop_after: int
+    place: str, undisturbed: dict[str, str], stop_after: int
 ) -> None:
-    outcome, paused = run(tmp_path, KeepingOutbox(stop_after=stop_after, wish=StopWish.PAUSE), **JOB)
+    outcome, paused = run(place, KeepingOutbox(stop_after=stop_after, wish=StopWish.PAUSE), **JOB)
     assert outcome is not None
     assert (outcome["state"], outcome["reason"]) == ("paused", None)
-    assert stored(tmp_path)[-1].step == stop_after
-    outcome, outbox = run(tmp_path, attempt=2, **JOB)
+    assert stored(place)[-1].step == stop_after
+    outcome, outbox = run(place, attempt=2, **JOB)
     assert outcome is not None
     assert outcome["state"] == "succeeded"
     assert resumed_from(outbox) == stop_after
@@ -87,12 +88,12 @@ def test_a_paused_run_stores_its_last_step_and_goes_on_there(
 
 
 def test_a_run_paused_in_its_evaluation_is_evaluated_without_training_again(
-    tmp_path: Path, undisturbed: dict[str, str]
+    place: str, undisturbed: dict[str, str]
 ) -> None:
-    outcome, _ = run(tmp_path, KeepingOutbox(stop_at="training_finished", wish=StopWish.PAUSE), **JOB)
+    outcome, _ = run(place, KeepingOutbox(stop_at="training_finished", wish=StopWish.PAUSE), **JOB)
     assert outcome is not None
     assert outcome["state"] == "paused"
-    outcome, outbox = run(tmp_path, attempt=2, **JOB)
+    outcome, outbox = run(place, attempt=2, **JOB)
     assert outcome is not None
     assert outcome["state"] == "succeeded"
     assert outbox.of("step") == []
@@ -107,72 +108,77 @@ def test_a_run_out_of_time_fails_with_a_checkpoint_and_advice(tmp_path: Path) ->
     assert stored(tmp_path)[-1].step == 4
 
 
+def path_of(checkpoint: StoredCheckpoint, name: str) -> str:
+    (found,) = [file for file in checkpoint.manifest()["files"] if file.endswith(name)]
+    return f"{checkpoint.path}/{found}"
+
+
 def flip_a_byte(checkpoint: StoredCheckpoint) -> None:
-    path = checkpoint.path / "training.pt"
-    content = bytearray(path.read_bytes())
+    path = path_of(checkpoint, "training.pt")
+    content = bytearray(checkpoint.storage.read(path))
     content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    checkpoint.storage.write(path, bytes(content))
 
 
 def cut_short(checkpoint: StoredCheckpoint) -> None:
-    path = checkpoint.path / "weights.safetensors"
-    path.write_bytes(path.read_bytes()[:-1])
+    path = path_of(checkpoint, "weights.safetensors")
+    checkpoint.storage.write(path, checkpoint.storage.read(path)[:-1])
 
 
 def lose_a_file(checkpoint: StoredCheckpoint) -> None:
-    (checkpoint.path / "weights.safetensors").unlink()
+    checkpoint.storage.remove_file(path_of(checkpoint, "weights.safetensors"))
 
 
 def garble_the_manifest(checkpoint: StoredCheckpoint) -> None:
-    (checkpoint.path / "manifest.json").write_text('{"format": 1')
+    checkpoint.storage.write(f"{checkpoint.path}/manifest.json", b'{"format": 1')
 
 
 @pytest.mark.parametrize("damage", [flip_a_byte, cut_short, lose_a_file, garble_the_manifest])
 def test_a_corrupt_checkpoint_is_told_and_the_one_before_it_used(
-    tmp_path: Path, undisturbed: dict[str, str], damage: Any
+    place: str, undisturbed: dict[str, str], damage: Any
 ) -> None:
-    run(tmp_path, KeepingOutbox(superseded_after=7), **JOB)
-    assert [checkpoint.step for checkpoint in stored(tmp_path)] == [3, 5, 6]
-    damage(stored(tmp_path)[-1])
-    _, outbox = run(tmp_path, attempt=2, **JOB)
+    run(place, KeepingOutbox(superseded_after=7), **JOB)
+    assert [checkpoint.step for checkpoint in stored(place)] == [3, 5, 6]
+    damage(stored(place)[-1])
+    _, outbox = run(place, attempt=2, **JOB)
     (event,) = [event for event in outbox.of("event") if event.name == "checkpoint_corrupt"]
     assert event.data["checkpoint"] == "step-000000006-attempt-1"
     assert resumed_from(outbox) == 5
     assert weights(outbox) == undisturbed
 
 
-def test_without_a_whole_checkpoint_the_run_starts_afresh(tmp_path: Path, undisturbed: dict[str, str]) -> None:
-    run(tmp_path, KeepingOutbox(superseded_after=7), **JOB)
-    for checkpoint in stored(tmp_path):
+def test_without_a_whole_checkpoint_the_run_starts_afresh(place: str, undisturbed: dict[str, str]) -> None:
+    run(place, KeepingOutbox(superseded_after=7), **JOB)
+    for checkpoint in stored(place):
         flip_a_byte(checkpoint)
-    _, outbox = run(tmp_path, attempt=2, **JOB)
+    _, outbox = run(place, attempt=2, **JOB)
     assert [event.name for event in outbox.of("event")].count("checkpoint_corrupt") == 3
     assert resumed_from(outbox) is None
     assert weights(outbox) == undisturbed
 
 
 def test_a_corrupt_checkpoint_takes_the_place_of_no_good_one_and_is_removed_when_there_is_a_new_one(
-    tmp_path: Path,
+    place: str,
 ) -> None:
     changes = JOB | {"checkpoints": {"every_steps": 3, "keep_last": 2, "keep_best": False}}
-    run(tmp_path, KeepingOutbox(superseded_after=10), **changes)
-    assert [checkpoint.step for checkpoint in stored(tmp_path)] == [6, 9]
-    flip_a_byte(stored(tmp_path)[-1])
+    run(place, KeepingOutbox(superseded_after=10), **changes)
+    assert [checkpoint.step for checkpoint in stored(place)] == [6, 9]
+    flip_a_byte(stored(place)[-1])
     # Its first checkpoint is of a step before the corrupt one's.
     often = JOB | {"checkpoints": {"every_steps": 1, "keep_last": 2, "keep_best": False}}
-    _, outbox = run(tmp_path, KeepingOutbox(superseded_after=1), attempt=2, **often)
+    _, outbox = run(place, KeepingOutbox(superseded_after=1), attempt=2, **often)
     told = [(record.step, record.removed) for record in outbox.of("checkpoint")]
     assert told == [(6, []), (7, ["step-000000009-attempt-1"])], "the one that it goes on from, and its own"
-    assert [checkpoint.step for checkpoint in stored(tmp_path)] == [6, 7]
-    _, outbox = run(tmp_path, attempt=3, **changes)
+    assert [checkpoint.step for checkpoint in stored(place)] == [6, 7]
+    _, outbox = run(place, attempt=3, **changes)
     assert resumed_from(outbox) == 7
 
 
 def test_a_checkpoint_that_goes_bad_after_it_was_found_whole_is_told_and_the_one_before_it_used(
-    tmp_path: Path, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    place: str, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tmp_path, KeepingOutbox(superseded_after=7), **JOB)
-    verify, newest = StoredCheckpoint.verify, stored(tmp_path)[-1]
+    run(place, KeepingOutbox(superseded_after=7), **JOB)
+    verify, newest = StoredCheckpoint.verify, stored(place)[-1]
 
     def verify_and_lose(checkpoint: StoredCheckpoint) -> None:
         verify(checkpoint)
@@ -180,29 +186,29 @@ def test_a_checkpoint_that_goes_bad_after_it_was_found_whole_is_told_and_the_one
             lose_a_file(checkpoint)
 
     monkeypatch.setattr(StoredCheckpoint, "verify", verify_and_lose)
-    outcome, outbox = run(tmp_path, attempt=2, **JOB)
+    outcome, outbox = run(place, attempt=2, **JOB)
     assert outcome is not None
     assert outcome["state"] == "succeeded"
     assert resumed_from(outbox) == 5
     assert weights(outbox) == undisturbed
 
 
-def test_an_attempt_that_was_given_up_stores_and_removes_nothing_once_the_next_one_has_begun(tmp_path: Path) -> None:
+def test_an_attempt_that_was_given_up_stores_and_removes_nothing_once_the_next_one_has_begun(place: str) -> None:
     changes = JOB | {"checkpoints": {"keep_last": 1}}
-    first = order(tmp_path, **changes)
+    first = order(place, **changes)
     data = load_data(first.spec.data)
     state = TrainingState(first.spec, build_flow(first.spec, data.dim))
     outbox = KeepingOutbox()
     given_up = Checkpointer(first, data, outbox)
     state.step = 3
     given_up.save(state, CheckpointCause.STEPS)
-    next_one = Checkpointer(order(tmp_path, attempt=2, **changes), data, KeepingOutbox())
+    next_one = Checkpointer(order(place, attempt=2, **changes), data, KeepingOutbox())
     state.step = 6
     given_up.save(state, CheckpointCause.STEPS)
     (event,) = outbox.of("event")
     assert "attempt 2 has begun" in event.message
     assert files(given_up.folder) == ["step-000000003-attempt-1"]
-    assert next_one.newest() == given_up.newest() == stored(tmp_path)[0]
+    assert next_one.newest() == given_up.newest() == stored(place)[0]
 
 
 def test_files_and_the_folders_that_lead_to_them_are_on_the_disk_before_a_checkpoint_is_told(
@@ -227,9 +233,9 @@ def test_files_and_the_folders_that_lead_to_them_are_on_the_disk_before_a_checkp
     assert folder == "checkpoints"
 
 
-def test_what_an_attempt_stored_counts_for_more_than_later_steps_of_one_before_it(tmp_path: Path) -> None:
-    folder = CheckpointFolder(str(tmp_path), "job-1")
-    job = order(tmp_path, **JOB)
+def test_what_an_attempt_stored_counts_for_more_than_later_steps_of_one_before_it(place: str) -> None:
+    folder = CheckpointFolder(place, "job-1")
+    job = order(place, **JOB)
     state = TrainingState(job.spec, build_flow(job.spec, 2))
     for attempt, step in ((1, 3), (1, 9), (2, 6)):
         state.step = step
@@ -260,30 +266,29 @@ def test_a_run_does_not_go_on_with_other_data_than_it_began_with(
         assert "step-000000006-attempt-1" in outcome["message"]
 
 
-def test_a_job_that_was_to_go_on_from_another_does_not_start_afresh_without_it(tmp_path: Path) -> None:
-    outcome, _ = run(tmp_path, **JOB | {"parent": {"job": "job-0"}})
+def test_a_job_that_was_to_go_on_from_another_does_not_start_afresh_without_it(place: str) -> None:
+    outcome, _ = run(place, **JOB | {"parent": {"job": "job-0"}})
     assert outcome is not None
     assert (outcome["state"], outcome["reason"]) == ("failed", "data_error")
     assert "another parent.step" in outcome["message"]
 
 
-def test_what_a_killed_writer_left_is_no_checkpoint_and_is_removed(tmp_path: Path) -> None:
-    folder = CheckpointFolder(str(tmp_path), "job-1")
-    half = folder.path / ".making-abc"
-    half.mkdir(parents=True)
-    (half / "weights.safetensors").write_bytes(b"half")
+def test_what_a_killed_writer_left_is_no_checkpoint_and_is_removed(place: str) -> None:
+    folder = CheckpointFolder(place, "job-1")
+    folder.storage.write(f"{folder.path}/.making-abc/weights.safetensors", b"half")
+    folder.storage.write(f"{folder.path}/step-000000003-attempt-1/abc/weights.safetensors", b"half")
     outbox = KeepingOutbox()
-    job = order(tmp_path, **JOB)
+    job = order(place, **JOB)
     assert Checkpointer(job, load_data(job.spec.data), outbox).newest() is None
     assert files(folder) == []
 
 
-def test_the_newest_ones_and_the_best_are_kept_and_the_rest_is_removed_and_told(tmp_path: Path) -> None:
+def test_the_newest_ones_and_the_best_are_kept_and_the_rest_is_removed_and_told(place: str) -> None:
     changes = JOB | {"checkpoints": {"every_steps": 1, "keep_last": 2}}
-    _, outbox = run(tmp_path, **changes)
+    _, outbox = run(place, **changes)
     records = outbox.of("checkpoint")
     best = [record for record in records if record.cause == "best"][-1]
-    kept = {checkpoint.name for checkpoint in stored(tmp_path)}
+    kept = {checkpoint.name for checkpoint in stored(place)}
     assert kept == {"step-000000011-attempt-1", "step-000000012-attempt-1", best.name}
     told: list[str] = []
     for record in records:
@@ -305,12 +310,15 @@ def test_minutes_are_counted_from_the_last_checkpoint(tmp_path: Path) -> None:
     assert [record.cause for record in outbox.of("checkpoint")][:11] == ["minutes"] * 11
 
 
-def test_a_record_tells_the_size_and_the_sum_of_what_is_stored(tmp_path: Path) -> None:
-    _, outbox = run(tmp_path, **JOB)
-    record, checkpoint = outbox.of("checkpoint")[-1], stored(tmp_path)[-1]
+def test_a_record_tells_the_size_and_the_sum_of_what_is_stored(place: str) -> None:
+    _, outbox = run(place, **JOB)
+    record, checkpoint = outbox.of("checkpoint")[-1], stored(place)[-1]
     assert record.name == checkpoint.name
-    assert record.bytes == sum(path.stat().st_size for path in checkpoint.path.iterdir())
-    manifest = json.loads((checkpoint.path / "manifest.json").read_text())
+    paths = [path_of(checkpoint, "weights.safetensors"), path_of(checkpoint, "training.pt")]
+    content = checkpoint.storage.read(f"{checkpoint.path}/manifest.json")
+    assert record.bytes == sum(map(checkpoint.storage.size, paths)) + len(content)
+    assert record.sha256 == hashlib.sha256(content).hexdigest()
+    manifest = json.loads(content)
     assert manifest["step"] == 12
     assert manifest["spec"]["seed"] == 0
     checkpoint.verify()
@@ -339,11 +347,11 @@ def test_a_full_disk_costs_a_checkpoint_and_neither_the_training_nor_the_one_bef
     assert newest.step == 9
 
 
-def test_a_checkpoint_of_another_format_is_refused_by_its_number(tmp_path: Path) -> None:
-    run(tmp_path, **JOB)
-    checkpoint = stored(tmp_path)[-1]
-    manifest = json.loads((checkpoint.path / "manifest.json").read_text())
-    (checkpoint.path / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
+def test_a_checkpoint_of_another_format_is_refused_by_its_number(place: str) -> None:
+    run(place, **JOB)
+    checkpoint = stored(place)[-1]
+    manifest = json.dumps(checkpoint.manifest() | {"format": 99})
+    checkpoint.storage.write(f"{checkpoint.path}/manifest.json", manifest.encode())
     with pytest.raises(CorruptCheckpointError, match="format 99"):
         checkpoint.verify()
 

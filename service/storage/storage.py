@@ -1,0 +1,159 @@
+"""What the service and the runs ask of the place where the files of jobs lie."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO
+
+__all__ = ["HALF_MADE", "Making", "Storage", "StorageError", "StorageUnreachable", "StorageUnusable"]
+
+# What the name of a folder begins with that is being made beside the one that it is to be.
+HALF_MADE = ".making-"
+
+
+class StorageError(OSError):
+    """A bucket can't be read or written, which says nothing about the files in it."""
+
+
+class StorageUnreachable(StorageError):
+    """A bucket does not answer now, and may again."""
+
+
+class StorageUnusable(StorageError):
+    """A storage is wrongly set: the message says what is wrong and what to do."""
+
+
+class Making(ABC):
+    """Files that are to appear in the storage together, or not at all.
+
+    Attributes:
+        path: the folder on this machine that they are written into.
+        prefix: what stands before the names of all but the last one in the storage.
+    """
+
+    def __init__(self, path: Path, prefix: str) -> None:
+        self.path, self.prefix = path, prefix
+
+    @abstractmethod
+    def bring(self) -> None:
+        """Bring the files to the storage, where nobody takes them for finished yet: all that takes long.
+
+        Raises:
+            OSError: the storage is full, can't be written, or does not answer.
+        """
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Put them into their place, and take away those that were there before.
+
+        Raises:
+            OSError: as in ``bring``.
+        """
+
+
+class Storage(ABC):
+    """A tree of files. All paths are relative, their parts separated by ``/``.
+
+    Whatever is asked of it raises ``OSError``: ``FileNotFoundError`` for what is not there, and all else that a bucket
+    says is a ``StorageError``; the message names file and place.
+
+    Attributes:
+        location: the folder's absolute path, or the URL.
+    """
+
+    location: str
+
+    def name(self, path: str) -> str:
+        """Return what a file or folder is called outside of this storage."""
+        return f"{self.location}/{path}" if path else self.location
+
+    @abstractmethod
+    def check(self, *, write: bool = True) -> None:
+        """Find out whether it can be used, before anybody does; with ``write`` also whether it can be written.
+
+        Raises:
+            StorageUnusable: there is no such bucket, or no permission.
+            StorageUnreachable: it does not answer.
+        """
+
+    @abstractmethod
+    def read(self, path: str) -> bytes:
+        """Return what a small file holds."""
+
+    @abstractmethod
+    def size(self, path: str) -> int:
+        """Return the bytes of a file."""
+
+    @abstractmethod
+    def open(self, path: str) -> BinaryIO:
+        """Open a file to be read from its beginning to its end."""
+
+    @abstractmethod
+    def on_disk(self, path: str) -> AbstractContextManager[Path]:
+        """Give a file of this machine with the content of ``path``; it may be there within the block only."""
+
+    @abstractmethod
+    def write(self, path: str, content: bytes) -> None:
+        """Write a file, in the place of one that is there: it appears whole or not at all."""
+
+    @abstractmethod
+    def mark(self, path: str) -> None:
+        """Make an empty file, and see to it that it and the folders that lead to it outlive a loss of power."""
+
+    @abstractmethod
+    def children(self, path: str) -> list[str]:
+        """Return the names of the files and folders in a folder; none, where there is no such folder."""
+
+    @abstractmethod
+    def holding(self, path: str, name: str) -> set[str]:
+        """Return those of the folders in a folder that hold a file ``name``."""
+
+    @abstractmethod
+    def remove_file(self, path: str) -> None:
+        """Remove a file, if it is there."""
+
+    @abstractmethod
+    def remove(self, path: str, *, first: str | None = None) -> None:
+        """Remove a folder, if it is there, and before anything else the file ``first`` in it."""
+
+    @abstractmethod
+    def make(self, target: str, *, last: str) -> AbstractContextManager[Making]:
+        """Give a folder to make the folder ``target`` from, of whose files ``last`` makes the others count.
+
+        The caller writes the files, calls ``bring`` and then ``finish``. What goes wrong within the block leaves
+        nothing behind.
+        """
+
+    @abstractmethod
+    def copy(self, source: str, target: str, *, last: str) -> None:
+        """Make the new folder ``target`` with the files of ``source``, which are not read for that.
+
+        Raises:
+            FileNotFoundError: ``source`` has no file ``last``, or was removed meanwhile.
+        """
+
+    @abstractmethod
+    def set_aside(self, folder: str) -> bool:
+        """Put a folder at the root where ``discard`` and ``put_back`` find it; return whether there is one."""
+
+    @abstractmethod
+    def put_back(self, folder: str) -> None:
+        """Undo ``set_aside``, if that is not done already."""
+
+    @abstractmethod
+    def discard(self, folder: str) -> None:
+        """Remove a folder that was set aside."""
+
+    @abstractmethod
+    def all_set_aside(self) -> list[str]:
+        """Return the folders that are set aside."""
+
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of all that is below each folder at the root."""
+
+    @abstractmethod
+    def free_bytes(self) -> int | None:
+        """Return what is left on the disk; None where nobody tells."""

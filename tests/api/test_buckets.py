@@ -1,0 +1,165 @@
+"""The API over a bucket: downloads, deletions, usage, and what is told where the bucket is wrong or away."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from api.children import ServeError
+from api.serve import serve
+from service import lifecycle
+from service.storage import Storage, open_storage
+from tests.api.conftest import NOW, Run
+from tests.buckets import BucketServer
+from tests.conftest import ApiServer, running_api
+
+
+@pytest.fixture(scope="module")
+def bucket(bucket_server: BucketServer) -> str:
+    return bucket_server.new_bucket()
+
+
+@pytest.fixture(scope="module")
+def api_server(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """One of these tests' own, in the place of the shared one."""
+    with running_api(tmp_path_factory.mktemp("api"), SYMADJ_STORAGE=bucket) as server:
+        yield server
+
+
+def store(storage: Storage, run: Run, content: bytes) -> str:
+    """Leave an artifact, say so, and return its sum."""
+    digest = hashlib.sha256(content).hexdigest()
+    storage.write(f"{lifecycle.artifact_folder(run.job_id, 1)}/weights.safetensors", content)
+    record = {"kind": "artifact", "time": NOW, "name": "weights.safetensors", "media_type": "application/octet-stream"}
+    assert run.send(record | {"bytes": len(content), "sha256": digest}).status_code == 200
+    return digest
+
+
+def test_an_artifact_is_streamed_with_its_length_and_etag_and_never_whole_in_memory(
+    new_run: Callable[..., Run], bucket: str
+) -> None:
+    run, size = new_run(), 96 * 2**20
+    digest = store(open_storage(bucket), run, os.urandom(2**20) * 96)
+    (item,) = run.get("/artifacts").json()["items"]
+    assert item["path"] == f"{bucket}/{run.job_id}/artifacts/1/weights.safetensors"
+    run.get("/artifacts/weights.safetensors", params={"first": "it loads what it needs"}).close()
+    process = psutil.Process(run.server.process.pid)
+    before, most, seen, received = process.memory_info().rss, 0, hashlib.sha256(), 0
+    with run.api.stream("GET", item["url"]) as response:
+        assert response.headers["etag"] == f'"{digest}"'
+        assert int(response.headers["content-length"]) == size
+        for piece in response.iter_bytes(2**20):
+            seen.update(piece)
+            received += len(piece)
+            most = max(most, process.memory_info().rss)
+    assert (received, seen.hexdigest()) == (size, digest)
+    assert most - before < size / 2
+    missing = run.get("/artifacts/curve.png")
+    assert missing.status_code == 404
+
+
+def test_a_file_that_is_gone_is_told_and_a_deletion_takes_all_files(new_run: Callable[..., Run], bucket: str) -> None:
+    run, other, storage = new_run(), new_run(), open_storage(bucket)
+    for job in (run, other):
+        store(storage, job, b"weights")
+    storage.remove(lifecycle.artifact_folder(run.job_id, 1))
+    gone = run.get("/artifacts/weights.safetensors")
+    assert gone.status_code == 404
+    assert bucket in gone.json()["detail"]
+    other.end("succeeded", result={})
+    usage = run.api.get("/api/v1/usage").json()
+    assert {"job_id": other.job_id, "bytes": 7} in usage["jobs"]
+    assert usage["free_bytes"] is None
+    assert run.api.delete(f"/api/v1/jobs/{other.job_id}").status_code == 204
+    assert other.job_id not in storage.children("")
+    assert storage.all_set_aside() == []
+
+
+def test_while_the_bucket_is_away_a_request_for_files_is_to_be_repeated_and_changes_nothing(
+    new_run: Callable[..., Run], bucket: str, bucket_server: BucketServer
+) -> None:
+    run = new_run()
+    store(open_storage(bucket), run, b"weights")
+    run.end("succeeded", result={})
+    with bucket_server.away():
+        assert run.get("").status_code == 200
+        for answer in (
+            run.get("/artifacts/weights.safetensors"),
+            run.api.delete(f"/api/v1/jobs/{run.job_id}"),
+            run.api.get("/api/v1/usage"),
+        ):
+            assert answer.status_code == 503
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.headers["retry-after"]
+    assert run.get("/artifacts/weights.safetensors").content == b"weights"
+
+
+def start(tmp_path: Path, **environment: str) -> str:
+    """Start an API that does not come up, and return its words."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_ACCESS")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "api", "--port", "0"],
+        env=inherited | {"SYMADJ_DATA": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    return ended.stderr
+
+
+def test_without_credentials_the_api_ends_with_a_sentence(tmp_path: Path, bucket: str) -> None:
+    words = start(tmp_path, SYMADJ_STORAGE=bucket)
+    assert "SYMADJ_STORAGE" in words
+    assert "credentials" in words
+    assert "AWS_ACCESS_KEY_ID" in words
+
+
+@pytest.mark.parametrize(
+    ("variable", "place", "words"),
+    [
+        ("SYMADJ_STORAGE", "s3://there-is-none/prefix", "there is no such bucket"),
+        ("SYMADJ_DATA_ROOTS", "/data:s3://there-is-none/prefix", "there is no such bucket"),
+        ("SYMADJ_STORAGE", "s4://bucket/prefix", "s4"),
+        ("SYMADJ_STORAGE", "gs://bucket/prefix", "a library is missing"),
+        ("SYMADJ_STORAGE", "s3://user:password@bucket/prefix", "not taken"),
+    ],
+)
+def test_a_wrong_bucket_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket_server: BucketServer, variable: str, place: str, words: str
+) -> None:
+    monkeypatch.setenv(variable, place)
+    with pytest.raises(ServeError, match=words) as caught:
+        serve("127.0.0.1", 0, tmp_path, cpus=None, announce=lambda *_: None)
+    assert variable in str(caught.value)
+    assert "password" not in str(caught.value).replace("a user or a password", "")
+
+
+def test_without_s3fs_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket_server: BucketServer
+) -> None:
+    monkeypatch.setenv("SYMADJ_STORAGE", "s3a://bucket/prefix")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(ServeError, match=r"symadj\[s3\]"):
+        serve("127.0.0.1", 0, tmp_path, cpus=None, announce=lambda *_: None)
+
+
+def test_a_bucket_that_does_not_answer_ends_symadj_serve_and_not_the_api(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: str, bucket_server: BucketServer
+) -> None:
+    monkeypatch.setenv("SYMADJ_STORAGE", bucket)
+    with bucket_server.away():
+        with pytest.raises(ServeError, match="endpoint"):
+            serve("127.0.0.1", 0, tmp_path, cpus=None, announce=lambda *_: None)
+        with running_api(tmp_path) as server:
+            assert httpx.get(f"{server.url}/healthz").status_code == 200
