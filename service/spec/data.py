@@ -22,7 +22,11 @@ def _path_below_a_root(path: str) -> str:
     if ".." in parts or any(ord(letter) < 32 for letter in path):
         raise misfit("", "a path goes down from a data root: no `..` and no control characters in it")
     if "://" in path:
-        raise misfit("", "files are read from the service's data roots, not from URLs: copy or mount them there")
+        raise misfit(
+            "",
+            "a path is looked for below the service's data roots, and is no URL: give the path from a root; "
+            "SYMADJ_DATA_ROOTS of the service may name a place in a bucket (s3://bucket/prefix)",
+        )
     return path
 
 

@@ -111,7 +111,7 @@ def test_a_memory_budget_keeps_its_unit() -> None:
         ),
         ({"data": {"kind": "builtin", "name": "iris"}}, ("data", "builtin"), "larger than the 120 training rows"),
         ({"data": {"kind": "file", "path": "../a.csv"}}, ("data", "file", "path"), "no `..`"),
-        ({"data": {"kind": "file", "path": "s3://bucket/a.csv"}}, ("data", "file", "path"), "not from URLs"),
+        ({"data": {"kind": "file", "path": "s3://bucket/a.csv"}}, ("data", "file", "path"), "is no URL"),
         ({"data": {"kind": "file", "path": "a.npy", "header": False}}, ("data", "file"), "a npy file has no such line"),
         ({"data": {"kind": "file", "path": "a.csv", "test_path": "a.csv"}}, ("data", "file"), "tested on what it has"),
         ({"data": {"kind": "file", "path": "a.npy", "compensate": True}}, ("data", "file"), "has no spillover"),

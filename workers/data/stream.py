@@ -22,7 +22,7 @@ from workers.data.errors import DataError
 from workers.data.formats.raw import InputFile, need, reading, refuse, same_type
 from workers.data.formats.tables import MISCOUNTED, dtype_of, names_of, numbers, wanted_of
 from workers.data.order import share_of
-from workers.data.roots import find_file, resolve
+from workers.data.roots import find_file, names_below
 from workers.data.table import Batch, Pipeline, Source, Table
 from workers.data.transforms import FittedTransform
 
@@ -121,16 +121,11 @@ def _stamp(file: InputFile) -> tuple[int, int] | None:
 
 
 def _files(path: str) -> list[InputFile]:
-    found = resolve(path)
-    if not found.is_dir():
+    names = names_below(path, ".parquet")
+    if names is None:
         return [find_file(path)]
-    # Other programs keep copies and half-written files under names that begin with a dot or an underscore, and some
-    # write folders that end in .parquet.
-    inside = [
-        file.relative_to(found)
-        for file in sorted(found.rglob("*.parquet"))
-        if not file.is_dir() and not any(part.startswith((".", "_")) for part in file.relative_to(found).parts)
-    ]
+    # Other programs keep copies and half-written files under names that begin with a dot or an underscore.
+    inside = [name for name in names if not any(part.startswith((".", "_")) for part in name.parts)]
     if not inside:
         raise DataError(f"{path} is a folder without any .parquet file", file=path)
     # Each by itself: a link in the folder may lead out of the data roots, or to a pipe.
