@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from service.records import RunOrder
 from service.settings import Settings
 from service.store import Database, jobs
 from service.store.tables import Job
+from tests.buckets import BucketServer
 from tests.service.lives import (
     ask,
     attempts,
@@ -35,6 +37,19 @@ from tests.service.ray_server import RayServer
 def order(ray: RayServer, submission_id: str) -> RunOrder:
     text = ray.jobs[submission_id]["runtime_env"]["env_vars"]["SYMADJ_RUN_ORDER"]
     return RunOrder.model_validate_json(text)
+
+
+def test_ray_is_told_where_buckets_are_and_nothing_secret(
+    database: Database, ray: RayServer, settings: Settings, dispatcher: Dispatcher, bucket_server: BucketServer
+) -> None:
+    settings.storage, settings.data_cache = bucket_server.new_bucket(), settings.data / "copies"
+    job_id = submit(database)
+    dispatcher.round()
+    told = ray.jobs[f"{job_id}-1"]["runtime_env"]["env_vars"]
+    assert order(ray, f"{job_id}-1").storage == settings.storage
+    assert told["AWS_ENDPOINT_URL"] == os.environ["AWS_ENDPOINT_URL"]
+    assert told["SYMADJ_DATA_CACHE"] == str(settings.data_cache)
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(ray.jobs)
 
 
 def states(database: Database, *job_ids: str) -> list[str]:
