@@ -46,8 +46,8 @@ def store(storage: Storage, run: Run, content: bytes) -> str:
 def test_an_artifact_is_streamed_with_its_length_and_etag_and_never_whole_in_memory(
     new_run: Callable[..., Run], bucket: str
 ) -> None:
-    run, size = new_run(), 96 * 2**20
-    digest = store(open_storage(bucket), run, os.urandom(2**20) * 96)
+    run, size = new_run(), 64 * 2**20
+    digest = store(open_storage(bucket), run, os.urandom(2**20) * 64)
     (item,) = run.get("/artifacts").json()["items"]
     assert item["path"] == f"{bucket}/{run.job_id}/artifacts/1/weights.safetensors"
     run.get("/artifacts/weights.safetensors", params={"first": "it loads what it needs"}).close()

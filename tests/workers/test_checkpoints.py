@@ -51,7 +51,14 @@ def resumed_from(outbox: KeepingOutbox) -> int | None:
     return steps[0] if steps else None
 
 
-@pytest.mark.parametrize(("lost_after", "resumed"), [(1, None), (4, 3), (6, 6), (11, 10)])
+@pytest.mark.parametrize(
+    ("place", "lost_after", "resumed"),
+    [
+        *(("folder", lost_after, resumed) for lost_after, resumed in ((1, None), (4, 3), (6, 6), (11, 10))),
+        *(("bucket", lost_after, resumed) for lost_after, resumed in ((1, None), (6, 6))),
+    ],
+    indirect=["place"],
+)
 def test_a_lost_run_goes_on_from_its_last_checkpoint_to_the_weights_of_one_never_disturbed(
     place: str, undisturbed: dict[str, str], lost_after: int, resumed: int | None
 ) -> None:
@@ -70,7 +77,9 @@ def test_a_lost_run_goes_on_from_its_last_checkpoint_to_the_weights_of_one_never
     assert weights(outbox) == undisturbed
 
 
-@pytest.mark.parametrize("stop_after", [2, 5, 12])
+@pytest.mark.parametrize(
+    ("place", "stop_after"), [("folder", 2), ("folder", 5), ("folder", 12), ("bucket", 5)], indirect=["place"]
+)
 def test_a_paused_run_stores_its_last_step_and_goes_on_there(
     place: str, undisturbed: dict[str, str], stop_after: int
 ) -> None:
@@ -133,7 +142,14 @@ def garble_the_manifest(checkpoint: StoredCheckpoint) -> None:
     checkpoint.storage.write(f"{checkpoint.path}/manifest.json", b'{"format": 1')
 
 
-@pytest.mark.parametrize("damage", [flip_a_byte, cut_short, lose_a_file, garble_the_manifest])
+@pytest.mark.parametrize(
+    ("place", "damage"),
+    [
+        *(("folder", damage) for damage in (flip_a_byte, cut_short, lose_a_file, garble_the_manifest)),
+        *(("bucket", damage) for damage in (flip_a_byte, lose_a_file)),
+    ],
+    indirect=["place"],
+)
 def test_a_corrupt_checkpoint_is_told_and_the_one_before_it_used(
     place: str, undisturbed: dict[str, str], damage: Any
 ) -> None:
