@@ -265,6 +265,7 @@ def _fail(
         data={"reason": reason},
         reason=reason.value,
         reason_data=data,
+        not_before=None,
         **_NO_WISH,
         **columns,
     )

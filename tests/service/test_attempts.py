@@ -153,6 +153,16 @@ def test_a_job_out_of_time_fails_with_advice_and_a_cancel_may_overtake_it(databa
     assert read(database, cancelled).state == "cancelled"
 
 
+def test_a_job_that_is_refused_while_it_waits_for_its_next_attempt_waits_no_more(database: Database) -> None:
+    job_id = running(database)
+    lose(database, job_id)
+    assert read(database, job_id).not_before is not None
+    with database.session() as session:
+        lifecycle.refuse(session, jobs.lock(session, job_id), ReasonCode.CANNOT_FIT, "too large", actor="d")
+    job = read(database, job_id)
+    assert (job.state, job.reason, job.not_before) == ("failed", "cannot_fit", None)
+
+
 def test_a_run_that_paused_unasked_is_a_fault_and_does_not_hang(database: Database) -> None:
     job_id = running(database)
     end(database, job_id, "paused")
