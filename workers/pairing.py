@@ -12,7 +12,8 @@ from torch import Tensor
 
 __all__ = ["draw_pairs"]
 
-# The exact assignment takes the cube of the rows: on one core 0.9 ms for so many, as long as a small field, and 35 ms for 500.
+# The exact assignment takes the cube of the rows: on one core 0.9 ms for so many, as long as a small field takes, and
+# 35 ms for 500.
 _LARGEST_PLAN = 128
 # Sets this stream of random numbers apart from those of the batches, whose second number counts epochs.
 _STREAM = 0x70616972
@@ -24,9 +25,9 @@ def draw_pairs(
     """Draw a base sample and a time for each row: a pure function of the arguments.
 
     With ``optimal_transport`` the base samples are put in the order that makes the sum of squared distances to the rows
-    least (minibatch OT, Tong et al., TMLR 2024), by the exact assignment within parts of at most 128 rows. Rows of unlike
-    contexts keep their base samples apart: each context must be met with samples of the whole base, not with those
-    that are near its rows. Times are uniform on [0, 1), one in each of B equal strata.
+    least (minibatch OT, Tong et al., TMLR 2024), by the exact assignment within parts of at most 128 rows. Rows of
+    unlike contexts keep their base samples apart: each context must be met with samples of the whole base, not with
+    those that are near its rows. Times are uniform on [0, 1), one in each of B equal strata.
 
     Args:
         x: [B, D].
