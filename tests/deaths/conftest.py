@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from tests.deaths.world import World, now, toy, world
 
 STEPS = 2000
+# Of one worker, and long enough to train on while the store is away.
+LONG = toy(4 * STEPS, workers=1)
 
 Measure = Callable[[str, str, float, str | None], None]
 _measured = pytest.StashKey[list[tuple[str, str, float, str | None]]]()
@@ -24,12 +27,24 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.fixture(scope="session")
 def undisturbed(shared: World, measure: Measure) -> str:
     """SHA-256 of the weights of ``toy(STEPS)``, trained in peace."""
+    return _in_peace(shared, toy(STEPS), measure)
+
+
+@pytest.fixture(scope="session")
+def undisturbed_long(shared: World, measure: Measure) -> str:
+    """SHA-256 of the weights of ``LONG``, trained in peace."""
+    return _in_peace(shared, LONG, measure)
+
+
+def _in_peace(shared: World, spec: dict[str, Any], measure: Measure) -> str:
     submitted_at = now()
-    job_id = shared.submit(toy(STEPS))
+    job_id = shared.submit(spec)
     seconds = shared.recovered(job_id, submitted_at)
     shared.ended(job_id)
     weights = shared.weights(job_id)
-    measure("nothing", f"one attempt of {STEPS} steps (seconds: from its submission)", seconds, weights)
+    workers, steps = spec["resources"]["workers"], spec["stop"]["max_steps"]
+    followed = f"one attempt of {steps} steps, workers: {workers} (seconds: from its submission)"
+    measure("nothing", followed, seconds, weights)
     return weights
 
 
