@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from service.ray_jobs import Node
 from service.spec import CpuResources, GpuResources
 
-__all__ = ["choose_workers", "fits_now", "never_fits", "sizes"]
+__all__ = ["choose_workers", "fits_now", "holds", "never_fits", "sizes"]
 
 AnyResources = CpuResources | GpuResources
 
@@ -46,10 +46,19 @@ def choose_workers(
     return None
 
 
+def _room(worker: Node, nodes: Sequence[Node]) -> int:
+    return sum(_workers_on(node, worker) for node in nodes)
+
+
+def holds(resources: AnyResources, workers: int, nodes: Sequence[Node]) -> bool:
+    """Return whether the cluster, empty, has room for so many workers of a job."""
+    return _room(_of_one_worker(resources), nodes) >= workers
+
+
 def never_fits(resources: AnyResources, nodes: Sequence[Node], batch_size: int) -> str | None:
     """Return why the cluster could not take the job even if it were empty, or None if it could."""
     worker = _of_one_worker(resources)
-    room = sum(_workers_on(node, worker) for node in nodes)
+    room = _room(worker, nodes)
     fewest = sizes(resources, batch_size)[-1]
     if room >= fewest:
         return None

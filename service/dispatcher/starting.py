@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 
-from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from service import capacity, lifecycle
 from service.capacity import AnyResources
+from service.dispatcher.stored_spec import stored_spec
 from service.dispatcher.sweeping import Sweeper
 from service.dispatcher.watching import ACTOR
 from service.ray_jobs import Node, RayJobs, RayRefused
@@ -96,7 +96,7 @@ class Starter:
             active = jobs.active(session)
             taken = self._taken(session, active)
             for waiting in self._waiting(session, active, not_over):
-                job, spec = jobs.lock(session, waiting.id), _spec(waiting)
+                job, spec = jobs.lock(session, waiting.id), stored_spec(waiting)
                 if job.state != JobState.QUEUED:
                     continue
                 if job.attempt and (job.id, job.attempt) not in self._over:
@@ -117,7 +117,7 @@ class Starter:
     def _taken(self, session: Session, active: Sequence[Job]) -> list[AnyResources]:
         """Return what the active jobs hold, each with the workers that its attempt was given."""
         attempts = jobs.attempts_of(session, [job.id for job in active])
-        specs = ((job, _spec(job)) for job in active)
+        specs = ((job, stored_spec(job)) for job in active)
         return [
             spec.resources.model_copy(update={"workers": attempts[job.id][-1].workers})
             for job, spec in specs
@@ -196,12 +196,3 @@ class Starter:
             if current.state == JobState.QUEUED and refusals >= MAX_REFUSALS:
                 message = f"Ray refused the job {refusals} times. {words}"
                 lifecycle.refuse(session, current, ReasonCode.CLUSTER_LOST, message, actor=ACTOR)
-
-
-def _spec(job: Job) -> JobSpec | None:
-    """Return a stored job's spec, None if this version can't read it: that is this job's trouble, not the queue's."""
-    try:
-        return JobSpec.model_validate(job.spec)
-    except ValidationError:
-        log.exception("%s: its stored spec can't be read", job.id)
-        return None

@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 
-from service import lifecycle, spools
+from service import capacity, lifecycle, spools
 from service.dispatcher.silence import SilenceClock
+from service.dispatcher.stored_spec import stored_spec
 from service.ray_jobs import RayJob, RayJobs
 from service.settings import Settings
 from service.states import ACTIVE, JobState, ReasonCode
@@ -97,6 +98,27 @@ class Watcher:
             if job.stop_requested_at + timedelta(seconds=grace) <= now:
                 log.info("%s does not stop by itself: Ray stops it", job.id)
                 self._ray.stop(attempt.submission_id)
+        return not self._lost_its_place(run)
+
+    def _lost_its_place(self, run: _Run) -> bool:
+        """Put a job back whose workers have not started and which the cluster can't hold any more; return whether.
+
+        A node died between the claim and their start, or had died before and Ray noticed late. Ray would wait for it to
+        come back; in the queue an elastic job finds a smaller size, and others may pass one that is not.
+        """
+        job, spec = run.job, stored_spec(run.job)
+        if job.state != JobState.STARTING or job.stop_requested is not None or spec is None:
+            return False
+        if capacity.holds(spec.resources, run.attempt.workers, self._ray.nodes()):
+            return False
+        with self._database.session() as session:
+            current = jobs.lock(session, job.id)
+            if current.attempt != job.attempt or current.state != JobState.STARTING:
+                return False
+            message = f"The cluster has become too small for its {run.attempt.workers} workers."
+            lifecycle.put_back(session, current, actor=ACTOR, message=message)
+        log.warning("%s: %s", job.id, message)
+        self._ray.stop(run.attempt.submission_id)
         return True
 
     def _heed_timeout(self, run: _Run, now: datetime) -> None:

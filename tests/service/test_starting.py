@@ -17,6 +17,7 @@ from service.identifiers import new_job_id
 from service.ray_jobs import RayJobs
 from service.records import RunOrder
 from service.settings import Settings
+from service.states import JobState
 from service.store import Database, jobs
 from service.store.tables import Job
 from tests.buckets import BucketServer
@@ -123,6 +124,34 @@ def test_two_dispatchers_never_give_the_same_room_away_twice(
         thread.join()
     assert sorted(ray.jobs) == sorted(f"{job_id}-1" for job_id in job_ids[:3])
     assert states(database, *job_ids) == ["starting"] * 3 + ["queued"] * 5
+
+
+def test_a_job_whose_cluster_shrinks_before_its_workers_start_goes_on_with_fewer_or_lets_others_pass(
+    database: Database, ray: RayServer, dispatcher: Dispatcher
+) -> None:
+    elastic = submit(database, resources={"kind": "cpu", "workers": 2, "min_workers": 1})
+    dispatcher.round()
+    assert order(ray, f"{elastic}-1").workers == 2
+    ray.cpus = 1.0
+    dispatcher.round()
+    assert (states(database, elastic), ray.stopped) == (["queued"], [f"{elastic}-1"])
+    ray.jobs[f"{elastic}-1"]["status"] = "STOPPED"
+    dispatcher.round()
+    assert order(ray, f"{elastic}-2").workers == 1
+    assert [attempt.outcome for attempt in attempts(database, elastic)] == ["not_started", None]
+    assert read(database, elastic).attempts_lost == 0, "nothing was lost"
+
+
+def test_a_job_that_trains_is_left_alone_when_its_cluster_shrinks(
+    database: Database, ray: RayServer, dispatcher: Dispatcher
+) -> None:
+    job_id = submit(database, resources={"kind": "cpu", "workers": 2})
+    dispatcher.round()
+    with database.session() as session:
+        jobs.transition(session, jobs.lock(session, job_id), JobState.RUNNING, actor="rank-0", message="")
+    ray.cpus = 1.0
+    dispatcher.round()
+    assert (states(database, job_id), ray.stopped) == (["running"], [])
 
 
 def test_an_elastic_job_takes_the_most_workers_that_fit_and_divide_its_batch(
