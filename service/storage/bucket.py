@@ -21,7 +21,7 @@ __all__ = ["Bucket"]
 # The folder of the marks of those that are about to be removed.
 _SET_ASIDE = ".deleted"
 # What is read ahead of whoever takes a file piece by piece.
-_PIECE_BYTES = 8 * 2**20
+_PIECE_BYTES = 2 * 2**20
 
 
 class Bucket(Storage):
