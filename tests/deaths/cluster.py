@@ -72,6 +72,7 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
             "PYTHONSAFEPATH": "1",
+            "RAY_worker_niceness": "0",  # as `symadj serve` and the image have it
         }
         with (self.folder / f"{name}.log").open("ab") as log:
             subprocess.Popen(
