@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from service import ingest, lifecycle
 from service.errors import Conflict, Unauthorized
+from service.lifecycle.advice import ADVICE
 from service.records import Batch
-from service.states import StopWish
+from service.states import ReasonCode, StopWish
 from service.store import Database, artifacts, checkpoints, events, jobs, memory, metrics
 from service.store.tables import IngestSource
 from tests.service import lives
@@ -106,8 +107,7 @@ def test_the_first_record_makes_a_job_running_and_the_outcome_ends_it(database: 
     with database.read_session() as session:
         job = jobs.get(session, started.job.id)
         assert (job.state, job.reason, job.message) == ("failed", "diverged", "loss is NaN")
-        assert job.reason_data is not None
-        assert job.reason_data["step"] == 7
+        assert job.reason_data == {"advice": ADVICE[ReasonCode.DIVERGED], "step": 7}
         assert job.started_at is not None
         assert job.finished_at is not None
         assert artifacts.get(session, job.id, "weights.safetensors").sha256 == digest
