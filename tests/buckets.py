@@ -18,15 +18,19 @@ class BucketServer:
     """The server, in a thread of the tests; what it stores outlives its stops.
 
     The AWS variables name it, and tell the library not to try again and again where nobody answers.
+
+    Args:
+        environment: where the variables are set.
+        host: the address at which it listens.
     """
 
-    def __init__(self, environment: pytest.MonkeyPatch) -> None:
+    def __init__(self, environment: pytest.MonkeyPatch, host: str = "127.0.0.1") -> None:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        self._port = 0
+        self._host, self._port = host, 0
         self._numbers = count(1)
         self._start()
         variables = {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._port}",
+            "AWS_ENDPOINT_URL": f"http://{host}:{self._port}",
             "AWS_ACCESS_KEY_ID": "access",
             "AWS_SECRET_ACCESS_KEY": "a-secret-that-nobody-is-told",
             "AWS_DEFAULT_REGION": "us-east-1",
@@ -37,7 +41,7 @@ class BucketServer:
         self.files = fsspec.filesystem("s3", use_listings_cache=False)
 
     def _start(self) -> None:
-        self._server = ThreadedMotoServer("127.0.0.1", self._port, verbose=False)
+        self._server = ThreadedMotoServer(self._host, self._port, verbose=False)
         self._server.start()
         _, self._port = self._server.get_host_and_port()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -32,14 +33,12 @@ class Cluster:
         compose: the command, `docker compose` or `docker-compose`.
         files: compose files, relative to the root.
         key: the first admin key, once the cluster is up.
-        log: what happened and when, in seconds since the first line, for people to read.
     """
 
     compose: Sequence[str]
     files: list[str] = field(default_factory=lambda: ["compose.yaml"])
     project: str = "symadj-test"
     key: str = ""
-    log: list[str] = field(default_factory=list)
     _began: float = field(default_factory=time.monotonic)
 
     # ------------------------------------------------------------------------------------------------ containers
@@ -104,6 +103,9 @@ class Cluster:
         Raises:
             Gone: it does not answer, or says that its database does not.
         """
+        return self._ask(method, path, **arguments).json()
+
+    def _ask(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
             url, headers = f"http://{ADDRESS}{path}", {"Authorization": f"Bearer {self.key}"}
             answer = httpx.request(method, url, headers=headers, timeout=20, trust_env=False, **arguments)
@@ -112,7 +114,7 @@ class Cluster:
         if answer.status_code in {502, 503}:
             raise Gone(answer.text)
         assert answer.is_success, answer.text
-        return answer.json()
+        return answer
 
     def submit(self, spec: dict[str, Any]) -> str:
         """Submit a job and return its id."""
@@ -131,6 +133,14 @@ class Cluster:
     def events(self, job_id: str) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = self.request("GET", f"/api/v1/jobs/{job_id}/events?limit=1000")["items"]
         return items
+
+    def weights(self, job_id: str) -> str:
+        """Download a job's weights and return their SHA-256, which is the one that the API told."""
+        items = self.request("GET", f"/api/v1/jobs/{job_id}/artifacts")["items"]
+        (told,) = (item["sha256"] for item in items if item["name"] == "weights.safetensors")
+        content = self._ask("GET", f"/api/v1/jobs/{job_id}/artifacts/weights.safetensors").content
+        assert hashlib.sha256(content).hexdigest() == told
+        return str(told)
 
     def steps(self, job_id: str) -> list[int]:
         """Return the steps that have a loss, in the store's order."""
@@ -163,7 +173,7 @@ class Cluster:
                     self.say(f"{what} after {time.monotonic() - began:.1f} s")
                     return last
             time.sleep(0.2)
-        raise AssertionError(f"not within {seconds} s: {what} (last look: {last!r})\n" + "\n".join(self.log))
+        raise AssertionError(f"not within {seconds} s: {what} (last look: {last!r})")
 
     def wait_for_step(self, job_id: str, step: int, seconds: float = 900) -> None:
         """Wait until a job's progress has come to a step."""
@@ -181,5 +191,5 @@ class Cluster:
         return self.job(job_id)
 
     def say(self, words: str) -> None:
-        """Write down what happened."""
-        self.log.append(f"{time.monotonic() - self._began:7.1f} s  {words}")
+        """Tell what happened, and when."""
+        print(f"{time.monotonic() - self._began:7.1f} s  {words}", flush=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,15 +13,16 @@ from tests.cluster.cluster import Cluster
 
 # They need a container engine and half an hour: `make test-cluster`.
 collect_ignore = (
-    [] if os.environ.get("SYMADJ_TEST_CLUSTER") else ["test_deaths.py", "test_monitoring.py", "test_upgrade.py"]
+    []
+    if os.environ.get("SYMADJ_TEST_CLUSTER")
+    else ["test_deaths.py", "test_monitoring.py", "test_storage.py", "test_upgrade.py"]
 )
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Two worker containers of one CPU each, everything healthy."""
-    has_v2 = subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0
-    cluster = Cluster(["docker", "compose"] if has_v2 else ["docker-compose"])
+    cluster = Cluster(os.environ.get("COMPOSE", "docker compose").split())
     if _postgres_is_debians(cluster):
         cluster.files.append("tests/cluster/compose.local.yaml")
         _stand_in_for_prometheus(cluster)
@@ -34,7 +34,6 @@ def cluster() -> Iterator[Cluster]:
     try:
         yield cluster
     finally:
-        print("\n" + "\n".join(cluster.log))
         cluster.run("down", "--volumes", "--timeout", "10")
 
 

@@ -1,9 +1,9 @@
 """The Kubernetes manifests, without a cluster.
 
-What is checked: kinds and API versions; the fields of a RayCluster and of the pods that we use, by a schema that knows
-those and no others, so that a mistyped field is found; that what refers to a volume, a claim, a settings object, a
-secret's key or a label finds it; and that every variable is a setting. What only an API server and the KubeRay operator
-know (defaults, admission, quotas) is not.
+What is checked: Kubernetes' own kinds by its own schemas, with no field that they do not know; the fields of a
+RayCluster by a schema that knows those that we use and no others, and its pods by Kubernetes'; that what refers to a
+volume, a claim, a settings object, a secret's key or a label finds it; and that every variable is a setting. What only
+an API server and the KubeRay operator know (defaults, admission, quotas) is not.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 
 from service.settings import Settings
 
 FOLDER = Path(__file__).parents[2] / "docker" / "k8s"
+KUBERNETES = "1.34"
 Manifest = dict[str, Any]
 
 
@@ -26,113 +28,50 @@ def strictly(required: list[str], **properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
-NAME = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"}
 COUNT = {"type": "integer", "minimum": 0}
 STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
-QUANTITY = {"type": "string", "pattern": "^[0-9]+(m|[KMGT]i)?$"}
-AMOUNTS = {"type": "object", "additionalProperties": QUANTITY}
-RESOURCES = strictly(["requests", "limits"], requests=AMOUNTS, limits=AMOUNTS)
-WORDS = {"type": "array", "items": {"type": "string"}}
-REFERENCE = strictly(["name", "key"], name=NAME, key={"type": "string"})
-VARIABLE = strictly(
-    ["name"],
-    name={"type": "string"},
-    value={"type": "string"},
-    valueFrom=strictly(["secretKeyRef"], secretKeyRef=REFERENCE),
-)
-PROBE = strictly(
-    [],
-    exec=strictly(["command"], command=WORDS),
-    httpGet=strictly(["path", "port"], path={"type": "string"}, port={"type": ["string", "integer"]}),
-    initialDelaySeconds=COUNT,
-    periodSeconds=COUNT,
-    timeoutSeconds=COUNT,
-    failureThreshold=COUNT,
-)
-CONTAINER = strictly(
-    ["name", "image"],
-    name=NAME,
-    image={"type": "string"},
-    args=WORDS,
-    env={"type": "array", "items": VARIABLE},
-    envFrom={"type": "array", "items": strictly(["configMapRef"], configMapRef=strictly(["name"], name=NAME))},
-    ports={"type": "array", "items": strictly(["containerPort"], name=NAME, containerPort=COUNT)},
-    livenessProbe=PROBE,
-    readinessProbe=PROBE,
-    resources=RESOURCES,
-    volumeMounts={"type": "array", "items": strictly(["name", "mountPath"], name=NAME, mountPath={"type": "string"})},
-)
-VOLUME = strictly(
-    ["name"],
-    name=NAME,
-    persistentVolumeClaim=strictly(["claimName"], claimName=NAME),
-    emptyDir=strictly([], medium={"enum": ["Memory"]}, sizeLimit=QUANTITY),
-)
-POD = strictly(
-    ["containers", "volumes", "securityContext"],
-    securityContext=strictly(
-        ["runAsNonRoot"], runAsUser=COUNT, runAsGroup=COUNT, fsGroup=COUNT, runAsNonRoot={"const": True}
+POD_TEMPLATE = {"type": "object"}  # checked by Kubernetes' own schema
+# As in KubeRay's API ray.io/v1 (ray-operator/apis/ray/v1/raycluster_types.go): the fields that we use, and those that
+# it requires.
+RAY_CLUSTER = strictly(
+    ["headGroupSpec"],
+    rayVersion={"type": "string"},
+    headGroupSpec=strictly(
+        ["rayStartParams", "template"],
+        serviceType={"enum": ["ClusterIP"]},
+        rayStartParams=STRINGS,
+        template=POD_TEMPLATE,
     ),
-    terminationGracePeriodSeconds=COUNT,
-    initContainers={"type": "array", "items": CONTAINER},
-    containers={"type": "array", "items": CONTAINER, "minItems": 1},
-    volumes={"type": "array", "items": VOLUME},
-)
-TEMPLATE = strictly(["spec"], metadata=strictly([], labels=STRINGS), spec=POD)
-SPECS = {
-    # As in KubeRay's API ray.io/v1, of which these are the fields that we use and those that it requires.
-    ("ray.io/v1", "RayCluster"): strictly(
-        ["headGroupSpec"],
-        rayVersion={"type": "string"},
-        headGroupSpec=strictly(
-            ["rayStartParams", "template"],
-            serviceType={"enum": ["ClusterIP"]},
+    workerGroupSpecs={
+        "type": "array",
+        "items": strictly(
+            ["groupName", "minReplicas", "maxReplicas", "rayStartParams", "template"],
+            groupName={"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"},
+            replicas=COUNT,
+            minReplicas=COUNT,
+            maxReplicas=COUNT,
             rayStartParams=STRINGS,
-            template=TEMPLATE,
+            template=POD_TEMPLATE,
         ),
-        workerGroupSpecs={
-            "type": "array",
-            "items": strictly(
-                ["groupName", "minReplicas", "maxReplicas", "rayStartParams", "template"],
-                groupName=NAME,
-                replicas=COUNT,
-                minReplicas=COUNT,
-                maxReplicas=COUNT,
-                rayStartParams=STRINGS,
-                template=TEMPLATE,
-            ),
-        },
-    ),
-    ("apps/v1", "Deployment"): strictly(
-        ["selector", "template"],
-        replicas=COUNT,
-        selector=strictly(["matchLabels"], matchLabels=STRINGS),
-        template=TEMPLATE,
-    ),
-    ("v1", "Service"): strictly(
-        ["selector", "ports"],
-        selector=STRINGS,
-        ports={"type": "array", "items": strictly(["port"], name=NAME, port=COUNT, targetPort={"type": "string"})},
-    ),
-    ("v1", "PersistentVolumeClaim"): strictly(
-        ["accessModes", "resources"],
-        accessModes={"type": "array", "items": {"const": "ReadWriteMany"}},
-        resources=strictly(["requests"], requests=AMOUNTS),
-    ),
-}
+    },
+)
 
 
 def manifests() -> list[Manifest]:
     return [document for file in sorted(FOLDER.glob("*.yaml")) for document in yaml.safe_load_all(file.read_text())]
 
 
-def pods() -> list[Manifest]:
+def templates() -> list[Manifest]:
     found = []
     for manifest in manifests():
         spec = manifest.get("spec", {})
-        groups = [spec.get("headGroupSpec"), *spec.get("workerGroupSpecs", [])] if "headGroupSpec" in spec else [spec]
-        found += [group["template"]["spec"] for group in groups if "template" in group]
+        groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]] if manifest["kind"] == "RayCluster" else [spec]
+        found += [group["template"] for group in groups if "template" in group]
     return found
+
+
+def pods() -> list[Manifest]:
+    return [template["spec"] for template in templates()]
 
 
 def containers() -> list[Manifest]:
@@ -145,10 +84,25 @@ def names(kind: str) -> set[str]:
 
 @pytest.mark.parametrize("manifest", manifests(), ids=lambda m: f"{m['kind']}/{m['metadata']['name']}")
 def test_a_manifest_has_the_fields_of_its_kind_and_no_others(manifest: Manifest) -> None:
-    if manifest["kind"] == "ConfigMap":
-        jsonschema.validate(manifest["data"], STRINGS)
+    if manifest["kind"] == "RayCluster":
+        assert manifest["apiVersion"] == "ray.io/v1"
+        jsonschema.validate(manifest["spec"], RAY_CLUSTER)
     else:
-        jsonschema.validate(manifest["spec"], SPECS[manifest["apiVersion"], manifest["kind"]])
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("template", templates(), ids=lambda t: t["spec"]["containers"][0]["name"])
+def test_a_pod_has_the_fields_of_a_pod_and_no_others_and_its_user_is_not_root(template: Manifest) -> None:
+    of_a_kind = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}, "template": template}
+    kubernetes_validate.validate(of_a_kind, KUBERNETES, strict=True)
+    assert template["spec"]["securityContext"]["runAsNonRoot"]
+
+
+def test_a_mistyped_field_is_found() -> None:
+    (service,) = (manifest for manifest in manifests() if manifest["kind"] == "Service")
+    service["spec"]["selektor"] = service["spec"].pop("selector")
+    with pytest.raises(kubernetes_validate.ValidationError, match="selektor"):
+        kubernetes_validate.validate(service, KUBERNETES, strict=True)
 
 
 def test_every_mount_has_its_volume_and_every_volume_its_claim() -> None:
@@ -161,10 +115,10 @@ def test_every_mount_has_its_volume_and_every_volume_its_claim() -> None:
 
 
 def test_every_secret_is_one_that_the_manifest_tells_how_to_make() -> None:
-    told = re.findall(r"--from-literal=([a-z-]+)=", (FOLDER / "symadj.yaml").read_text())
+    told = re.findall(r"--from-literal=([A-Za-z_-]+)=", (FOLDER / "symadj.yaml").read_text())
     variables = [variable for container in containers() for variable in container.get("env", [])]
     keys = {v["valueFrom"]["secretKeyRef"]["key"] for v in variables if "valueFrom" in v}
-    assert keys == set(told)
+    assert keys == {key for key in told if not key.startswith("AWS_")}
 
 
 def test_every_variable_is_a_setting() -> None:
@@ -172,8 +126,8 @@ def test_every_variable_is_a_setting() -> None:
     (config,) = (manifest["data"] for manifest in manifests() if manifest["kind"] == "ConfigMap")
     variables = {variable["name"] for container in containers() for variable in container.get("env", [])}
     assert set(config) | {name for name in variables if name.startswith("SYMADJ_")} <= settings
-    used = {source["configMapRef"]["name"] for c in containers() for source in c.get("envFrom", [])}
-    assert used == names("ConfigMap")
+    sources = [source for container in containers() for source in container.get("envFrom", [])]
+    assert {source["configMapRef"]["name"] for source in sources if "configMapRef" in source} == names("ConfigMap")
 
 
 def test_services_and_deployments_select_pods_that_are_there() -> None:
@@ -187,3 +141,9 @@ def test_services_and_deployments_select_pods_that_are_there() -> None:
 
 def test_all_containers_are_of_one_image() -> None:
     assert len({container["image"] for container in containers()}) == 1
+
+
+def test_whoever_asks_a_bucket_is_given_its_keys_where_there_are_any() -> None:
+    ask = [container for container in containers() if container["name"] != "migrate"]
+    for container in ask:
+        assert {"secretRef": {"name": "symadj-bucket", "optional": True}} in container["envFrom"], container["name"]
