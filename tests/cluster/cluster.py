@@ -126,6 +126,13 @@ class Cluster:
         answer: dict[str, Any] = self.request("GET", f"/api/v1/jobs/{job_id}")
         return answer
 
+    def cancel_all(self) -> None:
+        """Cancel the jobs that have not ended."""
+        for state in ("queued", "starting", "running", "pausing"):
+            for job in self.request("GET", f"/api/v1/jobs?state={state}")["items"]:
+                self.request("POST", f"/api/v1/jobs/{job['id']}/cancel")
+                self.wait_for_state(job["id"], "cancelled", "succeeded", "failed")
+
     def attempts(self, job_id: str) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = self.request("GET", f"/api/v1/jobs/{job_id}/attempts")["items"]
         return items

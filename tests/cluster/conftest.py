@@ -19,9 +19,16 @@ collect_ignore = (
 )
 
 
+@pytest.fixture
+def cluster(shared_cluster: Cluster) -> Iterator[Cluster]:
+    """Two worker containers of one CPU each; whatever a failed test leaves running is cancelled."""
+    yield shared_cluster
+    shared_cluster.cancel_all()
+
+
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """Two worker containers of one CPU each, everything healthy."""
+def shared_cluster() -> Iterator[Cluster]:
+    """The same for all tests."""
     cluster = Cluster(os.environ.get("COMPOSE", "docker compose").split())
     if _postgres_is_debians(cluster):
         cluster.files.append("tests/cluster/compose.local.yaml")

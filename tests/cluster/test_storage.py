@@ -15,7 +15,7 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.test_deaths import assert_whole, resumed_from, spec
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def server(cluster: Cluster) -> Iterator[BucketServer]:
     """An S3-compatible server at this machine's address in the containers' network, where they reach it."""
     gateway = cluster.docker(
