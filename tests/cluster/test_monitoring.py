@@ -28,7 +28,7 @@ def ask(cluster: Cluster, query: str) -> list[dict[str, Any]]:
 
 
 def test_prometheus_draws_a_job_while_it_runs(cluster: Cluster) -> None:
-    cluster.run(*PROMETHEUS, "up", "--detach", "--no-recreate", "--scale", "worker=2", "prometheus")
+    cluster.run(*PROMETHEUS, "up", "--detach", "--scale", "worker=2")
     job_id = cluster.submit(spec(stop={"kind": "steps", "max_steps": 100_000}))
     cluster.wait_for_step(job_id, 1)
     # It looks every 15 s.
