@@ -1,10 +1,10 @@
 """Weak scaling of data-parallel training: 1 and 2 workers of one thread, 500 rows each at the large size.
 
-``python -m benchmarks.scaling [--size large] [--workers 1 2] [--rounds 3] [--steps 8]``. A step is what a run does: the
+``python -m benchmarks.scaling [--size large] [--workers 1 2] [--rounds 7] [--steps 8]``. A step is what a run does: the
 mean NLL, its gradient by the symplectic adjoint, the agreement of the ranks and the exchange of gradients as in
 `workers.ranks` (gloo), an Adam step. Every worker is a process pinned to a core of its own. Beside them stand as many
 runs of one worker each at the same time: what those lose is the machine's doing (shared caches, memory, hyperthreads),
-and what is lost beyond that is the exchange's. Rounds alternate; medians.
+and what is lost beyond that is the exchange's. Rounds alternate; ratios are taken within a round; medians.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", default="large")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=8, help="measured steps of each worker in a round")
     parser.add_argument("--work", nargs=4, metavar=("SIZE", "RANK", "WORKERS", "STEPS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -100,20 +100,33 @@ def main() -> None:
         work(size, *(int(number) for number in numbers))
         return
     cases = [(count, how) for count in arguments.workers for how in ((False, True) if count > 1 else (True,))]
-    seconds: dict[tuple[int, bool], list[float]] = {case: [] for case in cases}
+    rounds: list[dict[tuple[int, bool], float]] = []
     for _ in range(arguments.rounds):
-        for count, exchanging in cases:
-            seconds[count, exchanging] += together(arguments.size, count, arguments.steps, exchanging=exchanging)
-    alone = statistics.median(seconds[1, True])
+        # Compared within a round: this machine may be faster in one than in the next.
+        rounds.append(
+            {
+                (count, exchanging): statistics.median(
+                    together(arguments.size, count, arguments.steps, exchanging=exchanging)
+                )
+                for count, exchanging in cases
+            }
+        )
     print("| workers | s a step | efficiency | as many runs of their own, s a step | efficiency beside those |")
     print("| --- | --- | --- | --- | --- |")
     for count in arguments.workers:
-        step = statistics.median(seconds[count, True])
+        step = statistics.median(measured[count, True] for measured in rounds)
         if count == 1:
             print(f"| 1 | {step:.3f} | 1.00 | | |")
             continue
-        apart = statistics.median(seconds[count, False])
-        print(f"| {count} | {step:.3f} | {alone / step:.2f} | {apart:.3f} | {apart / step:.2f} |")
+        apart = statistics.median(measured[count, False] for measured in rounds)
+        beside_one = spread([measured[1, True] / measured[count, True] for measured in rounds])
+        beside_own = spread([measured[count, False] / measured[count, True] for measured in rounds])
+        print(f"| {count} | {step:.3f} | {beside_one} | {apart:.3f} | {beside_own} |")
+
+
+def spread(ratios: list[float]) -> str:
+    """Return the median and all there are, from the lowest to the highest."""
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 from torch import Tensor
 
 __all__ = ["draw_pairs"]
@@ -59,6 +57,10 @@ def _alike(context: np.ndarray) -> list[np.ndarray]:
 
 
 def _assigned(x: np.ndarray, z: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
+    # Half a second to import, for those who don't want it, too.
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import cdist
+
     paired = z.copy()
     for group in groups:
         for part in np.array_split(group, max(1, math.ceil(len(group) / _LARGEST_PLAN))):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -45,6 +46,8 @@ def run_worker(order: RunOrder) -> dict[str, Any] | None:
         PeerLostError: another rank died.
         TelemetryError: the API refuses the records.
     """
+    # A line for every request, in a log that Ray keeps.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     resources = order.spec.resources
     torch.set_num_threads(resources.cpus_per_worker)
     ranks = Ranks(_device(isinstance(resources, GpuResources)))

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 __all__ = ["FEWEST_ROWS", "two_sample_test"]
@@ -58,6 +57,8 @@ def two_sample_test(data: Rows, samples: Rows, seed: int, threads: int) -> dict[
 
 def _auc(low: Rows, high: Rows) -> tuple[float, float]:
     """Return P(low < high), ties counted half, and its standard error."""
+    from scipy.stats import rankdata  # as slow to import
+
     ranks = rankdata(np.concatenate([low, high]))
     # Each value's share of the other group that it is on the right side of.
     of_high = (ranks[len(low) :] - rankdata(high)) / len(low)
