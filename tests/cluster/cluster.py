@@ -40,6 +40,9 @@ class Cluster:
     project: str = "symadj-test"
     key: str = ""
     _began: float = field(default_factory=time.monotonic)
+    _http: httpx.Client = field(
+        default_factory=lambda: httpx.Client(base_url=f"http://{ADDRESS}", timeout=20, trust_env=False)
+    )
 
     # ------------------------------------------------------------------------------------------------ containers
 
@@ -107,8 +110,8 @@ class Cluster:
 
     def _ask(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
-            url, headers = f"http://{ADDRESS}{path}", {"Authorization": f"Bearer {self.key}"}
-            answer = httpx.request(method, url, headers=headers, timeout=20, trust_env=False, **arguments)
+            headers = {"Authorization": f"Bearer {self.key}"}
+            answer = self._http.request(method, path, headers=headers, **arguments)
         except httpx.TransportError as error:
             raise Gone(repr(error)) from error
         if answer.status_code in {502, 503}:

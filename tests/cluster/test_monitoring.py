@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import quote
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.test_deaths import spec
@@ -14,7 +15,7 @@ PROMETHEUS = ("--profile", "prometheus")
 def ask(cluster: Cluster, query: str) -> list[dict[str, Any]]:
     """Ask Prometheus, whose port is not published, from within a container beside it."""
     (api,) = cluster.containers("api")
-    url = f"http://prometheus:9090/api/v1/query?query={query}"
+    url = f"http://prometheus:9090/api/v1/query?query={quote(query)}"
     answer = cluster.docker(
         "exec",
         api,
