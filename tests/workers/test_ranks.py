@@ -31,7 +31,15 @@ from workers.worker import Attempt
 PATIENCE_S = 120
 
 
-def _rank(rank: int, size: int, folder: str, course: Callable[..., Any], changes: dict[str, Any]) -> None:
+def _rank(
+    rank: int,
+    size: int,
+    folder: str,
+    course: Callable[..., Any],
+    changes: dict[str, Any],
+    environment: dict[str, str],
+) -> None:
+    os.environ.update(environment)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/join", rank=rank, world_size=size)
     outbox = KeepingOutbox()
@@ -58,8 +66,13 @@ def start(folder: Path, course: Callable[..., Any], size: int = 2, **changes: An
     """Run ``course`` on each rank and return what the ranks told; None of a rank that died."""
     folder.mkdir(exist_ok=True)
     spec = {"resources": {"kind": "cpu", "workers": size}} | changes
-    spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=_rank, args=(rank, size, str(folder), course, spec)) for rank in range(size)]
+    # Each a new process, but of one that has loaded torch already, and has the environment of that time.
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload([__name__])
+    environment = dict(os.environ)
+    processes = [
+        server.Process(target=_rank, args=(rank, size, str(folder), course, spec, environment)) for rank in range(size)
+    ]
     for process in processes:
         process.start()
     for process in processes:
