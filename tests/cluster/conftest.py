@@ -33,7 +33,7 @@ def shared_cluster() -> Iterator[Cluster]:
     if _postgres_is_debians(cluster):
         cluster.files.append("tests/cluster/compose.local.yaml")
         _stand_in_for_prometheus(cluster)
-    cluster.run("down", "--volumes", "--timeout", "5")
+    _down(cluster)
     cluster.run("build", timeout=3600)
     cluster.say("the image is built: up")
     cluster.up(workers=2)
@@ -41,7 +41,12 @@ def shared_cluster() -> Iterator[Cluster]:
     try:
         yield cluster
     finally:
-        cluster.run("down", "--volumes", "--timeout", "10")
+        _down(cluster)
+
+
+def _down(cluster: Cluster) -> None:
+    # What belongs to a profile that is not named stays.
+    cluster.run("--profile", "prometheus", "down", "--volumes", "--timeout", "10")
 
 
 def _stand_in_for_prometheus(cluster: Cluster) -> None:
