@@ -10,7 +10,7 @@ DATA ?= symadj-data
 NAME ?= flow_cytometry
 MINUTES ?= 10
 
-.PHONY: help install demo serve test test-cluster test-deaths soak check bench-core bench-density format lock clean
+.PHONY: help install demo serve test test-slow test-cluster test-deaths soak check bench-core bench-density format lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ serve: install ## run the service in the foreground (HOST, PORT, DATA)
 
 test: install ## run the tests
 	$(BIN)/python -m pytest
+
+test-slow: install ## run what `make test` leaves out for being like another test
+	$(BIN)/python -m pytest -m slow
 
 test-deaths: install ## kill every part of the system in turn, and check what is left (half an hour)
 	$(BIN)/python -m pytest -m deaths tests/deaths

@@ -51,6 +51,12 @@ def resumed_from(outbox: KeepingOutbox) -> int | None:
     return steps[0] if steps else None
 
 
+# What a bucket does differently, other tests find, too.
+in_a_bucket_where_there_is_time = pytest.mark.parametrize(
+    "place", ["folder", pytest.param("bucket", marks=pytest.mark.slow)], indirect=True
+)
+
+
 @pytest.mark.parametrize(
     ("place", "lost_after", "resumed"),
     [
@@ -96,6 +102,7 @@ def test_a_paused_run_stores_its_last_step_and_goes_on_there(
     assert weights(outbox) == undisturbed
 
 
+@in_a_bucket_where_there_is_time
 def test_a_run_paused_in_its_evaluation_is_evaluated_without_training_again(
     place: str, undisturbed: dict[str, str]
 ) -> None:
@@ -146,7 +153,8 @@ def garble_the_manifest(checkpoint: StoredCheckpoint) -> None:
     ("place", "damage"),
     [
         *(("folder", damage) for damage in (flip_a_byte, cut_short, lose_a_file, garble_the_manifest)),
-        *(("bucket", damage) for damage in (flip_a_byte, lose_a_file)),
+        ("bucket", flip_a_byte),
+        pytest.param("bucket", lose_a_file, marks=pytest.mark.slow),
     ],
     indirect=["place"],
 )
@@ -163,6 +171,7 @@ def test_a_corrupt_checkpoint_is_told_and_the_one_before_it_used(
     assert weights(outbox) == undisturbed
 
 
+@in_a_bucket_where_there_is_time
 def test_without_a_whole_checkpoint_the_run_starts_afresh(place: str, undisturbed: dict[str, str]) -> None:
     run(place, KeepingOutbox(superseded_after=7), **JOB)
     for checkpoint in stored(place):
@@ -173,6 +182,7 @@ def test_without_a_whole_checkpoint_the_run_starts_afresh(place: str, undisturbe
     assert weights(outbox) == undisturbed
 
 
+@in_a_bucket_where_there_is_time
 def test_a_corrupt_checkpoint_takes_the_place_of_no_good_one_and_is_removed_when_there_is_a_new_one(
     place: str,
 ) -> None:
@@ -190,6 +200,7 @@ def test_a_corrupt_checkpoint_takes_the_place_of_no_good_one_and_is_removed_when
     assert resumed_from(outbox) == 7
 
 
+@in_a_bucket_where_there_is_time
 def test_a_checkpoint_that_goes_bad_after_it_was_found_whole_is_told_and_the_one_before_it_used(
     place: str, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +260,7 @@ def test_files_and_the_folders_that_lead_to_them_are_on_the_disk_before_a_checkp
     assert folder == "checkpoints"
 
 
+@in_a_bucket_where_there_is_time
 def test_what_an_attempt_stored_counts_for_more_than_later_steps_of_one_before_it(place: str) -> None:
     folder = CheckpointFolder(place, "job-1")
     job = order(place, **JOB)
@@ -326,6 +338,7 @@ def test_minutes_are_counted_from_the_last_checkpoint(tmp_path: Path) -> None:
     assert [record.cause for record in outbox.of("checkpoint")][:11] == ["minutes"] * 11
 
 
+@in_a_bucket_where_there_is_time
 def test_a_record_tells_the_size_and_the_sum_of_what_is_stored(place: str) -> None:
     _, outbox = run(place, **JOB)
     record, checkpoint = outbox.of("checkpoint")[-1], stored(place)[-1]
@@ -363,6 +376,7 @@ def test_a_full_disk_costs_a_checkpoint_and_neither_the_training_nor_the_one_bef
     assert newest.step == 9
 
 
+@in_a_bucket_where_there_is_time
 def test_a_checkpoint_of_another_format_is_refused_by_its_number(place: str) -> None:
     run(place, **JOB)
     checkpoint = stored(place)[-1]
