@@ -15,7 +15,7 @@ from tests.cluster.cluster import Cluster
 collect_ignore = (
     []
     if os.environ.get("SYMADJ_TEST_CLUSTER")
-    else ["test_deaths.py", "test_monitoring.py", "test_storage.py", "test_upgrade.py"]
+    else ["test_deaths.py", "test_monitoring.py", "test_secrets.py", "test_storage.py", "test_upgrade.py"]
 )
 
 
