@@ -78,6 +78,10 @@ def containers() -> list[Manifest]:
     return [container for pod in pods() for container in [*pod.get("initContainers", []), *pod["containers"]]]
 
 
+def claims() -> list[Manifest]:
+    return [manifest for manifest in manifests() if manifest["kind"] == "PersistentVolumeClaim"]
+
+
 def names(kind: str) -> set[str]:
     return {manifest["metadata"]["name"] for manifest in manifests() if manifest["kind"] == kind}
 
@@ -96,6 +100,22 @@ def test_a_pod_has_the_fields_of_a_pod_and_no_others_and_its_user_is_not_root(te
     of_a_kind = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}, "template": template}
     kubernetes_validate.validate(of_a_kind, KUBERNETES, strict=True)
     assert template["spec"]["securityContext"]["runAsNonRoot"]
+
+
+def test_names_are_such_as_kubernetes_takes_and_amounts_are_quantities() -> None:
+    # Its API server's rules, of which its schemas know nothing.
+    named = [*(manifest["metadata"] for manifest in manifests()), *containers()]
+    named += [volume for pod in pods() for volume in pod["volumes"]]
+    assert [item["name"] for item in named if not re.fullmatch("[a-z0-9]([-a-z0-9]*[a-z0-9])?", item["name"])] == []
+    asked = [container["resources"] for container in containers() if "resources" in container]
+    assert all({"requests", "limits"} == set(resources) for resources in asked)
+    amounts = [amount for resources in asked for part in resources.values() for amount in part.values()]
+    amounts += [claim["spec"]["resources"]["requests"]["storage"] for claim in claims()]
+    assert [amount for amount in amounts if not re.fullmatch("[0-9]+(m|[KMGT]i)?", amount)] == []
+
+
+def test_a_claim_may_be_mounted_on_several_nodes() -> None:
+    assert [claim["spec"]["accessModes"] for claim in claims()] == [["ReadWriteMany"]]
 
 
 def test_a_mistyped_field_is_found() -> None:

@@ -36,7 +36,7 @@ def test_prometheus_draws_a_job_while_it_runs(cluster: Cluster) -> None:
     (loss,) = cluster.wait_until("Prometheus knows the loss", lambda: ask(cluster, "symadj_job_metric{metric='loss'}"))
     assert (loss["metric"]["job_id"], float(loss["value"][1]) > 0) == (job_id, True)
     (step,) = ask(cluster, "symadj_job_step")
-    assert int(step["value"][1]) >= 1
+    assert (step["metric"]["job_id"], int(step["value"][1]) >= 1) == (job_id, True)
     (peak,) = cluster.wait_until("and its peak of memory", lambda: ask(cluster, "symadj_job_host_peak_bytes"))
     # It grows still, and the API has it first.
     assert 100e6 < float(peak["value"][1]) <= cluster.job(job_id)["progress"]["host_peak_bytes"]
