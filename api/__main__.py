@@ -1,4 +1,4 @@
-"""``python -m api``: the API alone, as ``symadj serve`` starts it."""
+"""``python -m symadj.api``: the API alone, as ``symadj serve`` starts it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 
 import uvicorn
 
-from api.listening import Exposed, check_exposure
-from service.settings import SettingsError, read_settings
-from service.storage import StorageUnreachable
+from symadj.api.listening import Exposed, check_exposure
+from symadj.service.contract.storage import StorageUnreachable
+from symadj.service.settings import SettingsError, read_settings
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
         # It may answer again, and most of the API does without.
         print(f"a bucket does not answer: {error}", file=sys.stderr)
     # Not by uvicorn's own command line, which puts the current folder before the installed packages.
-    uvicorn.run("api.app:create_app", factory=True, host=arguments.host, port=arguments.port, access_log=False)
+    uvicorn.run("symadj.api.app:create_app", factory=True, host=arguments.host, port=arguments.port, access_log=False)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api import __version__, problems
-from api.dependencies import authenticate, refuse_nul
-from api.monitoring import RequestMetrics, make_registry
-from api.routers import artifacts, attempts, datasets, events, health, ingest, jobs, keys, memory, metrics, usage
-from service.settings import Settings
-from service.store import Database
+from symadj.api import __version__, problems
+from symadj.api.dependencies import authenticate, refuse_nul
+from symadj.api.monitoring import RequestMetrics, make_registry
+from symadj.api.routers import artifacts, attempts, datasets, events, health, ingest, jobs, keys, memory, metrics, usage
+from symadj.service.settings import Settings
+from symadj.service.store import Database
 
 __all__ = ["create_app"]
 

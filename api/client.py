@@ -15,18 +15,9 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import BaseModel
 
-from api.schemas import (
-    ArtifactList,
-    AttemptList,
-    CheckpointList,
-    EventList,
-    JobList,
-    JobRead,
-    MemorySummary,
-    MetricList,
-    MetricSeriesRead,
-    UsageRead,
-)
+from symadj.api.schemas.jobs import AttemptList, CheckpointList, EventList, JobList, JobRead
+from symadj.api.schemas.service import UsageRead
+from symadj.api.schemas.telemetry import ArtifactList, MemorySummary, MetricList, MetricSeriesRead
 
 __all__ = ["ApiProblem", "ApiUnreachable", "BadRequest", "Client"]
 

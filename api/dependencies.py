@@ -7,11 +7,11 @@ from typing import Annotated
 from fastapi import Depends, Path, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from service import keys
-from service.errors import Forbidden, InvalidParameter, NotFound, Unauthorized, UnsupportedMediaType
-from service.roles import LOCAL, Principal, Role
-from service.settings import Settings
-from service.store import Database, jobs
+from symadj.service import keys
+from symadj.service.errors import Forbidden, InvalidParameter, NotFound, Unauthorized, UnsupportedMediaType
+from symadj.service.roles import LOCAL, Principal, Role
+from symadj.service.settings import Settings
+from symadj.service.store import Database, jobs
 
 __all__ = [
     "AfterSeq",

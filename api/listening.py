@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-from service.settings import Settings
+from symadj.service.settings import Settings
 
 __all__ = ["Exposed", "check_exposure"]
 

@@ -11,8 +11,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import usage
-from service.store import Database, jobs, metrics
+from symadj.service import usage
+from symadj.service.store import Database, jobs, metrics
 
 __all__ = ["RequestMetrics", "make_registry"]
 

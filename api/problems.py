@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
-from service.errors import SymadjError
-from service.storage import StorageError
+from symadj.service.contract.storage import StorageError
+from symadj.service.errors import SymadjError
 
 __all__ = ["FieldError", "Problem", "describe", "install"]
 

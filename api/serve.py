@@ -24,10 +24,10 @@ from typing import IO
 import httpx
 from pydantic import SecretStr
 
-from api.children import Child, ServeError, end_processes_of
-from api.listening import Exposed, check_exposure
-from service.settings import SettingsError, read_settings
-from service.storage import StorageUnreachable
+from symadj.api.children import Child, ServeError, end_processes_of
+from symadj.api.listening import Exposed, check_exposure
+from symadj.service.contract.storage import StorageUnreachable
+from symadj.service.settings import SettingsError, read_settings
 
 __all__ = ["ServeError", "serve"]
 
@@ -98,11 +98,11 @@ def serve(
         environment = ray.environment
     else:
         environment = {"SYMADJ_API_URL": url} | environment | {"SYMADJ_RAY_ADDRESS": ray_address}
-    api_command = [sys.executable, "-m", "api", "--host", host, "--port", str(port)]
+    api_command = [sys.executable, "-m", "symadj.api", "--host", host, "--port", str(port)]
     if insecure:
         api_command.append("--insecure")
     api = Child("api", api_command, environment, data, (f"{url}/healthz",), API_START_SECONDS)
-    dispatcher = Child("dispatcher", [sys.executable, "-m", "service.dispatcher"], environment, data)
+    dispatcher = Child("dispatcher", [sys.executable, "-m", "symadj.service.dispatcher"], environment, data)
     children = [child for child in (ray, api, dispatcher) if child is not None]
     try:
         for child in children:

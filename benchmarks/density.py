@@ -22,8 +22,8 @@ import zuko
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from service.spec import Data
-from workers.data import PreparedData, load_data
+from symadj.service.contract.spec.data import Data
+from symadj.workers.data import PreparedData, load_data
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 EMA_DECAY = 0.999

@@ -17,7 +17,7 @@ import torch
 from benchmarks.peers import symadj
 from benchmarks.problem import SIZES, Problem
 from symadj_core.gradients.pullback import Pullback
-from symadj_core.system import System
+from symadj_core.solvers.system import System
 
 VARIANTS = ("symplectic", "symplectic, keep steps")
 WARM_UP = 3

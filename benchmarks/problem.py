@@ -54,7 +54,7 @@ class Problem:
         """Return the problem of a size, always the same; its probes are those that a symadj flow draws for seed 0."""
         import torch  # only here: a peer without torch is given the problem ready-made
 
-        from symadj_core.flows.probes import ProbeKey, draw
+        from symadj_core.flows.integrands.probes import ProbeKey, draw
 
         random = np.random.default_rng(0)
 

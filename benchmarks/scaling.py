@@ -28,9 +28,9 @@ def work(size: str, rank: int, workers: int, steps: int) -> None:
 
     from benchmarks.peers.torch_field import fields
     from benchmarks.problem import ATOL, RTOL, SIZES, Problem
+    from symadj.workers.distributed.ranks import DataParallel, Ranks
     from symadj_core import controllers, gradients
     from symadj_core.flows import Block, Flow
-    from workers.ranks import DataParallel, Ranks
 
     torch.set_num_threads(1)
     if workers > 1:

@@ -15,7 +15,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from api.client import Client
+from symadj.api.client import Client
 
 SYMADJ = Path(sys.executable).with_name("symadj")
 SPEC = Path(__file__).with_name("flow_cytometry.yaml")

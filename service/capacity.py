@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.ray_jobs import Node
-from service.spec import CpuResources, GpuResources
+from symadj.service.contract.spec.resources import CpuResources, GpuResources
+from symadj.service.ray_jobs import Node
 
 __all__ = ["choose_workers", "fits_now", "holds", "never_fits", "sizes"]
 

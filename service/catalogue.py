@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from service.spec import BUILTIN_ROWS
-from service.spec.data import BuiltinName
+from symadj.service.contract.spec.data import BUILTIN_ROWS, BuiltinName
 
 __all__ = ["BUILTIN", "Dataset"]
 

@@ -6,22 +6,22 @@ from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
-from service import lifecycle
-from service.errors import Conflict, Unauthorized
-from service.records import (
+from symadj.service.contract.records import (
     ArtifactRecord,
-    Batch,
     BatchAnswer,
     CheckpointRecord,
     EventRecord,
     FarewellRecord,
     MemoryRecord,
     OutcomeRecord,
+    RecordBatch,
     StepRecord,
 )
-from service.states import JobState, StopWish
-from service.store import artifacts, checkpoints, events, jobs, memory, metrics, sources
-from service.store.tables import Attempt, IngestSource, Job
+from symadj.service.contract.states import JobState, StopReason
+from symadj.service.errors import Conflict, Unauthorized
+from symadj.service.lifecycle import attempts
+from symadj.service.store import artifacts, checkpoints, events, jobs, memory, metrics, sources
+from symadj.service.store.tables import Attempt, IngestSource, Job
 
 __all__ = ["authenticate", "store_batch"]
 
@@ -32,14 +32,14 @@ def authenticate(session: Session, token: str) -> Attempt:
     Raises:
         Unauthorized: to none.
     """
-    attempt = jobs.attempt_by_token(session, lifecycle.hash_token(token))
+    attempt = jobs.attempt_by_token(session, attempts.hash_token(token))
     if attempt is None:
         raise Unauthorized("the token belongs to no attempt: its job was deleted, or it is not one of ours")
     return attempt
 
 
 def store_batch(
-    session: Session, attempt: Attempt, batch: Batch, *, retry_seconds: float, live: bool = True
+    session: Session, attempt: Attempt, batch: RecordBatch, *, retry_seconds: float, live: bool = True
 ) -> BatchAnswer:
     """Store what is new in a batch and say which record is awaited next.
 
@@ -79,10 +79,10 @@ def store_batch(
     for record in fresh:
         _store_single(session, job, attempt, position, record, retry_seconds)
     # Of an attempt that is over, whoever is left is to stop.
-    stop = StopWish.CANCEL if attempt.finished_at is not None else job.stop_requested
+    stop = StopReason.CANCEL if attempt.finished_at is not None else job.stop_requested
     return BatchAnswer(
         next_seq=position.next_seq,
-        stop=StopWish(stop) if stop is not None else None,
+        stop=StopReason(stop) if stop is not None else None,
         checkpoints_asked=job.checkpoints_asked,
     )
 
@@ -111,4 +111,4 @@ def _store_single(
     elif isinstance(record, FarewellRecord):
         position.farewell = True
     elif isinstance(record, OutcomeRecord) and attempt.number == job.attempt:
-        lifecycle.end(session, job, record, actor=position.source, retry_seconds=retry_seconds)
+        attempts.end(session, job, record, actor=position.source, retry_seconds=retry_seconds)

@@ -21,10 +21,10 @@ from pathlib import Path
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from service.errors import Unauthorized
-from service.roles import Principal, Role
-from service.store import Database, keys
-from service.store.tables import ApiKey
+from symadj.service.errors import Unauthorized
+from symadj.service.roles import Principal, Role
+from symadj.service.store import Database, keys
+from symadj.service.store.tables import ApiKey
 
 __all__ = ["authenticate", "bootstrap", "checksum", "create", "revoke"]
 

@@ -12,7 +12,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from service.storage import Storage, StorageUnusable, is_url, open_storage, split_places
+from symadj.service.contract.storage import Storage, StorageUnusable, is_url, open_storage, split_places
 
 __all__ = ["Settings", "SettingsError", "read_settings"]
 

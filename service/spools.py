@@ -15,10 +15,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from service import ingest
-from service.errors import SymadjError
-from service.records import MAX_BATCH_RECORDS, Batch
-from service.store import Database, jobs
+from symadj.service import ingest
+from symadj.service.contract.records import MAX_BATCH_RECORDS, RecordBatch
+from symadj.service.errors import SymadjError
+from symadj.service.store import Database, jobs
 
 __all__ = ["attempts", "deliver", "left_over", "remove"]
 
@@ -55,7 +55,7 @@ def deliver(database: Database, folder: Path | None, job_id: str, attempt: int, 
         for start in range(0, len(lines), MAX_BATCH_RECORDS):
             records = lines[start : start + MAX_BATCH_RECORDS]
             try:
-                batch = Batch.model_validate(
+                batch = RecordBatch.model_validate(
                     {"source": file.stem, "first_seq": start + 1, "records": [json.loads(line) for line in records]}
                 )
                 with database.session() as session:

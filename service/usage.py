@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from service.settings import Settings
-from service.store import Database
-from service.store.tables import Base
+from symadj.service.settings import Settings
+from symadj.service.store import Database
+from symadj.service.store.tables import Base
 
 __all__ = ["JobBytes", "Usage", "rows_by_table", "store_bytes", "usage"]
 

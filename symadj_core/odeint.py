@@ -19,11 +19,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from symadj_core import events
-from symadj_core.checkpoints import Keep
 from symadj_core.gradients import ACA, Adjoint, Backprop, GradientMethod, OneCheckpoint, Symplectic
+from symadj_core.gradients.keep import Keep
 from symadj_core.odeint_options import Shapes, Tolerance, callbacks_of, controller_of, method_of, split
 from symadj_core.solve import solve
+from symadj_core.solvers import events
 
 State: TypeAlias = Any  # a tensor or a tuple of tensors; the field returns what it is given
 Options: TypeAlias = dict[str, Any] | None

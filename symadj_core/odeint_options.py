@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from symadj_core import tableaus
-from symadj_core.controller import Controller, FixedStep, IController, Norm, rms_norm
-from symadj_core.problem import Callbacks
-from symadj_core.tableaus import ButcherTableau
+from symadj_core.solvers import tableaus
+from symadj_core.solvers.controller import Controller, FixedStep, IController, Norm, rms_norm
+from symadj_core.solvers.problem import Callbacks
+from symadj_core.solvers.tableaus import ButcherTableau
 
 # torchdiffeq's rk4 is Kutta's 3/8 rule.
 _OTHER_NAMES = {"rk4": "rk4_38", "rk4_classic": "rk4"}

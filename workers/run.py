@@ -1,4 +1,4 @@
-"""The driver of one attempt: ``python -m workers.run`` with the order in ``SYMADJ_RUN_ORDER``.
+"""The driver of one attempt: ``python -m symadj.workers.run`` with the order in ``SYMADJ_RUN_ORDER``.
 
 It checks the data, starts the workers through Ray Train, waits, and reports how the attempt ended. Everything that is
 expected to go wrong in training is caught by the workers and comes back as an outcome; what arrives here as an
@@ -13,16 +13,18 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from service.records import EventRecord, FarewellRecord, OutcomeRecord, RunOrder
-from service.spec import GpuResources, JobSpec
-from service.states import ReasonCode
-from service.storage import Bucket, is_url, open_storage
-from workers.data import DataError, load_data
-from workers.images import check_images
-from workers.oom_kills import oom_kills
-from workers.patience import once_it_answers
-from workers.reasons import LESS_MEMORY, Failure, StopAsked
-from workers.telemetry import Outbox, TelemetryError, flush_timeout, open_sender
+from symadj.service.contract.order import RunOrder
+from symadj.service.contract.records import EventRecord, FarewellRecord, OutcomeRecord
+from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec.resources import GpuResources
+from symadj.service.contract.states import ReasonCode
+from symadj.service.contract.storage import Bucket, is_url, open_storage
+from symadj.workers.data import DataError, load_data
+from symadj.workers.delivery.sender import Outbox, TelemetryError, flush_timeout, open_sender
+from symadj.workers.files.retries import retry_while_unreachable
+from symadj.workers.model.images import check_images
+from symadj.workers.outcome import LESS_MEMORY, Failure, StopAsked
+from symadj.workers.ray.oom_kills import oom_kills
 
 __all__ = ["main"]
 
@@ -73,11 +75,11 @@ def _attempt(order: RunOrder, outbox: Outbox) -> dict[str, Any] | None:
     """Train, and return the fields of the outcome; None when the attempt is not wanted any more."""
     killed_before = oom_kills()
     try:
-        refusal = once_it_answers(outbox, lambda: _unfit_data(order.spec))
+        refusal = retry_while_unreachable(outbox, lambda: _unfit_data(order.spec))
         if refusal is not None:
             return refusal.outcome()
         # Ray Train writes there, and would take no answer for a fault of the run.
-        once_it_answers(outbox, lambda: open_storage(order.storage).check())
+        retry_while_unreachable(outbox, lambda: open_storage(order.storage).check())
         outbox.put(
             EventRecord(
                 time=datetime.now(UTC),
@@ -90,7 +92,7 @@ def _attempt(order: RunOrder, outbox: Outbox) -> dict[str, Any] | None:
     except StopAsked as stop:
         return Failure.stopped(stop.wish, {"phase": "storage"}).outcome()
     except Exception as error:
-        from workers.ray_failures import diagnose
+        from symadj.workers.ray.failures import diagnose
 
         log.exception("the workers did not return")
         failure = diagnose(error)
@@ -119,8 +121,8 @@ def _fit(order: RunOrder) -> Any:
     import ray
     from ray.train import FailureConfig, RunConfig
 
-    from workers.backend import ProcessGroupConfig
-    from workers.trainer import Trainer
+    from symadj.workers.ray.backend import ProcessGroupConfig
+    from symadj.workers.ray.trainer import Trainer
 
     ray.init(logging_level=logging.WARNING)
     gpu = isinstance(order.spec.resources, GpuResources)
@@ -169,7 +171,7 @@ def _scaling(order: RunOrder, gpu: bool) -> Any:
 def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
     """What Ray Train runs in each worker; only rank 0's answer is used."""
     os.environ.update(config["environment"])
-    from workers.worker import run_worker
+    from symadj.workers.attempt import run_worker
 
     return run_worker(RunOrder.model_validate_json(config["order"]))
 

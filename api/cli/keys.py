@@ -15,14 +15,14 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from api.cli.shared import console
-from service.errors import SymadjError
-from service.roles import NAME, Role
-from service.settings import read_settings
+from symadj.api.cli.shared import console
+from symadj.service.errors import SymadjError
+from symadj.service.roles import NAME, Role
+from symadj.service.settings import read_settings
 
 if TYPE_CHECKING:
-    from service.store import Database
-    from service.store.tables import ApiKey
+    from symadj.service.store import Database
+    from symadj.service.store.tables import ApiKey
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,7 +32,7 @@ app = typer.Typer(
 
 @contextmanager
 def _store() -> Iterator[Database]:
-    from service.store import Database  # all the other commands do without a database
+    from symadj.service.store import Database
 
     database = Database(read_settings().resolved_store_url())
     try:
@@ -49,7 +49,7 @@ def create(
     expires_days: Annotated[int | None, typer.Option(min=1, max=3650, help="Default: it does not expire.")] = None,
 ) -> None:
     """Make a key and print it, this once."""
-    from service import keys
+    from symadj.service import keys
 
     if re.fullmatch(NAME, name) is None:
         raise typer.BadParameter(
@@ -66,7 +66,7 @@ def create(
 @app.command("list")
 def list_keys() -> None:
     """List all keys, the newest first, without what opens anything."""
-    from service.store import keys
+    from symadj.service.store import keys
 
     with _store() as store, store.read_session() as session:
         rows = keys.every(session)
@@ -82,7 +82,7 @@ def list_keys() -> None:
 @app.command()
 def revoke(key: Annotated[str, typer.Argument(metavar="KEY", help="As `symadj keys list` shows it.")]) -> None:
     """Make a key worth nothing from now on. Its jobs stay, and run on."""
-    from service import keys
+    from symadj.service import keys
 
     try:
         with _store() as store, store.session() as session:
@@ -97,7 +97,7 @@ def bootstrap(
     file: Annotated[Path, typer.Option(help="Where to write it; its owner alone can read it.")],
 ) -> None:
     """Make the first admin key and write it to a file. Where a usable admin key exists, do nothing."""
-    from service import keys
+    from symadj.service import keys
 
     secret = read_settings().required_key_secret()
     try:

@@ -10,13 +10,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from api import __version__
-from api.children import ServeError
-from api.cli import keys, render, running, showing
-from api.cli.shared import console
-from api.client import ApiProblem, ApiUnreachable, BadRequest
-from api.serve import serve
-from service.settings import SettingsError
+from symadj.api import __version__
+from symadj.api.children import ServeError
+from symadj.api.cli import keys, render, running, showing
+from symadj.api.cli.shared import console
+from symadj.api.client import ApiProblem, ApiUnreachable, BadRequest
+from symadj.api.serve import serve
+from symadj.service.settings import SettingsError
 
 __all__ = ["main"]
 

@@ -13,19 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from api.cli.results import likelihoods, memory_table, print_parts, size
-from api.client import Client
-from api.schemas import (
-    ArtifactRead,
-    AttemptRead,
-    CheckpointRead,
-    JobRead,
-    JobSummary,
-    MetricRead,
-    UsageRead,
-)
-from service.roles import LOCAL
-from service.states import JobState
+from symadj.api.cli.results import likelihoods, memory_table, print_parts, size
+from symadj.api.client import Client
+from symadj.api.schemas.jobs import AttemptRead, CheckpointRead, JobRead, JobSummary
+from symadj.api.schemas.service import UsageRead
+from symadj.api.schemas.telemetry import ArtifactRead, MetricRead
+from symadj.service.contract.states import JobState
+from symadj.service.roles import LOCAL
 
 __all__ = [
     "attempt_table",

@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from api.schemas import JobRead, MemorySummary
+from symadj.api.schemas.jobs import JobRead
+from symadj.api.schemas.telemetry import MemorySummary
 
 __all__ = ["likelihoods", "memory_table", "print_parts", "size"]
 

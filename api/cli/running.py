@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli import render, watching
-from api.cli.documents import read_spec, set_fields
-from api.cli.shared import DEFAULT_URL, JobId, KeyFile, Url, connect, console
-from api.client import Client
-from service.states import TERMINAL, JobState
+from symadj.api.cli import render, watching
+from symadj.api.cli.documents import read_spec, set_fields
+from symadj.api.cli.shared import DEFAULT_URL, JobId, KeyFile, Url, connect, console
+from symadj.api.client import Client
+from symadj.service.contract.states import TERMINAL, JobState
 
 app = typer.Typer()
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from api.client import Client
+from symadj.api.client import Client
 
 __all__ = ["DEFAULT_URL", "AsJson", "JobId", "KeyFile", "Url", "connect", "console"]
 

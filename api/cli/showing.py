@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from api.cli import render
-from api.cli.results import memory_table, print_parts
-from api.cli.shared import DEFAULT_URL, AsJson, JobId, KeyFile, Url, connect, console
-from service.states import JobState
+from symadj.api.cli import render
+from symadj.api.cli.results import memory_table, print_parts
+from symadj.api.cli.shared import DEFAULT_URL, AsJson, JobId, KeyFile, Url, connect, console
+from symadj.service.contract.states import JobState
 
 app = typer.Typer()
 

@@ -18,10 +18,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from api.cli.results import size
-from api.client import Client
-from api.schemas import EventRead, JobRead
-from service.states import TERMINAL, JobState
+from symadj.api.cli.results import size
+from symadj.api.client import Client
+from symadj.api.schemas.jobs import EventRead, JobRead
+from symadj.service.contract.states import TERMINAL, JobState
 
 __all__ = ["watch"]
 

@@ -8,13 +8,13 @@ from typing import Annotated, BinaryIO
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
-from api.dependencies import JobId, SettingsOf, Store
-from api.problems import describe
-from api.schemas import ArtifactList, ArtifactRead
-from service import lifecycle
-from service.errors import NotFound
-from service.storage import Folder
-from service.store import artifacts, jobs
+from symadj.api.dependencies import JobId, SettingsOf, Store
+from symadj.api.problems import describe
+from symadj.api.schemas.telemetry import ArtifactList, ArtifactRead
+from symadj.service.contract import layout
+from symadj.service.contract.storage import Folder
+from symadj.service.errors import NotFound
+from symadj.service.store import artifacts, jobs
 
 router = APIRouter(prefix="/jobs/{job_id}/artifacts", tags=["artifacts"])
 
@@ -39,7 +39,7 @@ def list_artifacts(store: Store, settings: SettingsOf, request: Request, job_id:
                 attempt=row.attempt,
                 created_at=row.created_at,
                 url=str(request.app.url_path_for("download_artifact", job_id=job_id, name=row.name)),
-                path=storage.name(f"{lifecycle.artifact_folder(job_id, row.attempt)}/{row.name}"),
+                path=storage.name(f"{layout.artifact_folder(job_id, row.attempt)}/{row.name}"),
             )
             for row in rows
         ]
@@ -59,7 +59,7 @@ def download_artifact(
         jobs.get(session, job_id)
         artifact = artifacts.get(session, job_id, name)
     storage = settings.resolved_storage()
-    path = f"{lifecycle.artifact_folder(job_id, artifact.attempt)}/{artifact.name}"
+    path = f"{layout.artifact_folder(job_id, artifact.attempt)}/{artifact.name}"
     headers = {"ETag": f'"{artifact.sha256}"'}
     gone = f"{name!r} was stored at {storage.name(path)}, but there is no such file any more"
     if isinstance(storage, Folder):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from api.dependencies import JobId, SettingsOf, Store
-from api.problems import describe
-from api.schemas import AttemptList, AttemptRead, CheckpointList, CheckpointRead
-from service import lifecycle
-from service.store import checkpoints, jobs
+from symadj.api.dependencies import JobId, SettingsOf, Store
+from symadj.api.problems import describe
+from symadj.api.schemas.jobs import AttemptList, AttemptRead, CheckpointList, CheckpointRead
+from symadj.service.contract import layout
+from symadj.service.store import checkpoints, jobs
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["attempts"])
 
@@ -28,7 +28,7 @@ def list_checkpoints(store: Store, settings: SettingsOf, job_id: JobId) -> Check
     with store.read_session() as session:
         jobs.get(session, job_id)
         rows = checkpoints.of_job(session, job_id)
-    storage, folder = settings.resolved_storage(), lifecycle.checkpoint_folder(job_id)
+    storage, folder = settings.resolved_storage(), layout.checkpoint_folder(job_id)
     return CheckpointList(
         items=[
             CheckpointRead(

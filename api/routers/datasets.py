@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from api.schemas import DatasetList, DatasetRead
-from service.catalogue import BUILTIN
+from symadj.api.schemas.service import DatasetList, DatasetRead
+from symadj.service.catalogue import BUILTIN
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from api.dependencies import AfterSeq, JobId, Limit, Store
-from api.problems import describe
-from api.schemas import EventList, EventRead
-from service.store import events, jobs
+from symadj.api.dependencies import AfterSeq, JobId, Limit, Store
+from symadj.api.problems import describe
+from symadj.api.schemas.jobs import EventList, EventRead
+from symadj.service.store import events, jobs
 
 router = APIRouter(prefix="/jobs/{job_id}/events", tags=["events"])
 

@@ -6,9 +6,9 @@ import httpx
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from api import __version__
-from api.dependencies import SettingsOf, Store
-from api.schemas import Health, Readiness
+from symadj.api import __version__
+from symadj.api.dependencies import SettingsOf, Store
+from symadj.api.schemas.service import Health, Readiness
 
 router = APIRouter(tags=["health"])
 

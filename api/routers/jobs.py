@@ -9,15 +9,17 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from sqlalchemy.exc import IntegrityError
 
-from api.dependencies import Asker, JobId, Limit, Owner, SettingsOf, Store, require_json
-from api.problems import describe
-from api.schemas import JobList, JobRead, JobSummary
-from service import lifecycle
-from service.errors import InvalidParameter
-from service.spec import LABEL_NAME, JobSpec
-from service.states import JobState
-from service.store import jobs, metrics
-from service.store.tables import Job
+from symadj.api.dependencies import Asker, JobId, Limit, Owner, SettingsOf, Store, require_json
+from symadj.api.problems import describe
+from symadj.api.schemas.jobs import JobList, JobRead, JobSummary
+from symadj.service.contract import layout
+from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec.job import LABEL_NAME
+from symadj.service.contract.states import JobState
+from symadj.service.errors import InvalidParameter
+from symadj.service.lifecycle import parents, requests
+from symadj.service.store import jobs, metrics
+from symadj.service.store.tables import Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -50,7 +52,7 @@ def create_job(
 
     def submit() -> tuple[Job, bool]:
         with store.session() as session:
-            job, created = lifecycle.submit(
+            job, created = requests.submit(
                 session,
                 spec,
                 owner=owner,
@@ -58,7 +60,7 @@ def create_job(
                 max_queued=settings.max_queued_per_owner,
             )
             if created:
-                lifecycle.adopt_checkpoint(job, settings.resolved_storage())
+                parents.adopt_checkpoint(job, settings.resolved_storage())
             return job, created
 
     try:
@@ -124,7 +126,7 @@ def read_job(store: Store, job_id: JobId) -> JobRead:
 def cancel_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
     """Cancel a job: at once if it waits or is paused, at its next step if it runs. Repeating it changes nothing."""
     with store.session() as session:
-        lifecycle.cancel(session, jobs.lock(session, job_id), actor=owner)
+        requests.cancel(session, jobs.lock(session, job_id), actor=owner)
     return _read(store, job_id)
 
 
@@ -132,7 +134,7 @@ def cancel_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
 def pause_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
     """Pause a job: at once if it waits, at its next step and with a checkpoint if it runs. It then holds no worker."""
     with store.session() as session:
-        lifecycle.pause(session, jobs.lock(session, job_id), actor=owner)
+        requests.pause(session, jobs.lock(session, job_id), actor=owner)
     return _read(store, job_id)
 
 
@@ -140,7 +142,7 @@ def pause_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
 def resume_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
     """Put a paused job back into the queue, to go on from its newest checkpoint."""
     with store.session() as session:
-        lifecycle.resume(session, jobs.lock(session, job_id), actor=owner)
+        requests.resume(session, jobs.lock(session, job_id), actor=owner)
     return _read(store, job_id)
 
 
@@ -148,7 +150,7 @@ def resume_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
 def checkpoint_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
     """Ask a running job for a checkpoint after its next step; it appears among the job's checkpoints."""
     with store.session() as session:
-        lifecycle.ask_checkpoint(session, jobs.lock(session, job_id), actor=owner)
+        requests.ask_checkpoint(session, jobs.lock(session, job_id), actor=owner)
     return _read(store, job_id)
 
 
@@ -157,11 +159,11 @@ def delete_job(store: Store, settings: SettingsOf, _owner: Owner, job_id: JobId)
     """Delete an ended job with its events, metrics, telemetry, checkpoints, files and Idempotency-Key."""
     storage = settings.resolved_storage()
     with store.session() as session:
-        set_aside = lifecycle.delete(session, jobs.lock(session, job_id), storage=storage)
+        set_aside = requests.delete(session, jobs.lock(session, job_id), storage=storage)
     if set_aside:
         # The dispatcher removes what a crash leaves of it, and may be there first.
         with suppress(OSError):
-            storage.discard(lifecycle.job_folder(job_id))
+            storage.discard(layout.job_folder(job_id))
 
 
 def _read(store: Store, job_id: str) -> JobRead:

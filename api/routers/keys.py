@@ -7,13 +7,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Response
 
-from api.dependencies import SettingsOf, Store, require_admin, require_json
-from api.problems import describe
-from api.schemas import KeyCreated, KeyList, KeyRead, NewKey
-from service import keys
-from service.errors import Conflict
-from service.settings import SettingsError
-from service.store import keys as stored_keys
+from symadj.api.dependencies import SettingsOf, Store, require_admin, require_json
+from symadj.api.problems import describe
+from symadj.api.schemas.keys import KeyCreated, KeyList, KeyRead, NewKey
+from symadj.service import keys
+from symadj.service.errors import Conflict
+from symadj.service.settings import SettingsError
+from symadj.service.store import keys as stored_keys
 
 router = APIRouter(prefix="/keys", tags=["keys"], dependencies=[Depends(require_admin)], responses=describe(403))
 

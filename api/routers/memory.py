@@ -6,11 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.dependencies import AfterSeq, JobId, Limit, Store
-from api.problems import describe
-from api.schemas import MemoryPhase, MemoryPointRead, MemoryPoints, MemorySummary
-from service.records import Phase
-from service.store import jobs, memory
+from symadj.api.dependencies import AfterSeq, JobId, Limit, Store
+from symadj.api.problems import describe
+from symadj.api.schemas.telemetry import MemoryPhase, MemoryPointRead, MemoryPoints, MemorySummary
+from symadj.service.contract.records import Phase
+from symadj.service.store import jobs, memory
 
 router = APIRouter(prefix="/jobs/{job_id}/memory", tags=["memory"])
 

@@ -9,19 +9,13 @@ import anyio
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Path, Query, Response
 
-from api.dependencies import AfterSeq, JobId, Limit, Store
-from api.problems import describe
-from api.schemas import (
-    BucketRead,
-    MetricList,
-    MetricPointRead,
-    MetricRead,
-    MetricSeriesRead,
-    value_or_nan,
-)
-from service.errors import NotFound
-from service.states import TERMINAL, JobState
-from service.store import Database, jobs, metrics
+from symadj.api.dependencies import AfterSeq, JobId, Limit, Store
+from symadj.api.problems import describe
+from symadj.api.schemas.answer import value_or_nan
+from symadj.api.schemas.telemetry import BucketRead, MetricList, MetricPointRead, MetricRead, MetricSeriesRead
+from symadj.service.contract.states import TERMINAL, JobState
+from symadj.service.errors import NotFound
+from symadj.service.store import Database, jobs, metrics
 
 router = APIRouter(prefix="/jobs/{job_id}/metrics", tags=["metrics"])
 

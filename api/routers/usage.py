@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends
 
-from api.dependencies import SettingsOf, Store, require_overview
-from api.problems import describe
-from api.schemas import UsageRead
-from service import usage
+from symadj.api.dependencies import SettingsOf, Store, require_overview
+from symadj.api.problems import describe
+from symadj.api.schemas.service import UsageRead
+from symadj.service import usage
 
 router = APIRouter(prefix="/usage", tags=["usage"])
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from api.schemas.answer import Answer, value_or_nan
-from service.records import Number
-from service.states import CheckpointCause, JobState, ReasonCode, StopWish
+from symadj.api.schemas.answer import Answer, value_or_nan
+from symadj.service.contract.records import Number
+from symadj.service.contract.states import CheckpointCause, JobState, ReasonCode, StopReason
 
 if TYPE_CHECKING:  # the client reads these answers and needs no database for it
-    from service.store.tables import Job, MetricSeries
+    from symadj.service.store.tables import Job, MetricSeries
 
 __all__ = [
     "AttemptList",
@@ -71,7 +71,7 @@ class JobSummary(Answer):
     not_before: datetime | None = Field(
         description="Of a job that waits after a lost attempt: when the next may start."
     )
-    stop_requested: StopWish | None = Field(description="It is to stop at its next step, for this reason.")
+    stop_requested: StopReason | None = Field(description="It is to stop at its next step, for this reason.")
     stop_requested_at: datetime | None
     parent: ParentRead | None = Field(description="null: the job began from random weights.")
     reason: ReasonCode | None

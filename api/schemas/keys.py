@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.schemas.answer import Answer
-from service.roles import NAME, Role
+from symadj.api.schemas.answer import Answer
+from symadj.service.roles import NAME, Role
 
 __all__ = ["KeyCreated", "KeyList", "KeyRead", "NewKey"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from api.schemas.answer import Answer
+from symadj.api.schemas.answer import Answer
 
 __all__ = ["DatasetList", "DatasetRead", "FolderUsage", "Health", "Readiness", "UsageRead"]
 

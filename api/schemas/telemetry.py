@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from api.schemas.answer import Answer
-from service.records import Number, Phase
+from symadj.api.schemas.answer import Answer
+from symadj.service.contract.records import Number, Phase
 
 __all__ = [
     "ArtifactList",

@@ -1,7 +1,7 @@
 """Gives queued jobs to Ray when it has room for them, and sees to it that none is forgotten.
 
-``python -m service.dispatcher`` runs one. It holds nothing that the store does not hold: killed at any moment, the next
-one goes on from there. Several may run at once.
+``python -m symadj.service.dispatcher`` runs one. It holds nothing that the store does not hold: killed at any moment,
+the next one goes on from there. Several may run at once.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from service.dispatcher.silence import SilenceClock
-from service.dispatcher.starting import MAX_REFUSALS, Starter
-from service.dispatcher.sweeping import Sweeper
-from service.dispatcher.watching import Watcher
-from service.ray_jobs import RayJobs
-from service.settings import Settings
-from service.store import Database
+from symadj.service.dispatcher.heartbeats import Heartbeats
+from symadj.service.dispatcher.starting import MAX_REFUSALS, Starter
+from symadj.service.dispatcher.sweeping import Sweeper
+from symadj.service.dispatcher.watching import Watcher
+from symadj.service.ray_jobs import RayJobs
+from symadj.service.settings import Settings
+from symadj.service.store import Database
 
 __all__ = ["MAX_REFUSALS", "Dispatcher"]
 
@@ -26,7 +26,7 @@ class Dispatcher:
     def __init__(
         self, database: Database, ray: RayJobs, settings: Settings, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._silence = SilenceClock(settings.run_lease_seconds, clock)
+        self._silence = Heartbeats(settings.run_lease_seconds, clock)
         self._sweeper = Sweeper(database, ray, settings, clock)
         self._watcher = Watcher(database, ray, settings, self._silence)
         self._starter = Starter(database, ray, settings, self._sweeper)

@@ -8,11 +8,11 @@ import sys
 import threading
 from types import FrameType
 
-from service.dispatcher import Dispatcher
-from service.ray_jobs import RayJobs, RayRefused, RayUnreachable
-from service.settings import SettingsError, read_settings
-from service.storage import StorageUnreachable
-from service.store import Database
+from symadj.service.contract.storage import StorageUnreachable
+from symadj.service.dispatcher import Dispatcher
+from symadj.service.ray_jobs import RayJobs, RayRefused, RayUnreachable
+from symadj.service.settings import SettingsError, read_settings
+from symadj.service.store import Database
 
 __all__ = ["main"]
 

@@ -11,18 +11,19 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from service import capacity, lifecycle
-from service.capacity import AnyResources
-from service.dispatcher.stored_spec import stored_spec
-from service.dispatcher.sweeping import Sweeper
-from service.dispatcher.watching import ACTOR
-from service.ray_jobs import Node, RayJobs, RayRefused
-from service.records import RunOrder
-from service.settings import Settings
-from service.spec import JobSpec
-from service.states import JobState, ReasonCode
-from service.store import Database, events, jobs
-from service.store.tables import Job
+from symadj.service import capacity
+from symadj.service.capacity import AnyResources
+from symadj.service.contract.order import RunOrder
+from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.states import JobState, ReasonCode
+from symadj.service.dispatcher.stored_spec import stored_spec
+from symadj.service.dispatcher.sweeping import Sweeper
+from symadj.service.dispatcher.watching import ACTOR
+from symadj.service.lifecycle import attempts
+from symadj.service.ray_jobs import Node, RayJobs, RayRefused
+from symadj.service.settings import Settings
+from symadj.service.store import Database, events, jobs
+from symadj.service.store.tables import Job
 
 __all__ = ["MAX_REFUSALS", "Starter"]
 
@@ -85,7 +86,7 @@ class Starter:
         self._over.add((job.id, job.attempt))
         return True
 
-    def _claim_next(self, nodes: Sequence[Node], not_over: set[str]) -> tuple[lifecycle.Claim, JobSpec] | None:
+    def _claim_next(self, nodes: Sequence[Node], not_over: set[str]) -> tuple[attempts.Claim, JobSpec] | None:
         """Claim the next job that fits, or return None when nobody may start now.
 
         What is active, whether the next one fits beside it, and the claim are one transaction, in which no other
@@ -102,14 +103,14 @@ class Starter:
                 if job.attempt and (job.id, job.attempt) not in self._over:
                     continue  # it came to the head of the queue just now: Ray is asked in the next round
                 if spec is None:
-                    lifecycle.refuse(session, job, ReasonCode.INTERNAL, UNREADABLE, actor=ACTOR)
+                    attempts.refuse(session, job, ReasonCode.INTERNAL, UNREADABLE, actor=ACTOR)
                     continue
                 if not self._can_ever_fit(session, job, spec, nodes):
                     continue
                 workers = capacity.choose_workers(spec.resources, spec.data.batch_size, nodes, taken)
                 if workers is None:
                     return None  # first come, first served: nobody overtakes
-                claim = lifecycle.claim(session, job, actor=ACTOR, workers=workers)
+                claim = attempts.claim(session, job, actor=ACTOR, workers=workers)
                 if claim is not None:
                     return claim, spec
         return None
@@ -130,13 +131,13 @@ class Starter:
         if lack is None:
             return True
         if job.started_at is None and not self._settings.cluster_may_grow:
-            lifecycle.refuse(session, job, ReasonCode.CANNOT_FIT, lack, actor=ACTOR)
+            attempts.refuse(session, job, ReasonCode.CANNOT_FIT, lack, actor=ACTOR)
         else:
             # It ran once, or the cluster may grow: it waits, and nobody has to wait for it.
             job.not_before = datetime.now(UTC) + timedelta(seconds=SECONDS_UNTIL_IT_MAY_HAVE_GROWN)
         return False
 
-    def _submit(self, claim: lifecycle.Claim, spec: JobSpec) -> None:
+    def _submit(self, claim: attempts.Claim, spec: JobSpec) -> None:
         job = claim.job
         order = RunOrder(
             job_id=job.id,
@@ -164,7 +165,7 @@ class Starter:
             self._ray.submit(
                 claim.attempt.submission_id,
                 # Ray starts a shell, which is not to stand between it and the driver: it could die alone.
-                f"exec {shlex.quote(self._settings.worker_python)} -m workers.run",
+                f"exec {shlex.quote(self._settings.worker_python)} -m symadj.workers.run",
                 environment,
                 {"symadj_job": job.id, "symadj_name": job.name},
             )
@@ -182,7 +183,7 @@ class Starter:
                 events.append(session, job, actor=ACTOR, name="submitted", message=message)
         log.info("%s: attempt %d given to Ray", job.id, claim.attempt.number)
 
-    def _refused(self, claim: lifecycle.Claim, words: str) -> None:
+    def _refused(self, claim: attempts.Claim, words: str) -> None:
         """Settle a job that Ray would not start: often Ray is only not ready yet."""
         with self._database.session() as session:
             current = jobs.lock(session, claim.job.id)
@@ -191,8 +192,8 @@ class Starter:
                 return
             refusals = jobs.refusals(session, current.id)
             message = f"Ray does not take it now: {words}"
-            pause = lifecycle.pause_after(refusals, self._settings.retry_seconds)
-            lifecycle.put_back(session, current, actor=ACTOR, message=message, pause_seconds=pause)
+            pause = attempts.pause_after(refusals, self._settings.retry_seconds)
+            attempts.put_back(session, current, actor=ACTOR, message=message, pause_seconds=pause)
             if current.state == JobState.QUEUED and refusals >= MAX_REFUSALS:
                 message = f"Ray refused the job {refusals} times. {words}"
-                lifecycle.refuse(session, current, ReasonCode.CLUSTER_LOST, message, actor=ACTOR)
+                attempts.refuse(session, current, ReasonCode.CLUSTER_LOST, message, actor=ACTOR)

@@ -6,8 +6,8 @@ import logging
 
 from pydantic import ValidationError
 
-from service.spec import JobSpec
-from service.store.tables import Job
+from symadj.service.contract.spec import JobSpec
+from symadj.service.store.tables import Job
 
 __all__ = ["stored_spec"]
 

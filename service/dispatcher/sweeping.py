@@ -6,12 +6,13 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from service import lifecycle, spools
-from service.ray_jobs import RayJobs
-from service.settings import Settings
-from service.states import ACTIVE, JobState
-from service.storage import StorageError
-from service.store import Database, jobs
+from symadj.service import spools
+from symadj.service.contract import layout
+from symadj.service.contract.states import ACTIVE, JobState
+from symadj.service.contract.storage import StorageError
+from symadj.service.ray_jobs import RayJobs
+from symadj.service.settings import Settings
+from symadj.service.store import Database, jobs
 
 __all__ = ["Sweeper"]
 
@@ -84,9 +85,9 @@ class Sweeper:
                 job = jobs.find_locked(session, job_id)
                 if job is not None:
                     log.warning("%s: its deletion was cut off; its folder is put back", job_id)
-                    storage.put_back(lifecycle.job_folder(job_id))
+                    storage.put_back(layout.job_folder(job_id))
             if job is None:
-                storage.discard(lifecycle.job_folder(job_id))
+                storage.discard(layout.job_folder(job_id))
 
     def _stop_lingering_runs(self) -> None:
         """Stop the runs whose attempt is over and whose driver does not end by itself."""

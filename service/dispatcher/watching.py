@@ -9,14 +9,15 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 
-from service import capacity, lifecycle, spools
-from service.dispatcher.silence import SilenceClock
-from service.dispatcher.stored_spec import stored_spec
-from service.ray_jobs import RayJob, RayJobs
-from service.settings import Settings
-from service.states import ACTIVE, JobState, ReasonCode
-from service.store import Database, jobs, sources
-from service.store.tables import Attempt, IngestSource, Job
+from symadj.service import capacity, spools
+from symadj.service.contract.states import ACTIVE, JobState, ReasonCode
+from symadj.service.dispatcher.heartbeats import Heartbeats
+from symadj.service.dispatcher.stored_spec import stored_spec
+from symadj.service.lifecycle import attempts
+from symadj.service.ray_jobs import RayJob, RayJobs
+from symadj.service.settings import Settings
+from symadj.service.store import Database, jobs, sources
+from symadj.service.store.tables import Attempt, IngestSource, Job
 
 __all__ = ["ACTOR", "Watcher"]
 
@@ -51,7 +52,7 @@ class _Run:
 class Watcher:
     """Notices runs that ended without a word, that fell silent, that do not stop, or whose time is over."""
 
-    def __init__(self, database: Database, ray: RayJobs, settings: Settings, silence: SilenceClock) -> None:
+    def __init__(self, database: Database, ray: RayJobs, settings: Settings, silence: Heartbeats) -> None:
         self._database = database
         self._ray = ray
         self._settings = settings
@@ -116,7 +117,7 @@ class Watcher:
             if current.attempt != job.attempt or current.state != JobState.STARTING:
                 return False
             message = f"The cluster has become too small for its {run.attempt.workers} workers."
-            lifecycle.put_back(session, current, actor=ACTOR, message=message)
+            attempts.put_back(session, current, actor=ACTOR, message=message)
         log.warning("%s: %s", job.id, message)
         self._ray.stop(run.attempt.submission_id)
         return True
@@ -129,7 +130,7 @@ class Watcher:
             current = jobs.lock(session, run.job.id)
             if current.attempt == run.job.attempt:
                 message = f"The attempts took {run.seconds(now) / 60:.1f} minutes of timeout_minutes {minutes:g}."
-                lifecycle.ask_timeout(session, current, actor=ACTOR, message=message)
+                attempts.ask_timeout(session, current, actor=ACTOR, message=message)
 
     # ------------------------------------------------------------------------------------------- who is silent
 
@@ -204,9 +205,9 @@ class Watcher:
                 # It has reported, so Ray had it once.
                 reason, message = self._why(None, submission_id)
                 retry_seconds = self._settings.retry_seconds
-                lifecycle.lose(session, current, reason, message, actor=ACTOR, retry_seconds=retry_seconds)
+                attempts.lose(session, current, reason, message, actor=ACTOR, retry_seconds=retry_seconds)
             else:
-                lifecycle.put_back(session, current, actor=ACTOR, message="Its claim expired before Ray took it.")
+                attempts.put_back(session, current, actor=ACTOR, message="Its claim expired before Ray took it.")
 
     def _lose(self, job: Job, reason: ReasonCode, message: str) -> None:
         with self._database.session() as session:
@@ -214,5 +215,5 @@ class Watcher:
             if current.attempt != job.attempt or JobState(current.state) not in ACTIVE:
                 return
             retry_seconds = self._settings.retry_seconds
-            lifecycle.lose(session, current, reason, message, actor=ACTOR, retry_seconds=retry_seconds)
+            attempts.lose(session, current, reason, message, actor=ACTOR, retry_seconds=retry_seconds)
             log.warning("%s: %s: %s", job.id, current.state, message.splitlines()[0])

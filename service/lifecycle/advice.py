@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.states import ReasonCode
+from symadj.service.contract.states import ReasonCode
 
 __all__ = ["ADVICE"]
 

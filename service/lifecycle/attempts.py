@@ -14,12 +14,12 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service.lifecycle.advice import ADVICE
-from service.records import OutcomeRecord
-from service.spec import JobSpec
-from service.states import ACTIVE, RETRYABLE, JobState, ReasonCode, StopWish
-from service.store import checkpoints, events, jobs
-from service.store.tables import Attempt, Job
+from symadj.service.contract.records import OutcomeRecord
+from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.states import ACTIVE, RETRYABLE, JobState, ReasonCode, StopReason
+from symadj.service.lifecycle.advice import ADVICE
+from symadj.service.store import checkpoints, events, jobs
+from symadj.service.store.tables import Attempt, Job
 
 __all__ = [
     "LEASE_SECONDS",
@@ -99,7 +99,7 @@ def put_back(session: Session, job: Job, *, actor: str, message: str, pause_seco
     Nothing was lost by it: it does not count towards ``max_attempts``.
     """
     if job.stop_requested is not None:
-        _obey(session, job, StopWish(job.stop_requested), "It had not started.", actor=actor)
+        _obey(session, job, StopReason(job.stop_requested), "It had not started.", actor=actor)
         return
     now = datetime.now(UTC)
     _close(session, job, NOT_STARTED, ReasonCode.CLUSTER_LOST, message)
@@ -111,7 +111,7 @@ def ask_timeout(session: Session, job: Job, *, actor: str, message: str) -> None
     """Ask a run whose job is out of time to stop; what was asked for before stands."""
     if JobState(job.state) not in ACTIVE or job.stop_requested is not None:
         return
-    job.stop_requested = StopWish.TIMEOUT.value
+    job.stop_requested = StopReason.TIMEOUT.value
     job.stop_requested_at = job.updated_at = datetime.now(UTC)
     events.append(session, job, actor=actor, name="timeout_requested", message=message)
 
@@ -128,7 +128,7 @@ def end(session: Session, job: Job, outcome: OutcomeRecord, *, actor: str, retry
         return
     if job.state == JobState.STARTING and outcome.state is JobState.SUCCEEDED:
         jobs.transition(session, job, JobState.RUNNING, actor=actor, message="The run reports.")
-    wish = StopWish(job.stop_requested) if job.stop_requested is not None else None
+    wish = StopReason(job.stop_requested) if job.stop_requested is not None else None
     reason, message, data = outcome.reason, outcome.message, outcome.data or None
     if outcome.state is JobState.SUCCEEDED:
         _close(session, job, JobState.SUCCEEDED, None, message)
@@ -152,7 +152,7 @@ def end(session: Session, job: Job, outcome: OutcomeRecord, *, actor: str, retry
     elif wish is not None:
         _obey(session, job, wish, message, actor=actor, data=data)
     elif outcome.state is JobState.CANCELLED:
-        _obey(session, job, StopWish.CANCEL, message, actor=actor, data=data)
+        _obey(session, job, StopReason.CANCEL, message, actor=actor, data=data)
     elif reason is ReasonCode.TIMEOUT:
         _fail(session, job, reason, message, data, actor=actor)
     else:
@@ -178,7 +178,7 @@ def lose(
     if JobState(job.state) not in ACTIVE:
         return
     if job.stop_requested is not None:
-        wish = StopWish(job.stop_requested)
+        wish = StopReason(job.stop_requested)
         _obey(session, job, wish, f"The run did not stop by itself. {message}", actor=actor, data=data)
         return
     if not _may_retry(job, reason):
@@ -225,15 +225,15 @@ def _may_retry(job: Job, reason: ReasonCode) -> bool:
 
 
 def _obey(
-    session: Session, job: Job, wish: StopWish, message: str, *, actor: str, data: dict[str, Any] | None = None
+    session: Session, job: Job, wish: StopReason, message: str, *, actor: str, data: dict[str, Any] | None = None
 ) -> None:
     """End the attempt as was asked for."""
-    if wish is StopWish.TIMEOUT:
+    if wish is StopReason.TIMEOUT:
         minutes = job.spec.get("timeout_minutes")
         words = f"The job is over its timeout_minutes {minutes:g}. {message}".strip()
         _fail(session, job, ReasonCode.TIMEOUT, words, data, actor=actor)
         return
-    to = JobState.CANCELLED if wish is StopWish.CANCEL else JobState.PAUSED
+    to = JobState.CANCELLED if wish is StopReason.CANCEL else JobState.PAUSED
     _close(session, job, to, None, message)
     jobs.transition(session, job, to, actor=actor, message=message, data=data, **_NO_WISH)
     if to is JobState.CANCELLED:

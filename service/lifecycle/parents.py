@@ -11,12 +11,13 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from service.errors import InvalidSpec
-from service.lifecycle.folders import checkpoint_folder, job_folder
-from service.spec import JobSpec, StopAfterSteps
-from service.storage import Storage
-from service.store import checkpoints, jobs
-from service.store.tables import Checkpoint, Job
+from symadj.service.contract.layout import checkpoint_folder, job_folder
+from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec.training import StopAfterSteps
+from symadj.service.contract.storage import Storage
+from symadj.service.errors import InvalidSpec
+from symadj.service.store import checkpoints, jobs
+from symadj.service.store.tables import Checkpoint, Job
 
 __all__ = ["adopt_checkpoint", "checkpoint_of"]
 

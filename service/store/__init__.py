@@ -1,5 +1,5 @@
 """The store: SQLAlchemy tables, migrations, and one module of queries a resource. Queries stand nowhere else."""
 
-from service.store.database import Database
+from symadj.service.store.database import Database
 
 __all__ = ["Database"]

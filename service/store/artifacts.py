@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from service.errors import NotFound
-from service.records import ArtifactRecord
-from service.store.tables import Artifact, Job
+from symadj.service.contract.records import ArtifactRecord
+from symadj.service.errors import NotFound
+from symadj.service.store.tables import Artifact, Job
 
 __all__ = ["add", "get", "of_job"]
 

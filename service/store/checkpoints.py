@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from service.records import CheckpointRecord
-from service.store.tables import Checkpoint, Job
+from symadj.service.contract.records import CheckpointRecord
+from symadj.service.store.tables import Checkpoint, Job
 
 __all__ = ["add", "newest", "of_job"]
 

@@ -8,7 +8,7 @@ import json
 import re
 from datetime import UTC, datetime
 
-from service.errors import InvalidParameter
+from symadj.service.errors import InvalidParameter
 
 __all__ = ["decode", "encode"]
 

@@ -98,6 +98,6 @@ class Database:
 
 def _alembic_config(connection: Connection) -> Config:
     config = Config()
-    config.set_main_option("script_location", "service.store:migrations")
+    config.set_main_option("script_location", "symadj.service.store:migrations")
     config.attributes["connection"] = connection
     return config

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from service.store.tables import Event, Job
+from symadj.service.store.tables import Event, Job
 
 __all__ = ["after", "append"]
 

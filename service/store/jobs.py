@@ -10,10 +10,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from service.errors import NotFound
-from service.states import ACTIVE, TRANSITIONS, JobState
-from service.store import cursors, events
-from service.store.tables import Attempt, IdempotencyKey, Job
+from symadj.service.contract.states import ACTIVE, TRANSITIONS, JobState
+from symadj.service.errors import NotFound
+from symadj.service.store import cursors, events
+from symadj.service.store.tables import Attempt, IdempotencyKey, Job
 
 __all__ = [
     "active",

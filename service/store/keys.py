@@ -8,8 +8,8 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from service.errors import NotFound
-from service.store.tables import ApiKey
+from symadj.service.errors import NotFound
+from symadj.service.store.tables import ApiKey
 
 __all__ = ["add", "every", "find", "get", "lock", "note_use", "usable"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from service.records import MemoryRecord, Phase
-from service.store.tables import Job, MemoryPoint
+from symadj.service.contract.records import MemoryRecord, Phase
+from symadj.service.store.tables import Job, MemoryPoint
 
 __all__ = ["append", "points", "summary"]
 

@@ -11,9 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from service.store.tables import Job, MetricPoint, MetricSeries
+from symadj.service.store.tables import Job, MetricPoint, MetricSeries
 
-__all__ = ["Bucket", "Step", "append", "buckets", "one_series", "points", "series", "series_of"]
+__all__ = ["Downsampled", "Step", "append", "buckets", "one_series", "points", "series", "series_of"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Bucket:
+class Downsampled:
     """Neighbouring points of a series, drawn together so that a spike stays visible.
 
     ``mean``, ``minimum`` and ``maximum`` are over the finite values and None where there is none;
@@ -134,7 +134,7 @@ def points(session: Session, job_id: str, name: str, *, after_seq: int, limit: i
     ).all()
 
 
-def buckets(session: Session, job_id: str, name: str, *, count: int) -> list[Bucket]:
+def buckets(session: Session, job_id: str, name: str, *, count: int) -> list[Downsampled]:
     """Return a whole series in at most ``count`` buckets of equally many rows, made by the database."""
     largest = 1.7976931348623157e308
     finite = sa.case((sa.func.abs(MetricPoint.value) <= largest, MetricPoint.value))
@@ -174,7 +174,7 @@ def buckets(session: Session, job_id: str, name: str, *, count: int) -> list[Buc
         .order_by(grouped.c.first_step)
     ).all()
     return [
-        Bucket(
+        Downsampled(
             first_step=row.first_step,
             last_step=row.last_step,
             points=row.points,

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from service.store.tables import IngestSource
+from symadj.service.store.tables import IngestSource
 
 __all__ = ["get", "of_attempts"]
 

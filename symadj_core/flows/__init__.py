@@ -3,14 +3,14 @@
 from symadj_core.flows.block import Block, BlockSettings
 from symadj_core.flows.cnf import Flow
 from symadj_core.flows.conditional import ConditionalFlow
-from symadj_core.flows.convolutional import ConvField
-from symadj_core.flows.divergence import Divergence, Exact, Hutchinson, HutchPlusPlus
-from symadj_core.flows.fields import MLPField, ResidualField, VectorField
+from symadj_core.flows.fields.convolutional import ConvField
+from symadj_core.flows.fields.perceptrons import MLPField, ResidualField, VectorField
+from symadj_core.flows.fields.potential import PotentialField
 from symadj_core.flows.images import PartialBlock, multiscale_flow, scales
+from symadj_core.flows.integrands.divergence import Divergence, Exact, Hutchinson, HutchPlusPlus
+from symadj_core.flows.integrands.probes import ProbeKey
+from symadj_core.flows.integrands.regularisers import REGULARISERS
 from symadj_core.flows.matching import flow_matching_loss
-from symadj_core.flows.potential import PotentialField
-from symadj_core.flows.probes import ProbeKey
-from symadj_core.flows.regularisers import REGULARISERS
 
 __all__ = [
     "REGULARISERS",

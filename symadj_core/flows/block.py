@@ -11,20 +11,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from symadj_core import gradients, tableaus
-from symadj_core.controller import Controller
+from symadj_core import gradients
 from symadj_core.errors import SolverError
-from symadj_core.flows import divergence as divergences
-from symadj_core.flows import regularisers
-from symadj_core.flows.divergence import Divergence, Hutchinson
-from symadj_core.flows.fields import VectorField
-from symadj_core.flows.in_use import FieldInUse
-from symadj_core.flows.probes import ProbeKey
+from symadj_core.flows.fields.perceptrons import VectorField
+from symadj_core.flows.integrands import divergence as divergences
+from symadj_core.flows.integrands import regularisers
+from symadj_core.flows.integrands.divergence import Divergence, Hutchinson
+from symadj_core.flows.integrands.in_use import FieldInUse
+from symadj_core.flows.integrands.probes import ProbeKey
 from symadj_core.gradients import GradientMethod
-from symadj_core.problem import Callbacks, Stats
 from symadj_core.solve import Solution, default_controller, solve
-from symadj_core.system import Field, Quadrature
-from symadj_core.tableaus import ButcherTableau
+from symadj_core.solvers import tableaus
+from symadj_core.solvers.controller import Controller
+from symadj_core.solvers.problem import Callbacks, Stats
+from symadj_core.solvers.system import Field, Quadrature
+from symadj_core.solvers.tableaus import ButcherTableau
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Integrals:
 
     Attributes:
         key, sample_index: for the divergence's probes; sample_index [B] int64.
-        regularisers: names in `symadj_core.flows.regularisers.REGULARISERS`.
+        regularisers: names in `symadj_core.flows.integrands.regularisers.REGULARISERS`.
     """
 
     key: ProbeKey

@@ -20,18 +20,19 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from symadj_core import gradients, tableaus
-from symadj_core.controller import AdaptiveController, Controller
-from symadj_core.flows import divergence as divergences
+from symadj_core import gradients
 from symadj_core.flows.block import Block, Integrals
 from symadj_core.flows.conditional import ConditionalFlow
-from symadj_core.flows.divergence import Divergence
 from symadj_core.flows.inputs import Inputs, flattened
-from symadj_core.flows.probes import ProbeKey
+from symadj_core.flows.integrands import divergence as divergences
+from symadj_core.flows.integrands.divergence import Divergence
+from symadj_core.flows.integrands.probes import ProbeKey
 from symadj_core.flows.trajectories import trajectories
 from symadj_core.gradients import GradientMethod
-from symadj_core.problem import Stats
-from symadj_core.tableaus import ButcherTableau
+from symadj_core.solvers import tableaus
+from symadj_core.solvers.controller import AdaptiveController, Controller
+from symadj_core.solvers.problem import Stats
+from symadj_core.solvers.tableaus import ButcherTableau
 
 
 class Flow(nn.Module, Distribution):
@@ -170,7 +171,7 @@ class Flow(nn.Module, Distribution):
 
         Args:
             x, seed, step, sample_index, context: as for `forward`.
-            regularisers: names in `symadj_core.flows.regularisers.REGULARISERS`.
+            regularisers: names in `symadj_core.flows.integrands.regularisers.REGULARISERS`.
 
         Returns:
             the log-likelihood [...] in nats; of each regulariser its integral along each sample's trajectory, summed

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from symadj_core.flows.block import Block
-from symadj_core.problem import Stats
+from symadj_core.solvers.problem import Stats
 
 
 def trajectories(blocks: Sequence[Block], x: Tensor, t: Tensor, context: Tensor | None) -> tuple[Tensor, list[Stats]]:

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from symadj_core.checkpoints import Recorder, Steps
 from symadj_core.gradients.base import Cotangents, InputGradients, Replay, ReplayMethod
+from symadj_core.gradients.keep import Recorder, Steps
 from symadj_core.gradients.pullback import Pullback
 from symadj_core.gradients.regraph import add, output_pairs, retake, total_quadrature
 

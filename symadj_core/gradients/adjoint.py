@@ -13,17 +13,17 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from symadj_core import tableaus
-from symadj_core.checkpoints import Nothing, Recorder
-from symadj_core.controller import AdaptiveController, Controller
 from symadj_core.gradients.adjoint_norm import AugmentedNorm, MixedNorm
 from symadj_core.gradients.base import Cotangents, InputGradients, Replay, ReplayMethod
+from symadj_core.gradients.keep import Nothing, Recorder
 from symadj_core.gradients.pullback import Pullback
 from symadj_core.gradients.regraph import add, total_quadrature
-from symadj_core.problem import Callbacks, Problem, Stats
-from symadj_core.system import System
-from symadj_core.tableaus import ButcherTableau
-from symadj_core.timeloop import Outputs, StepRecord, march
+from symadj_core.solvers import tableaus
+from symadj_core.solvers.controller import AdaptiveController, Controller
+from symadj_core.solvers.problem import Callbacks, Problem, Stats
+from symadj_core.solvers.system import System
+from symadj_core.solvers.tableaus import ButcherTableau
+from symadj_core.solvers.timeloop import Outputs, SolverStep, march
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Adjoint(ReplayMethod):
     def recorder(self) -> Recorder:
         return Nothing().recorder()
 
-    def keeps_outputs(self, tableau: ButcherTableau, records: Sequence[StepRecord]) -> bool:
+    def keeps_outputs(self, tableau: ButcherTableau, records: Sequence[SolverStep]) -> bool:
         return True
 
     def integrate(self, problem: Problem, outputs: Outputs) -> tuple[Tensor, Tensor | None]:

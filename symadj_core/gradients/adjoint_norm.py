@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from symadj_core.controller import Norm
+from symadj_core.solvers.controller import Norm
 
 # Takes (zero in place of the time's adjoint, y, lambda, one tensor a parameter), as torchdiffeq's adjoint norms do.
 AugmentedNorm = Callable[[tuple[Tensor, ...]], Tensor]

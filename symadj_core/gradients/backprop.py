@@ -8,8 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from symadj_core.gradients.base import GradientMethod
-from symadj_core.problem import Problem
-from symadj_core.timeloop import Outputs, march
+from symadj_core.solvers.problem import Problem
+from symadj_core.solvers.timeloop import Outputs, march
 
 
 @dataclass(frozen=True)

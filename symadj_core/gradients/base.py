@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_legacy_batchedtensor, maybe_current_level
 
-from symadj_core.checkpoints import Recorder
-from symadj_core.controller import Controller
 from symadj_core.gradients.ambient import Ambient
+from symadj_core.gradients.keep import Recorder
 from symadj_core.gradients.pullback import Pullback
-from symadj_core.problem import Problem, Stats
-from symadj_core.step import Step
-from symadj_core.substitution import Constants
-from symadj_core.system import System
-from symadj_core.tableaus import ButcherTableau
-from symadj_core.timeloop import Outputs, StepRecord, march
+from symadj_core.gradients.substitution import Constants
+from symadj_core.solvers.controller import Controller
+from symadj_core.solvers.problem import Problem, Stats
+from symadj_core.solvers.step import Step
+from symadj_core.solvers.system import System
+from symadj_core.solvers.tableaus import ButcherTableau
+from symadj_core.solvers.timeloop import Outputs, SolverStep, march
 
 
 class GradientMethod(ABC):
@@ -81,7 +81,7 @@ class Replay:
     system: System
     tableau: ButcherTableau
     controller: Controller
-    records: Sequence[StepRecord]
+    records: Sequence[SolverStep]
     kept: Sequence[Sequence[Tensor]]
     slots: int | None
     t: Tensor
@@ -111,7 +111,7 @@ class ReplayMethod(GradientMethod):
     def sweep(self, replay: Replay, cotangents: Cotangents, pullback: Pullback) -> InputGradients:
         """The backward sweep. Parameter gradients are summed by `pullback`."""
 
-    def keeps_outputs(self, tableau: ButcherTableau, records: Sequence[StepRecord]) -> bool:
+    def keeps_outputs(self, tableau: ButcherTableau, records: Sequence[SolverStep]) -> bool:
         """Whether the sweep needs the solution at the requested times."""
         return False
 
@@ -147,10 +147,10 @@ class _ReplayedSolve(torch.autograd.Function):
         q0: Tensor | None,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor | None]:
-        records: list[StepRecord] = []
+        records: list[SolverStep] = []
         recorder = method.recorder()
 
-        def on_step(record: StepRecord, step: Step) -> None:
+        def on_step(record: SolverStep, step: Step) -> None:
             records.append(record)
             recorder.add(step.states)
 

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from symadj_core.checkpoints import FirstStep, Recorder
 from symadj_core.gradients.base import Cotangents, InputGradients, Replay, ReplayMethod
+from symadj_core.gradients.keep import FirstStep, Recorder
 from symadj_core.gradients.pullback import Pullback
 from symadj_core.gradients.regraph import add, output_pairs, retake, total_quadrature
-from symadj_core.system import Slope
+from symadj_core.solvers.system import Slope
 
 
 @dataclass(frozen=True)

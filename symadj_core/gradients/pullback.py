@@ -10,11 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from symadj_core.discovery import leaves_of
-from symadj_core.moving import Time
-from symadj_core.randomness import RandomState
-from symadj_core.substitution import substituted
-from symadj_core.system import Slope, System, time_tensor
+from symadj_core.gradients.discovery import leaves_of
+from symadj_core.gradients.substitution import substituted
+from symadj_core.solvers.moving import Time
+from symadj_core.solvers.randomness import RandomState
+from symadj_core.solvers.system import Slope, System, time_tensor
 
 
 class StagePullback(NamedTuple):

@@ -5,16 +5,16 @@ from __future__ import annotations
 from torch import Tensor
 
 from symadj_core.gradients.base import Cotangents, Replay
-from symadj_core.step import Step, Wanted, interpolate, take_step
-from symadj_core.system import Slope
-from symadj_core.timeloop import StepRecord
+from symadj_core.solvers.step import Step, Wanted, interpolate, take_step
+from symadj_core.solvers.system import Slope
+from symadj_core.solvers.timeloop import SolverStep
 
 Pairs = tuple[list[Tensor | None], list[Tensor | None]]
 
 
 def retake(
     replay: Replay,
-    record: StepRecord,
+    record: SolverStep,
     y: Tensor,
     q: Tensor | None,
     t: Tensor | None,
@@ -29,7 +29,7 @@ def retake(
 
 def output_pairs(
     replay: Replay,
-    record: StepRecord,
+    record: SolverStep,
     step: Step,
     y: Tensor,
     q: Tensor | None,

@@ -21,17 +21,17 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from symadj_core.checkpoints import Keep, Recorder, Restorer, parse
 from symadj_core.gradients.base import Cotangents, InputGradients, Replay, ReplayMethod
+from symadj_core.gradients.keep import Keep, Recorder, Restorer, parse
 from symadj_core.gradients.pullback import Pullback, StagePullback
 from symadj_core.gradients.regraph import add, total_quadrature
 from symadj_core.gradients.times import TimeGradient
-from symadj_core.moving import Time, value_of
-from symadj_core.randomness import RandomState
-from symadj_core.step import stage_state, weighted_sum
-from symadj_core.system import Slope
-from symadj_core.tableaus import ButcherTableau
-from symadj_core.timeloop import StepRecord
+from symadj_core.solvers.moving import Time, value_of
+from symadj_core.solvers.randomness import RandomState
+from symadj_core.solvers.step import stage_state, weighted_sum
+from symadj_core.solvers.system import Slope
+from symadj_core.solvers.tableaus import ButcherTableau
+from symadj_core.solvers.timeloop import SolverStep
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Symplectic(ReplayMethod):
     """Exact, with the graph of one stage alive: graph memory O(L).
 
     Attributes:
-        keep: what of the forward solve is kept, a `symadj_core.checkpoints.Keep` or its name: "stages" (s states a
+        keep: what of the forward solve is kept, a `symadj_core.gradients.keep.Keep` or its name: "stages" (s states a
             step, no recomputation), "steps" (one state a step, as in the paper; s - 1 more uses of the field a step,
             without their quadratures), "binomial(k)" (at most k states) or "budget(bytes)" (the cheapest that fits).
     """
@@ -54,7 +54,7 @@ class Symplectic(ReplayMethod):
         keep = parse(self.keep) if isinstance(self.keep, str) else self.keep
         return keep.recorder()
 
-    def keeps_outputs(self, tableau: ButcherTableau, records: Sequence[StepRecord]) -> bool:
+    def keeps_outputs(self, tableau: ButcherTableau, records: Sequence[SolverStep]) -> bool:
         return bool(records[-1].outputs) and any(tableau.dense_rows[-1])
 
     def sweep(self, replay: Replay, cotangents: Cotangents, pullback: Pullback) -> InputGradients:
@@ -65,7 +65,7 @@ class Symplectic(ReplayMethod):
         restorer = None
         if replay.slots is not None:
             restorer = Restorer(replay.system, replay.tableau, replay.records, replay.kept, replay.slots)
-        later: StepRecord | None = None
+        later: SolverStep | None = None
         for n in reversed(range(len(replay.records))):
             record = replay.records[n]
             earlier = replay.records[n - 1] if n > 0 else None
@@ -115,8 +115,8 @@ class _StepSweep:
     def __init__(
         self,
         replay: Replay,
-        record: StepRecord,
-        earlier: StepRecord | None,
+        record: SolverStep,
+        earlier: SolverStep | None,
         cotangents: Cotangents,
         pullback: Pullback,
         times: TimeGradient | None,
@@ -178,7 +178,7 @@ class _StepSweep:
         for index in (record.start_tie, *(m for m, _ in dense)):
             adjoint.quadrature = add(adjoint.quadrature, cotangents.quadrature(index))
 
-    def _end_cotangents(self, record: StepRecord) -> tuple[Tensor | None, Tensor | None]:
+    def _end_cotangents(self, record: SolverStep) -> tuple[Tensor | None, Tensor | None]:
         """kappa of the slope at the end of a step, which only interpolated outputs weigh."""
         h, tableau = record.length, self._replay.tableau
         weights = [(m, h * value_of(tableau.dense_weights(theta)[tableau.stages])) for m, theta in record.outputs]
@@ -198,7 +198,7 @@ class _StepSweep:
         )
 
     def _add_slope(
-        self, record: StepRecord, slot: int, slope: Slope | None, kappa: Tensor | None, rate: Tensor | None
+        self, record: SolverStep, slot: int, slope: Slope | None, kappa: Tensor | None, rate: Tensor | None
     ) -> None:
         assert self._times is not None
         assert slope is not None

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from symadj_core.gradients.base import Cotangents
-from symadj_core.system import Slope
-from symadj_core.tableaus import ButcherTableau
-from symadj_core.timeloop import StepRecord
+from symadj_core.solvers.system import Slope
+from symadj_core.solvers.tableaus import ButcherTableau
+from symadj_core.solvers.timeloop import SolverStep
 
 
 class TimeGradient:
@@ -28,7 +28,7 @@ class TimeGradient:
         self._entries: list[Tensor | None] = [None] * len(t)
 
     @staticmethod
-    def concerns(record: StepRecord | None) -> bool:
+    def concerns(record: SolverStep | None) -> bool:
         """Whether the step depends on any entry of t."""
         return record is not None and (
             record.start_tie is not None or record.end_tie is not None or bool(record.outputs)
@@ -40,7 +40,7 @@ class TimeGradient:
             entry = self._entries[index]
             self._entries[index] = value if entry is None else entry + value
 
-    def add_stage_time(self, record: StepRecord, c: float, value: Tensor | None) -> None:
+    def add_stage_time(self, record: SolverStep, c: float, value: Tensor | None) -> None:
         """The part through the time of a stage, `value` = (df/dt)^T kappa."""
         if value is not None:
             self.add(record.start_tie, (1.0 - c) * value)
@@ -48,7 +48,7 @@ class TimeGradient:
 
     def add_slope(
         self,
-        record: StepRecord,
+        record: SolverStep,
         tableau: ButcherTableau,
         slot: int,
         slope: Slope,

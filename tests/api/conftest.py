@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from service import lifecycle
-from service.spec import JobSpec
-from service.states import ReasonCode
-from service.store import Database, jobs
+from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.states import ReasonCode
+from symadj.service.lifecycle import attempts, requests
+from symadj.service.store import Database, jobs
 from tests.conftest import TOY, ApiServer
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC).isoformat()
@@ -56,12 +56,12 @@ class Run:
         """Find the attempt lost, as the dispatcher does."""
         with self.database.session() as session:
             job = jobs.lock(session, self.job_id)
-            lifecycle.lose(session, job, reason, message, actor="dispatcher", retry_seconds=5.0)
+            attempts.lose(session, job, reason, message, actor="dispatcher", retry_seconds=5.0)
 
     def claim_again(self) -> None:
         """Claim the job for its next attempt, as the dispatcher does when it is time."""
         with self.database.session() as session:
-            claim = lifecycle.claim(session, jobs.lock(session, self.job_id), actor="dispatcher")
+            claim = attempts.claim(session, jobs.lock(session, self.job_id), actor="dispatcher")
         assert claim is not None
         self.token, self.sent = claim.token, 0
 
@@ -86,9 +86,9 @@ def new_run(api_server: ApiServer, api: httpx.Client) -> Iterator[Callable[..., 
     def make(**changes: Any) -> Run:
         spec = JobSpec.model_validate(TOY | changes)
         with database.session() as session:
-            job, _ = lifecycle.submit(session, spec, owner="local")
+            job, _ = requests.submit(session, spec, owner="local")
         with database.session() as session:
-            claim = lifecycle.claim(session, jobs.lock(session, job.id), actor="d", lease_seconds=60)
+            claim = attempts.claim(session, jobs.lock(session, job.id), actor="d", lease_seconds=60)
         assert claim is not None
         return Run(api, api_server, database, job.id, claim.token)
 

@@ -13,10 +13,10 @@ import httpx
 import psutil
 import pytest
 
-from api.children import ServeError
-from api.serve import serve
-from service import lifecycle
-from service.storage import Storage, open_storage
+from symadj.api.children import ServeError
+from symadj.api.serve import serve
+from symadj.service.contract import layout
+from symadj.service.contract.storage import Storage, open_storage
 from tests.api.conftest import NOW, Run
 from tests.buckets import BucketServer
 from tests.conftest import ApiServer, running_api
@@ -37,7 +37,7 @@ def api_server(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def store(storage: Storage, run: Run, content: bytes) -> str:
     """Leave an artifact, say so, and return its sum."""
     digest = hashlib.sha256(content).hexdigest()
-    storage.write(f"{lifecycle.artifact_folder(run.job_id, 1)}/weights.safetensors", content)
+    storage.write(f"{layout.artifact_folder(run.job_id, 1)}/weights.safetensors", content)
     record = {"kind": "artifact", "time": NOW, "name": "weights.safetensors", "media_type": "application/octet-stream"}
     assert run.send(record | {"bytes": len(content), "sha256": digest}).status_code == 200
     return digest
@@ -70,7 +70,7 @@ def test_a_file_that_is_gone_is_told_and_a_deletion_takes_all_files(new_run: Cal
     run, other, storage = new_run(), new_run(), open_storage(bucket)
     for job in (run, other):
         store(storage, job, b"weights")
-    storage.remove(lifecycle.artifact_folder(run.job_id, 1))
+    storage.remove(layout.artifact_folder(run.job_id, 1))
     gone = run.get("/artifacts/weights.safetensors")
     assert gone.status_code == 404
     assert bucket in gone.json()["detail"]
@@ -106,7 +106,7 @@ def start(tmp_path: Path, **environment: str) -> str:
     """Start an API that does not come up, and return its words."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_ACCESS")}
     ended = subprocess.run(
-        [sys.executable, "-m", "api", "--port", "0"],
+        [sys.executable, "-m", "symadj.api", "--port", "0"],
         env=inherited | {"SYMADJ_DATA": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"} | environment,
         capture_output=True,
         text=True,

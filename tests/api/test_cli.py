@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.states import ReasonCode
+from symadj.service.contract.states import ReasonCode
 from tests.api.conftest import Run, checkpoint
 from tests.conftest import ApiServer
 

@@ -12,8 +12,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from api import client as module
-from api.client import ApiUnreachable, Client
+from symadj.api import client as module
+from symadj.api.client import ApiUnreachable, Client
 from tests.api.test_cli import SYMADJ
 from tests.conftest import TOY, ApiServer, free_port, running_api
 

@@ -19,13 +19,15 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from api.app import create_app
-from service import keys, lifecycle
-from service.roles import Role
-from service.settings import Settings
-from service.spec import JobSpec
-from service.storage import Storage
-from service.store import Database, jobs
+from symadj.api.app import create_app
+from symadj.service import keys
+from symadj.service.contract import layout
+from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.storage import Storage
+from symadj.service.lifecycle import attempts, requests
+from symadj.service.roles import Role
+from symadj.service.settings import Settings
+from symadj.service.store import Database, jobs
 from tests.api.conftest import NOW, checkpoint
 from tests.api.test_jobs import assert_problem
 from tests.conftest import TOY
@@ -43,9 +45,9 @@ def bearer(token: str) -> dict[str, str]:
 def running_job(database: Database, client: TestClient, storage: Storage) -> tuple[str, str]:
     """Return the id of a job that has something of everything, and the token of its attempt."""
     with database.session() as session:
-        job, _ = lifecycle.submit(session, JobSpec.model_validate(TOY), owner="local")
+        job, _ = requests.submit(session, JobSpec.model_validate(TOY), owner="local")
     with database.session() as session:
-        claim = lifecycle.claim(session, jobs.lock(session, job.id), actor="d", lease_seconds=3600)
+        claim = attempts.claim(session, jobs.lock(session, job.id), actor="d", lease_seconds=3600)
     assert claim is not None
     sizes = {"host_idle_bytes": 1, "host_peak_bytes": 2, "device_idle_bytes": None, "device_peak_bytes": None}
     records = [
@@ -58,7 +60,7 @@ def running_job(database: Database, client: TestClient, storage: Storage) -> tup
     batch = {"source": "rank-0", "first_seq": 1, "records": records}
     stored = client.post("/api/v1/ingest/batches", json=batch, headers=bearer(claim.token))
     assert stored.status_code == 200, stored.text
-    storage.write(f"{lifecycle.artifact_folder(job.id, 1)}/a", b"")
+    storage.write(f"{layout.artifact_folder(job.id, 1)}/a", b"")
     return job.id, claim.token
 
 

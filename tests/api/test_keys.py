@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from api.app import create_app
-from api.client import Client
-from api.listening import Exposed, check_exposure
-from service.roles import Role
-from service.settings import Settings
+from symadj.api.app import create_app
+from symadj.api.client import Client
+from symadj.api.listening import Exposed, check_exposure
+from symadj.service.roles import Role
+from symadj.service.settings import Settings
 from tests.api.test_jobs import TOY, assert_problem
 from tests.conftest import running_api
 

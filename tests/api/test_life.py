@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import httpx
 
-from service.states import ReasonCode
+from symadj.service.contract.states import ReasonCode
 from tests.api.conftest import NOW, Run, checkpoint
 from tests.api.test_jobs import Submit, assert_problem
 from tests.conftest import TOY, running_api

@@ -13,9 +13,9 @@ import psutil
 import pytest
 from rich.console import Console
 
-from api.children import Child, ServeError, end_processes_of
-from api.cli.results import likelihoods, print_parts
-from api.serve import serve
+from symadj.api.children import Child, ServeError, end_processes_of
+from symadj.api.cli.results import likelihoods, print_parts
+from symadj.api.serve import serve
 
 
 def test_an_interpreter_in_a_path_with_spaces_is_refused_in_a_sentence(
@@ -40,7 +40,7 @@ os.execvp("sleep", ["sleep", "600"])
 SUPERVISOR = """
 import os, sys
 from pathlib import Path
-from api.children import Child
+from symadj.api.children import Child
 child = Child("sleeper", [sys.executable, "-c", sys.argv[2]], dict(os.environ), Path(sys.argv[1]))
 child.start()
 print(child.process.pid, flush=True)

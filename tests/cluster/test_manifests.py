@@ -17,7 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from service.settings import Settings
+from symadj.service.settings import Settings
 
 FOLDER = Path(__file__).parents[2] / "docker" / "k8s"
 KUBERNETES = "1.34"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from service.storage import open_storage
+from symadj.service.contract.storage import open_storage
 from tests.buckets import BucketServer
 from tests.cluster.cluster import Cluster
 from tests.cluster.test_deaths import assert_whole, resumed_from, spec

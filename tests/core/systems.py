@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from symadj_core import FixedStep, IController, Quadrature, solve, tableaus
-from symadj_core.controller import Controller
+from symadj_core import FixedStep, IController, Quadrature, solve
 from symadj_core.gradients import GradientMethod
-from symadj_core.problem import Stats
+from symadj_core.solvers import tableaus
+from symadj_core.solvers.controller import Controller
+from symadj_core.solvers.problem import Stats
 
 ALL_SOLVERS = sorted(tableaus.TABLEAUS)
 ADAPTIVE_SOLVERS = [name for name in ALL_SOLVERS if tableaus.by_name(name).error is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from symadj_core.flows.activations import ACTIVATIONS
+from symadj_core.flows.fields.activations import ACTIVATIONS
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symadj_core import FixedStep, gradients, solve
-from symadj_core.checkpoints import Binomial, Budget, Stages, Steps, parse, split_point
+from symadj_core.gradients.keep import Binomial, Budget, Stages, Steps, parse, split_point
 from symadj_core.memory import LiveTensorMeter
 from tests.core.systems import SmallField, relative_error, start
 

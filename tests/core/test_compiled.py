@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from symadj_core import FixedStep
-from symadj_core.flows import Block, ConvField, Flow, MLPField, PotentialField, ResidualField, closed_form
+from symadj_core.flows import Block, ConvField, Flow, MLPField, PotentialField, ResidualField
+from symadj_core.flows.fields import closed_form
 
 BACKEND = "aot_eager"
 

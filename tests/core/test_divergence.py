@@ -9,17 +9,8 @@ import torch
 from torch import Tensor
 
 from symadj_core import IController
-from symadj_core.flows import (
-    Block,
-    Exact,
-    Flow,
-    Hutchinson,
-    HutchPlusPlus,
-    MLPField,
-    ProbeKey,
-    ResidualField,
-    divergence,
-)
+from symadj_core.flows import Block, Exact, Flow, Hutchinson, HutchPlusPlus, MLPField, ProbeKey, ResidualField
+from symadj_core.flows.integrands import divergence
 from tests.core.systems import EXACT_GRADIENTS, gradient_of, relative_error
 
 DIM = 7

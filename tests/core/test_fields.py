@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from symadj_core import FixedStep, IController
 from symadj_core.flows import Block, Exact, Flow, MLPField, PotentialField, ProbeKey, ResidualField
-from symadj_core.flows.closed_form import AlongProbes
-from symadj_core.flows.closed_trace import ExactTrace
+from symadj_core.flows.fields.closed_form import AlongProbes
+from symadj_core.flows.fields.closed_trace import ExactTrace
 from tests.core.fields import steep_potential
 from tests.core.systems import EXACT_GRADIENTS, gradient_of, relative_error
 

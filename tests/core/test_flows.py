@@ -13,9 +13,10 @@ from torch.distributions import Distribution
 from torch.nn.parallel import DistributedDataParallel
 
 from symadj_core import FixedStep, IController, SolverError
-from symadj_core.flows import Block, Exact, Flow, Hutchinson, MLPField, ProbeKey, divergence
-from symadj_core.flows.closed_form import PerceptronRates
-from symadj_core.flows.probes import draw
+from symadj_core.flows import Block, Exact, Flow, Hutchinson, MLPField, ProbeKey
+from symadj_core.flows.fields.closed_form import PerceptronRates
+from symadj_core.flows.integrands import divergence
+from symadj_core.flows.integrands.probes import draw
 from tests.core.reads import HostReads
 from tests.core.systems import EXACT_GRADIENTS, gradient_of, relative_error
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from symadj_core import IController, RankReducedNorm
-from symadj_core.controller import rms_norm
 from symadj_core.flows import Block, Flow, MLPField
+from symadj_core.solvers.controller import rms_norm
 
 RANKS = 2
 

@@ -22,8 +22,8 @@ from symadj_core.flows import (
     ProbeKey,
     ResidualField,
 )
-from symadj_core.flows.closed_form import PerceptronRates
-from symadj_core.flows.regularisers import regularised_rates
+from symadj_core.flows.fields.closed_form import PerceptronRates
+from symadj_core.flows.integrands.regularisers import regularised_rates
 from tests.core.fields import steep_potential
 from tests.core.systems import EXACT_GRADIENTS, gradient_of, relative_error
 

@@ -11,17 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from symadj_core import (
-    FixedStep,
-    IController,
-    PIController,
-    RankReducedNorm,
-    SolverError,
-    Status,
-    controllers,
-    solve,
-)
-from symadj_core.controller import max_norm, rms_norm
+from symadj_core import FixedStep, IController, PIController, RankReducedNorm, SolverError, Status, controllers, solve
+from symadj_core.solvers.controller import max_norm, rms_norm
 from tests.core.reads import HostReads
 from tests.core.systems import ADAPTIVE_SOLVERS, ALL_SOLVERS, SmallField, gradient_of, start, with_rate
 

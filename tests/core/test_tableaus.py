@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from symadj_core import FixedStep, solve, tableaus
-from symadj_core.tableaus import DOPRI5, RK4, ButcherTableau
+from symadj_core import FixedStep, solve
+from symadj_core.solvers import tableaus
+from symadj_core.solvers.tableaus import DOPRI5, RK4, ButcherTableau
 from tests.core.systems import ADAPTIVE_SOLVERS, ALL_SOLVERS
 
 # A rooted tree is the tuple of its subtrees; () is the single node.

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from service.settings import Settings
-from service.states import TERMINAL, JobState
-from service.store.tables import Attempt, Job, MemoryPoint, MetricPoint
+from symadj.service.contract.states import TERMINAL, JobState
+from symadj.service.settings import Settings
+from symadj.service.store.tables import Attempt, Job, MemoryPoint, MetricPoint
 from tests.deaths.world import World, run_processes, wait_until
 
 PHASES = ("forward", "backward", "optimizer")

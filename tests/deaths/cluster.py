@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from api.children import MARK, end_processes_of
+from symadj.api.children import MARK, end_processes_of
 from tests.conftest import free_port
 from tests.deaths.world import wait_until
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import psutil
 
-from api.schemas import JobRead
-from service.settings import Settings
-from service.states import TERMINAL, JobState
+from symadj.api.schemas.jobs import JobRead
+from symadj.service.contract.states import TERMINAL, JobState
+from symadj.service.settings import Settings
 from tests.deaths.aftermath import left_over_files, missing_and_doubled, placement_groups, stuck
 from tests.deaths.world import World, run_processes, toy, wait_until, world
 
@@ -97,13 +97,17 @@ def _kill_something(soaked: World, chance: random.Random, *, spared: set[str]) -
 
 def _victim(soaked: World, kind: str, chance: random.Random) -> psutil.Process:
     children = psutil.Process(soaked.service.process.pid).children()
-    words = {"API": "-m api", "dispatcher": "service.dispatcher", "Ray's head": "ray.scripts"}
+    words = {"API": "-m symadj.api", "dispatcher": "symadj.service.dispatcher", "Ray's head": "ray.scripts"}
     if kind in words:
         found = [child for child in children if words[kind] in " ".join(child.cmdline())]
         if kind == "Ray's head":
             found = [process for ray in found for process in ray.children() if process.name() == "gcs_server"]
     else:
-        word = {"driver": "-m workers.run", "controller": "ray::TrainController", "worker": "ray::RayTrainWorker"}[kind]
+        word = {
+            "driver": "-m symadj.workers.run",
+            "controller": "ray::TrainController",
+            "worker": "ray::RayTrainWorker",
+        }[kind]
         # A shell stands before the driver.
         runs = [process for process in run_processes(soaked.service.data) if process.name() != "sh"]
         found = [process for process in runs if word in " ".join(process.cmdline())]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.storage import open_storage
+from symadj.service.contract.storage import open_storage
 from tests.buckets import BucketServer
 from tests.deaths.world import World, now, toy, world
 

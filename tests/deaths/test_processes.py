@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from service.states import JobState
+from symadj.service.contract.states import JobState
 from tests.deaths.aftermath import check_aftermath
 from tests.deaths.conftest import STEPS, Measure
 from tests.deaths.world import LEASE_SECONDS, World, now, run_processes, toy, wait_until
@@ -42,7 +42,7 @@ def test_a_killed_api_disturbs_no_training(shared: World, undisturbed: str, meas
     job_id = shared.submit(toy(STEPS))
     shared.at_step(job_id, 300)
     died_at = now()
-    shared.service.child("-m api").kill()
+    shared.service.child("-m symadj.api").kill()
     seconds = shared.recovered(job_id, died_at)
     weights = check_aftermath(shared, job_id, weights=undisturbed, attempts=1)
     measure("kill -9 of the API", "it is started again; the training runs on", seconds, weights)
@@ -52,7 +52,7 @@ def test_a_killed_dispatcher_disturbs_no_training(shared: World, undisturbed: st
     job_id = shared.submit(toy(STEPS))
     shared.at_step(job_id, 300)
     died_at = now()
-    shared.service.child("service.dispatcher").kill()
+    shared.service.child("symadj.service.dispatcher").kill()
     seconds = shared.recovered(job_id, died_at)
     weights = check_aftermath(shared, job_id, weights=undisturbed, attempts=1)
     measure("kill -9 of the dispatcher", "it is started again; the training runs on", seconds, weights)
@@ -66,16 +66,16 @@ def test_a_dispatcher_killed_right_after_its_claim_starts_the_job_once(
     while shared.client.job(job_id).state is JobState.QUEUED:
         pass
     died_at = now()
-    shared.service.child("service.dispatcher").kill()
+    shared.service.child("symadj.service.dispatcher").kill()
     seconds = shared.recovered(job_id, died_at)
     weights = check_aftermath(shared, job_id, weights=undisturbed)
     measure("kill -9 of the dispatcher after a claim", "the next one settles it", seconds, weights)
 
 
 def test_one_of_two_dispatchers_may_die(shared: World, undisturbed: str, measure: Measure) -> None:
-    own = shared.service.child("service.dispatcher")
+    own = shared.service.child("symadj.service.dispatcher")
     second = subprocess.Popen(
-        [sys.executable, "-m", "service.dispatcher"], env=own.environ(), stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "symadj.service.dispatcher"], env=own.environ(), stderr=subprocess.DEVNULL
     )
     try:
         job_ids = [shared.submit(toy(400, workers=1)) for _ in range(3)] + [shared.submit(toy(STEPS))]
@@ -100,7 +100,7 @@ def test_an_api_killed_during_a_pause_is_heeded_all_the_same(shared: World, undi
     shared.at_step(job_id, 500)
     shared.client.pause(job_id)
     died_at = now()
-    shared.service.child("-m api").kill()
+    shared.service.child("-m symadj.api").kill()
     shared.follow(job_id, lambda job: job.state is JobState.PAUSED)
     seconds = (now() - died_at).total_seconds()
     wait_until(lambda: not run_processes(shared.service.data), "a paused job holds no process")

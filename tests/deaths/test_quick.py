@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from service.states import JobState
+from symadj.service.contract.states import JobState
 from tests.deaths.aftermath import check_aftermath
 from tests.deaths.conftest import Measure
 from tests.deaths.world import World, now, toy, wait_until
@@ -31,7 +31,7 @@ def test_an_api_killed_during_a_cancel_is_heeded_all_the_same(shared: World, mea
     shared.at_step(job_id, 50)
     shared.client.cancel(job_id)
     died_at = now()
-    shared.service.child("-m api").kill()
+    shared.service.child("-m symadj.api").kill()
     shared.ended(job_id, JobState.CANCELLED)
     seconds = (now() - died_at).total_seconds()
     weights = check_aftermath(shared, job_id, state=JobState.CANCELLED, attempts=1)

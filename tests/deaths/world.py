@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import psutil
 
-from api.client import Client
-from api.schemas import JobRead
-from service.states import TERMINAL, JobState
+from symadj.api.client import Client
+from symadj.api.schemas.jobs import JobRead
+from symadj.service.contract.states import TERMINAL, JobState
 from tests.e2e.conftest import Service, running_service
 
 # Of every follower: no job here trains for longer, whatever befalls it.
@@ -25,7 +25,7 @@ RETRY_SECONDS = 1.0
 LEASE_SECONDS = 20.0
 # The driver, and what Ray starts for it.
 PARTS_OF_A_RUN = (
-    "-m workers.run",
+    "-m symadj.workers.run",
     *(f"ray::{actor}" for actor in ("RayTrainWorker", "TrainController", "DatasetManager", "PlacementGroupCleaner")),
     *(f"ray::{actor}" for actor in ("SynchronizationActor", "JobSupervisor")),
 )
@@ -96,7 +96,7 @@ class World:
 
     def ray(self, path: str) -> dict[str, Any]:
         """Ask Ray's HTTP interface."""
-        environment = self.service.child("service.dispatcher").environ()
+        environment = self.service.child("symadj.service.dispatcher").environ()
         token = environment.get("SYMADJ_RAY_TOKEN")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         url = environment["SYMADJ_RAY_ADDRESS"] + path

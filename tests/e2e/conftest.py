@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from api.client import Client
-from api.schemas import JobRead
-from service.states import TERMINAL, JobState
+from symadj.api.client import Client
+from symadj.api.schemas.jobs import JobRead
+from symadj.service.contract.states import TERMINAL, JobState
 from tests.conftest import free_port
 
 SYMADJ = Path(sys.executable).with_name("symadj")

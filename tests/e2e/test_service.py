@@ -14,9 +14,9 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from api.client import ApiUnreachable, Client
-from api.schemas import JobRead
-from service.states import JobState
+from symadj.api.client import ApiUnreachable, Client
+from symadj.api.schemas.jobs import JobRead
+from symadj.service.contract.states import JobState
 from tests.e2e.conftest import Service, ended, running_service
 
 pytestmark = pytest.mark.ray
@@ -92,7 +92,7 @@ def test_the_api_may_die_in_mid_training_and_no_record_is_lost_or_doubled(
     job_id = client.submit(toy(steps)).id
     until(job_id, lambda job: job.progress.step >= 20)
     for _ in range(2):
-        service.child("-m api").kill()
+        service.child("-m symadj.api").kill()
         answered_at = _step_when_it_answers(client, job_id)
     assert answered_at < steps, "the API died while the job trained"
     job = until(job_id, ended)
@@ -161,10 +161,10 @@ def test_a_killed_run_that_has_no_more_attempts_fails_with_its_reason_and_what_i
     drivers = [
         process
         for process in psutil.process_iter(["cmdline"])
-        if process.pid in family and "workers.run" in (process.info["cmdline"] or [])
+        if process.pid in family and "symadj.workers.run" in (process.info["cmdline"] or [])
     ]
     # The API first, so that records pile up in the spools of the run.
-    service.child("-m api").kill()
+    service.child("-m symadj.api").kill()
     for driver in drivers:
         driver.kill()
     _step_when_it_answers(client, job_id)

@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-from service.catalogue import BUILTIN
-from service.spec import BuiltinData, ToyData
+from symadj.service.catalogue import BUILTIN
+from symadj.service.contract.spec.data import BuiltinData, ToyData
 
 # An interpreter in which only the standard library, torch, numpy and what they need themselves can be found.
 ALONE = """
 import sys
 forbidden = {"ray", "fastapi", "starlette", "pydantic", "sqlalchemy", "httpx", "sklearn", "matplotlib",
-             "workers", "service", "api"}
+             "symadj"}
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in forbidden:
@@ -39,7 +39,9 @@ def test_symadj_core_works_with_torch_and_numpy_alone() -> None:
     assert result.stdout.strip() == "ok", result.stderr
 
 
-@pytest.mark.parametrize("module", ["api.app", "api.client", "api.cli.main", "service.dispatcher"])
+@pytest.mark.parametrize(
+    "module", ["symadj.api.app", "symadj.api.client", "symadj.api.cli.main", "symadj.service.dispatcher"]
+)
 def test_the_service_side_imports_without_torch_and_ray(module: str) -> None:
     result = run(f"import sys, {module}; print(sorted({{'torch', 'ray', 'numpy', 'pandas'}} & sys.modules.keys()))")
     assert result.stdout.strip() == "[]", result.stderr

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from service.dispatcher import Dispatcher
-from service.ray_jobs import RayJobs
-from service.settings import Settings
-from service.store import Database
+from symadj.service.dispatcher import Dispatcher
+from symadj.service.ray_jobs import RayJobs
+from symadj.service.settings import Settings
+from symadj.service.store import Database
 from tests.service.ray_server import RayServer
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from service import ingest, lifecycle
-from service.records import Batch, BatchAnswer, OutcomeRecord
-from service.spec import JobSpec
-from service.states import JobState, ReasonCode
-from service.store import Database, events, jobs
-from service.store.tables import Attempt, Job
+from symadj.service import ingest
+from symadj.service.contract.records import BatchAnswer, OutcomeRecord, RecordBatch
+from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.states import JobState, ReasonCode
+from symadj.service.lifecycle import attempts, requests
+from symadj.service.store import Database, events, jobs
+from symadj.service.store.tables import Attempt, Job
 
 TIME = "2026-01-01T00:00:00Z"
 RETRY_SECONDS = 5.0
@@ -21,12 +22,12 @@ def toy_spec(**changes: object) -> JobSpec:
 
 def submit(database: Database, *, owner: str = "ada", **changes: object) -> str:
     with database.session() as session:
-        return lifecycle.submit(session, toy_spec(**changes), owner=owner)[0].id
+        return requests.submit(session, toy_spec(**changes), owner=owner)[0].id
 
 
-def claim(database: Database, job_id: str) -> lifecycle.Claim:
+def claim(database: Database, job_id: str) -> attempts.Claim:
     with database.session() as session:
-        claimed = lifecycle.claim(session, jobs.lock(session, job_id), actor="d", lease_seconds=60)
+        claimed = attempts.claim(session, jobs.lock(session, job_id), actor="d", lease_seconds=60)
     assert claimed is not None
     return claimed
 
@@ -41,9 +42,9 @@ def running(database: Database, **changes: object) -> str:
 
 
 def ask(database: Database, job_id: str, wish: str, actor: str = "ada") -> None:
-    """Say one of the wishes of ``lifecycle``: cancel, pause, resume, ask_checkpoint."""
+    """Say one of the ``lifecycle.requests``: cancel, pause, resume, ask_checkpoint."""
     with database.session() as session:
-        getattr(lifecycle, wish)(session, jobs.lock(session, job_id), actor=actor)
+        getattr(requests, wish)(session, jobs.lock(session, job_id), actor=actor)
 
 
 def end(database: Database, job_id: str, state: str, **fields: Any) -> None:
@@ -51,7 +52,7 @@ def end(database: Database, job_id: str, state: str, **fields: Any) -> None:
     outcome = OutcomeRecord.model_validate({"time": TIME, "state": state, **fields})
     with database.session() as session:
         job = jobs.lock(session, job_id)
-        lifecycle.end(session, job, outcome, actor="driver", retry_seconds=RETRY_SECONDS)
+        attempts.end(session, job, outcome, actor="driver", retry_seconds=RETRY_SECONDS)
 
 
 def lose(database: Database, job_id: str, reason: str = "worker_lost") -> None:
@@ -59,7 +60,7 @@ def lose(database: Database, job_id: str, reason: str = "worker_lost") -> None:
     with database.session() as session:
         job = jobs.lock(session, job_id)
         found = ReasonCode(reason)
-        lifecycle.lose(session, job, found, "gone", actor="d", retry_seconds=RETRY_SECONDS)
+        attempts.lose(session, job, found, "gone", actor="d", retry_seconds=RETRY_SECONDS)
 
 
 def read(database: Database, job_id: str) -> Job:
@@ -67,7 +68,7 @@ def read(database: Database, job_id: str) -> Job:
         return jobs.get(session, job_id)
 
 
-def attempts(database: Database, job_id: str) -> list[Attempt]:
+def attempts_of(database: Database, job_id: str) -> list[Attempt]:
     with database.read_session() as session:
         return list(jobs.attempts(session, job_id))
 
@@ -81,7 +82,7 @@ def send(
     database: Database, token: str, first_seq: int, *records: dict[str, Any], source: str = "rank-0"
 ) -> BatchAnswer:
     """Send records as a live source does."""
-    batch = Batch.model_validate({"source": source, "first_seq": first_seq, "records": list(records)})
+    batch = RecordBatch.model_validate({"source": source, "first_seq": first_seq, "records": list(records)})
     with database.session() as session:
         attempt = ingest.authenticate(session, token)
         return ingest.store_batch(session, attempt, batch, retry_seconds=RETRY_SECONDS)
@@ -89,7 +90,7 @@ def send(
 
 def send_late(database: Database, job_id: str, attempt: int, *records: dict[str, Any], source: str = "rank-0") -> None:
     """Bring in what an attempt that is over left behind."""
-    batch = Batch.model_validate({"source": source, "first_seq": 1, "records": list(records)})
+    batch = RecordBatch.model_validate({"source": source, "first_seq": 1, "records": list(records)})
     with database.session() as session:
         row = jobs.attempt(session, job_id, attempt)
         ingest.store_batch(session, row, batch, retry_seconds=RETRY_SECONDS, live=False)

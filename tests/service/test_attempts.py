@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from service import lifecycle
-from service.records import OutcomeRecord
-from service.states import ReasonCode
-from service.store import Database, events, jobs
+from symadj.service.contract.records import OutcomeRecord
+from symadj.service.contract.states import ReasonCode
+from symadj.service.lifecycle import attempts
+from symadj.service.store import Database, events, jobs
 from tests.service.lives import (
     RETRY_SECONDS,
     TIME,
     ask,
-    attempts,
+    attempts_of,
     checkpoint,
     claim,
     end,
@@ -45,7 +45,9 @@ def test_a_lost_attempt_is_followed_by_another_after_a_pause_that_doubles(databa
     job = read(database, job_id)
     assert (job.state, job.reason, job.attempts_lost) == ("failed", reason, 4)
     assert job.message == "gone 4 attempts in a row were lost without a new checkpoint, and max_attempts is 4."
-    assert [(a.outcome, a.reason, a.message) for a in attempts(database, job_id)[:3]] == [("lost", reason, "gone")] * 3
+    assert [(a.outcome, a.reason, a.message) for a in attempts_of(database, job_id)[:3]] == [
+        ("lost", reason, "gone")
+    ] * 3
 
 
 def test_a_new_checkpoint_starts_the_row_of_losses_afresh(database: Database) -> None:
@@ -62,7 +64,7 @@ def test_a_new_checkpoint_starts_the_row_of_losses_afresh(database: Database) ->
 
 
 def test_the_pause_has_a_limit() -> None:
-    assert [lifecycle.pause_after(losses, 5.0) for losses in (1, 2, 6, 7, 10_000)] == [5, 10, 160, 300, 300]
+    assert [attempts.pause_after(losses, 5.0) for losses in (1, 2, 6, 7, 10_000)] == [5, 10, 160, 300, 300]
 
 
 def test_a_loss_is_an_event_with_its_cause_and_the_next_start(database: Database) -> None:
@@ -126,7 +128,7 @@ def test_a_wish_is_met_although_the_attempt_was_lost(
     job_id = running(database, timeout_minutes=1)
     if wish == "timeout":
         with database.session() as session:
-            lifecycle.ask_timeout(session, jobs.lock(session, job_id), actor="d", message="over")
+            attempts.ask_timeout(session, jobs.lock(session, job_id), actor="d", message="over")
     else:
         ask(database, job_id, wish)
     if by == "a driver's word":
@@ -135,14 +137,14 @@ def test_a_wish_is_met_although_the_attempt_was_lost(
         lose(database, job_id)
     job = read(database, job_id)
     assert (job.state, job.reason, job.stop_requested) == (state, reason, None)
-    assert attempts(database, job_id)[0].outcome == state
+    assert attempts_of(database, job_id)[0].outcome == state
 
 
 def test_a_job_out_of_time_fails_with_advice_and_a_cancel_may_overtake_it(database: Database) -> None:
     late, cancelled = running(database, timeout_minutes=1), running(database, timeout_minutes=1)
     for job_id in (late, cancelled):
         with database.session() as session:
-            lifecycle.ask_timeout(session, jobs.lock(session, job_id), actor="d", message="over")
+            attempts.ask_timeout(session, jobs.lock(session, job_id), actor="d", message="over")
     ask(database, cancelled, "cancel")
     for job_id in (late, cancelled):
         end(database, job_id, "failed", reason="timeout", message="stopped at step 5")
@@ -158,7 +160,7 @@ def test_a_job_that_is_refused_while_it_waits_for_its_next_attempt_waits_no_more
     lose(database, job_id)
     assert read(database, job_id).not_before is not None
     with database.session() as session:
-        lifecycle.refuse(session, jobs.lock(session, job_id), ReasonCode.CANNOT_FIT, "too large", actor="d")
+        attempts.refuse(session, jobs.lock(session, job_id), ReasonCode.CANNOT_FIT, "too large", actor="d")
     job = read(database, job_id)
     assert (job.state, job.reason, job.not_before) == ("failed", "cannot_fit", None)
 
@@ -176,7 +178,7 @@ def test_a_job_that_ray_did_not_take_loses_nothing(database: Database, wish: str
     if wish is not None:
         ask(database, job_id, wish)
     with database.session() as session:
-        lifecycle.put_back(session, jobs.lock(session, job_id), actor="d", message="not now")
+        attempts.put_back(session, jobs.lock(session, job_id), actor="d", message="not now")
     assert (read(database, job_id).state, read(database, job_id).attempts_lost) == (state, 0)
 
 

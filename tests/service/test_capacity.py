@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from service.capacity import fits_now, never_fits
-from service.ray_jobs import Node
-from service.spec import CpuResources, GpuResources
+from symadj.service.capacity import fits_now, never_fits
+from symadj.service.contract.spec.resources import CpuResources, GpuResources
+from symadj.service.ray_jobs import Node
 
 LAPTOP = [Node(cpus=2, gpus=0, memory=8 * 2**30)]
 CLUSTER = [Node(cpus=8, gpus=2, memory=64 * 2**30)] * 2

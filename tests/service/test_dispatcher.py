@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from service import lifecycle
-from service.dispatcher import MAX_REFUSALS, Dispatcher
-from service.ray_jobs import RayJobs, RayRefused, RayUnreachable
-from service.records import RunOrder
-from service.settings import Settings
-from service.states import JobState
-from service.store import Database, events, jobs, metrics
+from symadj.service.contract.order import RunOrder
+from symadj.service.contract.states import JobState
+from symadj.service.dispatcher import MAX_REFUSALS, Dispatcher
+from symadj.service.lifecycle import attempts, requests
+from symadj.service.ray_jobs import RayJobs, RayRefused, RayUnreachable
+from symadj.service.settings import Settings
+from symadj.service.store import Database, events, jobs, metrics
 from tests.service.lives import submit
 from tests.service.ray_server import RayServer
 
@@ -34,7 +34,7 @@ def test_a_queued_job_becomes_a_ray_job_that_reserves_nothing_for_its_driver(
     assert state(database, job_id) == ("starting", None)
     assert job["submission_id"] == f"{job_id}-1"
     assert job["entrypoint_num_cpus"] == 0
-    assert job["entrypoint"].endswith(" -m workers.run")
+    assert job["entrypoint"].endswith(" -m symadj.workers.run")
     order = RunOrder.model_validate_json(job["runtime_env"]["env_vars"]["SYMADJ_RUN_ORDER"])
     assert (order.job_id, order.attempt, order.spec.data.kind) == (job_id, 1, "toy")
 
@@ -95,7 +95,7 @@ def test_a_starting_job_is_stopped_by_ray_when_it_is_cancelled(
     job_id = submit(database)
     dispatcher.round()
     with database.session() as session:
-        lifecycle.cancel(session, jobs.lock(session, job_id), actor="ada")
+        requests.cancel(session, jobs.lock(session, job_id), actor="ada")
     dispatcher.round()
     assert ray.stopped == [f"{job_id}-1"]
     ray.jobs[f"{job_id}-1"]["status"] = "STOPPED"
@@ -133,7 +133,7 @@ def test_a_claim_whose_dispatcher_died_is_settled_by_what_ray_knows(
 ) -> None:
     job_id = submit(database)
     with database.session() as session:
-        claim = lifecycle.claim(session, jobs.lock(session, job_id), actor="the dead one", lease_seconds=60)
+        claim = attempts.claim(session, jobs.lock(session, job_id), actor="the dead one", lease_seconds=60)
     assert claim is not None
     if taken:
         ray.jobs[claim.attempt.submission_id] = {"status": "RUNNING", "message": ""}
@@ -152,7 +152,7 @@ def test_a_run_that_reported_before_its_submission_was_written_down_does_not_run
 ) -> None:
     job_id = submit(database)
     with database.session() as session:
-        claim = lifecycle.claim(session, jobs.lock(session, job_id), actor="the dead one", lease_seconds=-1)
+        claim = attempts.claim(session, jobs.lock(session, job_id), actor="the dead one", lease_seconds=-1)
         assert claim is not None
         jobs.transition(session, jobs.lock(session, job_id), JobState.RUNNING, actor="rank-0", message="")
     if ray_knows:
@@ -181,9 +181,9 @@ def test_a_job_cancelled_while_ray_refuses_it_is_not_started_again(
     job_id = submit(database)
     with database.session() as session:
         job = jobs.lock(session, job_id)
-        lifecycle.claim(session, job, actor="d", lease_seconds=60)
-        lifecycle.cancel(session, job, actor="ada")
-        lifecycle.put_back(session, job, actor="d", message="Ray does not take it now")
+        attempts.claim(session, job, actor="d", lease_seconds=60)
+        requests.cancel(session, job, actor="ada")
+        attempts.put_back(session, job, actor="d", message="Ray does not take it now")
     assert state(database, job_id) == ("cancelled", None)
 
 

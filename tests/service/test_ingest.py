@@ -12,20 +12,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service import ingest, lifecycle
-from service.errors import Conflict, Unauthorized
-from service.lifecycle.advice import ADVICE
-from service.records import Batch
-from service.states import ReasonCode, StopWish
-from service.store import Database, artifacts, checkpoints, events, jobs, memory, metrics
-from service.store.tables import IngestSource
+from symadj.service import ingest
+from symadj.service.contract.records import RecordBatch
+from symadj.service.contract.states import ReasonCode, StopReason
+from symadj.service.errors import Conflict, Unauthorized
+from symadj.service.lifecycle import attempts, requests
+from symadj.service.lifecycle.advice import ADVICE
+from symadj.service.store import Database, artifacts, checkpoints, events, jobs, memory, metrics
+from symadj.service.store.tables import IngestSource
 from tests.service import lives
 from tests.service.lives import checkpoint, claim, lose, send_late, step, submit
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC).isoformat()
 
 
-def start_job(database: Database) -> lifecycle.Claim:
+def start_job(database: Database) -> attempts.Claim:
     return claim(database, submit(database))
 
 
@@ -119,8 +120,8 @@ def test_a_token_of_a_replaced_attempt_is_refused(database: Database) -> None:
     first = start_job(database)
     with database.session() as session:
         job = jobs.lock(session, first.job.id)
-        lifecycle.put_back(session, job, actor="d", message="")
-        second = lifecycle.claim(session, job, actor="d", lease_seconds=60)
+        attempts.put_back(session, job, actor="d", message="")
+        second = attempts.claim(session, job, actor="d", lease_seconds=60)
     assert second is not None
     with pytest.raises(Unauthorized, match="replaced by attempt 2"):
         send(database, first.token, 1, step(1))
@@ -133,11 +134,11 @@ def test_a_cancelled_run_hears_of_it_with_its_next_batch(database: Database) -> 
     started = start_job(database)
     send(database, started.token, 1, step(1))
     with database.session() as session:
-        lifecycle.cancel(session, jobs.lock(session, started.job.id), actor="ada")
-    batch = Batch.model_validate({"source": "rank-0", "first_seq": 2, "records": [step(2)]})
+        requests.cancel(session, jobs.lock(session, started.job.id), actor="ada")
+    batch = RecordBatch.model_validate({"source": "rank-0", "first_seq": 2, "records": [step(2)]})
     with database.session() as session:
         answer = ingest.store_batch(session, ingest.authenticate(session, started.token), batch, retry_seconds=5)
-    assert answer.stop == StopWish.CANCEL
+    assert answer.stop == StopReason.CANCEL
 
 
 def test_downsampling_hides_no_spike_and_no_nan(database: Database) -> None:

@@ -11,13 +11,13 @@ import pytest
 import sqlalchemy as sa
 from pydantic_settings import SettingsError
 
-from service import keys
-from service.errors import NotFound, Unauthorized
-from service.roles import Principal, Role
-from service.settings import Settings, read_settings
-from service.store import Database
-from service.store import keys as stored
-from service.store.tables import ApiKey
+from symadj.service import keys
+from symadj.service.errors import NotFound, Unauthorized
+from symadj.service.roles import Principal, Role
+from symadj.service.settings import Settings, read_settings
+from symadj.service.store import Database
+from symadj.service.store import keys as stored
+from symadj.service.store.tables import ApiKey
 
 SECRET = b"a secret of the server's for tests"
 

@@ -16,12 +16,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from service import lifecycle
-from service.errors import Conflict, Unauthorized
-from service.records import OutcomeRecord
-from service.states import ACTIVE, TERMINAL, TRANSITIONS, JobState, ReasonCode
-from service.store import Database, events, jobs
-from service.store.tables import Job
+from symadj.service.contract.records import OutcomeRecord
+from symadj.service.contract.states import ACTIVE, TERMINAL, TRANSITIONS, JobState, ReasonCode
+from symadj.service.errors import Conflict, Unauthorized
+from symadj.service.lifecycle import attempts
+from symadj.service.store import Database, events, jobs
+from symadj.service.store.tables import Job
 from tests.service.lives import TIME, ask, read, send, step, submit
 
 MAX_ATTEMPTS = 3
@@ -84,8 +84,8 @@ class Life(RuleBasedStateMachine):
     def dispatcher_claims(self) -> None:
         with self.database.session() as session:
             job = jobs.lock(session, self.job_id)
-            claim = lifecycle.claim(session, job, actor="d", lease_seconds=60)
-            again = lifecycle.claim(session, job, actor="another", lease_seconds=60)
+            claim = attempts.claim(session, job, actor="d", lease_seconds=60)
+            again = attempts.claim(session, job, actor="another", lease_seconds=60)
         assert claim is not None
         assert again is None
         self.tokens.append(claim.token)
@@ -97,7 +97,7 @@ class Life(RuleBasedStateMachine):
         before = self.job
         with self.database.session() as session:
             job = jobs.lock(session, self.job_id)
-            lifecycle.lose(session, job, reason, "gone", actor="d", retry_seconds=0)
+            attempts.lose(session, job, reason, "gone", actor="d", retry_seconds=0)
         if before.stop_requested is not None:
             assert self.job.state == MET[before.stop_requested]
         elif reason is ReasonCode.INTERNAL or before.attempts_lost + 1 == MAX_ATTEMPTS:
@@ -110,21 +110,21 @@ class Life(RuleBasedStateMachine):
     def ray_refuses(self) -> None:
         before = self.job
         with self.database.session() as session:
-            lifecycle.put_back(session, jobs.lock(session, self.job_id), actor="d", message="not now")
+            attempts.put_back(session, jobs.lock(session, self.job_id), actor="d", message="not now")
         expected = MET[before.stop_requested] if before.stop_requested is not None else JobState.QUEUED
         assert (self.job.state, self.job.attempts_lost) == (expected, before.attempts_lost)
 
     @rule()
     def time_is_over(self) -> None:
         with self.database.session() as session:
-            lifecycle.ask_timeout(session, jobs.lock(session, self.job_id), actor="d", message="")
+            attempts.ask_timeout(session, jobs.lock(session, self.job_id), actor="d", message="")
 
     @rule()
     def cluster_is_too_small(self) -> None:
         before = self.job.state
         with self.database.session() as session:
             job = jobs.lock(session, self.job_id)
-            lifecycle.refuse(session, job, ReasonCode.CANNOT_FIT, "too large", actor="d")
+            attempts.refuse(session, job, ReasonCode.CANNOT_FIT, "too large", actor="d")
         assert self.job.state == (JobState.FAILED if before == JobState.QUEUED else before)
 
     # ------------------------------------------------------------------------------------------------- the runs

@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from service import lifecycle
-from service.errors import Conflict, IdempotencyMismatch, NotFound
-from service.states import TERMINAL, TRANSITIONS, JobState, ReasonCode
-from service.storage import Storage
-from service.store import Database, jobs
-from service.store.tables import Job
+from symadj.service.contract import layout
+from symadj.service.contract.states import TERMINAL, TRANSITIONS, JobState, ReasonCode
+from symadj.service.contract.storage import Storage
+from symadj.service.errors import Conflict, IdempotencyMismatch, NotFound
+from symadj.service.lifecycle import attempts, requests
+from symadj.service.store import Database, jobs
+from symadj.service.store.tables import Job
 from tests.service.lives import end, event_names, running, submit, toy_spec
 
 
@@ -39,7 +40,7 @@ def test_of_many_dispatchers_only_one_gets_a_job(database: Database) -> None:
     def claim(actor: str) -> bool:
         with database.session() as session:
             job = jobs.lock(session, job_id)
-            return lifecycle.claim(session, job, actor=actor, lease_seconds=60) is not None
+            return attempts.claim(session, job, actor=actor, lease_seconds=60) is not None
 
     with ThreadPoolExecutor(8) as pool:
         wins = list(pool.map(claim, [f"dispatcher-{n}" for n in range(8)]))
@@ -56,30 +57,30 @@ def test_the_queue_goes_by_priority_and_then_by_arrival(database: Database) -> N
 
 def test_the_same_idempotency_key_submits_once(database: Database) -> None:
     with database.session() as session:
-        first, created = lifecycle.submit(session, toy_spec(), owner="ada", idempotency_key="k")
+        first, created = requests.submit(session, toy_spec(), owner="ada", idempotency_key="k")
     with database.session() as session:
-        second, again = lifecycle.submit(session, toy_spec(), owner="ada", idempotency_key="k")
-        other, other_created = lifecycle.submit(session, toy_spec(), owner="bob", idempotency_key="k")
+        second, again = requests.submit(session, toy_spec(), owner="ada", idempotency_key="k")
+        other, other_created = requests.submit(session, toy_spec(), owner="bob", idempotency_key="k")
     assert (created, again, other_created) == (True, False, True)
     assert first.id == second.id != other.id
     with pytest.raises(IdempotencyMismatch, match=first.id), database.session() as session:
-        lifecycle.submit(session, toy_spec(seed=1), owner="ada", idempotency_key="k")
+        requests.submit(session, toy_spec(seed=1), owner="ada", idempotency_key="k")
 
 
 def test_a_waiting_job_is_cancelled_at_once_and_a_second_cancel_changes_nothing(database: Database) -> None:
     job_id = submit(database)
     for _ in range(2):
         with database.session() as session:
-            lifecycle.cancel(session, jobs.lock(session, job_id), actor="ada")
+            requests.cancel(session, jobs.lock(session, job_id), actor="ada")
     assert event_names(database, job_id) == ["queued", "cancelled"]
 
 
 def test_an_ended_job_cannot_be_cancelled(database: Database) -> None:
     job_id = submit(database)
     with database.session() as session:
-        lifecycle.refuse(session, jobs.lock(session, job_id), ReasonCode.CANNOT_FIT, "too large", actor="d")
+        attempts.refuse(session, jobs.lock(session, job_id), ReasonCode.CANNOT_FIT, "too large", actor="d")
     with pytest.raises(Conflict, match="is failed"), database.session() as session:
-        lifecycle.cancel(session, jobs.lock(session, job_id), actor="ada")
+        requests.cancel(session, jobs.lock(session, job_id), actor="ada")
 
 
 def test_a_job_keeps_its_first_end(database: Database) -> None:
@@ -94,9 +95,9 @@ def test_a_job_keeps_its_first_end(database: Database) -> None:
 def test_a_run_that_dies_after_a_cancel_is_cancelled_and_not_failed(database: Database) -> None:
     job_id = running(database)
     with database.session() as session:
-        lifecycle.cancel(session, jobs.lock(session, job_id), actor="ada")
+        requests.cancel(session, jobs.lock(session, job_id), actor="ada")
     with database.session() as session:
-        lifecycle.lose(session, jobs.lock(session, job_id), ReasonCode.INTERNAL, "gone", actor="d", retry_seconds=5)
+        attempts.lose(session, jobs.lock(session, job_id), ReasonCode.INTERNAL, "gone", actor="d", retry_seconds=5)
     with database.read_session() as session:
         job = jobs.get(session, job_id)
     assert (job.state, job.reason) == ("cancelled", None)
@@ -104,18 +105,18 @@ def test_a_run_that_dies_after_a_cancel_is_cancelled_and_not_failed(database: Da
 
 def test_deleting_takes_rows_and_files_of_an_ended_job_alone(database: Database, storage: Storage) -> None:
     job_id, other = running(database), submit(database)
-    weights = f"{lifecycle.artifact_folder(job_id, 1)}/weights.safetensors"
+    weights = f"{layout.artifact_folder(job_id, 1)}/weights.safetensors"
     storage.write(weights, b"w")
     # One whose name begins as the other's.
     storage.write(f"{job_id}x/weights.safetensors", b"w")
     with pytest.raises(Conflict, match="cancel it first"), database.session() as session:
-        lifecycle.delete(session, jobs.lock(session, job_id), storage=storage)
+        requests.delete(session, jobs.lock(session, job_id), storage=storage)
     assert storage.read(weights) == b"w"
     end(database, job_id, "succeeded", result={"test_nll": 1.0})
     with database.session() as session:
-        assert lifecycle.delete(session, jobs.lock(session, job_id), storage=storage)
+        assert requests.delete(session, jobs.lock(session, job_id), storage=storage)
     assert storage.all_set_aside() == [job_id]
-    storage.discard(lifecycle.job_folder(job_id))
+    storage.discard(layout.job_folder(job_id))
     assert storage.all_set_aside() == []
     assert list(storage.sizes()) == [f"{job_id}x"]
     with pytest.raises(NotFound), database.read_session() as session:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from service import lifecycle
-from service.errors import InvalidSpec
-from service.storage import Bucket, Storage
-from service.store import Database, jobs
+from symadj.service.contract import layout
+from symadj.service.contract.storage import Bucket, Storage
+from symadj.service.errors import InvalidSpec
+from symadj.service.lifecycle import parents
+from symadj.service.store import Database, jobs
 from tests.buckets import BucketServer
 from tests.service.lives import checkpoint, claim, lose, read, send, submit
 
@@ -86,7 +87,7 @@ CHECKPOINT = {name: name.encode() for name in ("manifest.json", "training.pt", "
 
 def write_checkpoint(storage: Storage, job_id: str, name: str) -> str:
     """Write files as a checkpoint has them, and return its folder."""
-    folder = f"{lifecycle.checkpoint_folder(job_id)}/{name}"
+    folder = f"{layout.checkpoint_folder(job_id)}/{name}"
     for file, content in CHECKPOINT.items():
         storage.write(f"{folder}/{file}", content)
     return folder
@@ -94,17 +95,17 @@ def write_checkpoint(storage: Storage, job_id: str, name: str) -> str:
 
 def adopt(database: Database, storage: Storage, child: str) -> None:
     with database.session() as session:
-        lifecycle.adopt_checkpoint(jobs.get(session, child), storage)
+        parents.adopt_checkpoint(jobs.get(session, child), storage)
 
 
 def test_the_files_are_the_childs_own_from_then_on(database: Database, parent: str, storage: Storage) -> None:
     write_checkpoint(storage, parent, "step-000000010-attempt-1")
     child = submit(database, parent={"job": parent, "step": 10})
     adopt(database, storage, child)
-    storage.remove(lifecycle.job_folder(parent))
-    folder = f"{lifecycle.checkpoint_folder(child)}/step-000000010-attempt-0"
+    storage.remove(layout.job_folder(parent))
+    folder = f"{layout.checkpoint_folder(child)}/step-000000010-attempt-0"
     assert {name: storage.read(f"{folder}/{name}") for name in storage.children(folder)} == CHECKPOINT
-    assert storage.children(lifecycle.checkpoint_folder(child)) == ["step-000000010-attempt-0"]
+    assert storage.children(layout.checkpoint_folder(child)) == ["step-000000010-attempt-0"]
 
 
 @pytest.mark.parametrize("left", [[], ["training.pt"]])
@@ -112,11 +113,11 @@ def test_a_checkpoint_that_was_removed_meanwhile_is_refused_and_nothing_is_left(
     database: Database, parent: str, storage: Storage, left: list[str]
 ) -> None:
     for name in left:
-        storage.write(f"{lifecycle.checkpoint_folder(parent)}/step-000000010-attempt-1/{name}", b"")
+        storage.write(f"{layout.checkpoint_folder(parent)}/step-000000010-attempt-1/{name}", b"")
     child = submit(database, parent={"job": parent, "step": 10})
     with pytest.raises(InvalidSpec, match="are gone: choose another step"):
         adopt(database, storage, child)
-    assert storage.children(lifecycle.job_folder(child)) == []
+    assert storage.children(layout.job_folder(child)) == []
     assert child not in storage.children("")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from service.records import ArtifactRecord, EventRecord, OutcomeRecord
+from symadj.service.contract.records import ArtifactRecord, EventRecord, OutcomeRecord
 
 NOW = "2026-01-01T12:00:00+02:00"
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from service.spec import CnfFlow, JobSpec, MlpField
+from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec.flow import CnfFlow, MlpField
 
 perceptrons = st.fixed_dictionaries(
     {"kind": st.just("mlp")},

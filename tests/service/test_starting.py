@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from service.dispatcher import Dispatcher
-from service.identifiers import new_job_id
-from service.ray_jobs import RayJobs
-from service.records import RunOrder
-from service.settings import Settings
-from service.states import JobState
-from service.store import Database, jobs
-from service.store.tables import Job
+from symadj.service.contract.order import RunOrder
+from symadj.service.contract.states import JobState
+from symadj.service.dispatcher import Dispatcher
+from symadj.service.identifiers import new_job_id
+from symadj.service.ray_jobs import RayJobs
+from symadj.service.settings import Settings
+from symadj.service.store import Database, jobs
+from symadj.service.store.tables import Job
 from tests.buckets import BucketServer
 from tests.service.lives import (
     ask,
-    attempts,
+    attempts_of,
     end,
     lose,
     read,
@@ -138,7 +138,7 @@ def test_a_job_whose_cluster_shrinks_before_its_workers_start_goes_on_with_fewer
     ray.jobs[f"{elastic}-1"]["status"] = "STOPPED"
     dispatcher.round()
     assert order(ray, f"{elastic}-2").workers == 1
-    assert [attempt.outcome for attempt in attempts(database, elastic)] == ["not_started", None]
+    assert [attempt.outcome for attempt in attempts_of(database, elastic)] == ["not_started", None]
     assert read(database, elastic).attempts_lost == 0, "nothing was lost"
 
 
@@ -163,7 +163,7 @@ def test_an_elastic_job_takes_the_most_workers_that_fit_and_divide_its_batch(
     fixed = submit(database, data=data, resources={"kind": "cpu", "workers": 2})
     dispatcher.round()
     assert order(ray, f"{elastic}-1").workers == 4, "5 would fit, and do not divide 12"
-    assert attempts(database, elastic)[0].workers == 4
+    assert attempts_of(database, elastic)[0].workers == 4
     assert states(database, elastic, fixed) == ["starting", "queued"], "the one CPU that is left is not enough"
     lose(database, elastic)
     ray.jobs[f"{elastic}-1"]["status"] = "FAILED"
@@ -261,7 +261,7 @@ def test_a_run_that_was_ended_from_outside_is_tried_again(
     dispatcher.round()
     ray.jobs[f"{job_id}-1"] |= end_of_ray_job
     dispatcher.round()
-    assert [attempt.outcome for attempt in attempts(database, job_id)] == ["lost", None]
+    assert [attempt.outcome for attempt in attempts_of(database, job_id)] == ["lost", None]
 
 
 def test_a_run_that_does_not_pause_by_itself_is_stopped_and_paused(

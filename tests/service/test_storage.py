@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import Settings
-from service.storage import Folder, Storage, StorageUnusable, open_storage, split_places
+from symadj.service.contract.storage import Folder, Storage, StorageUnusable, open_storage, split_places
+from symadj.service.settings import Settings
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from service import lifecycle
-from service.dispatcher import Dispatcher
-from service.ray_jobs import RayRefused
-from service.settings import Settings
-from service.store import Database, jobs, metrics
+from symadj.service.contract import layout
+from symadj.service.dispatcher import Dispatcher
+from symadj.service.ray_jobs import RayRefused
+from symadj.service.settings import Settings
+from symadj.service.store import Database, jobs, metrics
 from tests.buckets import BucketServer
 from tests.service.conftest import Clock
 from tests.service.lives import ask, claim, end, lose, read, running, step, submit
@@ -86,10 +86,10 @@ def test_a_deletion_that_was_cut_off_is_undone_if_the_job_is_there_and_finished_
     storage = settings.resolved_storage()
     kept = submit(database)
     for job_id in (kept, "job-gone"):
-        storage.write(f"{lifecycle.job_folder(job_id)}/weights", b"w")
-        assert storage.set_aside(lifecycle.job_folder(job_id))
+        storage.write(f"{layout.job_folder(job_id)}/weights", b"w")
+        assert storage.set_aside(layout.job_folder(job_id))
     dispatcher.round()
-    assert storage.read(f"{lifecycle.job_folder(kept)}/weights") == b"w"
+    assert storage.read(f"{layout.job_folder(kept)}/weights") == b"w"
     assert storage.children("") == [kept]
     assert storage.all_set_aside() == []
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from service.spec import JobSpec
+from symadj.service.contract.spec import JobSpec
 
 MINIMAL = {"data": {"kind": "toy", "name": "moons"}}
 ADAM: dict[str, Any] = {"kind": "adam"}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from service import lifecycle
-from service.settings import Settings
-from service.storage import is_url
-from service.store import Database
-from service.usage import JobBytes, usage
+from symadj.service.contract import layout
+from symadj.service.contract.storage import is_url
+from symadj.service.settings import Settings
+from symadj.service.store import Database
+from symadj.service.usage import JobBytes, usage
 from tests.service.lives import submit
 
 
@@ -17,8 +17,8 @@ def test_rows_bytes_and_folders_are_counted(database: Database, settings: Settin
     first, second = submit(database), submit(database)
     storage = settings.resolved_storage()
     for job_id, size in ((first, 10), (second, 3000)):
-        storage.write(f"{lifecycle.artifact_folder(job_id, 1)}/weights", b"w" * size)
-    storage.write(f"{lifecycle.job_folder(first)}/plot", b"p" * 5)
+        storage.write(f"{layout.artifact_folder(job_id, 1)}/weights", b"w" * size)
+    storage.write(f"{layout.job_folder(first)}/plot", b"p" * 5)
     with database.read_session() as session:
         found = usage(session, database, settings)
     assert (found.rows["jobs"], found.rows["events"], found.rows["metric_points"]) == (2, 2, 0)

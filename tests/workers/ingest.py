@@ -10,9 +10,10 @@ from collections import defaultdict, deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from service.records import Batch, RunOrder
-from service.spec import JobSpec
-from service.states import StopWish
+from symadj.service.contract.order import RunOrder
+from symadj.service.contract.records import RecordBatch
+from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.states import StopReason
 
 TOKEN = "token-of-the-attempt"
 
@@ -30,7 +31,7 @@ class IngestServer:
         self.requests = 0
         self.faults: deque[int | str] = deque()
         self.always: int | None = None
-        self.stop_wish: StopWish | None = None
+        self.stop_wish: StopReason | None = None
         self.changed = threading.Condition()
         self._port = 0
         self._connections: list[socket.socket] = []
@@ -109,7 +110,7 @@ class IngestServer:
             return 404, {}
         if request.headers["Authorization"] != f"Bearer {TOKEN}":
             return 401, {}
-        batch = Batch.model_validate_json(raw)
+        batch = RecordBatch.model_validate_json(raw)
         stored = self.records[batch.source]
         if batch.first_seq > len(stored) + 1:
             return 409, {"next_seq": len(stored) + 1}

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from service.records import RunOrder
-from service.spec import JobSpec
-from service.states import StopWish
-from service.storage import open_storage
-from workers.ranks import Ranks
-from workers.reasons import StopAsked
-from workers.telemetry import AnyRecord
-from workers.worker import Attempt
+from symadj.service.contract.order import RunOrder
+from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.states import StopReason
+from symadj.service.contract.storage import open_storage
+from symadj.workers.attempt import AttemptRun
+from symadj.workers.delivery.sender import AnyRecord
+from symadj.workers.distributed.ranks import Ranks
+from symadj.workers.outcome import StopAsked
 
 SMALL: dict[str, Any] = {
     "data": {"kind": "toy", "name": "moons", "rows": 400, "batch_size": 32},
@@ -43,7 +43,7 @@ class KeepingOutbox:
         self,
         stop_after: int | None = None,
         superseded_after: int | None = None,
-        wish: StopWish = StopWish.CANCEL,
+        wish: StopReason = StopReason.CANCEL,
         stop_at: str | None = None,
     ) -> None:
         self.records: list[AnyRecord] = []
@@ -54,7 +54,7 @@ class KeepingOutbox:
         self._superseded_after = superseded_after
 
     @property
-    def stop(self) -> StopWish | None:
+    def stop(self) -> StopReason | None:
         asked = self._stop_after is not None and len(self.series("step_seconds")) >= self._stop_after
         asked = asked or self._stop_at in [event.name for event in self.of("event")]
         return self._wish if asked else None
@@ -66,7 +66,7 @@ class KeepingOutbox:
     def put(self, record: AnyRecord) -> None:
         self.records.append(record)
 
-    def heed(self) -> None:
+    def raise_if_stopped(self) -> None:
         if self.stop is not None:
             raise StopAsked(self.stop)
 
@@ -101,7 +101,7 @@ def run(
         open_storage(str(storage)).remove("job-1")
     outbox = outbox or KeepingOutbox()
     ranks = Ranks(torch.device("cpu"))
-    return Attempt(order(storage, attempt, **changes), ranks, outbox).run(), outbox
+    return AttemptRun(order(storage, attempt, **changes), ranks, outbox).run(), outbox
 
 
 @contextmanager

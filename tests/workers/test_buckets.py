@@ -11,23 +11,23 @@ from typing import Any
 
 import pytest
 
-from service.states import CheckpointCause, StopWish
+from symadj.service.contract.states import CheckpointCause, StopReason
+from symadj.workers.data import load_data
+from symadj.workers.delivery.sender import AnyRecord
+from symadj.workers.files import retries
+from symadj.workers.model.build import build_flow
+from symadj.workers.training.checkpointer import Checkpointer
+from symadj.workers.training.state import TrainingState
 from tests.buckets import BucketServer
 from tests.workers.runs import KeepingOutbox, order, run
 from tests.workers.test_checkpoints import JOB, resumed_from, stored, weights
-from workers import patience
-from workers.checkpointer import Checkpointer
-from workers.data import load_data
-from workers.flow import build_flow
-from workers.state import TrainingState
-from workers.telemetry import AnyRecord
 
 PLAIN: dict[str, Any] = {"evaluation": None, "stop": {"kind": "steps", "max_steps": 3}}
 
 
 @pytest.fixture
 def bucket(bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(patience, "_TRY_EVERY_S", 0.0)
+    monkeypatch.setattr(retries, "_TRY_EVERY_S", 0.0)
     return bucket_server.new_bucket()
 
 
@@ -53,7 +53,7 @@ def events(outbox: KeepingOutbox, name: str) -> list[Any]:
 # Dies when the files of the checkpoint of step 6 are in the bucket and its manifest is not.
 DIES = """
 import os, signal, sys
-from service.storage import bucket
+from symadj.service.contract.storage import bucket
 from tests.workers.runs import run
 from tests.workers.test_checkpoints import JOB
 finish = bucket._Uploaded.finish
@@ -127,7 +127,7 @@ def test_a_run_waits_for_the_bucket_with_what_it_is_to_go_on_from(bucket_server:
 
 def test_a_run_that_waits_for_the_bucket_can_be_paused(bucket_server: BucketServer, bucket: str) -> None:
     outbox = AwayBetween(
-        bucket_server, "training_started", "nothing", stop_at="storage_unreachable", wish=StopWish.PAUSE
+        bucket_server, "training_started", "nothing", stop_at="storage_unreachable", wish=StopReason.PAUSE
     )
     try:
         outcome, _ = run(bucket, outbox, **PLAIN)

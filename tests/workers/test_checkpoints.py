@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.states import CheckpointCause, StopWish
+from symadj.service.contract.states import CheckpointCause, StopReason
+from symadj.workers.data import load_data
+from symadj.workers.files.checkpoints import CheckpointFolder, CorruptCheckpointError, StoredCheckpoint
+from symadj.workers.model.build import build_flow
+from symadj.workers.training.checkpointer import Checkpointer
+from symadj.workers.training.state import TrainingState
 from tests.workers.runs import KeepingOutbox, full_disk, order, run
-from workers.checkpointer import Checkpointer
-from workers.checkpoints import CheckpointFolder, CorruptCheckpointError, StoredCheckpoint
-from workers.data import load_data
-from workers.flow import build_flow
-from workers.state import TrainingState
 
 JOB: dict[str, Any] = {
     "stop": {"kind": "steps", "max_steps": 12},
@@ -89,7 +89,7 @@ def test_a_lost_run_goes_on_from_its_last_checkpoint_to_the_weights_of_one_never
 def test_a_paused_run_stores_its_last_step_and_goes_on_there(
     place: str, undisturbed: dict[str, str], stop_after: int
 ) -> None:
-    outcome, paused = run(place, KeepingOutbox(stop_after=stop_after, wish=StopWish.PAUSE), **JOB)
+    outcome, paused = run(place, KeepingOutbox(stop_after=stop_after, wish=StopReason.PAUSE), **JOB)
     assert outcome is not None
     assert (outcome["state"], outcome["reason"]) == ("paused", None)
     assert stored(place)[-1].step == stop_after
@@ -106,7 +106,7 @@ def test_a_paused_run_stores_its_last_step_and_goes_on_there(
 def test_a_run_paused_in_its_evaluation_is_evaluated_without_training_again(
     place: str, undisturbed: dict[str, str]
 ) -> None:
-    outcome, _ = run(place, KeepingOutbox(stop_at="training_finished", wish=StopWish.PAUSE), **JOB)
+    outcome, _ = run(place, KeepingOutbox(stop_at="training_finished", wish=StopReason.PAUSE), **JOB)
     assert outcome is not None
     assert outcome["state"] == "paused"
     outcome, outbox = run(place, attempt=2, **JOB)
@@ -117,7 +117,7 @@ def test_a_run_paused_in_its_evaluation_is_evaluated_without_training_again(
 
 
 def test_a_run_out_of_time_fails_with_a_checkpoint_and_advice(tmp_path: Path) -> None:
-    outcome, _ = run(tmp_path, KeepingOutbox(stop_after=4, wish=StopWish.TIMEOUT), **JOB)
+    outcome, _ = run(tmp_path, KeepingOutbox(stop_after=4, wish=StopReason.TIMEOUT), **JOB)
     assert outcome is not None
     assert (outcome["state"], outcome["reason"]) == ("failed", "timeout")
     assert "timeout_minutes" in outcome["data"]["advice"]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from workers.evaluation import baselines
-from workers.evaluation.baselines import fit_baselines
-from workers.evaluation.two_sample import _auc, two_sample_test
+from symadj.workers.evaluation import baselines
+from symadj.workers.evaluation.baselines import fit_baselines
+from symadj.workers.evaluation.two_sample import _auc, two_sample_test
 
 
 def test_the_two_sample_test_cannot_tell_equal_densities_apart_and_tells_shifted_ones() -> None:

@@ -12,11 +12,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from service.catalogue import BUILTIN, Dataset
-from service.spec import ArcsinhTransform, BuiltinData, Data, StandardiseTransform, ToyData
+from symadj.service.catalogue import BUILTIN, Dataset
+from symadj.service.contract.spec.data import BuiltinData, Data, ToyData
+from symadj.service.contract.spec.transforms import ArcsinhTransform, StandardiseTransform
+from symadj.workers import run as driver
+from symadj.workers.data import BatchOrder, DataError, PartBatches, Table, load_data, load_table, prepare
 from tests.workers.ingest import IngestServer
-from workers import run as driver
-from workers.data import BatchOrder, DataError, PartBatches, Table, load_data, load_table, prepare
 
 MOONS = ToyData(kind="toy", name="moons", rows=1000)
 

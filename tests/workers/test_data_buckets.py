@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from service.spec import FileData, MafData, ParquetStreamData
-from service.storage import Bucket, StorageUnreachable
+from symadj.service.contract.spec.data import FileData, MafData, ParquetStreamData
+from symadj.service.contract.storage import Bucket, StorageUnreachable
+from symadj.workers.data import DataError, load_data, load_table
+from symadj.workers.data.roots import find_file
 from tests.buckets import BucketServer
-from workers.data import DataError, load_data, load_table
-from workers.data.roots import find_file
 
 ROWS = np.random.default_rng(0).normal(size=(200, 3))
 
@@ -97,7 +97,7 @@ def test_an_object_that_is_replaced_while_it_is_fetched_is_fetched_again(
 # Prints how often it fetched, and whether it has all of the file.
 FETCHES = """
 import sys
-from service.storage import Bucket
+from symadj.service.contract.storage import Bucket
 from workers.data.roots import find_file
 fetch, count = Bucket.fetch, []
 def counting(self, path, target):

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.spec import FileData
-from workers.data import DataError, Table, load_table
+from symadj.service.contract.spec.data import FileData
+from symadj.workers.data import DataError, Table, load_table
 
 EVENTS = np.array([[1.5, 2.0], [3.5, 1000.25], [7.0, 512.0]])
 COUNTS = np.array([[1, 2], [1023, 512]])

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from service.spec import FileData
-from workers.data import DataError, load_data, load_table
+from symadj.service.contract.spec.data import FileData
+from symadj.workers.data import DataError, load_data, load_table
 
 ROWS = np.random.default_rng(0).normal(size=(200, 3))
 NAMES = ["a", "b", "c"]

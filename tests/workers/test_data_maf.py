@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from service.spec import MafData
-from workers.data import DataError, PreparedData, load_data
+from symadj.service.contract.spec.data import MafData
+from symadj.workers.data import DataError, PreparedData, load_data
 
 rng = np.random.default_rng(0)
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.spec import ParquetStreamData
-from workers.data import DataError, PreparedData, load_data
-from workers.data.stream import ParquetRows, StreamBatches
+from symadj.service.contract.spec.data import ParquetStreamData
+from symadj.workers.data import DataError, PreparedData, load_data
+from symadj.workers.data.stream import ParquetRows, StreamBatches
 
 TOTAL = 1000
 VALUES = np.random.default_rng(0).normal([1.0, -5.0, 30.0], [1.0, 2.0, 0.1], (TOTAL, 3))

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from service.spec import FileData, ParquetStreamData
-from workers.data import DataError, load_data, load_table
+from symadj.service.contract.spec.data import FileData, ParquetStreamData
+from symadj.workers.data import DataError, load_data, load_table
 
 ROWS = np.random.default_rng(0).normal(size=(50, 3))
 

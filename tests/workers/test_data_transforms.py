@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import TypeAdapter, ValidationError
 
-from service.spec import BuiltinData, ToyData, Transform
-from service.spec.transforms import Transforms
-from workers.data import DataError, Table, invert, load_data, load_table, prepare, restore_transforms
-from workers.data.noise import uniform
-from workers.data.transforms import fit_transforms, moments
+from symadj.service.contract.spec.data import BuiltinData, ToyData
+from symadj.service.contract.spec.transforms import Transform, Transforms
+from symadj.workers.data import DataError, Table, invert, load_data, load_table, prepare, restore_transforms
+from symadj.workers.data.noise import uniform
+from symadj.workers.data.transforms import fit_transforms, moments
 
 TRANSFORM: TypeAdapter[Transform] = TypeAdapter(Transform)
 LISTS: TypeAdapter[Any] = TypeAdapter(Transforms)

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from service.spec import JobSpec
+from symadj.service.contract.spec import JobSpec
+from symadj.workers.data import load_data
+from symadj.workers.distributed.ranks import Ranks
+from symadj.workers.evaluation import report
+from symadj.workers.evaluation.baselines import fit_baselines
+from symadj.workers.evaluation.density import PlaneDensity, density_over_plane
+from symadj.workers.evaluation.interruptible import interruptible
+from symadj.workers.evaluation.paths import accepted_steps, sample_trajectories
+from symadj.workers.evaluation.samples import draw_samples
+from symadj.workers.model.build import build_flow, evaluation_flow
+from symadj.workers.model.likelihood import DeviceRows
+from symadj.workers.plots import draw_density
 from tests.workers.runs import SMALL, KeepingOutbox, run
-from workers.data import load_data
-from workers.evaluation import report
-from workers.evaluation.baselines import fit_baselines
-from workers.evaluation.density import PlaneDensity, density_over_plane
-from workers.evaluation.heeding import heeding
-from workers.evaluation.paths import accepted_steps, sample_trajectories
-from workers.evaluation.samples import draw_samples
-from workers.flow import build_flow, evaluation_flow
-from workers.likelihood import DeviceRows
-from workers.plots import draw_density
-from workers.ranks import Ranks
 
 WITHOUT_PLOTS = {"validate_every_steps": None, "mixture_components": 0, "plots": False}
 
@@ -33,7 +33,7 @@ def test_work_is_given_up_where_the_user_wants_the_job_to_stop() -> None:
         pass
 
     class Outbox(KeepingOutbox):
-        def heed(self) -> None:
+        def raise_if_stopped(self) -> None:
             if working.is_set():
                 raise Asked
 
@@ -44,12 +44,12 @@ def test_work_is_given_up_where_the_user_wants_the_job_to_stop() -> None:
         return released.wait(60)
 
     with pytest.raises(Asked):
-        heeding(Outbox(), work)
+        interruptible(Outbox(), work)
     assert not released.is_set()
     released.set()
-    assert heeding(KeepingOutbox(), lambda: "done") == "done"
+    assert interruptible(KeepingOutbox(), lambda: "done") == "done"
     with pytest.raises(ZeroDivisionError):
-        heeding(KeepingOutbox(), lambda: 1 / 0)
+        interruptible(KeepingOutbox(), lambda: 1 / 0)
 
 
 @pytest.mark.parametrize("slow", ["fit_baselines", "two_sample_test"])
@@ -63,7 +63,7 @@ def test_a_run_stops_while_baselines_are_fitted_or_samples_classified(
         released.wait(60)
 
     class Outbox(KeepingOutbox):
-        def heed(self) -> None:
+        def raise_if_stopped(self) -> None:
             if working.is_set():
                 raise RuntimeError("the user wants it to stop")
 

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from service.spec import Evaluation, JobSpec
-from symadj_core.controller import IController
+from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec.evaluation import Evaluation
+from symadj.workers.model.build import EvenGrid, build_flow, evaluation_flow, validation_flow
+from symadj.workers.model.likelihood import piece_rows
 from symadj_core.flows import Exact, Hutchinson, HutchPlusPlus, MLPField, PotentialField, ResidualField
-from workers.flow import EvenGrid, build_flow, evaluation_flow, validation_flow
-from workers.likelihood import piece_rows
+from symadj_core.solvers.controller import IController
 
 
 def spec(flow: dict[str, Any], **sections: Any) -> JobSpec:

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from service.spec import JobSpec, MultiscaleFlow
-from service.states import ReasonCode
+from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec.flow import MultiscaleFlow
+from symadj.service.contract.states import ReasonCode
+from symadj.workers import run as driver
+from symadj.workers.data import DataError
+from symadj.workers.model.build import build_flow, evaluation_flow, validation_flow
+from symadj.workers.model.images import check_images
 from tests.workers.runs import run
-from workers import run as driver
-from workers.data import DataError
-from workers.flow import build_flow, evaluation_flow, validation_flow
-from workers.images import check_images
 
 LEVELS = 256
 IMAGES = np.random.default_rng(0).integers(0, LEVELS, (200, 4, 8), dtype=np.uint8)

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
+from symadj.workers.training import pairing
+from symadj.workers.training.pairing import draw_pairs
 from tests.workers.runs import KeepingOutbox, run
-from workers import pairing
-from workers.pairing import draw_pairs
 
 NONE: dict[str, Any] = {"evaluation": None}
 

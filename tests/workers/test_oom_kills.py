@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.oom_kills import oom_kills
+from symadj.workers.ray.oom_kills import oom_kills
 
 
 @pytest.mark.parametrize(

@@ -17,17 +17,17 @@ from ray.train import TrainingFailedError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerGroupStartupTimeoutError
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from service.states import ReasonCode
+from symadj.service.contract.states import ReasonCode
+from symadj.workers.distributed.diagnosis import diagnose
+from symadj.workers.distributed.ranks import PeerLostError
+from symadj.workers.evaluation.baselines import fit_baselines
+from symadj.workers.files.artifacts import ArtifactFolder
+from symadj.workers.history import History
+from symadj.workers.plots import draw_curve, draw_pairs
+from symadj.workers.ray import failures
+from symadj.workers.validation import Validation
 from symadj_core.errors import SolverError, Status
 from tests.workers.runs import order
-from workers import ray_failures
-from workers.artifacts import ArtifactFolder
-from workers.diagnosis import diagnose
-from workers.evaluation.baselines import fit_baselines
-from workers.history import History
-from workers.plots import draw_curve, draw_pairs
-from workers.ranks import PeerLostError
-from workers.validation import Validation
 
 
 def test_an_artifact_appears_whole_with_its_digest_and_replaces_an_older_one(place: str) -> None:
@@ -169,7 +169,7 @@ def user_exception(error: Exception) -> UserExceptionWithTraceback:
     ],
 )
 def test_what_ray_raises_is_told_by_reason(error: Exception, reason: ReasonCode) -> None:
-    failure = ray_failures.diagnose(error)
+    failure = failures.diagnose(error)
     assert failure.reason is reason
     assert "Traceback" not in failure.message
     assert "\n" not in failure.message

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from PIL import Image
 
-from workers.evaluation.density import PlaneDensity
-from workers.history import History
-from workers.plots import (
+from symadj.workers.evaluation.density import PlaneDensity
+from symadj.workers.history import History
+from symadj.workers.plots import (
     draw_curve,
     draw_density,
     draw_image_paths,
@@ -23,7 +23,7 @@ from workers.plots import (
     draw_steps,
     draw_trajectories,
 )
-from workers.validation import Validation
+from symadj.workers.validation import Validation
 
 RNG = np.random.default_rng(0)
 NO_FORMULA = r"a$\no formula$"

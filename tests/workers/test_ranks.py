@@ -18,15 +18,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from service.states import StopWish
+from symadj.service.contract.states import StopReason
+from symadj.workers.attempt import AttemptRun
+from symadj.workers.data import load_data
+from symadj.workers.distributed.ranks import DataParallel, PeerLostError, Ranks
+from symadj.workers.model.build import build_flow
+from symadj.workers.training.loop import train
+from symadj.workers.training.state import TrainingState
 from symadj_core.flows import MLPField
 from tests.workers.runs import KeepingOutbox, order, run
-from workers.data import load_data
-from workers.flow import build_flow
-from workers.ranks import DataParallel, PeerLostError, Ranks
-from workers.state import TrainingState
-from workers.training import train
-from workers.worker import Attempt
 
 PATIENCE_S = 120
 
@@ -43,7 +43,7 @@ def _rank(
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/join", rank=rank, world_size=size)
     outbox = KeepingOutbox()
-    attempt = Attempt(order(Path(folder), **changes), Ranks(torch.device("cpu")), outbox)
+    attempt = AttemptRun(order(Path(folder), **changes), Ranks(torch.device("cpu")), outbox)
     try:
         outcome = course(attempt, rank)
     except PeerLostError:
@@ -82,23 +82,23 @@ def start(folder: Path, course: Callable[..., Any], size: int = 2, **changes: An
     return [json.loads(file.read_text()) if file.exists() else None for file in files]
 
 
-def twice(attempt: Attempt, rank: int) -> Any:
+def twice(attempt: AttemptRun, rank: int) -> Any:
     attempt.run()
     again = attempt.order.model_copy(update={"job_id": "job-2"})
-    return Attempt(again, attempt.ranks, attempt.outbox).run()
+    return AttemptRun(again, attempt.ranks, attempt.outbox).run()
 
 
-def interrupted_once(attempt: Attempt, rank: int) -> Any:
+def interrupted_once(attempt: AttemptRun, rank: int) -> Any:
     """Train to the end; and again, in two attempts. Return the sums of the weights of both."""
     whole = attempt.run()
     job = attempt.order.model_copy(update={"job_id": "job-2"})
-    stopped = Attempt(job, attempt.ranks, KeepingOutbox(stop_after=3, wish=StopWish.PAUSE)).run()
-    resumed = Attempt(job.model_copy(update={"attempt": 2}), attempt.ranks, attempt.outbox).run()
+    stopped = AttemptRun(job, attempt.ranks, KeepingOutbox(stop_after=3, wish=StopReason.PAUSE)).run()
+    resumed = AttemptRun(job.model_copy(update={"attempt": 2}), attempt.ranks, attempt.outbox).run()
     sums = [a.sha256 for a in attempt.outbox.of("artifact") if a.name == "weights.safetensors"]
     return [outcome and outcome["state"] for outcome in (whole, stopped, resumed)], sums
 
 
-def rank_1_meets_infinity_once(attempt: Attempt, rank: int) -> Any:
+def rank_1_meets_infinity_once(attempt: AttemptRun, rank: int) -> Any:
     """Let the vector field of rank 1 be infinite in one backward pass."""
     step, forward, put = 0, MLPField.forward, attempt.outbox.put
 
@@ -117,7 +117,7 @@ def rank_1_meets_infinity_once(attempt: Attempt, rank: int) -> Any:
     return attempt.run()
 
 
-def trained_twice(attempt: Attempt, rank: int) -> Any:
+def trained_twice(attempt: AttemptRun, rank: int) -> Any:
     """Train twice from the start; return sums of the weights that this rank ends with, and of their averages."""
     told = []
     for _ in range(2):
@@ -129,15 +129,15 @@ def trained_twice(attempt: Attempt, rank: int) -> Any:
     return told
 
 
-def rank_1_fails_in_forward(attempt: Attempt, rank: int) -> Any:
+def rank_1_fails_in_forward(attempt: AttemptRun, rank: int) -> Any:
     return _failing(attempt, rank, use=lambda n: n == 40)
 
 
-def rank_1_fails_in_backward(attempt: Attempt, rank: int) -> Any:
+def rank_1_fails_in_backward(attempt: AttemptRun, rank: int) -> Any:
     return _failing(attempt, rank, use=lambda n: torch.is_grad_enabled() and n > 40)
 
 
-def _failing(attempt: Attempt, rank: int, use: Callable[[int], bool]) -> Any:
+def _failing(attempt: AttemptRun, rank: int, use: Callable[[int], bool]) -> Any:
     """Let the vector field of rank 1 ask for more memory than there is, at a chosen use."""
     uses = 0
     forward = MLPField.forward
@@ -154,7 +154,7 @@ def _failing(attempt: Attempt, rank: int, use: Callable[[int], bool]) -> Any:
     return attempt.run()
 
 
-def rank_1_is_killed(attempt: Attempt, rank: int) -> Any:
+def rank_1_is_killed(attempt: AttemptRun, rank: int) -> Any:
     put = attempt.outbox.put
 
     def put_and_die(record: Any) -> None:
@@ -297,7 +297,7 @@ def test_a_peer_that_dies_while_ddp_starts_is_a_lost_peer(monkeypatch: pytest.Mo
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("Connection closed by peer")
 
-    monkeypatch.setattr("workers.ranks.DistributedDataParallel", broken)
+    monkeypatch.setattr("symadj.workers.distributed.ranks.DistributedDataParallel", broken)
     ranks = Ranks(torch.device("cpu"))
     ranks.size = 2
     with pytest.raises(PeerLostError, match="Connection closed"):

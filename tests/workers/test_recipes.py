@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from service.spec import JobSpec
+from symadj.service.contract.spec import JobSpec
+from symadj.workers.model.build import build_flow, evaluation_flow
 from tests.workers.runs import run
-from workers.flow import build_flow, evaluation_flow
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 ROWS = 600

@@ -11,12 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.spec import JobSpec
+from symadj.service.contract.spec import JobSpec
+from symadj.workers.model.build import build_flow
+from symadj.workers.training.averaging import WeightAverage
+from symadj.workers.training.schedules import learning_rate, regulariser_weights
+from symadj.workers.validation import Validation, stalls
 from tests.workers.runs import SMALL
-from workers.averaging import WeightAverage
-from workers.flow import build_flow
-from workers.schedules import learning_rate, regulariser_weights
-from workers.validation import Validation, stalls
 
 
 def spec_of(max_steps: int = 104, **changes: Any) -> JobSpec:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from symadj.workers.delivery.spool import Spool
 from tests.workers.runs import full_disk
-from workers.spool import Spool
 
 
 def test_a_record_is_found_by_its_number_wherever_it_is(tmp_path: Path) -> None:

@@ -12,15 +12,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from service.spec import JobSpec
-from service.states import StopWish
+from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.states import StopReason
+from symadj.workers.data import load_table, prepare
+from symadj.workers.distributed.ranks import AttemptFailedError, Ranks
+from symadj.workers.model.build import build_flow
+from symadj.workers.training.loop import Ending, train
+from symadj.workers.training.state import TrainingState
+from symadj.workers.validation import Validation
 from tests.workers.runs import SMALL, KeepingOutbox, run
-from workers.data import load_table, prepare
-from workers.flow import build_flow
-from workers.ranks import AttemptFailedError, Ranks
-from workers.state import TrainingState
-from workers.training import Ending, train
-from workers.validation import Validation
 
 BUSY: dict[str, Any] = {
     "stop": {"kind": "steps", "max_steps": 12},
@@ -52,7 +52,7 @@ def go_on(spec: JobSpec, state: TrainingState, stop_after: int | None = None) ->
     try:
         return train(spec, state, data, Ranks(torch.device("cpu")), outbox), outbox
     except AttemptFailedError as error:
-        if error.failure.stop is not StopWish.CANCEL:
+        if error.failure.stop is not StopReason.CANCEL:
             raise
         return None, outbox
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from service.records import EventRecord
-from service.states import StopWish
+from symadj.service.contract.records import EventRecord
+from symadj.service.contract.states import StopReason
+from symadj.workers.delivery.sender import Sender, TelemetryError
+from symadj.workers.delivery.spool import Spool
 from tests.workers.ingest import TOKEN, IngestServer
-from workers.spool import Spool
-from workers.telemetry import Sender, TelemetryError
 
 FLUSH_S = 30.0
 
@@ -97,10 +97,10 @@ def test_the_apis_wish_to_stop_is_seen(ingest: IngestServer, sender: Sender) -> 
     put(sender, 1)
     assert sender.flush(FLUSH_S)
     assert sender.stop is None
-    ingest.stop_wish = StopWish.PAUSE
+    ingest.stop_wish = StopReason.PAUSE
     put(sender, 2)
     assert sender.flush(FLUSH_S)
-    assert sender.stop is StopWish.PAUSE
+    assert sender.stop is StopReason.PAUSE
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])

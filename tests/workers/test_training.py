@@ -12,14 +12,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from service.records import OutcomeRecord
-from service.spec import JobSpec
-from service.states import StopWish
+from symadj.service.contract.records import OutcomeRecord
+from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.states import StopReason
+from symadj.workers.attempt import run_worker
+from symadj.workers.delivery.sender import TelemetryError
+from symadj.workers.model.build import build_flow
 from tests.workers.ingest import IngestServer
 from tests.workers.runs import SMALL, KeepingOutbox, run
-from workers.flow import build_flow
-from workers.telemetry import TelemetryError
-from workers.worker import run_worker
 
 
 def test_a_run_reports_every_step_once_with_its_metrics(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_worker_delivers_all_that_it_reports(ingest: IngestServer, tmp_path: P
 
 
 def test_a_worker_told_to_cancel_by_the_api_stops(ingest: IngestServer, tmp_path: Path) -> None:
-    ingest.stop_wish = StopWish.CANCEL
+    ingest.stop_wish = StopReason.CANCEL
     outcome = run_worker(ingest.order(SMALL | {"stop": {"kind": "minutes", "max_minutes": 5}}, str(tmp_path)))
     assert outcome is not None
     assert outcome["state"] == "cancelled"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from workers.data.batches import PartBatches
-from workers.data.errors import DataError
-from workers.data.load import load_data, load_table
-from workers.data.order import BatchOrder
-from workers.data.prepare import prepare
-from workers.data.table import Batch, Batches, Part, PreparedData, Table
-from workers.data.transforms import FittedTransform, invert, restore_transforms
+from symadj.workers.data.batches import PartBatches
+from symadj.workers.data.errors import DataError
+from symadj.workers.data.load import load_data, load_table
+from symadj.workers.data.order import BatchOrder
+from symadj.workers.data.prepare import prepare
+from symadj.workers.data.table import Batch, Batches, Part, PreparedData, Table
+from symadj.workers.data.transforms import FittedTransform, invert, restore_transforms
 
 __all__ = [
     "Batch",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from workers.data.order import BatchOrder
-from workers.data.table import Batch, Part
+from symadj.workers.data.order import BatchOrder
+from symadj.workers.data.table import Batch, Part
 
 __all__ = ["PartBatches"]
 

@@ -7,9 +7,9 @@ from importlib import resources
 
 import numpy as np
 
-from service.spec import BuiltinData
-from workers.data.errors import DataError
-from workers.data.table import Table
+from symadj.service.contract.spec.data import BuiltinData
+from symadj.workers.data.errors import DataError
+from symadj.workers.data.table import Table
 
 __all__ = ["load_builtin"]
 

@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data.errors import DataError
-from workers.data.table import Table, pieces
-from workers.data.transforms import FittedTransform
+from symadj.workers.data.errors import DataError
+from symadj.workers.data.table import Table, pieces
+from symadj.workers.data.transforms import FittedTransform
 
 __all__ = ["TrainingColumns", "of_file", "refuse_not_finite", "refuse_untransformable"]
 

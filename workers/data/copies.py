@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.storage import Bucket
-from workers.data.errors import DataError
+from symadj.service.contract.storage import Bucket
+from symadj.workers.data.errors import DataError
 
 __all__ = ["CACHE_VARIABLE", "fetch"]
 

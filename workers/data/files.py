@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.spec import FileData
-from workers.data.errors import DataError
-from workers.data.formats import (
+from symadj.service.contract.spec.data import FileData
+from symadj.workers.data.errors import DataError
+from symadj.workers.data.formats import (
     InputFile,
     Raw,
     read_csv,
@@ -19,9 +19,9 @@ from workers.data.formats import (
     read_npz,
     read_parquet,
 )
-from workers.data.formats.tables import wanted_of
-from workers.data.roots import find_file
-from workers.data.table import Source, Table
+from symadj.workers.data.formats.tables import wanted_of
+from symadj.workers.data.roots import find_file
+from symadj.workers.data.table import Source, Table
 
 __all__ = ["load_file"]
 

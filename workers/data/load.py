@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from service.spec import BuiltinData, Data, FileData, MafData, ParquetStreamData, ToyData
-from workers.data.builtin import load_builtin
-from workers.data.files import load_file
-from workers.data.maf import load_maf
-from workers.data.prepare import TableData, prepare
-from workers.data.prepare_stream import prepare_stream
-from workers.data.table import PreparedData, Table
-from workers.data.toys import draw_toy
+from symadj.service.contract.spec.data import BuiltinData, Data, FileData, MafData, ParquetStreamData, ToyData
+from symadj.workers.data.builtin import load_builtin
+from symadj.workers.data.files import load_file
+from symadj.workers.data.maf import load_maf
+from symadj.workers.data.prepare import TableData, prepare
+from symadj.workers.data.prepare_stream import prepare_stream
+from symadj.workers.data.table import PreparedData, Table
+from symadj.workers.data.toys import draw_toy
 
 __all__ = ["load_data", "load_table"]
 

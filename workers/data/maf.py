@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.spec import MafData
-from workers.data.checks import refuse_not_finite
-from workers.data.errors import DataError
-from workers.data.formats import InputFile, Raw, read_csv, read_hdf5, read_npy, read_parquet
-from workers.data.roots import find_file, resolve
-from workers.data.table import Source, Table
-from workers.data.transforms import FittedTransform, standardise
+from symadj.service.contract.spec.data import MafData
+from symadj.workers.data.checks import refuse_not_finite
+from symadj.workers.data.errors import DataError
+from symadj.workers.data.formats import InputFile, Raw, read_csv, read_hdf5, read_npy, read_parquet
+from symadj.workers.data.roots import find_file, resolve
+from symadj.workers.data.table import Source, Table
+from symadj.workers.data.transforms import FittedTransform, standardise
 
 __all__ = ["load_maf"]
 

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.spec import BuiltinData, DequantiseTransform, FileData, MafData, ToyData, Transform
-from workers.data.batches import PartBatches
-from workers.data.checks import TrainingColumns, of_file, refuse_not_finite, refuse_untransformable
-from workers.data.errors import DataError
-from workers.data.table import Part, Pipeline, PreparedData, Rows, Table, pieces
-from workers.data.transforms import FittedTransform, fit_transforms, moments, standardise
+from symadj.service.contract.spec.data import BuiltinData, FileData, MafData, ToyData
+from symadj.service.contract.spec.transforms import DequantiseTransform, Transform
+from symadj.workers.data.batches import PartBatches
+from symadj.workers.data.checks import TrainingColumns, of_file, refuse_not_finite, refuse_untransformable
+from symadj.workers.data.errors import DataError
+from symadj.workers.data.table import Part, Pipeline, PreparedData, Rows, Table, pieces
+from symadj.workers.data.transforms import FittedTransform, fit_transforms, moments, standardise
 
 __all__ = ["TableData", "levels_of", "prepare"]
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.spec import ParquetStreamData
-from workers.data.checks import TrainingColumns, refuse_not_finite, refuse_untransformable
-from workers.data.errors import DataError
-from workers.data.prepare import levels_of
-from workers.data.stream import ParquetRows, StreamBatches, TrainingRows
-from workers.data.table import Part, Pipeline, PreparedData, Rows
-from workers.data.transforms import FittedTransform, fit_transforms, moments, standardise
+from symadj.service.contract.spec.data import ParquetStreamData
+from symadj.workers.data.checks import TrainingColumns, refuse_not_finite, refuse_untransformable
+from symadj.workers.data.errors import DataError
+from symadj.workers.data.prepare import levels_of
+from symadj.workers.data.stream import ParquetRows, StreamBatches, TrainingRows
+from symadj.workers.data.table import Part, Pipeline, PreparedData, Rows
+from symadj.workers.data.transforms import FittedTransform, fit_transforms, moments, standardise
 
 __all__ = ["prepare_stream"]
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from service.storage import Bucket, StorageError, StorageUnreachable, open_storage, split_places
-from workers.data.copies import fetch
-from workers.data.errors import DataError
-from workers.data.formats.raw import InputFile
+from symadj.service.contract.storage import Bucket, StorageError, StorageUnreachable, open_storage, split_places
+from symadj.workers.data.copies import fetch
+from symadj.workers.data.errors import DataError
+from symadj.workers.data.formats.raw import InputFile
 
 __all__ = ["InBucket", "data_roots", "find_file", "names_below", "resolve"]
 

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.spec import ParquetStreamData
-from workers.data.errors import DataError
-from workers.data.formats.raw import InputFile, need, reading, refuse, same_type
-from workers.data.formats.tables import MISCOUNTED, dtype_of, names_of, numbers, wanted_of
-from workers.data.order import share_of
-from workers.data.roots import find_file, names_below
-from workers.data.table import Batch, Pipeline, Source, Table
-from workers.data.transforms import FittedTransform
+from symadj.service.contract.spec.data import ParquetStreamData
+from symadj.workers.data.errors import DataError
+from symadj.workers.data.formats.raw import InputFile, need, reading, refuse, same_type
+from symadj.workers.data.formats.tables import MISCOUNTED, dtype_of, names_of, numbers, wanted_of
+from symadj.workers.data.order import share_of
+from symadj.workers.data.roots import find_file, names_below
+from symadj.workers.data.table import Batch, Pipeline, Source, Table
+from symadj.workers.data.transforms import FittedTransform
 
 __all__ = ["ParquetRows", "RowGroup", "StreamBatches", "TrainingRows"]
 

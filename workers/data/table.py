@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data.errors import DataError
-from workers.data.noise import uniform
-from workers.data.transforms import FittedTransform, invert
+from symadj.workers.data.errors import DataError
+from symadj.workers.data.noise import uniform
+from symadj.workers.data.transforms import FittedTransform, invert
 
 __all__ = ["Batch", "Batches", "Part", "Pipeline", "PreparedData", "Source", "Table", "pieces"]
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from service.spec import ToyData
-from workers.data.table import Table
+from symadj.service.contract.spec.data import ToyData
+from symadj.workers.data.table import Table
 
 __all__ = ["draw_toy"]
 

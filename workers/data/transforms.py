@@ -15,8 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.spec import ArcsinhTransform, DequantiseTransform, LogitTransform, StandardiseTransform, Transform
-from workers.data.errors import DataError
+from symadj.service.contract.spec.transforms import (
+    ArcsinhTransform,
+    DequantiseTransform,
+    LogitTransform,
+    StandardiseTransform,
+    Transform,
+)
+from symadj.workers.data.errors import DataError
 
 __all__ = ["FittedTransform", "fit_transforms", "invert", "restore_transforms", "standardise"]
 

@@ -1,5 +1,5 @@
 """What is measured and drawn after training."""
 
-from workers.evaluation.report import Evaluator
+from symadj.workers.evaluation.report import Evaluator
 
 __all__ = ["Evaluator"]

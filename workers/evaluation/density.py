@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.spec import JobSpec
+from symadj.service.contract.spec import JobSpec
+from symadj.workers.delivery.sender import Outbox
+from symadj.workers.distributed.ranks import Ranks
+from symadj.workers.evaluation.samples import draw_samples
+from symadj.workers.model.likelihood import DeviceRows, HeldOut, piece_rows
 from symadj_core.flows import Flow
-from workers.evaluation.samples import draw_samples
-from workers.likelihood import DeviceRows, HeldOut, piece_rows
-from workers.ranks import Ranks
-from workers.telemetry import Outbox
 
 __all__ = ["PlaneDensity", "density_over_plane"]
 
@@ -71,7 +71,9 @@ def density_over_plane(spec: JobSpec, flow: Flow, rows: Rows, ranks: Ranks, outb
     """
 
     def extent() -> tuple[Rows, Rows]:
-        both = np.concatenate([rows, draw_samples(flow, _SAMPLES, spec.seed, spec.data.batch_size, outbox.heed)])
+        both = np.concatenate(
+            [rows, draw_samples(flow, _SAMPLES, spec.seed, spec.data.batch_size, outbox.raise_if_stopped)]
+        )
         low, high = both.min(0), both.max(0)
         return low - _MARGIN * (high - low), high + _MARGIN * (high - low)
 
@@ -85,7 +87,7 @@ def density_over_plane(spec: JobSpec, flow: Flow, rows: Rows, ranks: Ranks, outb
         points = torch.from_numpy(grid[ranks.rank :: ranks.size]).to(ranks.device, next(flow.parameters()).dtype)
         own = DeviceRows(points, torch.arange(len(points), device=ranks.device), None)
         piece = piece_rows(flow, spec.data.batch_size // ranks.size)
-        nll, _ = HeldOut(own, piece, spec.seed).nll(flow, outbox.heed)
+        nll, _ = HeldOut(own, piece, spec.seed).nll(flow, outbox.raise_if_stopped)
         return nll.neg().exp().cpu().numpy()
 
     density = np.empty(len(grid))

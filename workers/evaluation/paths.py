@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from symadj.workers.model.likelihood import DeviceRows
 from symadj_core.flows import Flow
-from symadj_core.problem import Callbacks
-from workers.likelihood import DeviceRows
+from symadj_core.solvers.problem import Callbacks
 
 __all__ = ["accepted_steps", "end_times", "sample_trajectories"]
 

@@ -11,26 +11,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.records import EventRecord
-from service.spec import Evaluation, JobSpec
+from symadj.service.contract.records import EventRecord
+from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec.evaluation import Evaluation
+from symadj.workers import plots
+from symadj.workers.data import PreparedData
+from symadj.workers.delivery.sender import Outbox
+from symadj.workers.distributed.ranks import Ranks
+from symadj.workers.evaluation.baselines import fit_baselines
+from symadj.workers.evaluation.density import PlaneDensity, density_over_plane
+from symadj.workers.evaluation.interruptible import interruptible
+from symadj.workers.evaluation.paths import accepted_steps, end_times, sample_trajectories
+from symadj.workers.evaluation.samples import draw_samples
+from symadj.workers.evaluation.scores import TestScore, inverse_error, score_test_rows, tested_rows
+from symadj.workers.evaluation.two_sample import FEWEST_ROWS, two_sample_test
+from symadj.workers.files.artifacts import ArtifactFolder
+from symadj.workers.files.retries import retry_while_full
+from symadj.workers.history import History
+from symadj.workers.model.build import evaluation_flow
+from symadj.workers.model.likelihood import on_device
+from symadj.workers.validation import Validation
 from symadj_core.flows import Flow
-from workers import plots
-from workers.artifacts import ArtifactFolder
-from workers.data import PreparedData
-from workers.evaluation.baselines import fit_baselines
-from workers.evaluation.density import PlaneDensity, density_over_plane
-from workers.evaluation.heeding import heeding
-from workers.evaluation.paths import accepted_steps, end_times, sample_trajectories
-from workers.evaluation.samples import draw_samples
-from workers.evaluation.scores import TestScore, inverse_error, score_test_rows, tested_rows
-from workers.evaluation.two_sample import FEWEST_ROWS, two_sample_test
-from workers.flow import evaluation_flow
-from workers.history import History
-from workers.likelihood import on_device
-from workers.patience import once_there_is_room
-from workers.ranks import Ranks
-from workers.telemetry import Outbox
-from workers.validation import Validation
 
 __all__ = ["Evaluator"]
 
@@ -117,11 +118,13 @@ class Evaluator:
             if evaluation.plots and samples is not None:
                 self._draw(samples[:_MOST_DRAWN], density)
             if tried >= FEWEST_ROWS and samples is not None:
-                two_sample = heeding(self.outbox, partial(self._two_sample, samples[:tried]))
+                two_sample = interruptible(self.outbox, partial(self._two_sample, samples[:tried]))
         if ranks.rank == ranks.size - 1 and evaluation.mixture_components:
             training, test = data.training.rows, tested_rows(evaluation, data).rows
             components, seed = evaluation.mixture_components, self.spec.seed
-            baselines = heeding(self.outbox, lambda: fit_baselines(training, test, components, seed, self._threads))
+            baselines = interruptible(
+                self.outbox, lambda: fit_baselines(training, test, components, seed, self._threads)
+            )
         return two_sample, baselines
 
     def _two_sample(self, samples: Rows) -> dict[str, Any]:
@@ -138,7 +141,9 @@ class Evaluator:
 
     def _samples(self, count: int) -> Rows:
         context = self.data.test.head(count).context
-        return draw_samples(self.flow, count, self.spec.seed, self.spec.data.batch_size, self.outbox.heed, context)
+        return draw_samples(
+            self.flow, count, self.spec.seed, self.spec.data.batch_size, self.outbox.raise_if_stopped, context
+        )
 
     def _draw(self, samples: Rows, density: PlaneDensity | None) -> None:
         """Draw all but the curve."""
@@ -157,7 +162,7 @@ class Evaluator:
 
     def _draw_trajectories(self, rows: Rows) -> None:
         data, seed, title = self.data, self.spec.seed, f"{self.spec.name}: from base to data"
-        self.outbox.heed()
+        self.outbox.raise_if_stopped()
         if data.shape is not None:
             context = on_device(data.test.head(_IMAGES_CARRIED), self.flow, self.ranks.device).context
             count = min(_IMAGES_CARRIED, len(data.test))
@@ -171,7 +176,7 @@ class Evaluator:
             self._picture("trajectories.png", partial(plots.draw_trajectories, paths, rows, data.columns, title))
 
     def _draw_steps(self) -> None:
-        self.outbox.heed()
+        self.outbox.raise_if_stopped()
         tested, _ = evaluation_flow(self.flow, self.spec, self.evaluation)
         part = self.data.test.head(_CARRIED)
         steps = {
@@ -197,8 +202,8 @@ class Evaluator:
         self._picture("curve.png", partial(plots.draw_curve, history, validations, self.spec.name, nll, lines))
 
     def _picture(self, name: str, draw: Callable[[], bytes]) -> None:
-        picture = heeding(self.outbox, draw)
-        record = once_there_is_room(self.outbox, lambda: self.artifacts.write(name, "image/png", picture))
+        picture = interruptible(self.outbox, draw)
+        record = retry_while_full(self.outbox, lambda: self.artifacts.write(name, "image/png", picture))
         self.outbox.put(record)
 
     def _on_rank_0(self, work: Callable[[], None]) -> None:

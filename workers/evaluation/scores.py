@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from service.spec import Evaluation, JobSpec
+from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec.evaluation import Evaluation
+from symadj.workers.data import Part, PreparedData
+from symadj.workers.delivery.sender import Outbox
+from symadj.workers.distributed.ranks import Ranks
+from symadj.workers.model.build import evaluation_flow
+from symadj.workers.model.likelihood import HeldOut, on_device, piece_rows
 from symadj_core.flows import Flow
-from workers.data import Part, PreparedData
-from workers.flow import evaluation_flow
-from workers.likelihood import HeldOut, on_device, piece_rows
-from workers.ranks import Ranks
-from workers.telemetry import Outbox
 
 __all__ = ["TestScore", "inverse_error", "score_test_rows", "tested_rows"]
 
@@ -93,7 +94,7 @@ def score_test_rows(
     share = tested_rows(evaluation, data).share(ranks.rank, ranks.size)
 
     def score(scored: Flow) -> tuple[Tensor, list[int]]:
-        return HeldOut(on_device(share, scored, ranks.device), piece, spec.seed).nll(scored, outbox.heed)
+        return HeldOut(on_device(share, scored, ranks.device), piece, spec.seed).nll(scored, outbox.raise_if_stopped)
 
     nll, counts = ranks.together(lambda: score(tested), phase="evaluation")
     gap = ranks.together(lambda: score(trained)[0], phase="evaluation") - nll
@@ -152,7 +153,7 @@ def inverse_error(
     def measure() -> tuple[float, float]:
         largest = squares = 0.0
         for own in on_device(part.share(ranks.rank, ranks.size), flow, ranks.device).split(piece):
-            outbox.heed()
+            outbox.raise_if_stopped()
             error = (flow.from_base(flow.to_base(own.x, own.context), own.context) - own.x).double()
             largest, squares = max(largest, float(error.abs().max())), squares + float(error.square().sum())
         return largest, squares

@@ -1,10 +1,10 @@
 """Pictures of a run, as PNG."""
 
-from workers.plots.curve import draw_curve
-from workers.plots.density import draw_density
-from workers.plots.images import draw_image_paths, draw_images, grey_range
-from workers.plots.pairs import draw_pairs
-from workers.plots.paths import draw_steps, draw_trajectories
+from symadj.workers.plots.curve import draw_curve
+from symadj.workers.plots.density import draw_density
+from symadj.workers.plots.images import draw_image_paths, draw_images, grey_range
+from symadj.workers.plots.pairs import draw_pairs
+from symadj.workers.plots.paths import draw_steps, draw_trajectories
 
 __all__ = [
     "draw_curve",

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.history import Course, History
-from workers.plots.figures import DATA, GREY, PRETRAINING, SAMPLES, TEST, figure_of, plain, png, write
-from workers.validation import Validation
+from symadj.workers.history import Course, History
+from symadj.workers.plots.figures import DATA, GREY, PRETRAINING, SAMPLES, TEST, figure_of, plain, png, write
+from symadj.workers.validation import Validation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.plots.figures import DATA, SAMPLES, figure_of, png, write
+from symadj.workers.plots.figures import DATA, SAMPLES, figure_of, png, write
 
 if TYPE_CHECKING:
-    from workers.evaluation.density import PlaneDensity
+    from symadj.workers.evaluation.density import PlaneDensity
 
 __all__ = ["draw_density"]
 

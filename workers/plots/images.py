@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.plots.figures import figure_of, png, write
+from symadj.workers.plots.figures import figure_of, png, write
 
 __all__ = ["draw_image_paths", "draw_images", "grey_range"]
 

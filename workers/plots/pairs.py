@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.plots.figures import DATA, SAMPLES, figure_of, png, write
+from symadj.workers.plots.figures import DATA, SAMPLES, figure_of, png, write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

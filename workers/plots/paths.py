@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.plots.figures import DATA, GREY, SAMPLES, figure_of, plain, png, write
+from symadj.workers.plots.figures import DATA, GREY, SAMPLES, figure_of, plain, png, write
 
 __all__ = ["draw_steps", "draw_trajectories"]
 

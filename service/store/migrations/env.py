@@ -1,4 +1,4 @@
-"""Alembic's entry: runs migrations on the connection that ``service.store.database`` hands over."""
+"""Alembic's entry: runs migrations on the connection that ``symadj.service.store.database`` hands over."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
 
-from service.store.tables import Base, UtcDateTime
+from symadj.service.store.tables import Base, UtcDateTime
 
 
 def render_item(kind: str, item: Any, _context: AutogenContext) -> str | Literal[False]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data.formats.raw import InputFile, Raw, need, reading, refuse, refuse_larger_than_memory, same_type
+from symadj.workers.data.formats.raw import InputFile, Raw, need, reading, refuse, refuse_larger_than_memory, same_type
 
 __all__ = ["read_hdf5", "read_npy", "read_npz"]
 

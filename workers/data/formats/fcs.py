@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data.formats.raw import InputFile, Raw, need, reading, refuse, refuse_larger_than_memory
+from symadj.workers.data.formats.raw import InputFile, Raw, need, reading, refuse, refuse_larger_than_memory
 
 __all__ = ["read_fcs"]
 

@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 
-from workers.data.formats.raw import InputFile, Raw, open_unpacked, reading, refuse, refuse_larger_than_memory
+from symadj.workers.data.formats.raw import InputFile, Raw, open_unpacked, reading, refuse, refuse_larger_than_memory
 
 __all__ = ["read_idx"]
 

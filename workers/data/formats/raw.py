@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data.errors import DataError
+from symadj.workers.data.errors import DataError
 
 __all__ = [
     "InputFile",

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data.formats.raw import (
+from symadj.workers.data.formats.raw import (
     InputFile,
     Raw,
     is_gzipped,

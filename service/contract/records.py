@@ -1,0 +1,181 @@
+"""What workers send to the API: records in numbered batches, and the order that started them.
+
+Pydantic only: the API, the store and the workers import it. Every record of one source (``rank-0``, ``rank-1``,
+``driver``) of one attempt has a sequence number, 1, 2, 3 ...; the API keeps the last number that it has stored, so
+a batch may be sent again after a lost answer without doubling anything, and a hole is noticed.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from symadj.service.contract.states import CheckpointCause, JobState, ReasonCode, StopReason
+
+__all__ = [
+    "CHECKPOINT_NAME",
+    "MAX_BATCH_RECORDS",
+    "ArtifactRecord",
+    "BatchAnswer",
+    "CheckpointRecord",
+    "EventRecord",
+    "FarewellRecord",
+    "MemoryRecord",
+    "OutcomeRecord",
+    "Phase",
+    "Record",
+    "RecordBatch",
+    "StepRecord",
+]
+
+MAX_BATCH_RECORDS = 1000
+
+# JSON has no NaN and no infinity: these travel as the strings "NaN", "Infinity" and "-Infinity".
+Number = Annotated[
+    float,
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}]}),
+]
+CHECKPOINT_NAME = r"^step-\d{9,19}-attempt-\d{1,9}$"
+MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.]{0,99}$")]
+Bytes = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("not a time that there is in UTC") from None
+
+
+def _storable(value: Any) -> Any:
+    """Return JSON that every database takes: a library's words may have a NUL or half a character in them."""
+    if isinstance(value, str):
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {_storable(name): _storable(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(item) for item in value]
+    return value
+
+
+def _storable_details(value: Any) -> Any:
+    try:
+        return _storable(value)
+    except RecursionError:
+        raise ValueError("lists in lists, or objects in objects, deeper than anybody reads") from None
+
+
+Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+Words = Annotated[str, BeforeValidator(_storable)]
+Details = Annotated[dict[str, Any], BeforeValidator(_storable_details)]
+Phase = Literal["forward", "backward", "optimizer"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
+
+    time: Time
+
+
+class StepRecord(_Record):
+    """Scalars of one optimiser step, the same on all ranks and sent by rank 0."""
+
+    kind: Literal["step"] = "step"
+    step: int = Field(ge=0, lt=2**63, description="Steps completed, counted from 1; 0 is before training.")
+    metrics: dict[MetricName, Number] = Field(max_length=100)
+
+
+class MemoryRecord(_Record):
+    """Memory of one rank in one phase of one step, in bytes.
+
+    ``idle`` is what the process held when the step began, ``peak`` the most that it held within the phase: the
+    kernel's high-water mark of resident memory for the host, the allocator's for the device. ``null`` where the
+    platform gives no such figure.
+    """
+
+    kind: Literal["memory"] = "memory"
+    step: int = Field(ge=1, lt=2**63)
+    rank: int = Field(ge=0, lt=2**31)
+    phase: Phase
+    host_idle_bytes: Bytes | None
+    host_peak_bytes: Bytes | None
+    device_idle_bytes: Bytes | None
+    device_peak_bytes: Bytes | None
+
+
+class EventRecord(_Record):
+    """Something that happened in the run and that a person may want to know."""
+
+    kind: Literal["event"] = "event"
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+    message: Words = Field(max_length=10_000)
+    data: Details = Field(default_factory=dict)
+
+
+class ArtifactRecord(_Record):
+    """A finished file in the job's folder of the artifact storage."""
+
+    kind: Literal["artifact"] = "artifact"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
+    media_type: Annotated[str, Field(max_length=100, pattern=r"^[\x21-\x7e]+(; ?[\x21-\x7e]+)*$")]
+    bytes: Bytes
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class CheckpointRecord(_Record):
+    """A complete checkpoint in the job's folder, and which ones were removed to make room for it."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    name: Annotated[str, Field(pattern=CHECKPOINT_NAME)]
+    step: int = Field(ge=0, lt=2**63, description="Steps completed.")
+    bytes: Bytes
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="Of its manifest, which has its files'.")]
+    cause: CheckpointCause
+    validation_nll: Number | None = Field(description="The newest, of these or earlier weights.")
+    removed: list[Annotated[str, Field(pattern=CHECKPOINT_NAME)]] = Field(default_factory=list, max_length=1000)
+
+
+class FarewellRecord(_Record):
+    """The last record of a source: silence from now on means nothing."""
+
+    kind: Literal["farewell"] = "farewell"
+
+
+class OutcomeRecord(_Record):
+    """How the attempt ended; the driver's last record but its farewell."""
+
+    kind: Literal["outcome"] = "outcome"
+    state: Literal[JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.PAUSED]
+    reason: ReasonCode | None = None
+    message: Words = Field("", max_length=20_000)
+    data: Details = Field(default_factory=dict, description="Where it happened, and advice.")
+    result: Details | None = None
+
+
+Record = Annotated[
+    StepRecord | MemoryRecord | EventRecord | ArtifactRecord | CheckpointRecord | OutcomeRecord | FarewellRecord,
+    Field(discriminator="kind"),
+]
+
+
+class RecordBatch(BaseModel):
+    """Records ``first_seq``, ``first_seq + 1`` ... of one source of one attempt. Without records: a sign of life."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
+
+    source: Annotated[str, Field(pattern=r"^(driver|rank-\d{1,6})$")]
+    first_seq: int = Field(ge=1, lt=2**63)
+    records: list[Record] = Field(max_length=MAX_BATCH_RECORDS)
+
+
+class BatchAnswer(BaseModel):
+    """The API's word on a batch."""
+
+    next_seq: int = Field(description="The number of the record that the API waits for.")
+    stop: StopReason | None = Field(description="The job is to stop at its next step, for this reason.")
+    checkpoints_asked: int = Field(description="Checkpoints that were asked for so far: one more is a new wish.")

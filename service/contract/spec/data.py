@@ -1,0 +1,260 @@
+"""The rows that a flow is trained on."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from symadj.service.contract.spec.section import Section, misfit
+from symadj.service.contract.spec.transforms import ColumnName, StandardiseTransform, Transforms, refuse_twice
+
+BatchSize = Annotated[int, Field(ge=1, le=1_000_000, description="Rows of one step, over all workers.")]
+SplitSeed = Annotated[
+    int, Field(ge=0, lt=2**32, description="Of the permutation made before the split, and of dequantisation's noise.")
+]
+Fraction = Annotated[float, Field(gt=0, lt=0.5)]
+
+
+def _path_below_a_root(path: str) -> str:
+    parts = {*PurePosixPath(path).parts, *PureWindowsPath(path).parts}
+    if ".." in parts or any(ord(letter) < 32 for letter in path):
+        raise misfit("", "a path goes down from a data root: no `..` and no control characters in it")
+    if "://" in path:
+        raise misfit(
+            "",
+            "a path is looked for below the service's data roots, and is no URL: give the path from a root; "
+            "SYMADJ_DATA_ROOTS of the service may name a place in a bucket (s3://bucket/prefix)",
+        )
+    return path
+
+
+DataPath = Annotated[
+    str,
+    Field(min_length=1, max_length=1000, description="Relative to one of the service's data roots, or inside of one."),
+    AfterValidator(_path_below_a_root),
+]
+
+
+class _Split(Section):
+    """What a data set needs that comes without a split of its own."""
+
+    batch_size: BatchSize = 500
+    validation_fraction: Fraction = 0.1
+    test_fraction: Fraction = 0.1
+    split_seed: SplitSeed = 0
+
+    def _check_batch(self, rows: int) -> None:
+        training = int(round(rows * (1 - self.validation_fraction - self.test_fraction), 6))
+        if self.batch_size > training:
+            raise misfit(
+                "/data/batch_size",
+                f"data.batch_size {self.batch_size} is larger than the {training} training rows of {rows} rows: take "
+                "a smaller batch, or more rows",
+            )
+
+
+BuiltinName = Literal["flow_cytometry", "iris", "wine", "breast_cancer", "diabetes", "digits"]
+BUILTIN_ROWS: dict[BuiltinName, int] = {
+    "flow_cytometry": 110_000,
+    "iris": 150,
+    "wine": 178,
+    "breast_cancer": 569,
+    "diabetes": 442,
+    "digits": 1797,
+}
+_USUAL_TRANSFORMS: dict[str, list[dict[str, Any]]] = {
+    "flow_cytometry": [{"kind": "arcsinh"}, {"kind": "standardise"}],
+    "digits": [{"kind": "dequantise", "levels": 17}, {"kind": "logit"}, {"kind": "standardise"}],
+}
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    """Keep a default out of the JSON schema that stands for "what suits the data"."""
+    schema.pop("default", None)
+
+
+class BuiltinData(_Split):
+    """A data set that ships with symadj or scikit-learn; ``GET /api/v1/datasets`` describes them."""
+
+    kind: Literal["builtin"]
+    name: BuiltinName
+    transforms: Transforms = Field(
+        (),
+        description="Default: what suits the set (`standardise`; `flow_cytometry` and `digits` have their own).",
+        json_schema_extra=_without_default,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_transforms(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "transforms" not in values and isinstance(values.get("name"), str):
+            return values | {"transforms": _USUAL_TRANSFORMS.get(values["name"], [{"kind": "standardise"}])}
+        return values
+
+    @model_validator(mode="after")
+    def _batch_fits(self) -> BuiltinData:
+        self._check_batch(BUILTIN_ROWS[self.name])
+        return self
+
+
+class ToyData(_Split):
+    """Two-dimensional points drawn from a known density, for smoke tests and pictures."""
+
+    kind: Literal["toy"]
+    name: Literal["eight_gaussians", "pinwheel", "checkerboard", "moons", "rings", "swiss_roll", "spirals"]
+    rows: int = Field(10_000, ge=100, le=10_000_000)
+    transforms: Transforms = (StandardiseTransform(),)
+
+    @model_validator(mode="after")
+    def _batch_fits(self) -> ToyData:
+        self._check_batch(self.rows)
+        return self
+
+
+FileFormat = Literal["npy", "npz", "parquet", "csv", "hdf5", "fcs", "idx"]
+_ENDINGS: dict[str, FileFormat] = {
+    ".npy": "npy",
+    ".npz": "npz",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".csv.gz": "csv",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".fcs": "fcs",
+    "-ubyte": "idx",
+    "-ubyte.gz": "idx",
+    ".idx": "idx",
+    ".idx.gz": "idx",
+}
+
+
+class FileData(Section):
+    """Rows of a file. Without ``test_path``, its rows are permuted and split; with it, only validation is split off.
+
+    Arrays without names of columns (npy, npz, HDF5, IDX) have the names ``x0``, ``x1`` and so on. Arrays of more than
+    two axes are images, [rows, height, width] or [rows, channels, height, width], and become one row each.
+    """
+
+    kind: Literal["file"]
+    path: DataPath
+    format: FileFormat = Field("csv", description="Default: by the file's ending.", json_schema_extra=_without_default)
+    test_path: DataPath | None = Field(None, description="A file of the same layout that holds the test rows.")
+    key: str | None = Field(
+        None, min_length=1, max_length=200, description="The array of an npz or HDF5 file; default: its only one."
+    )
+    header: bool = Field(True, description="Whether the first line of a csv file names its columns.")
+    compensate: bool = Field(False, description="Whether an FCS file's own spillover matrix is applied.")
+    columns: tuple[ColumnName, ...] | None = Field(
+        None, min_length=1, max_length=10_000, description="What the flow models, in this order; default: all."
+    )
+    context_columns: tuple[ColumnName, ...] = Field(
+        (), max_length=1000, description="What the flow is conditioned on; standardised on the training rows."
+    )
+    batch_size: BatchSize = 500
+    validation_fraction: Fraction = 0.1
+    test_fraction: Fraction | None = Field(
+        0.1, description="null with `test_path`, and only then.", json_schema_extra=_without_default
+    )
+    split_seed: SplitSeed = 0
+    transforms: Transforms = Field(
+        (),
+        description="Default: `dequantise` (256 levels) and `logit` for idx images, `standardise` for all else.",
+        json_schema_extra=_without_default,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        filled = dict(values)
+        if "format" not in filled and isinstance(filled.get("path"), str):
+            name = filled["path"].lower()
+            # The longest ending first: .csv.gz, not .gz.
+            found = next((e for e in sorted(_ENDINGS, key=len, reverse=True) if name.endswith(e)), None)
+            if found is None:
+                raise misfit(
+                    "",
+                    f"the format of {filled['path'][:200]!r} can't be told by its ending (known: "
+                    f"{', '.join(_ENDINGS)}): set data.format",
+                )
+            filled["format"] = _ENDINGS[found]
+        if filled.get("test_path") is not None:
+            filled.setdefault("test_fraction", None)
+        if "transforms" not in filled:
+            idx = filled.get("format") == "idx"
+            filled["transforms"] = [{"kind": "dequantise"}, {"kind": "logit"}] if idx else [{"kind": "standardise"}]
+        return filled
+
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> FileData:
+        if (self.test_path is None) == (self.test_fraction is None):
+            raise misfit(
+                "/data/test_fraction",
+                "data.test_fraction splits test rows off where there is no data.test_path: give one of the two",
+            )
+        if self.test_path == self.path:
+            raise misfit("/data/test_path", "data.test_path is data.path: the flow would be tested on what it has seen")
+        if self.key is not None and self.format not in ("npz", "hdf5"):
+            raise misfit("/data/key", f"data.key names an array of an npz or HDF5 file; a {self.format} file has none")
+        if self.compensate and self.format != "fcs":
+            raise misfit(
+                "/data/compensate", f"data.compensate is about FCS files; a {self.format} file has no spillover"
+            )
+        if not self.header and self.format != "csv":
+            raise misfit("/data/header", f"data.header is about csv files; a {self.format} file has no such line")
+        refuse_twice([*(self.columns or ()), *self.context_columns], "/data/columns")
+        return self
+
+
+class MafData(Section):
+    """One of the five tabular sets of Papamakarios et al. 2017, with their preprocessing and split, from your copy.
+
+    ``path`` is the folder that holds the set's files as published: ``data.npy`` (POWER, MINIBOONE),
+    ``ethylene_CO.parquet`` or ``.csv`` (GAS, converted from its pickle), ``1000_train.csv`` and ``1000_test.csv``
+    (HEPMASS), ``BSDS300.hdf5``. The preprocessing standardises (BSDS300 is left as it is), so that the NLL in the
+    flow's space is the one of the literature.
+    """
+
+    kind: Literal["maf"]
+    name: Literal["power", "gas", "hepmass", "miniboone", "bsds300"]
+    path: DataPath
+    batch_size: BatchSize = 1000
+    split_seed: SplitSeed = Field(0, description="Of dequantisation's noise; the split is the literature's.")
+    transforms: Transforms = Field((), description="After the preprocessing; any makes NLLs incomparable.")
+
+
+class ParquetStreamData(Section):
+    """Rows of a parquet file, or of all ``.parquet`` files of a folder, that need not fit into memory.
+
+    Row groups are read in an order that is new in every epoch, and rows are shuffled among those held in memory.
+    Before training, everything is read once to check it and once more for each ``standardise``.
+    """
+
+    kind: Literal["parquet_stream"]
+    path: DataPath
+    columns: tuple[ColumnName, ...] | None = Field(
+        None, min_length=1, max_length=10_000, description="What the flow models, in this order; default: all."
+    )
+    context_columns: tuple[ColumnName, ...] = Field(
+        (), max_length=1000, description="What the flow is conditioned on; standardised on the training rows."
+    )
+    batch_size: BatchSize = 500
+    validation_rows: int = Field(10_000, ge=2, le=10_000_000, description="Drawn from all rows, and held in memory.")
+    test_rows: int = Field(10_000, ge=2, le=10_000_000, description="Likewise.")
+    split_seed: SplitSeed = 0
+    buffer_rows: int = Field(
+        1_000_000, ge=1, le=10**9, description="Rows to shuffle at a time, on each worker; at least one row group is."
+    )
+    transforms: Transforms = (StandardiseTransform(),)
+
+    @model_validator(mode="after")
+    def _columns_are_named_once(self) -> ParquetStreamData:
+        refuse_twice([*(self.columns or ()), *self.context_columns], "/data/columns")
+        return self
+
+
+Data = Annotated[BuiltinData | ToyData | FileData | MafData | ParquetStreamData, Field(discriminator="kind")]

@@ -1,0 +1,65 @@
+"""What is measured beside the training loss."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from symadj.service.contract.spec.flow import ExactDivergence, HutchinsonDivergence, HutchPlusPlusDivergence
+from symadj.service.contract.spec.section import Section
+
+
+class AutomaticDivergence(Section):
+    """The exact trace where it can be afforded, else Hutchinson's estimate with Rademacher probes.
+
+    It can be where the field has it in closed form, or in few dimensions.
+    """
+
+    kind: Literal["automatic"] = "automatic"
+    exact_up_to: int = Field(128, ge=1, le=65_536, description="Columns of which the exact trace is taken in any case.")
+    probes: int = Field(
+        4,
+        ge=1,
+        le=1024,
+        description="Of the estimate, for each row its own. It is unbiased, and its noise is in the standard error; "
+        "more rows make that smaller sooner than more probes do.",
+    )
+
+
+TestDivergence = Annotated[
+    AutomaticDivergence | ExactDivergence | HutchinsonDivergence | HutchPlusPlusDivergence, Field(discriminator="kind")
+]
+
+
+class Evaluation(Section):
+    """What is measured beside the training loss; ``evaluation: null`` leaves it all out."""
+
+    validate_every_steps: int | None = Field(200, ge=1, description="null: no validation while training.")
+    validation_rows: int = Field(2000, ge=2, description="Of the validation rows, the first so many.")
+    test: bool = Field(
+        True,
+        description="Test NLL with the divergence and tolerances below, beside the one at training's tolerances.",
+    )
+    test_rows: int | None = Field(None, ge=2, description="Of the test rows, the first so many; null: all.")
+    divergence: TestDivergence = Field(
+        AutomaticDivergence(), description="For the test NLL; the result's `test_solver` tells what it came to."
+    )
+    tolerance_factor: float = Field(
+        0.01, gt=0, le=1, description="The solver's tolerances for testing, as a fraction of training's."
+    )
+    mixture_components: int = Field(
+        10,
+        ge=0,
+        le=200,
+        description="Of the Gaussian mixture fitted for comparison, beside a Gaussian; 0: neither of them.",
+    )
+    inverse_rows: int = Field(
+        1000, ge=0, description="Test rows carried to the base and back, at training's tolerances; 0: none."
+    )
+    two_sample_rows: int = Field(
+        5000,
+        ge=0,
+        description="Test rows, and samples, that a classifier has to tell apart; with fewer than 40: no such test.",
+    )
+    plots: bool = Field(True, description="Pictures, and for two-dimensional data the integral of the density.")

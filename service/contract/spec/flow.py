@@ -1,0 +1,163 @@
+"""The model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from symadj.service.contract.spec.section import Section, misfit
+
+
+class ExactDivergence(Section):
+    """The trace of the Jacobian: in closed form where the field has one, else by one VJP a dimension."""
+
+    kind: Literal["exact"]
+
+
+class HutchinsonDivergence(Section):
+    """Hutchinson's unbiased estimate of the trace, its probes held fixed for a whole solve (FFJORD)."""
+
+    kind: Literal["hutchinson"] = "hutchinson"
+    distribution: Literal["rademacher", "gaussian"] = "rademacher"
+    probes: int = Field(1, ge=1, le=1024)
+
+
+class HutchPlusPlusDivergence(Section):
+    """Hutch++ (Meyer et al. 2021): exact on the directions that matter most, Hutchinson's estimate on the rest."""
+
+    kind: Literal["hutchpp"]
+    distribution: Literal["rademacher", "gaussian"] = "rademacher"
+    probes: int = Field(
+        3,
+        ge=3,
+        le=1023,
+        multiple_of=3,
+        description="Vector-Jacobian products of a use of the field: a third each to find the directions, to take the "
+        "trace on them, and for the rest. Fewer than the data have columns: that many give the exact trace.",
+    )
+
+
+Divergence = Annotated[ExactDivergence | HutchinsonDivergence | HutchPlusPlusDivergence, Field(discriminator="kind")]
+
+Width = Annotated[int, Field(ge=1, le=65_536)]
+TimeMode = Annotated[
+    Literal["concat", "concatsquash", "fourier"],
+    Field(
+        description="How a layer sees the time t: as one more input (concat), as gate and shift (concatsquash), or as "
+        "gate and shift that are Fourier series of t (fourier)."
+    ),
+]
+ActivationName = Literal["tanh", "softplus", "silu"]
+ZeroInit = Annotated[bool, Field(description="Start with a field that is zero, so that the flow is the identity.")]
+
+
+class MlpField(Section):
+    """A multilayer perceptron."""
+
+    kind: Literal["mlp"] = "mlp"
+    hidden: tuple[Width, ...] = Field((64, 64), min_length=1, max_length=16, description="Widths of the hidden layers.")
+    time: TimeMode = "concatsquash"
+    activation: ActivationName = "tanh"
+    zero_init: ZeroInit = False
+
+
+class ResidualField(Section):
+    """A perceptron whose hidden layers, two at a time, are added to what they were given."""
+
+    kind: Literal["residual"]
+    width: Width = 64
+    depth: int = Field(2, ge=1, le=64, description="Residual blocks, of two layers each.")
+    time: TimeMode = "concatsquash"
+    activation: ActivationName = "tanh"
+    zero_init: ZeroInit = False
+
+
+class PotentialField(Section):
+    """The gradient of a potential, whose exact trace has a closed form (OT-Flow, Onken et al. 2021)."""
+
+    kind: Literal["potential"]
+    width: Width = 64
+    depth: int = Field(2, ge=2, le=64, description="Layers of the potential's residual network.")
+    rank: int = Field(
+        10, ge=1, le=65_536, description="Rank of the potential's quadratic term, at most the number of its inputs."
+    )
+    zero_init: ZeroInit = False
+
+
+VectorField = Annotated[MlpField | ResidualField | PotentialField, Field(discriminator="kind")]
+
+
+def _not_half(value: Any) -> Any:
+    if value in ("float16", "fp16", "half"):
+        raise misfit(
+            "",
+            f"{value} is refused: its smallest normal number is 6e-5 and its largest 65504, and the cotangents of a "
+            "solve, each a step size times a loss's gradient, fall below the one where a Jacobian's exceed the other; "
+            "take bfloat16 (field_dtype), which has float32's range",
+        )
+    return value
+
+
+Dtype = Annotated[Literal["float32", "float64"], BeforeValidator(_not_half)]
+FieldDtype = Annotated[Literal["bfloat16"] | None, BeforeValidator(_not_half)]
+
+
+class _Continuous(Section):
+    """What all flows have that are stacks of continuous blocks over a standard normal base."""
+
+    end_time: float = Field(1.0, gt=0, le=100)
+    learn_end_time: bool = Field(False, description="Learn each block's end time too; its gradient is exact.")
+    divergence: Divergence = HutchinsonDivergence()
+    dtype: Dtype = "float32"
+    field_dtype: FieldDtype = Field(
+        None,
+        description="Precision of the products of matrices within the field; state, log-determinant, weights and "
+        "solver keep `dtype`, and the test likelihood is computed in it throughout. null: `dtype`.",
+    )
+
+    @model_validator(mode="after")
+    def _reduced_from_float32(self) -> Self:
+        if self.field_dtype is not None and self.dtype != "float32":
+            raise misfit("/flow/field_dtype", f"field_dtype {self.field_dtype} needs dtype float32, not {self.dtype}")
+        return self
+
+
+class CnfFlow(_Continuous):
+    """Stacked continuous normalizing flow blocks over a standard normal base."""
+
+    kind: Literal["cnf"] = "cnf"
+    blocks: int = Field(2, ge=1, le=64, description="Blocks M, each with a vector field of its own.")
+    field: VectorField = MlpField()
+
+
+class MultiscaleFlow(_Continuous):
+    """Convolutional blocks on several scales of an image, half of the channels left out from scale to scale (FFJORD).
+
+    The data must be images: ``digits``, or a file of arrays [rows, height, width] or [rows, channels, height, width].
+    """
+
+    kind: Literal["multiscale"]
+    levels: int = Field(
+        3,
+        ge=1,
+        le=12,
+        description="Scales. Height and width of the images are halved from one to the next, so they must be multiples "
+        "of 2 to the power of levels - 1.",
+    )
+    blocks: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="For each way that a level sees the image: as it is, and (on all levels but the last) with 2 x 2 "
+        "pixels made four channels. So there are blocks (2 levels - 1) in all, each with a vector field of its own.",
+    )
+    hidden_channels: tuple[Width, ...] = Field(
+        (64, 64, 64), min_length=1, max_length=16, description="Of the hidden layers; all convolutions are 3 x 3."
+    )
+    time: TimeMode = "concat"
+    activation: ActivationName = "softplus"
+    zero_init: ZeroInit = False
+
+
+Flow = Annotated[CnfFlow | MultiscaleFlow, Field(discriminator="kind")]

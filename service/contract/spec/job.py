@@ -1,0 +1,198 @@
+"""The whole spec, and what must hold between its parts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from symadj.service.contract.spec.data import BuiltinData, Data, FileData
+from symadj.service.contract.spec.evaluation import Evaluation
+from symadj.service.contract.spec.flow import CnfFlow, Flow, MultiscaleFlow
+from symadj.service.contract.spec.objective import Pretraining, Regulariser
+from symadj.service.contract.spec.recovery import Checkpoints, FailOnDivergence, OnDivergence, Parent
+from symadj.service.contract.spec.resources import CpuResources, Resources
+from symadj.service.contract.spec.section import Section, misfit
+from symadj.service.contract.spec.solver import AdaptiveSolver, Gradient, Solver, SymplecticGradient
+from symadj.service.contract.spec.training import (
+    AdamOptimizer,
+    EarlyStop,
+    MovingAverage,
+    Optimizer,
+    Stop,
+    StopAfterSteps,
+)
+
+_FORMATS_OF_IMAGES = ("idx", "npy", "npz", "hdf5")
+LABEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$"
+LabelName = Annotated[str, Field(pattern=LABEL_NAME)]
+
+
+class JobSpec(Section):
+    """One training job."""
+
+    name: str = Field(
+        "flow",
+        min_length=1,
+        max_length=100,
+        pattern=r"^\w[\w ._-]*$",
+        description="Letters of any script, digits, space, dot, underscore and hyphen.",
+    )
+    labels: dict[LabelName, Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$")]] = Field(
+        default_factory=dict, max_length=32
+    )
+    priority: int = Field(0, ge=-100, le=100, description="Higher starts first; equals in order of arrival.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Of weights, batches and probes.")
+    data: Data
+    flow: Flow = CnfFlow()
+    solver: Solver = AdaptiveSolver()
+    gradient: Gradient = SymplecticGradient()
+    regularisers: tuple[Regulariser, ...] = Field((), max_length=8, description="Penalties beside the NLL.")
+    pretraining: Pretraining | None = None
+    optimizer: Optimizer = AdamOptimizer()
+    ema: MovingAverage | None = None
+    stop: Stop = StopAfterSteps()
+    early_stop: EarlyStop | None = None
+    resources: Resources = CpuResources()
+    evaluation: Evaluation | None = Evaluation()
+    checkpoints: Checkpoints = Checkpoints()
+    on_divergence: OnDivergence = FailOnDivergence()
+    max_attempts: int = Field(
+        5,
+        ge=1,
+        le=1000,
+        description="Attempts in a row that may lose their workers or their cluster without a new checkpoint between.",
+    )
+    timeout_minutes: float | None = Field(
+        None, gt=0, le=60 * 24 * 365, description="Of all attempts together, from their start; null: no limit."
+    )
+    parent: Parent | None = Field(None, description="Go on from a checkpoint of another job.")
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> JobSpec:
+        self._check_batch()
+        self._check_images()
+        self._check_solver()
+        self._check_steps()
+        self._check_elasticity()
+        self._check_validations()
+        self._check_regularisers()
+        return self
+
+    def _check_batch(self) -> None:
+        if self.data.batch_size % self.resources.workers:
+            raise misfit(
+                "/data/batch_size",
+                f"data.batch_size {self.data.batch_size} is not a multiple of resources.workers "
+                f"{self.resources.workers}: every worker takes an equal share of a batch",
+            )
+
+    def _check_elasticity(self) -> None:
+        fewest, most = self.resources.min_workers, self.resources.workers
+        if fewest is not None and fewest > most:
+            raise misfit(
+                "/resources/min_workers",
+                f"resources.min_workers {fewest} is above resources.workers {most}, the most that the job takes",
+            )
+
+    def _check_images(self) -> None:
+        """Refuse a flow of images where the spec alone tells that the data are none."""
+        data = self.data
+        if not isinstance(self.flow, MultiscaleFlow):
+            return
+        if isinstance(data, FileData):
+            images = data.columns is None and not data.context_columns and data.format in _FORMATS_OF_IMAGES
+        else:
+            images = isinstance(data, BuiltinData) and data.name == "digits"
+        if not images:
+            raise misfit(
+                "/flow/kind",
+                f"flow.kind multiscale takes images, and these data (data.kind {data.kind}) are none: take digits or a "
+                f"file of format {', '.join(_FORMATS_OF_IMAGES)} without a choice of columns, or flow.kind cnf",
+            )
+
+    def _check_solver(self) -> None:
+        if self.solver.kind == "fixed" and self.gradient.kind == "adjoint":
+            for name in ("rtol", "atol"):
+                if getattr(self.gradient, name) is not None:
+                    raise misfit(
+                        f"/gradient/{name}",
+                        f"gradient.{name} is the tolerance of an adaptive backward solve; solver.kind fixed has none: "
+                        "leave it out, or take solver.kind adaptive",
+                    )
+
+    def _check_steps(self) -> None:
+        schedule, pretraining = self.optimizer.schedule, self.pretraining
+        if schedule.kind == "cosine" and self.stop.kind != "steps":
+            raise misfit(
+                "/optimizer/schedule/kind",
+                "optimizer.schedule.kind cosine needs stop.kind steps: the decay ends at the last step, "
+                "which stop.kind minutes does not know",
+            )
+        if pretraining is not None and pretraining.schedule.warmup_steps >= pretraining.steps:
+            raise misfit(
+                "/pretraining/schedule/warmup_steps",
+                f"pretraining.schedule.warmup_steps {pretraining.schedule.warmup_steps} is not below "
+                f"pretraining.steps {pretraining.steps}: the rate would never be reached",
+            )
+        if self.stop.kind != "steps":
+            return
+        steps, of = self.stop.max_steps, f"stop.max_steps {self.stop.max_steps}"
+        if pretraining is not None:
+            if pretraining.steps >= steps:
+                raise misfit(
+                    "/pretraining/steps",
+                    f"pretraining.steps {pretraining.steps} is not below {of}, which counts both: no step would be "
+                    "left for the likelihood",
+                )
+            steps, of = steps - pretraining.steps, f"{of} less the {pretraining.steps} of pretraining"
+        if schedule.warmup_steps >= steps:
+            raise misfit(
+                "/optimizer/schedule/warmup_steps",
+                f"optimizer.schedule.warmup_steps {schedule.warmup_steps} is not below {of}: "
+                "the rate would never be reached",
+            )
+
+    def _check_validations(self) -> None:
+        if self.evaluation is not None and self.evaluation.validate_every_steps is not None:
+            return
+        for asks, pointer, name in (
+            (self.optimizer.schedule.kind == "plateau", "/optimizer/schedule/kind", "optimizer.schedule.kind plateau"),
+            (self.early_stop is not None, "/early_stop", "early_stop"),
+        ):
+            if asks:
+                raise misfit(
+                    pointer,
+                    f"{name} goes by the validation NLL, and nothing is validated: set evaluation.validate_every_steps",
+                )
+
+    def _check_regularisers(self) -> None:
+        kinds = [regulariser.kind for regulariser in self.regularisers]
+        flow, divergence = self.flow, self.flow.divergence.kind
+        field = f"flow.field.kind {flow.field.kind}" if isinstance(flow, CnfFlow) else f"flow.kind {flow.kind}"
+        for place, regulariser in enumerate(self.regularisers):
+            at, schedule = f"regularisers/{place}", regulariser.schedule
+            if regulariser.kind == "hjb" and field != "flow.field.kind potential":
+                raise misfit(
+                    f"/{at}/kind",
+                    f"the regulariser hjb is about the potential whose gradient the field is; {field} has none: take "
+                    "potential, a field of flow.kind cnf",
+                )
+            if regulariser.kind == "jacobian_frobenius" and divergence == "hutchpp":
+                raise misfit(
+                    f"/{at}/kind",
+                    "the regulariser jacobian_frobenius is estimated along with the trace, which "
+                    "flow.divergence.kind hutchpp does not do: take hutchinson or exact",
+                )
+            if regulariser.kind in kinds[:place]:
+                raise misfit(f"/{at}/kind", f"the regulariser {regulariser.kind} stands twice: give it one weight")
+            if schedule.kind == "linear" and schedule.to_step <= schedule.from_step:
+                raise misfit(
+                    f"/{at}/schedule/to_step",
+                    f"to_step {schedule.to_step} is not after from_step {schedule.from_step} of the regulariser "
+                    f"{regulariser.kind}",
+                )
+
+    def stored(self) -> dict[str, Any]:
+        """Return the spec as JSON values with every default written out."""
+        return self.model_dump(mode="json")

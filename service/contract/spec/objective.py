@@ -1,0 +1,88 @@
+"""What is minimised: the negative log-likelihood, penalties beside it, and what comes before it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from symadj.service.contract.spec.section import Section
+from symadj.service.contract.spec.training import ConstantSchedule, CosineSchedule
+
+
+class ConstantWeight(Section):
+    """The weight as it is, at every step."""
+
+    kind: Literal["constant"] = "constant"
+
+
+class LinearWeight(Section):
+    """The weight times a factor: ``start`` up to ``from_step``, ``end`` from ``to_step`` on, a straight line between.
+
+    Steps are those of the whole training, pre-training included.
+    """
+
+    kind: Literal["linear"]
+    from_step: int = Field(0, ge=0, le=100_000_000)
+    to_step: int = Field(ge=1, le=100_000_000)
+    start: float = Field(0.0, ge=0, le=1e6)
+    end: float = Field(1.0, ge=0, le=1e6)
+
+
+WeightSchedule = Annotated[ConstantWeight | LinearWeight, Field(discriminator="kind")]
+
+
+class _Regulariser(Section):
+    weight: float = Field(gt=0, le=1e6, description="Of its mean over the rows, beside the NLL in nats.")
+    schedule: WeightSchedule = ConstantWeight()
+
+
+class KineticRegulariser(_Regulariser):
+    """Integral of ``|f|^2`` along the path (Finlay et al. 2020): straight paths at constant speed, fewer steps."""
+
+    kind: Literal["kinetic"]
+
+
+class JacobianFrobeniusRegulariser(_Regulariser):
+    """Integral of ``|df/dy|_F^2``, estimated by the divergence's probes (RNODE, Finlay et al. 2020)."""
+
+    kind: Literal["jacobian_frobenius"]
+
+
+class TransportRegulariser(_Regulariser):
+    """Integral of ``|f|^2 / 2``, the transport cost (OT-Flow, Onken et al. 2021)."""
+
+    kind: Literal["transport"]
+
+
+class HjbRegulariser(_Regulariser):
+    """Violation of the Hamilton-Jacobi-Bellman equation along the path (OT-Flow); of potential fields only."""
+
+    kind: Literal["hjb"]
+
+
+Regulariser = Annotated[
+    KineticRegulariser | JacobianFrobeniusRegulariser | TransportRegulariser | HjbRegulariser,
+    Field(discriminator="kind"),
+]
+
+
+class FlowMatching(Section):
+    """The first steps of the training by flow matching (Lipman et al. 2023; Tong et al. 2024): no ODE is solved.
+
+    Its loss is the metric ``flow_matching_loss``; regularisers take no part. The optimiser starts afresh after it: give
+    its schedule some ``warmup_steps``, or its first steps undo a part of what was learnt.
+    """
+
+    kind: Literal["flow_matching"] = "flow_matching"
+    steps: int = Field(ge=1, le=100_000_000, description="Of the training's steps, the first so many.")
+    optimal_transport: bool = Field(
+        True,
+        description="Pair data with base samples by optimal transport within the batch, instead of at random; of rows "
+        "with a context only those of the same one, and at random where each has its own.",
+    )
+    learning_rate: float | None = Field(None, gt=0, le=100, description="null: the optimizer's.")
+    schedule: Annotated[ConstantSchedule | CosineSchedule, Field(discriminator="kind")] = ConstantSchedule()
+
+
+Pretraining = FlowMatching

@@ -1,0 +1,40 @@
+"""Where a job runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from symadj.service.contract.spec.section import MemorySize, Section
+
+
+class _Resources(Section):
+    workers: int = Field(1, ge=1, le=4096, description="DDP ranks.")
+    min_workers: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="Start with as few where the cluster has no room for all; null: all or none. The batch of a step "
+        "stays the same, shared by those that there are: so their number must divide it.",
+    )
+    cpus_per_worker: int = Field(1, ge=1, le=1024, description="Cores, and threads of torch, of one worker.")
+    memory_budget: MemorySize | None = Field(
+        None,
+        description="Host memory of one worker. Ray places by it; a measured peak above it is reported as an event.",
+    )
+
+
+class CpuResources(_Resources):
+    """Workers on CPUs, gradients averaged by gloo."""
+
+    kind: Literal["cpu"] = "cpu"
+
+
+class GpuResources(_Resources):
+    """Workers with one accelerator each, gradients averaged by NCCL."""
+
+    kind: Literal["gpu"]
+
+
+Resources = Annotated[CpuResources | GpuResources, Field(discriminator="kind")]

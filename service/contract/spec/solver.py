@@ -1,0 +1,98 @@
+"""How the model's ODE is solved, and how the solve is differentiated."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from symadj.service.contract.spec.section import MemorySize, Section
+
+
+class AdaptiveSolver(Section):
+    """An embedded Runge-Kutta pair with step-size control."""
+
+    kind: Literal["adaptive"] = "adaptive"
+    method: Literal["adaptive_heun", "fehlberg2", "bosh3", "dopri5", "tsit5", "dopri8"] = "dopri5"
+    rtol: float = Field(1e-5, gt=0, le=1)
+    atol: float = Field(1e-6, gt=0, le=1)
+    max_steps: int = Field(1000, ge=1, le=1_000_000, description="Attempted steps of one solve, at most.")
+
+
+class FixedSolver(Section):
+    """A Runge-Kutta method with a fixed number of equal steps."""
+
+    kind: Literal["fixed"]
+    method: Literal["euler", "midpoint", "heun2", "heun3", "rk4", "rk4_38"] = "rk4"
+    steps: int = Field(20, ge=1, le=100_000, description="Steps of one solve over one block.")
+
+
+Solver = Annotated[AdaptiveSolver | FixedSolver, Field(discriminator="kind")]
+
+
+class KeepStages(Section):
+    """Every stage's state: nothing is computed again."""
+
+    kind: Literal["stages"] = "stages"
+
+
+class KeepSteps(Section):
+    """Every step's state, as in the paper: its stages are computed again."""
+
+    kind: Literal["steps"]
+
+
+class KeepBinomial(Section):
+    """At most so many states: segments of the solve are computed again (Griewank and Walther's schedule)."""
+
+    kind: Literal["binomial"]
+    states: int = Field(8, ge=2, le=1_000_000, description="Of one block's solve, on one worker.")
+
+
+class KeepBudget(Section):
+    """What saves most recomputation within so many bytes."""
+
+    kind: Literal["budget"]
+    size: MemorySize = Field(description="For the states of one block's solve, on one worker.")
+
+
+Keep = Annotated[KeepStages | KeepSteps | KeepBinomial | KeepBudget, Field(discriminator="kind")]
+
+
+class SymplecticGradient(Section):
+    """Symplectic adjoint method (Matsubara et al. 2021): exact, one stage's graph at a time."""
+
+    kind: Literal["symplectic"] = "symplectic"
+    keep: Keep = KeepStages()
+
+
+class BackpropGradient(Section):
+    """Plain backpropagation through the solver: exact, keeps every use of the network."""
+
+    kind: Literal["backprop"]
+
+
+class OneCheckpointGradient(Section):
+    """Keep the initial state and solve again with the graph: exact."""
+
+    kind: Literal["onecheckpoint"]
+
+
+class AcaGradient(Section):
+    """Adaptive checkpoint adjoint (Zhuang et al. 2020): keep every step, rebuild one step's graph: exact."""
+
+    kind: Literal["aca"]
+
+
+class AdjointGradient(Section):
+    """Continuous adjoint (Chen et al. 2018): a backward ODE solve; not exact."""
+
+    kind: Literal["adjoint"]
+    rtol: float | None = Field(None, gt=0, le=1, description="Of the backward solve; null: the forward one's.")
+    atol: float | None = Field(None, gt=0, le=1, description="Of the backward solve; null: the forward one's.")
+
+
+Gradient = Annotated[
+    SymplecticGradient | BackpropGradient | OneCheckpointGradient | AcaGradient | AdjointGradient,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,101 @@
+"""How the weights are moved, and when that ends."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from symadj.service.contract.spec.section import Section
+
+
+class ConstantSchedule(Section):
+    kind: Literal["constant"] = "constant"
+    warmup_steps: int = Field(0, ge=0, le=100_000_000)
+
+
+class CosineSchedule(Section):
+    """Cosine decay towards ``final_fraction`` of the rate over all steps (the optimizer's needs ``stop: steps``)."""
+
+    kind: Literal["cosine"]
+    warmup_steps: int = Field(0, ge=0, le=100_000_000)
+    final_fraction: float = Field(0.0, ge=0, le=1)
+
+
+class PlateauSchedule(Section):
+    """Multiply the rate by ``factor`` whenever ``patience`` validations in a row brought no improvement on the best."""
+
+    kind: Literal["plateau"]
+    warmup_steps: int = Field(0, ge=0, le=100_000_000)
+    factor: float = Field(0.5, gt=0, lt=1)
+    patience: int = Field(5, ge=1, le=1_000_000, description="Validations.")
+    min_improvement: float = Field(0.0, ge=0, le=1e6, description="Of the validation NLL, in nats, to count as one.")
+    final_fraction: float = Field(0.0, ge=0, le=1, description="Of the full rate: it does not fall below.")
+
+
+Schedule = Annotated[ConstantSchedule | CosineSchedule | PlateauSchedule, Field(discriminator="kind")]
+
+
+class _Optimizer(Section):
+    learning_rate: float = Field(1e-3, gt=0, le=100)
+    schedule: Schedule = ConstantSchedule()
+    clip_norm: float | None = Field(
+        10.0,
+        gt=0,
+        description="Largest 2-norm of the gradient of all parameters together; null: no clipping.",
+    )
+
+
+class AdamOptimizer(_Optimizer):
+    kind: Literal["adam"] = "adam"
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+
+
+class AdamWOptimizer(_Optimizer):
+    kind: Literal["adamw"]
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    weight_decay: float = Field(1e-2, ge=0, le=10)
+
+
+class SgdOptimizer(_Optimizer):
+    kind: Literal["sgd"]
+    momentum: float = Field(0.9, ge=0, lt=1)
+
+
+Optimizer = Annotated[AdamOptimizer | AdamWOptimizer | SgdOptimizer, Field(discriminator="kind")]
+
+
+class MovingAverage(Section):
+    """Exponential moving average of the weights, which validation, evaluation and samples then use.
+
+    After n steps the decay is ``min(decay, (1 + n) / (10 + n))``, so that the first weights are soon forgotten.
+    """
+
+    decay: float = Field(0.999, gt=0, lt=1)
+
+
+class EarlyStop(Section):
+    """Stop when validations bring no improvement, and go back to the weights of the best one.
+
+    The best one is the lowest validation NLL, however the training ends. Pre-training's validations do not count.
+    """
+
+    patience: int = Field(30, ge=1, le=1_000_000, description="Validations in a row without improvement.")
+    min_improvement: float = Field(0.0, ge=0, le=1e6, description="Of the validation NLL, in nats, to count as one.")
+
+
+class StopAfterSteps(Section):
+    """Stop after a number of optimiser steps, pre-training's included: the same spec gives the same flow."""
+
+    kind: Literal["steps"] = "steps"
+    max_steps: int = Field(2000, ge=1, le=100_000_000)
+
+
+class StopAfterMinutes(Section):
+    """Stop when the time for training is up (start-up and evaluation not counted)."""
+
+    kind: Literal["minutes"]
+    max_minutes: float = Field(gt=0, le=60 * 24 * 60)
+
+
+Stop = Annotated[StopAfterSteps | StopAfterMinutes, Field(discriminator="kind")]

@@ -1,0 +1,75 @@
+"""States of a job, and the reasons for which one ends."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["ACTIVE", "RETRYABLE", "TERMINAL", "TRANSITIONS", "CheckpointCause", "JobState", "ReasonCode", "StopReason"]
+
+
+class JobState(StrEnum):
+    """Where a job is in its life; ``TRANSITIONS`` says where it may go from there."""
+
+    QUEUED = "queued"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+_ENDS = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+TRANSITIONS: dict[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: frozenset({JobState.STARTING, JobState.PAUSED, JobState.CANCELLED, JobState.FAILED}),
+    # starting, running -> queued: the cluster took no job, or the attempt was lost; it waits for another one.
+    JobState.STARTING: (_ENDS - {JobState.SUCCEEDED}) | {JobState.RUNNING, JobState.QUEUED, JobState.PAUSING},
+    JobState.RUNNING: _ENDS | {JobState.QUEUED, JobState.PAUSING},
+    # It may come to its end before it has stopped.
+    JobState.PAUSING: _ENDS | {JobState.PAUSED},
+    JobState.PAUSED: frozenset({JobState.QUEUED, JobState.CANCELLED}),
+    JobState.SUCCEEDED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+}
+TERMINAL = frozenset(state for state, following in TRANSITIONS.items() if not following)
+# These hold a part of the cluster.
+ACTIVE = frozenset({JobState.STARTING, JobState.RUNNING, JobState.PAUSING})
+
+
+class StopReason(StrEnum):
+    """Why a run is asked to stop at its next step, with a checkpoint."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    TIMEOUT = "timeout"
+
+
+class CheckpointCause(StrEnum):
+    """Why a checkpoint was written."""
+
+    STEPS = "steps"
+    MINUTES = "minutes"
+    BEST = "best"
+    ASKED = "asked"
+    STOPPED = "stopped"
+    FINISHED = "finished"
+
+
+class ReasonCode(StrEnum):
+    """Why a job failed."""
+
+    DIVERGED = "diverged"
+    SOLVER_STUCK = "solver_stuck"
+    OUT_OF_MEMORY = "out_of_memory"
+    DATA_ERROR = "data_error"
+    CANNOT_FIT = "cannot_fit"
+    WORKER_LOST = "worker_lost"
+    CLUSTER_LOST = "cluster_lost"
+    TIMEOUT = "timeout"
+    INTERNAL = "internal"
+
+
+# What is bound to happen again is not tried again.
+RETRYABLE = frozenset({ReasonCode.WORKER_LOST, ReasonCode.CLUSTER_LOST})

@@ -1,0 +1,187 @@
+"""What users ask for: submit, cancel, pause, resume, a checkpoint, delete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+
+from sqlalchemy.orm import Session
+
+from symadj.service.contract.layout import job_folder
+from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.states import ACTIVE, TERMINAL, JobState, StopReason
+from symadj.service.contract.storage import Storage
+from symadj.service.errors import Conflict, IdempotencyMismatch, TooManyRequests
+from symadj.service.identifiers import new_job_id
+from symadj.service.lifecycle import parents
+from symadj.service.store import events, jobs
+from symadj.service.store.tables import IdempotencyKey, Job
+
+__all__ = ["ask_checkpoint", "cancel", "delete", "pause", "resume", "submit"]
+
+
+def submit(
+    session: Session,
+    spec: JobSpec,
+    *,
+    owner: str,
+    idempotency_key: str | None = None,
+    max_queued: int | None = None,
+) -> tuple[Job, bool]:
+    """Store a job in the queue; return it and whether it is new.
+
+    The caller then calls ``adopt_checkpoint``, in the same transaction.
+
+    Under an ``idempotency_key`` that this owner used before with the same spec, the job of then is returned.
+
+    Raises:
+        IdempotencyMismatch: the key was used before with another spec.
+        TooManyRequests: ``max_queued`` jobs of this owner wait already.
+        InvalidSpec: the spec's parent has no such checkpoint, or trains something else.
+    """
+    stored = spec.stored()
+    # What the user wrote, without defaults: those may change with a release, and the user's retry would not match.
+    written = spec.model_dump(mode="json", exclude_unset=True)
+    body_hash = hashlib.sha256(json.dumps(written, sort_keys=True).encode()).digest()
+    if idempotency_key is not None:
+        known = jobs.idempotency_key(session, owner, idempotency_key)
+        if known is not None:
+            if known.body_hash != body_hash:
+                raise IdempotencyMismatch(
+                    f"Idempotency-Key {idempotency_key!r} was used for job {known.job_id!r} with another spec: "
+                    "repeat the same spec, or take a new key"
+                )
+            return jobs.get(session, known.job_id), False
+    if max_queued is not None:
+        _check_room(session, owner, max_queued)
+    checkpoint = parents.checkpoint_of(session, spec, owner=owner)
+    now = datetime.now(UTC)
+    job = Job(
+        id=new_job_id(),
+        name=spec.name,
+        owner=owner,
+        spec=stored,
+        priority=spec.priority,
+        state=JobState.QUEUED.value,
+        created_at=now,
+        updated_at=now,
+        parent_id=checkpoint.job_id if checkpoint is not None else None,
+        parent_checkpoint=checkpoint.name if checkpoint is not None else None,
+    )
+    jobs.add(session, job)
+    if idempotency_key is not None:
+        jobs.remember_key(
+            session,
+            IdempotencyKey(owner=owner, key=idempotency_key, body_hash=body_hash, job_id=job.id, created_at=now),
+        )
+    return job, True
+
+
+def _check_room(session: Session, owner: str, max_queued: int) -> None:
+    jobs.lock_queue(session)  # or two at once would both find the last place free
+    queued = jobs.count_queued(session, owner)
+    if queued >= max_queued:
+        raise TooManyRequests(
+            f"{owner} has {queued} jobs in the queue, and {max_queued} may wait: submit again when one has started, or "
+            "cancel one",
+            queued=queued,
+            max_queued=max_queued,
+        )
+
+
+def cancel(session: Session, job: Job, *, actor: str) -> None:
+    """Cancel a job: at once if it waits, at its next step if it runs. Cancelling twice is no error.
+
+    Raises:
+        Conflict: the job succeeded or failed before.
+    """
+    state = JobState(job.state)
+    if state is JobState.CANCELLED:
+        return
+    if state in TERMINAL:
+        raise Conflict(f"job {job.id!r} is {job.state}: there is nothing to cancel", state=job.state)
+    if state not in ACTIVE:
+        message = f"Cancelled while it was {job.state}."
+        jobs.transition(session, job, JobState.CANCELLED, actor=actor, message=message, not_before=None)
+        job.message = message
+    elif job.stop_requested != StopReason.CANCEL:
+        job.stop_requested = StopReason.CANCEL.value
+        job.stop_requested_at = job.updated_at = datetime.now(UTC)
+        events.append(session, job, actor=actor, name="cancel_requested", message="To stop at its next step.")
+
+
+def pause(session: Session, job: Job, *, actor: str) -> None:
+    """Pause a job: at once if it waits, at its next step, with a checkpoint, if it runs. Twice is no error.
+
+    Raises:
+        Conflict: the job has ended, or is about to.
+    """
+    state = JobState(job.state)
+    if state in TERMINAL:
+        raise Conflict(f"job {job.id!r} is {job.state}: there is nothing to pause", state=job.state)
+    if job.stop_requested not in {None, StopReason.PAUSE}:
+        raise Conflict(
+            f"job {job.id!r} is stopping for good ({job.stop_requested}): it can't be paused any more", state=job.state
+        )
+    if state is JobState.QUEUED:
+        message = "Paused while it waited."
+        jobs.transition(session, job, JobState.PAUSED, actor=actor, message=message, not_before=None)
+    elif state in {JobState.STARTING, JobState.RUNNING}:
+        jobs.transition(
+            session,
+            job,
+            JobState.PAUSING,
+            actor=actor,
+            message="To stop at its next step, with a checkpoint.",
+            stop_requested=StopReason.PAUSE.value,
+            stop_requested_at=datetime.now(UTC),
+        )
+
+
+def resume(session: Session, job: Job, *, actor: str) -> None:
+    """Put a paused job back into the queue, where it keeps its place by priority and time of submission.
+
+    Raises:
+        Conflict: the job is not paused.
+    """
+    if job.state == JobState.PAUSING:
+        raise Conflict(f"job {job.id!r} is pausing: wait until it is paused, then resume it", state=job.state)
+    if job.state != JobState.PAUSED:
+        raise Conflict(f"job {job.id!r} is {job.state}: only a paused job can be resumed", state=job.state)
+    message = "Resumed: it waits for its next attempt."
+    jobs.transition(session, job, JobState.QUEUED, actor=actor, message=message, not_before=None)
+
+
+def ask_checkpoint(session: Session, job: Job, *, actor: str) -> None:
+    """Ask a run for a checkpoint of its next step.
+
+    Raises:
+        Conflict: the job does not run, or is stopping, with a checkpoint anyway.
+    """
+    if job.state not in {JobState.STARTING, JobState.RUNNING}:
+        hint = "it writes one as it stops" if job.state == JobState.PAUSING else "only a job that runs can write one"
+        raise Conflict(f"job {job.id!r} is {job.state}: {hint}", state=job.state)
+    job.checkpoints_asked += 1
+    job.updated_at = datetime.now(UTC)
+    events.append(session, job, actor=actor, name="checkpoint_requested", message="To be written at its next step.")
+
+
+def delete(session: Session, job: Job, *, storage: Storage) -> bool:
+    """Delete an ended job: its row, events, metrics and telemetry.
+
+    Its folder is set aside, for the caller to discard after the commit: that may take long, and others wait for the
+    transaction. Returned is whether there is one.
+
+    Raises:
+        Conflict: the job has not ended.
+        OSError: the storage can't be written, or does not answer.
+    """
+    if JobState(job.state) not in TERMINAL:
+        raise Conflict(
+            f"job {job.id!r} is {job.state}: only an ended job can be deleted; cancel it first",
+            state=job.state,
+        )
+    jobs.delete(session, job)
+    session.flush()
+    return storage.set_aside(job_folder(job.id))

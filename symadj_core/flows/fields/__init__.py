@@ -1,0 +1,1 @@
+"""Vector fields, and the closed forms of their divergence."""

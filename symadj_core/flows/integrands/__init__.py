@@ -1,0 +1,1 @@
+"""What is integrated along a flow's path beside the state: the divergence and regularisers."""

@@ -1,0 +1,259 @@
+"""Delivery of a run's records to the API: each one once, whatever happens to the API meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import tempfile
+import threading
+import time
+from http import HTTPStatus
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+
+from symadj.service.contract.order import RunOrder
+from symadj.service.contract.records import (
+    MAX_BATCH_RECORDS,
+    ArtifactRecord,
+    BatchAnswer,
+    CheckpointRecord,
+    EventRecord,
+    FarewellRecord,
+    MemoryRecord,
+    OutcomeRecord,
+    StepRecord,
+)
+from symadj.service.contract.states import StopReason
+from symadj.workers.delivery.spool import Spool
+from symadj.workers.outcome import StopAsked
+
+__all__ = ["AnyRecord", "Outbox", "Sender", "TelemetryError", "flush_timeout", "open_sender"]
+
+log = logging.getLogger(__name__)
+
+AnyRecord = StepRecord | MemoryRecord | EventRecord | ArtifactRecord | CheckpointRecord | OutcomeRecord | FarewellRecord
+
+SEND_INTERVAL_S = 0.5
+# So long without records, an empty batch asks whether the job is to stop.
+SIGN_OF_LIFE_S = 2.0
+SEND_AT_ONCE = 500  # records waiting
+MAX_BATCH_BYTES = 1_000_000
+FIRST_RETRY_S = 0.1
+LONGEST_RETRY_S = 5.0
+REQUEST_TIMEOUT_S = 10.0
+
+# The attempt is not wanted any more: its token was withdrawn, or the job was deleted or given to another attempt.
+_NOT_WANTED = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
+_LATER = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+
+
+class TelemetryError(Exception):
+    """The API refuses what this run sends: a fault in symadj, not in the run."""
+
+
+class Outbox(Protocol):
+    """Where a run puts its records, and where it learns that it is to stop."""
+
+    @property
+    def stop(self) -> StopReason | None:
+        """What the API asked for, if the run is to stop at its next step."""
+
+    @property
+    def checkpoints_asked(self) -> int:
+        """How many checkpoints the API has asked for in all."""
+
+    @property
+    def superseded(self) -> bool:
+        """Whether the API does not want this attempt any more."""
+
+    def put(self, record: AnyRecord) -> None:
+        """Take a record for delivery; returns at once.
+
+        Raises:
+            TelemetryError: the API refused an earlier record for good.
+        """
+
+    def raise_if_stopped(self) -> None:
+        """Return if the run may go on.
+
+        Raises:
+            StopAsked: the API asked for the run to stop.
+        """
+
+    def flush(self, timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds until all is delivered, and return whether it is.
+
+        Raises:
+            TelemetryError: the API refused a record for good.
+        """
+
+
+class Sender:
+    """Delivers one source's records to the API from a thread of its own, by way of a spool.
+
+    Connection errors, timeouts and the API's own errors (5xx, 429) are retried for ever with a growing, jittered
+    pause, so that the API may be restarted or away for long without a record lost. A batch whose answer was lost is
+    sent again, and the API tells by its sequence numbers what of it is new.
+    """
+
+    def __init__(self, spool: Spool, api_url: str, token: str, source: str, checkpoints_asked: int = 0) -> None:
+        self._spool = spool
+        self._source = source
+        self._url = f"{api_url.rstrip('/')}/api/v1/ingest/batches"
+        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        self._acknowledged = 0
+        self._stop: StopReason | None = None
+        self._checkpoints_asked = checkpoints_asked
+        self._superseded = False
+        self._error: TelemetryError | None = None
+        self._flushing = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name=f"symadj-sender-{source}", daemon=True)
+        self._thread.start()
+
+    @property
+    def stop(self) -> StopReason | None:
+        return self._stop
+
+    @property
+    def checkpoints_asked(self) -> int:
+        return self._checkpoints_asked
+
+    @property
+    def superseded(self) -> bool:
+        return self._superseded
+
+    def put(self, record: AnyRecord) -> None:
+        if self._error:
+            raise self._error
+        number = self._spool.append(record.model_dump_json().encode())
+        if (number - self._acknowledged) % SEND_AT_ONCE == 0:
+            with self._changed:
+                self._changed.notify_all()
+
+    def raise_if_stopped(self) -> None:
+        if self._stop is not None:
+            raise StopAsked(self._stop)
+
+    def flush(self, timeout: float) -> bool:
+        with self._changed:
+            self._flushing += 1
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._all_delivered or self._over, timeout)
+            self._flushing -= 1
+            if self._error:
+                raise self._error
+            return self._all_delivered
+
+    def close(self) -> None:
+        """Stop the thread; the spool's file is kept only where it holds records that were not delivered."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._spool.close(delete=self._all_delivered or self._superseded)
+
+    @property
+    def _all_delivered(self) -> bool:
+        return self._acknowledged >= self._spool.count
+
+    @property
+    def _over(self) -> bool:
+        return self._closed or self._superseded or self._error is not None
+
+    def _run(self) -> None:
+        try:
+            # Proxies of the environment are for the outside world; the API is a neighbour.
+            with httpx.Client(headers=self._headers, timeout=REQUEST_TIMEOUT_S, trust_env=False) as client:
+                while self._wait_for_work():
+                    self._deliver(client)
+        except Exception as error:
+            log.exception("telemetry of %s stopped", self._source)
+            with self._changed:
+                self._error = error if isinstance(error, TelemetryError) else TelemetryError(repr(error))
+                self._changed.notify_all()
+
+    def _wait_for_work(self) -> bool:
+        """Wait until there is something to send or to ask; return False when there will never be."""
+        ask_at = time.monotonic() + SIGN_OF_LIFE_S
+        with self._changed:
+            while not self._over:
+                waiting = self._spool.count - self._acknowledged
+                if waiting and (self._flushing or waiting >= SEND_AT_ONCE):
+                    return True
+                told = self._changed.wait(SEND_INTERVAL_S)
+                if not told and (self._spool.count > self._acknowledged or time.monotonic() >= ask_at):
+                    return True
+            return False
+
+    def _deliver(self, client: httpx.Client) -> None:
+        """Send batches until the API has answered one."""
+        pause = FIRST_RETRY_S
+        while not self._over:
+            first = self._acknowledged + 1
+            # Read anew for every try: records made meanwhile go along. Without records to send, an empty batch: its
+            # answer says whether the job is to stop.
+            lines = self._spool.read(first, MAX_BATCH_RECORDS, MAX_BATCH_BYTES)
+            # The records are JSON already: the batch is put together around them.
+            head = f'{{"source":"{self._source}","first_seq":{first},"records":['.encode()
+            try:
+                answer = client.post(self._url, content=head + b",".join(lines) + b"]}")
+            except httpx.TransportError as error:
+                problem = f"{type(error).__name__}: {error}"
+            else:
+                if not (answer.is_server_error or answer.status_code in _LATER):
+                    moved = self._heed(answer)
+                    if moved or not lines:
+                        return
+                problem = f"status {answer.status_code}"
+            log.warning("telemetry of %s waits for %s: %s", self._source, self._url, problem)
+            with self._changed:
+                self._changed.wait_for(lambda: self._over, pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, LONGEST_RETRY_S)
+
+    def _heed(self, answer: httpx.Response) -> bool:
+        """Do what the API says; return whether it moved on, or ended the sending."""
+        if answer.status_code == HTTPStatus.OK:
+            told = BatchAnswer.model_validate_json(answer.content)
+            self._stop, self._checkpoints_asked = told.stop, told.checkpoints_asked
+            return self._continue_from(told.next_seq)
+        if answer.status_code == HTTPStatus.CONFLICT and "next_seq" in answer.json():
+            return self._continue_from(int(answer.json()["next_seq"]))
+        if answer.status_code in _NOT_WANTED:
+            log.warning("the API does not want this attempt any more: %s", answer.text)
+            with self._changed:
+                self._superseded = True
+                self._changed.notify_all()
+            return True
+        raise TelemetryError(
+            f"{self._url} answered {answer.status_code} to records of {self._source} from number "
+            f"{self._acknowledged + 1} on: {answer.text[:2000]}"
+        )
+
+    def _continue_from(self, number: int) -> bool:
+        if not 1 <= number <= self._spool.count + 1:
+            raise TelemetryError(
+                f"{self._url} waits for record {number} of {self._source}, which has made {self._spool.count}: "
+                "another process sends under the same name"
+            )
+        with self._changed:
+            moved = self._acknowledged != number - 1
+            self._acknowledged = number - 1
+            self._changed.notify_all()
+        return moved
+
+
+def flush_timeout() -> float:
+    """Return for how many seconds a run waits at its end for the API to take its last records."""
+    return float(os.environ.get("SYMADJ_FLUSH_TIMEOUT_S", "3600"))
+
+
+def open_sender(order: RunOrder, source: str) -> Sender:
+    """Start delivering the records of ``source`` of the attempt that ``order`` tells of."""
+    root = os.environ.get("SYMADJ_SPOOL_DIR") or os.path.join(tempfile.gettempdir(), "symadj-spool")
+    path = Path(root, order.job_id, str(order.attempt), f"{source}.jsonl")
+    return Sender(Spool(path), order.api_url, order.token, source, order.checkpoints_asked)

@@ -1,0 +1,38 @@
+"""The files that a run leaves in the job's folder of the artifact storage."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+
+from symadj.service.contract.order import RunOrder
+from symadj.service.contract.records import ArtifactRecord
+from symadj.service.contract.storage import open_storage
+
+__all__ = ["ArtifactFolder"]
+
+
+class ArtifactFolder:
+    """``{storage}/{job_id}/artifacts/{attempt}``, where each file appears whole or not at all.
+
+    An attempt that was given up, and does not know it yet, can't write over the files of the next one.
+    """
+
+    def __init__(self, order: RunOrder) -> None:
+        self.storage = open_storage(order.storage)
+        self.path = f"{order.job_id}/artifacts/{order.attempt}"
+
+    def write(self, name: str, media_type: str, content: bytes) -> ArtifactRecord:
+        """Write ``content`` under ``name``, replacing an earlier file of that name, and return its record.
+
+        Raises:
+            OSError: the storage is full, cannot be written or does not answer; nothing is left behind.
+        """
+        self.storage.write(f"{self.path}/{name}", content)
+        return ArtifactRecord(
+            time=datetime.now(UTC),
+            name=name,
+            media_type=media_type,
+            bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+        )

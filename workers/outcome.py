@@ -1,0 +1,71 @@
+"""The reason for which a run ended before its time, in the words that the user gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from symadj.service.contract.states import JobState, ReasonCode, StopReason
+
+__all__ = ["DIVERGENCES", "LESS_MEMORY", "Failure", "StopAsked"]
+
+LESS_MEMORY = (
+    "what needs less, the strongest first: gradient.kind symplectic (keep.kind steps needs less than stages, binomial "
+    "least), a smaller data.batch_size, more workers for the same batch, a narrower flow, looser solver tolerances"
+)
+
+# These leave the weights as they were, and finite: they are found before the optimiser's turn.
+DIVERGENCES = frozenset({ReasonCode.DIVERGED, ReasonCode.SOLVER_STUCK})
+
+_STATES = {
+    None: JobState.FAILED,
+    StopReason.CANCEL: JobState.CANCELLED,
+    StopReason.PAUSE: JobState.PAUSED,
+    StopReason.TIMEOUT: JobState.FAILED,
+}
+# Phases in which a run waits for a storage that does not answer.
+_BEFORE = frozenset({"storage", "setup", "resume"})
+_TIMEOUT_ADVICE = (
+    "submit a job that goes on from the last checkpoint (`symadj continue`), with a longer timeout_minutes or none"
+)
+
+
+class StopAsked(Exception):
+    """The API asked for the run to stop.
+
+    Attributes:
+        wish: why.
+    """
+
+    def __init__(self, wish: StopReason) -> None:
+        super().__init__(f"the run is asked to stop: {wish}")
+        self.wish = wish
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A reason code, a message for a person, and what was measured where it happened, with advice.
+
+    Attributes:
+        stop: what the API asked for, where that is why the run ended: no failure, then.
+    """
+
+    reason: ReasonCode | None
+    message: str
+    data: dict[str, Any] = field(default_factory=dict)
+    stop: StopReason | None = None
+
+    @classmethod
+    def stopped(cls, wish: StopReason, where: dict[str, Any]) -> Failure:
+        """Return the end of a run that stopped as it was asked to, at a step, before the first or in the evaluation."""
+        place = "before the training" if where.get("phase") in _BEFORE else "in the evaluation, after the training"
+        if "step" in where:
+            place = f"after step {where['step']}"
+        if wish is StopReason.TIMEOUT:
+            message = f"the time that timeout_minutes gives the job was over {place}"
+            return cls(ReasonCode.TIMEOUT, message, where | {"advice": _TIMEOUT_ADVICE}, wish)
+        return cls(None, f"{_STATES[wish]} {place}", where, wish)
+
+    def outcome(self) -> dict[str, Any]:
+        """Return the fields of the ``OutcomeRecord`` of an attempt that ended so."""
+        return {"state": _STATES[self.stop], "reason": self.reason, "message": self.message, "data": self.data}

@@ -1,0 +1,1 @@
+"""What of a run is about Ray: the process group, the trainer, and what Ray's errors mean."""

@@ -1,0 +1,1 @@
+"""The training loop, the step, and all that a step is made of."""

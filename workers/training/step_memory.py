@@ -1,0 +1,100 @@
+"""The memory of one training step, phase by phase."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from symadj.service.contract.records import EventRecord, MemoryRecord, Phase
+from symadj.workers.delivery.sender import Outbox
+from symadj_core.memory import PeakMeter, Window
+
+__all__ = ["StepMemory"]
+
+
+class StepMemory:
+    """Measures the phases of a step and reports them.
+
+    Args:
+        device: of the training.
+        rank: this process's.
+        budget: of a worker, bytes; a peak above it is reported once, as an event.
+    """
+
+    def __init__(self, device: torch.device, rank: int, budget: int | None) -> None:
+        self._meter = PeakMeter(device)
+        self._rank, self._budget = rank, budget
+        self._windows: dict[Phase, Window] = {}
+        self._over_budget = False
+
+    def begin(self) -> None:
+        """Forget the step before."""
+        self._windows.clear()
+
+    @contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
+        """Measure what runs within."""
+        with self._meter.window() as window:
+            # Known at once, so that a failure within the phase finds the figures of the phases before it.
+            self._windows[phase] = window
+            yield
+
+    def report(self, step: int, outbox: Outbox) -> None:
+        """Put the step's records, and the event of a budget that does not hold."""
+        idle = self._windows["forward"]
+        now = datetime.now(UTC)
+        for phase, window in self._windows.items():
+            outbox.put(
+                MemoryRecord(
+                    time=now,
+                    step=step,
+                    rank=self._rank,
+                    phase=phase,
+                    host_idle_bytes=idle.host_start_bytes,
+                    host_peak_bytes=window.host_peak_bytes,
+                    device_idle_bytes=idle.device_start_bytes,
+                    device_peak_bytes=window.device_peak_bytes,
+                )
+            )
+        peak = max((w.host_peak_bytes or 0 for w in self._windows.values()), default=0)
+        if self._budget is not None and peak > self._budget and not self._over_budget:
+            self._over_budget = True
+            outbox.put(
+                EventRecord(
+                    time=now,
+                    name="memory_budget_exceeded",
+                    message=f"rank {self._rank} held {peak} bytes in step {step}, more than its memory_budget",
+                    data={
+                        "rank": self._rank,
+                        "step": step,
+                        "peak_bytes": peak,
+                        "memory_budget_bytes": self._budget,
+                    },
+                )
+            )
+
+    def above_idle(self) -> int | None:
+        """Return the step's peak above what it began with: of the device, or of the host where there is none."""
+        idle, windows = self._windows["forward"], self._windows.values()
+        if idle.device_start_bytes is not None:
+            peaks = [w.device_peak_bytes for w in windows if w.device_peak_bytes is not None]
+            return max(peaks) - idle.device_start_bytes
+        if idle.host_start_bytes is None:
+            return None
+        return max(w.host_peak_bytes for w in windows if w.host_peak_bytes is not None) - idle.host_start_bytes
+
+    def known(self) -> dict[str, Any]:
+        """Return what was measured of the step so far, as JSON values."""
+        return {
+            name: {
+                "host_start_bytes": window.host_start_bytes,
+                "host_peak_bytes": window.host_peak_bytes,
+                "device_start_bytes": window.device_start_bytes,
+                "device_peak_bytes": window.device_peak_bytes,
+            }
+            for name, window in self._windows.items()
+        }
