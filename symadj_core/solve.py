@@ -11,16 +11,13 @@ from torch import Tensor, nn
 from torch._C._functorch import is_batchedtensor
 from torch.nn.parameter import is_lazy
 
-from symadj_core import gradients
 from symadj_core.errors import SolverError, Status
-from symadj_core.gradients import GradientMethod
+from symadj_core.gradients import GRADIENTS, GradientMethod
 from symadj_core.gradients.discovery import discover_parameters, modules_of
-from symadj_core.solvers import controller as controllers
-from symadj_core.solvers import tableaus
-from symadj_core.solvers.controller import AdaptiveController, Controller, FixedStep, IController
+from symadj_core.solvers.controller import CONTROLLERS, AdaptiveController, Controller, FixedStep, IController
 from symadj_core.solvers.problem import Callbacks, Problem, Stats
 from symadj_core.solvers.system import Field, Quadrature, System
-from symadj_core.solvers.tableaus import ButcherTableau
+from symadj_core.solvers.tableaus import TABLEAUS, ButcherTableau
 from symadj_core.solvers.timeloop import Outputs
 
 
@@ -81,15 +78,14 @@ def solve(
         SolverError: the end was not reached (only with `throw`).
         ValueError, TypeError: an argument makes no sense; the message names it.
     """
-    tableau = solver if isinstance(solver, ButcherTableau) else tableaus.by_name(solver)
-    method = gradients.by_name(gradient) if isinstance(gradient, str) else gradient
+    tableau = TABLEAUS.find(solver)
+    method = GRADIENTS.make(gradient)
+    if not isinstance(tableau, ButcherTableau):
+        raise TypeError(f"solver must be a name or a ButcherTableau, not {solver!r}")
     if not isinstance(method, GradientMethod):
         raise TypeError(f"gradient must be a name or a gradient method such as Symplectic(), not {gradient!r}")
     times = checked_times(t, y0)
-    if controller is None:
-        controller = default_controller(tableau)
-    elif isinstance(controller, str):
-        controller = controllers.by_name(controller)
+    controller = default_controller(tableau) if controller is None else CONTROLLERS.make(controller)
     if isinstance(controller, AdaptiveController) and tableau.error is None:
         raise ValueError(f"{tableau.name} has no error estimate: use FixedStep, or an adaptive solver")
     system = System(field, None if quadrature is None else quadrature.rates)

@@ -3,16 +3,17 @@
 from symadj_core.flows.block import Block, BlockSettings
 from symadj_core.flows.cnf import Flow
 from symadj_core.flows.conditional import ConditionalFlow
-from symadj_core.flows.fields.convolutional import ConvField
-from symadj_core.flows.fields.perceptrons import MLPField, ResidualField, VectorField
-from symadj_core.flows.fields.potential import PotentialField
+from symadj_core.flows.fields import FIELDS, ConvField, MLPField, PotentialField, ResidualField, VectorField
 from symadj_core.flows.images import PartialBlock, multiscale_flow, scales
-from symadj_core.flows.integrands.divergence import Divergence, Exact, Hutchinson, HutchPlusPlus
+from symadj_core.flows.integrands import divergence
+from symadj_core.flows.integrands.divergence import DIVERGENCES, Divergence, Exact, Hutchinson, HutchPlusPlus
 from symadj_core.flows.integrands.probes import ProbeKey
 from symadj_core.flows.integrands.regularisers import REGULARISERS
 from symadj_core.flows.matching import flow_matching_loss
 
 __all__ = [
+    "DIVERGENCES",
+    "FIELDS",
     "REGULARISERS",
     "Block",
     "BlockSettings",
@@ -29,6 +30,7 @@ __all__ = [
     "ProbeKey",
     "ResidualField",
     "VectorField",
+    "divergence",
     "flow_matching_loss",
     "multiscale_flow",
     "scales",

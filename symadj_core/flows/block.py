@@ -11,21 +11,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from symadj_core import gradients
 from symadj_core.errors import SolverError
-from symadj_core.flows.fields.perceptrons import VectorField
-from symadj_core.flows.integrands import divergence as divergences
+from symadj_core.flows.field_in_use import FieldInUse
+from symadj_core.flows.fields.base import VectorField
 from symadj_core.flows.integrands import regularisers
-from symadj_core.flows.integrands.divergence import Divergence, Hutchinson
-from symadj_core.flows.integrands.in_use import FieldInUse
+from symadj_core.flows.integrands.divergence import DIVERGENCES, Divergence, Hutchinson
 from symadj_core.flows.integrands.probes import ProbeKey
-from symadj_core.gradients import GradientMethod
+from symadj_core.gradients import GRADIENTS, GradientMethod
 from symadj_core.solve import Solution, default_controller, solve
-from symadj_core.solvers import tableaus
 from symadj_core.solvers.controller import Controller
 from symadj_core.solvers.problem import Callbacks, Stats
 from symadj_core.solvers.system import Field, Quadrature
-from symadj_core.solvers.tableaus import ButcherTableau
+from symadj_core.solvers.tableaus import TABLEAUS, ButcherTableau
 
 
 @dataclass(frozen=True)
@@ -105,18 +102,28 @@ class Block(nn.Module):
         if field_dtype not in (None, torch.bfloat16):
             raise ValueError(f"field_dtype must be None or torch.bfloat16, not {field_dtype}")
         self.field = field
-        tableau = tableaus.by_name(solver) if isinstance(solver, str) else solver
+        tableau = TABLEAUS.find(solver)
         self.settings = BlockSettings(
-            divergences.by_name(divergence) if isinstance(divergence, str) else divergence,
+            DIVERGENCES.make(divergence),
             tableau,
             default_controller(tableau) if controller is None else controller,
-            gradients.by_name(gradient) if isinstance(gradient, str) else gradient,
+            GRADIENTS.make(gradient),
             field_dtype,
         )
         # A fixed end time stays on the host: as a buffer, every solve would wait for the device to read it.
         self.end_time: float | nn.Parameter = float(end_time)
         if learn_end_time:
             self.end_time = nn.Parameter(torch.tensor([float(end_time)]))
+
+    @property
+    def knows_trace(self) -> bool:
+        """Whether the exact divergence has a closed form, as the block is set."""
+        return self.settings.field_dtype is None and getattr(self.field, "knows_trace", False)
+
+    @property
+    def has_cheap_trace(self) -> bool:
+        """Whether the exact divergence costs no more than an estimate, in time and in memory, as the block is set."""
+        return self.settings.field_dtype is None and getattr(self.field, "has_cheap_trace", False)
 
     def with_settings(self, settings: BlockSettings) -> Block:
         """A block that shares this one's weights, and all else that it holds, and is solved by other settings."""
@@ -231,7 +238,9 @@ class Block(nn.Module):
             ) from error
 
     def _quadrature(self, field: Field, y: Tensor, integrals: Integrals) -> Quadrature:
-        names, divergence = integrals.regularisers, self.settings.divergence
-        regularisers.check(names, divergence, self.field)
-        rates = regularisers.regularised_rates(divergence, field, integrals.key, integrals.sample_index, y, names)
-        return Quadrature(rates, y.new_zeros((len(y), 1 + len(names)) if names else (len(y),)))
+        chosen = regularisers.by_names(integrals.regularisers)
+        divergence = self.settings.divergence
+        for regulariser in chosen:
+            regulariser.check(divergence, self.field)
+        rates = regularisers.regularised_rates(divergence, field, integrals.key, integrals.sample_index, y, chosen)
+        return Quadrature(rates, y.new_zeros((len(y), 1 + len(chosen)) if chosen else (len(y),)))

@@ -20,19 +20,16 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from symadj_core import gradients
 from symadj_core.flows.block import Block, Integrals
 from symadj_core.flows.conditional import ConditionalFlow
 from symadj_core.flows.inputs import Inputs, flattened
-from symadj_core.flows.integrands import divergence as divergences
-from symadj_core.flows.integrands.divergence import Divergence
+from symadj_core.flows.integrands.divergence import DIVERGENCES, Divergence
 from symadj_core.flows.integrands.probes import ProbeKey
 from symadj_core.flows.trajectories import trajectories
-from symadj_core.gradients import GradientMethod
-from symadj_core.solvers import tableaus
+from symadj_core.gradients import GRADIENTS, GradientMethod
 from symadj_core.solvers.controller import AdaptiveController, Controller
 from symadj_core.solvers.problem import Stats
-from symadj_core.solvers.tableaus import ButcherTableau
+from symadj_core.solvers.tableaus import TABLEAUS, ButcherTableau
 
 
 class Flow(nn.Module, Distribution):
@@ -80,6 +77,21 @@ class Flow(nn.Module, Distribution):
     def last_stats(self) -> Stats:
         return reduce(add, self._stats, Stats())
 
+    @property
+    def knows_trace(self) -> bool:
+        """Whether the exact divergence has a closed form in every block."""
+        return all(block.knows_trace for block in self.stack())
+
+    @property
+    def has_cheap_trace(self) -> bool:
+        """Whether the exact divergence costs no more than an estimate, in time and in memory."""
+        return all(block.has_cheap_trace for block in self.stack())
+
+    @property
+    def moves_images(self) -> bool:
+        """Whether a block's field moves images, of which a state keeps channels of every pixel."""
+        return any(getattr(block.field, "shape", None) is not None for block in self.stack())
+
     def with_settings(
         self,
         *,
@@ -103,11 +115,11 @@ class Flow(nn.Module, Distribution):
         """
         changes: dict[str, Any] = {"field_dtype": None} if full_precision else {}
         if divergence is not None:
-            changes["divergence"] = divergences.by_name(divergence) if isinstance(divergence, str) else divergence
+            changes["divergence"] = DIVERGENCES.make(divergence)
         if solver is not None:
-            changes["solver"] = tableaus.by_name(solver) if isinstance(solver, str) else solver
+            changes["solver"] = TABLEAUS.find(solver)
         if gradient is not None:
-            changes["gradient"] = gradients.by_name(gradient) if isinstance(gradient, str) else gradient
+            changes["gradient"] = GRADIENTS.make(gradient)
         if controller is not None:
             changes["controller"] = controller
         tolerances: dict[str, Any] = {k: v for k, v in (("rtol", rtol), ("atol", atol)) if v is not None}

@@ -17,10 +17,11 @@ from symadj_core.gradients.backprop import Backprop
 from symadj_core.gradients.base import GradientMethod
 from symadj_core.gradients.onecheckpoint import OneCheckpoint
 from symadj_core.gradients.symplectic import Symplectic
+from symadj_core.registry import Classes
 
-GRADIENTS: dict[str, type[GradientMethod]] = {
-    method.name: method for method in (Backprop, OneCheckpoint, ACA, Symplectic, Adjoint)
-}
+GRADIENTS: Classes[GradientMethod] = Classes(
+    "gradient", {method.name: method for method in (Backprop, OneCheckpoint, ACA, Symplectic, Adjoint)}
+)
 
 __all__ = [
     "ACA",
@@ -41,8 +42,4 @@ def by_name(name: str, **options: Any) -> GradientMethod:
         ValueError: no such method, or a value that it does not take.
         TypeError: it has no such option.
     """
-    try:
-        kind = GRADIENTS[name]
-    except KeyError:
-        raise ValueError(f"unknown gradient {name!r}: there are {', '.join(GRADIENTS)}") from None
-    return kind(**options)
+    return GRADIENTS.make(name, **options)

@@ -18,11 +18,10 @@ from symadj_core.gradients.base import Cotangents, InputGradients, Replay, Repla
 from symadj_core.gradients.keep import Nothing, Recorder
 from symadj_core.gradients.pullback import Pullback
 from symadj_core.gradients.regraph import add, total_quadrature
-from symadj_core.solvers import tableaus
 from symadj_core.solvers.controller import AdaptiveController, Controller
 from symadj_core.solvers.problem import Callbacks, Problem, Stats
 from symadj_core.solvers.system import System
-from symadj_core.solvers.tableaus import ButcherTableau
+from symadj_core.solvers.tableaus import TABLEAUS, ButcherTableau
 from symadj_core.solvers.timeloop import Outputs, SolverStep, march
 
 
@@ -34,6 +33,7 @@ class Adjoint(ReplayMethod):
         seminorm: leave the parameter gradient out of the backward solve's error norm.
         solver: method of the backward solve; None is the forward one's.
         controller: step sizes of the backward solve; None is the forward one's. Its norm is applied to y and lambda.
+        rtol, atol: tolerances in place of that controller's.
         norm: error norm in place of the largest of y's, lambda's and the parameters'.
         callbacks: called with every backward step, with z = (y, lambda) as one tensor [2, *y.shape].
     """
@@ -41,9 +41,12 @@ class Adjoint(ReplayMethod):
     seminorm: bool = False
     solver: str | ButcherTableau | None = None
     controller: Controller | None = None
+    rtol: float | None = None
+    atol: float | None = None
     norm: AugmentedNorm | None = None
     callbacks: Callbacks = field(default_factory=Callbacks)
     name: ClassVar[str] = "adjoint"
+    exact: ClassVar[bool] = False
 
     def recorder(self) -> Recorder:
         return Nothing().recorder()
@@ -52,7 +55,7 @@ class Adjoint(ReplayMethod):
         return True
 
     def integrate(self, problem: Problem, outputs: Outputs) -> tuple[Tensor, Tensor | None]:
-        controller = problem.controller if self.controller is None else self.controller
+        controller = self._controller(problem.controller)
         if isinstance(controller, AdaptiveController):
             for name, tolerance in (("rtol", controller.rtol), ("atol", controller.atol)):
                 if isinstance(tolerance, Tensor):
@@ -86,10 +89,24 @@ class Adjoint(ReplayMethod):
         t_grad = torch.stack(t_parts) if replay.t_wanted else None
         return InputGradients(state, total_quadrature(cotangents), t_grad)
 
+    def _controller(self, forward: Controller) -> Controller:
+        """Step sizes of the backward solve.
+
+        Raises:
+            ValueError: tolerances for fixed steps.
+        """
+        controller = forward if self.controller is None else self.controller
+        tolerances = {name: value for name in ("rtol", "atol") if (value := getattr(self, name)) is not None}
+        if not tolerances:
+            return controller
+        if not isinstance(controller, AdaptiveController):
+            raise ValueError(f"{' and '.join(tolerances)} of the adjoint need an adaptive backward solve")
+        return replace(controller, **tolerances)
+
     def _tableau(self, replay: Replay) -> ButcherTableau:
         if self.solver is None:
             return replay.tableau
-        return tableaus.by_name(self.solver) if isinstance(self.solver, str) else self.solver
+        return TABLEAUS.find(self.solver)
 
     def _back(
         self,
@@ -104,7 +121,7 @@ class Adjoint(ReplayMethod):
         """lambda and the parameter gradient at t[m-1] from those at t[m]."""
         assert replay.states is not None
         flow.rate = rate
-        controller = replay.controller if self.controller is None else self.controller
+        controller = self._controller(replay.controller)
         if isinstance(controller, AdaptiveController):
             norm = MixedNorm(controller.norm, flow.shapes, self.norm)
             control: Literal["state", "augmented"] = "state" if self.seminorm else "augmented"

@@ -3,7 +3,7 @@
 A method is an object, orthogonal to solver and controller: it runs the time loop and decides how the derivative of
 the result is made. A newcomer adds one by writing a class in a file of its own and naming it in
 `symadj_core.gradients.GRADIENTS`; most derive from `ReplayMethod`, which leaves two decisions open: what of a step
-is kept, and how the backward sweep uses it.
+is kept, and how the backward sweep uses it. The tests compare every method that says it is `exact` with `backprop`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class GradientMethod(ABC):
     """How the derivative of a solve is made."""
 
     name: ClassVar[str]
+    # Whether the gradient is the derivative of the computed solution, to rounding.
+    exact: ClassVar[bool] = True
     # Whether the tensors that the field uses must be known before the solve.
     needs_parameters: ClassVar[bool] = True
 

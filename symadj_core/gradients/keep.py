@@ -17,11 +17,13 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import comb
+from typing import ClassVar
 
 from torch import Tensor
 
+from symadj_core.registry import Classes
 from symadj_core.solvers.step import Wanted, take_step
 from symadj_core.solvers.system import System
 from symadj_core.solvers.tableaus import ButcherTableau
@@ -48,6 +50,8 @@ class Recorder(ABC):
 class Keep(ABC):
     """A policy of what to keep."""
 
+    name: ClassVar[str]
+
     @abstractmethod
     def recorder(self) -> Recorder:
         """A recorder for one solve."""
@@ -57,6 +61,8 @@ class Keep(ABC):
 class Stages(Keep):
     """Every stage state of every step."""
 
+    name: ClassVar[str] = "stages"
+
     def recorder(self) -> Recorder:
         return _KeepFirst(None)
 
@@ -64,6 +70,8 @@ class Stages(Keep):
 @dataclass(frozen=True)
 class Steps(Keep):
     """The state at the start of every step."""
+
+    name: ClassVar[str] = "steps"
 
     def recorder(self) -> Recorder:
         return _KeepFirst(1)
@@ -87,16 +95,17 @@ class FirstStep(Keep):
 
 @dataclass(frozen=True)
 class Binomial(Keep):
-    """At most `checkpoints` states (at least 2), y0 among them."""
+    """At most so many states (at least 2), y0 among them."""
 
-    checkpoints: int
+    states: int
+    name: ClassVar[str] = "binomial"
 
     def __post_init__(self) -> None:
-        if self.checkpoints < 2:
-            raise ValueError(f"binomial needs at least 2 checkpoints, not {self.checkpoints}")
+        if self.states < 2:
+            raise ValueError(f"binomial needs at least 2 states, not {self.states}")
 
     def recorder(self) -> Recorder:
-        return _KeepStrided(self.checkpoints)
+        return _KeepStrided(self.states)
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,7 @@ class Budget(Keep):
     """
 
     size: int
+    name: ClassVar[str] = "budget"
 
     def __post_init__(self) -> None:
         if self.size < 0:
@@ -116,21 +126,22 @@ class Budget(Keep):
         return _KeepWithin(self.size)
 
 
+KEEPS: Classes[Keep] = Classes("keep", {kind.name: kind for kind in (Stages, Steps, Binomial, Budget)})
+
+
 def parse(text: str) -> Keep:
     """The policy named "stages", "steps", "binomial(8)" or "budget(1000000)" (bytes).
 
     Raises:
         ValueError: anything else.
     """
-    if text == "stages":
-        return Stages()
-    if text == "steps":
-        return Steps()
-    match = re.fullmatch(r"(binomial|budget)\((\d+)\)", text)
-    if match is None:
-        raise ValueError(f"keep must be 'stages', 'steps', 'binomial(k)' or 'budget(bytes)', not {text!r}")
-    kind, number = match.groups()
-    return Binomial(int(number)) if kind == "binomial" else Budget(int(number))
+    match = re.fullmatch(r"(\w+)(?:\((\d+)\))?", text)
+    kind = None if match is None else KEEPS.get(match[1])
+    # What a policy asks for stands in the brackets, in the order of its fields.
+    if match is None or kind is None or (match[2] is None) != (not fields(kind)):  # type: ignore[arg-type]
+        forms = (f"{name}({', '.join(f.name for f in fields(kind))})" for name, kind in KEEPS.items())  # type: ignore[arg-type]
+        raise ValueError(f"keep must be {', '.join(form.removesuffix('()') for form in forms)}, not {text!r}")
+    return kind() if match[2] is None else kind(int(match[2]))  # type: ignore[call-arg]
 
 
 class _KeepFirst(Recorder):

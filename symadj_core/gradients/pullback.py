@@ -163,7 +163,10 @@ class Pullback:
             )
 
     def end_step(self) -> None:
-        """Add the parameter gradients of the step to the total."""
+        """Add the parameter gradients of the step to the total.
+
+        A sweep that never calls it gets the same gradient, summed with more rounding over a long solve.
+        """
         if self._in_place:
             for n, leaf in enumerate(self._leaves):
                 total, gained = self._total[n], leaf.grad
@@ -185,7 +188,11 @@ class Pullback:
         self._total = [_sum(x, y) for x, y in zip(self._total, grads, strict=True)]
 
     def gradients(self) -> list[Tensor | None]:
-        """The total, parameter by parameter; None for one that the field never used."""
+        """The total, parameter by parameter; None for one that the field never used.
+
+        It includes what a sweep pulled back since it last ended a step.
+        """
+        self.end_step()
         return self._total
 
 

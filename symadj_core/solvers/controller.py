@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from symadj_core.registry import Classes
 from symadj_core.solvers.system import Slope, System, real_dtype
 
 # Takes the scaled errors of the state (and of the quadratures, if they are controlled) and returns a 0-dim tensor.
@@ -28,11 +29,6 @@ def rms_norm(parts: Sequence[Tensor]) -> Tensor:
     squares, count = _squares(parts)
     # An empty batch has no error.
     return (squares / max(count, 1)).sqrt()
-
-
-def max_norm(parts: Sequence[Tensor]) -> Tensor:
-    """Largest absolute entry over all parts; 0-dim, real."""
-    return torch.stack([part.abs().max() for part in parts]).max()
 
 
 @dataclass(frozen=True)
@@ -214,11 +210,7 @@ class PIController(AdaptiveController):
 
 Controller = FixedStep | AdaptiveController
 
-CONTROLLERS: dict[str, type[FixedStep] | type[AdaptiveController]] = {
-    "fixed": FixedStep,
-    "i": IController,
-    "pi": PIController,
-}
+CONTROLLERS: Classes[Controller] = Classes("controller", {"fixed": FixedStep, "i": IController, "pi": PIController})
 
 
 def by_name(name: str, **options: Any) -> Controller:
@@ -228,11 +220,7 @@ def by_name(name: str, **options: Any) -> Controller:
         ValueError: no such controller.
         TypeError: it has no such setting.
     """
-    try:
-        kind = CONTROLLERS[name]
-    except KeyError:
-        raise ValueError(f"unknown controller {name!r}: there are {', '.join(CONTROLLERS)}") from None
-    return kind(**options)
+    return CONTROLLERS.make(name, **options)
 
 
 def scaled(controller: AdaptiveController, error: Tensor, before: Tensor, after: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from symadj_core.registry import Registry
 from symadj_core.solvers.moving import Moving, Time, moving, value_of
 
 _TOLERANCE = 2e-15
@@ -514,23 +515,26 @@ DOPRI8 = ButcherTableau(
     ),
 )
 
-TABLEAUS = {
-    tableau.name: tableau
-    for tableau in (
-        EULER,
-        MIDPOINT,
-        HEUN2,
-        HEUN3,
-        RK4,
-        RK4_38,
-        ADAPTIVE_HEUN,
-        FEHLBERG2,
-        BOSH3,
-        DOPRI5,
-        TSIT5,
-        DOPRI8,
-    )
-}
+TABLEAUS: Registry[ButcherTableau] = Registry(
+    "solver",
+    {
+        tableau.name: tableau
+        for tableau in (
+            EULER,
+            MIDPOINT,
+            HEUN2,
+            HEUN3,
+            RK4,
+            RK4_38,
+            ADAPTIVE_HEUN,
+            FEHLBERG2,
+            BOSH3,
+            DOPRI5,
+            TSIT5,
+            DOPRI8,
+        )
+    },
+)
 
 
 def by_name(name: str) -> ButcherTableau:
@@ -539,7 +543,4 @@ def by_name(name: str) -> ButcherTableau:
     Raises:
         ValueError: no such tableau; the message lists those there are.
     """
-    try:
-        return TABLEAUS[name]
-    except KeyError:
-        raise ValueError(f"unknown solver {name!r}: there are {', '.join(sorted(TABLEAUS))}") from None
+    return TABLEAUS[name]

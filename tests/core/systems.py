@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from symadj_core import FixedStep, IController, Quadrature, solve
-from symadj_core.gradients import GradientMethod
+from symadj_core.gradients import GRADIENTS, GradientMethod
 from symadj_core.solvers import tableaus
 from symadj_core.solvers.controller import Controller
 from symadj_core.solvers.problem import Stats
 
 ALL_SOLVERS = sorted(tableaus.TABLEAUS)
 ADAPTIVE_SOLVERS = [name for name in ALL_SOLVERS if tableaus.by_name(name).error is not None]
-EXACT_GRADIENTS = ["onecheckpoint", "aca", "symplectic", "symplectic-steps"]
+EXACT_GRADIENTS = [name for name, kind in GRADIENTS.items() if kind.exact and name != "backprop"] + ["symplectic-steps"]
 
 
 def gradient_of(name: str) -> GradientMethod:

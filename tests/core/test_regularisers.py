@@ -23,7 +23,7 @@ from symadj_core.flows import (
     ResidualField,
 )
 from symadj_core.flows.fields.closed_form import PerceptronRates
-from symadj_core.flows.integrands.regularisers import regularised_rates
+from symadj_core.flows.integrands.regularisers import by_names, regularised_rates
 from tests.core.fields import steep_potential
 from tests.core.systems import EXACT_GRADIENTS, gradient_of, relative_error
 
@@ -122,7 +122,7 @@ def test_a_perceptron_pulls_all_of_them_back_in_closed_form(
     (block,) = flow.stack()
     y, c = double(4, 3), double(4, 2, seed=2) if context_dim else None
     used = block.field_for(None if c is None else c.requires_grad_())
-    rates = regularised_rates(divergence, used, ProbeKey(0), torch.arange(4), y, names)
+    rates = regularised_rates(divergence, used, ProbeKey(0), torch.arange(4), y, by_names(names))
     assert isinstance(rates, PerceptronRates)
     t, state, quadrature = (
         torch.tensor(0.4, dtype=torch.float64),
@@ -150,7 +150,9 @@ def test_the_norm_of_the_jacobian_is_exact_or_unbiased(field: str, divergence: D
     y, t, rows = double(1, 3), torch.tensor(0.4, dtype=torch.float64), 20_000
     jacobian = torch.autograd.functional.jacobian(lambda v: block.field(t, v[None])[0], y[0])
     many = y.expand(rows, 3)
-    rates = regularised_rates(divergence, block.field, ProbeKey(3), torch.arange(rows), many, ["jacobian_frobenius"])
+    rates = regularised_rates(
+        divergence, block.field, ProbeKey(3), torch.arange(rows), many, by_names(["jacobian_frobenius"])
+    )
     with torch.no_grad():
         trace, norm = rates(t, many)[1].unbind(-1)
     assert abs(float(norm.mean() - jacobian.square().sum())) < 5 * float(norm.std()) / rows**0.5 + 1e-9

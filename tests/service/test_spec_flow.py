@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -10,14 +10,21 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from symadj.service.contract.spec import JobSpec
-from symadj.service.contract.spec.flow import CnfFlow, MlpField
+from symadj.service.contract.spec.flow import ActivationName, CnfFlow, Divergence, MlpField, TimeMode, VectorField
+from symadj.service.contract.spec.section import kinds_of
+
+
+def any_of(union: Any) -> st.SearchStrategy[dict[str, Any]]:
+    """Any kind of a union of sections, with its defaults."""
+    return st.sampled_from([{"kind": kind} for kind in kinds_of(union)])
+
 
 perceptrons = st.fixed_dictionaries(
     {"kind": st.just("mlp")},
     optional={
         "hidden": st.lists(st.integers(1, 512), min_size=1, max_size=4),
-        "time": st.sampled_from(["concat", "concatsquash", "fourier"]),
-        "activation": st.sampled_from(["tanh", "softplus", "silu"]),
+        "time": st.sampled_from(get_args(get_args(TimeMode)[0])),
+        "activation": st.sampled_from(get_args(ActivationName)),
         "zero_init": st.booleans(),
     },
 )
@@ -27,12 +34,10 @@ flows = st.fixed_dictionaries(
     {"kind": st.just("cnf")},
     optional={
         "blocks": st.integers(1, 8),
-        "field": st.one_of(perceptrons, residuals, potentials),
+        "field": st.one_of(perceptrons, residuals, potentials, any_of(VectorField)),
         "end_time": st.floats(0.1, 10),
         "learn_end_time": st.booleans(),
-        "divergence": st.sampled_from(
-            [{"kind": "exact"}, {"kind": "hutchinson", "probes": 4}, {"kind": "hutchpp", "probes": 6}]
-        ),
+        "divergence": any_of(Divergence),
         "field_dtype": st.sampled_from([None, "bfloat16"]),
     },
 )

@@ -9,9 +9,12 @@ import torch
 
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.evaluation import Evaluation
+from symadj.service.contract.spec.flow import VectorField
+from symadj.service.contract.spec.section import kinds_of
+from symadj.service.contract.spec.solver import Gradient, Keep
 from symadj.workers.model.build import EvenGrid, build_flow, evaluation_flow, validation_flow
 from symadj.workers.model.likelihood import piece_rows
-from symadj_core.flows import Exact, Hutchinson, HutchPlusPlus, MLPField, PotentialField, ResidualField
+from symadj_core.flows import FIELDS, Exact, Hutchinson, HutchPlusPlus
 from symadj_core.solvers.controller import IController
 
 
@@ -20,28 +23,60 @@ def spec(flow: dict[str, Any], **sections: Any) -> JobSpec:
     return JobSpec.model_validate({"data": data, "flow": {"kind": "cnf", **flow}, **sections})
 
 
-@pytest.mark.parametrize(
-    ("field", "kind"),
-    [
-        ({"kind": "mlp", "hidden": [8, 8], "time": "fourier", "activation": "silu"}, MLPField),
-        ({"kind": "residual", "width": 8, "depth": 1, "activation": "softplus"}, ResidualField),
-        ({"kind": "potential", "width": 8, "depth": 3, "rank": 2}, PotentialField),
-    ],
-)
+OPTIONS: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden": [8, 8], "time": "fourier", "activation": "silu"},
+    "residual": {"width": 8, "depth": 1, "activation": "softplus"},
+    "potential": {"width": 8, "depth": 3, "rank": 2},
+}
+
+
+@pytest.mark.parametrize("kind", kinds_of(VectorField))
 @pytest.mark.parametrize("zero_init", [False, True])
 @pytest.mark.parametrize("context_dim", [0, 2])
-def test_every_field_of_the_spec_is_built_and_trains(
-    field: dict[str, Any], kind: type, zero_init: bool, context_dim: int
-) -> None:
+def test_every_field_of_the_spec_is_built_and_trains(kind: str, zero_init: bool, context_dim: int) -> None:
+    field = {"kind": kind} | OPTIONS.get(kind, {})
     order = spec(
         {"field": field | {"zero_init": zero_init}, "learn_end_time": True, "field_dtype": "bfloat16"},
         solver={"kind": "fixed", "steps": 2},
     )
     flow, x = build_flow(order, 3, context_dim), torch.randn(8, 3)
     context = torch.randn(8, 2) if context_dim else None
-    assert all(type(block.field) is kind for block in flow.stack())
+    for block in flow.stack():
+        assert type(block.field) is FIELDS[kind]
+        assert {name: getattr(block.field, name) for name in ("dim", "context_dim")} == {
+            "dim": 3,
+            "context_dim": context_dim,
+        }
     torch.testing.assert_close(flow.to_base(x, context), x) if zero_init else None
     flow(x, seed=0, context=context).mean().backward()
+    assert all(p.grad is not None for p in flow.parameters())
+
+
+KEPT: dict[str, dict[str, Any]] = {"binomial": {"states": 3}, "budget": {"size": "1MiB"}}
+
+
+@pytest.mark.parametrize(
+    "gradient",
+    [
+        *({"kind": kind} for kind in kinds_of(Gradient)),
+        *({"kind": "symplectic", "keep": {"kind": kind} | KEPT.get(kind, {})} for kind in kinds_of(Keep)),
+        {"kind": "adjoint", "rtol": 1e-3, "atol": 1e-4},
+    ],
+    ids=str,
+)
+def test_every_gradient_of_the_spec_is_built_with_its_options_and_trains(gradient: dict[str, Any]) -> None:
+    flow = build_flow(spec({"field": {"hidden": [8]}}, gradient=gradient), 3)
+    for block in flow.stack():
+        method = block.settings.gradient
+        assert method.name == gradient["kind"]
+        if "keep" in gradient:
+            keep = gradient["keep"]
+            assert method.keep.name == keep["kind"]  # type: ignore[attr-defined]
+            assert getattr(method.keep, "states", 3) == 3  # type: ignore[attr-defined]
+            assert getattr(method.keep, "size", 2**20) == 2**20  # type: ignore[attr-defined]
+        for name in ("rtol", "atol"):
+            assert getattr(method, name, None) == gradient.get(name)
+    flow(torch.randn(8, 3), seed=0).mean().backward()
     assert all(p.grad is not None for p in flow.parameters())
 
 

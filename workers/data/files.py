@@ -8,17 +8,7 @@ import numpy as np
 
 from symadj.service.contract.spec.data import FileData
 from symadj.workers.data.errors import DataError
-from symadj.workers.data.formats import (
-    InputFile,
-    Raw,
-    read_csv,
-    read_fcs,
-    read_hdf5,
-    read_idx,
-    read_npy,
-    read_npz,
-    read_parquet,
-)
+from symadj.workers.data.formats.raw import READERS, InputFile
 from symadj.workers.data.formats.tables import wanted_of
 from symadj.workers.data.roots import find_file
 from symadj.workers.data.table import Source, Table
@@ -60,7 +50,13 @@ def load_file(data: FileData) -> Table:
 
 def _load(data: FileData, name: str) -> Table:
     file = find_file(name)
-    raw = _read(data, file)
+    if data.format not in READERS:
+        raise DataError(
+            f"{name}: files of format {data.format} can't be read by this worker, which reads {', '.join(READERS)}: "
+            "install the same symadj on all nodes",
+            file=name,
+        )
+    raw = READERS[data.format](file, data)
     if not len(raw.values):
         raise DataError(f"{name} has no rows", file=name)
     shape: tuple[int, ...] = raw.values.shape[1:]
@@ -84,26 +80,6 @@ def _load(data: FileData, name: str) -> Table:
         _image(file, shape) if columns == names else None,
         sources=(Source(name),),
     )
-
-
-def _read(data: FileData, file: InputFile) -> Raw:
-    # All columns where the context is to be taken away from them.
-    columns = None if data.columns is None else [*data.columns, *data.context_columns]
-    match data.format:
-        case "npy":
-            return read_npy(file)
-        case "npz":
-            return read_npz(file, data.key)
-        case "hdf5":
-            return read_hdf5(file, data.key)
-        case "csv":
-            return read_csv(file, columns, header=data.header)
-        case "parquet":
-            return read_parquet(file, columns)
-        case "fcs":
-            return read_fcs(file, [*(data.columns or ()), *data.context_columns], compensate=data.compensate)
-        case "idx":
-            return read_idx(file)
 
 
 def _image(file: InputFile, shape: tuple[int, ...]) -> tuple[int, int, int] | None:

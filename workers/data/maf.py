@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from symadj.service.contract.spec.data import MafData
 from symadj.workers.data.checks import refuse_not_finite
 from symadj.workers.data.errors import DataError
-from symadj.workers.data.formats import InputFile, Raw, read_csv, read_hdf5, read_npy, read_parquet
+from symadj.workers.data.formats.arrays import read_hdf5, read_npy
+from symadj.workers.data.formats.raw import InputFile, Raw
+from symadj.workers.data.formats.tables import read_csv, read_parquet
 from symadj.workers.data.roots import find_file, resolve
 from symadj.workers.data.table import Source, Table
 from symadj.workers.data.transforms import FittedTransform, standardise

@@ -5,46 +5,23 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import torch
-from torch import nn
 
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.evaluation import AutomaticDivergence, Evaluation
-from symadj.service.contract.spec.flow import (
-    CnfFlow,
-    Divergence,
-    ExactDivergence,
-    HutchinsonDivergence,
-    HutchPlusPlusDivergence,
-    MlpField,
-    MultiscaleFlow,
-    PotentialField,
-    ResidualField,
-    VectorField,
-)
-from symadj.service.contract.spec.solver import (
-    AdaptiveSolver,
-    AdjointGradient,
-    FixedSolver,
-    Gradient,
-    Keep,
-    KeepBinomial,
-    KeepBudget,
-    KeepStages,
-    KeepSteps,
-    Solver,
-    SymplecticGradient,
-)
+from symadj.service.contract.spec.flow import CnfFlow, MultiscaleFlow
+from symadj.service.contract.spec.solver import AdaptiveSolver, FixedSolver, Gradient, Solver, SymplecticGradient
 from symadj.workers.model.images import image_shape
-from symadj_core import flows, gradients
-from symadj_core.flows import Block, Exact, Flow, Hutchinson, HutchPlusPlus, MLPField
-from symadj_core.gradients import Adjoint, GradientMethod, Symplectic, keep
-from symadj_core.solvers import tableaus
+from symadj_core import flows
+from symadj_core.flows import DIVERGENCES, FIELDS, Block, ConvField, Divergence, Exact, Flow, Hutchinson
+from symadj_core.gradients import GRADIENTS, GradientMethod
+from symadj_core.gradients.keep import KEEPS
 from symadj_core.solvers.controller import Controller, FixedStep, IController
+from symadj_core.solvers.tableaus import TABLEAUS
 
-__all__ = ["DTYPES", "build_flow", "evaluation_flow", "has_cheap_trace", "validation_flow"]
+__all__ = ["DTYPES", "build_flow", "evaluation_flow", "validation_flow"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _FIELD_DTYPES = {None: None, "bfloat16": torch.bfloat16}
@@ -67,21 +44,32 @@ def build_flow(spec: JobSpec, dim: int, context_dim: int = 0, shape: tuple[int, 
     options: dict[str, Any] = {
         "end_time": flow.end_time,
         "learn_end_time": flow.learn_end_time,
-        "divergence": _divergence(flow.divergence),
+        "divergence": DIVERGENCES.make(flow.divergence.kind, **flow.divergence.options()),
         "solver": spec.solver.method,
         "controller": _controller(spec.solver),
-        "gradient": _gradient(spec.gradient, spec.solver),
+        "gradient": _gradient(spec.gradient),
         "field_dtype": _FIELD_DTYPES[flow.field_dtype],
     }
     # The caller's generator is left as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         match flow:
-            case CnfFlow():
-                blocks = [Block(_field(flow.field, dim, context_dim), **options) for _ in range(flow.blocks)]
+            case CnfFlow(field=field):
+                blocks = [
+                    Block(FIELDS[field.kind](dim, context_dim=context_dim, **field.options()), **options)
+                    for _ in range(flow.blocks)
+                ]
                 made = Flow(blocks, dim)
             case MultiscaleFlow():
-                made = _multiscale(flow, image_shape(flow, shape), context_dim, options)
+                made = flows.multiscale_flow(
+                    image_shape(flow, shape),
+                    lambda part: ConvField(part, context_dim=context_dim, **flow.field_options()),
+                    levels=flow.levels,
+                    blocks=flow.blocks,
+                    **options,
+                )
+            case _:
+                assert_never(flow)
     return made.to(DTYPES[flow.dtype])
 
 
@@ -92,7 +80,7 @@ def validation_flow(flow: Flow, spec: JobSpec) -> tuple[Flow, str]:
     themselves, and with probes held fixed it does not average out over a series. For other fields of many dimensions
     the exact trace would take longer than the training between two validations, and training's divergence is used.
     """
-    if has_cheap_trace(flow) or flow.dim <= _LARGEST_EXACT_DIM:
+    if flow.has_cheap_trace or flow.dim <= _LARGEST_EXACT_DIM:
         return flow.with_settings(divergence=Exact()), Exact.name
     return flow, spec.flow.divergence.kind
 
@@ -110,10 +98,10 @@ def evaluation_flow(flow: Flow, spec: JobSpec, evaluation: Evaluation) -> tuple[
     flow = flow.with_settings(full_precision=True)
     divergence = _test_divergence(flow, evaluation)
     how: dict[str, object] = {"divergence": divergence.name, "method": solver.method, "dtype": spec.flow.dtype}
-    if not isinstance(divergence, Exact):
-        how["probes"] = divergence.probes
+    if (probes := getattr(divergence, "probes", None)) is not None:
+        how["probes"] = probes
     if isinstance(solver, FixedSolver):
-        order = tableaus.by_name(solver.method).order
+        order = TABLEAUS[solver.method].order
         how["steps"] = steps = round(solver.steps * factor ** (-1 / order))
         return flow.with_settings(divergence=divergence, controller=FixedStep(grid=EvenGrid(steps))), how
     how["rtol"], how["atol"] = rtol, atol = solver.rtol * factor, solver.atol * factor
@@ -121,20 +109,9 @@ def evaluation_flow(flow: Flow, spec: JobSpec, evaluation: Evaluation) -> tuple[
         how["dtype"] = "float64"
         flow = copy.deepcopy(flow).double()
     # A step's error is of one order more than the estimate's lower solution.
-    more_steps = factor ** (-1 / (tableaus.by_name(solver.method).error_order + 1))
+    more_steps = factor ** (-1 / (TABLEAUS[solver.method].error_order + 1))
     controller = IController(rtol=rtol, atol=atol, max_steps=math.ceil(solver.max_steps * more_steps))
     return flow.with_settings(divergence=divergence, controller=controller), how
-
-
-def has_cheap_trace(flow: Flow) -> bool:
-    """Return whether the exact trace costs no more than an estimate, in time and in memory.
-
-    It does for perceptrons of one or two hidden layers, save in reduced precision, which has no closed form.
-    """
-    return all(
-        isinstance(block.field, MLPField) and len(block.field.layers) <= 3 and block.settings.field_dtype is None
-        for block in flow.stack()
-    )
 
 
 @dataclass(frozen=True)
@@ -148,64 +125,13 @@ class EvenGrid:
         return [start, *(start + (end - start) * n / self.steps for n in range(1, self.steps)), end]
 
 
-def _field(field: VectorField, dim: int, context_dim: int) -> nn.Module:
-    match field:
-        case MlpField():
-            return MLPField(
-                dim,
-                field.hidden,
-                time=field.time,
-                activation=field.activation,
-                zero_init=field.zero_init,
-                context_dim=context_dim,
-            )
-        case ResidualField():
-            return flows.ResidualField(
-                dim,
-                field.width,
-                field.depth,
-                time=field.time,
-                activation=field.activation,
-                zero_init=field.zero_init,
-                context_dim=context_dim,
-            )
-        case PotentialField():
-            return flows.PotentialField(
-                dim, field.width, field.depth, field.rank, zero_init=field.zero_init, context_dim=context_dim
-            )
-
-
-def _multiscale(flow: MultiscaleFlow, shape: tuple[int, int, int], context_dim: int, options: dict[str, Any]) -> Flow:
-    def make_field(part: tuple[int, int, int]) -> flows.ConvField:
-        return flows.ConvField(
-            part,
-            flow.hidden_channels,
-            time=flow.time,
-            activation=flow.activation,
-            zero_init=flow.zero_init,
-            context_dim=context_dim,
-        )
-
-    return flows.multiscale_flow(shape, make_field, levels=flow.levels, blocks=flow.blocks, **options)
-
-
-def _test_divergence(flow: Flow, evaluation: Evaluation) -> Exact | Hutchinson | HutchPlusPlus:
+def _test_divergence(flow: Flow, evaluation: Evaluation) -> Divergence:
     divergence = evaluation.divergence
     if not isinstance(divergence, AutomaticDivergence):
-        return _divergence(divergence)
-    if flow.dim <= divergence.exact_up_to or has_cheap_trace(flow):
+        return DIVERGENCES.make(divergence.kind, **divergence.options())
+    if flow.dim <= divergence.exact_up_to or flow.knows_trace:
         return Exact()
     return Hutchinson("rademacher", divergence.probes)
-
-
-def _divergence(divergence: Divergence) -> Exact | Hutchinson | HutchPlusPlus:
-    match divergence:
-        case ExactDivergence():
-            return Exact()
-        case HutchinsonDivergence():
-            return Hutchinson(divergence.distribution, divergence.probes)
-        case HutchPlusPlusDivergence():
-            return HutchPlusPlus(divergence.distribution, divergence.probes)
 
 
 def _controller(solver: Solver) -> Controller:
@@ -214,35 +140,12 @@ def _controller(solver: Solver) -> Controller:
             return IController(rtol=solver.rtol, atol=solver.atol, max_steps=solver.max_steps)
         case FixedSolver():
             return FixedStep(grid=EvenGrid(solver.steps))
-
-
-def _gradient(gradient: Gradient, solver: Solver) -> GradientMethod:
-    match gradient:
-        case SymplecticGradient():
-            return Symplectic(_keep(gradient.keep))
-        case AdjointGradient(rtol=None, atol=None):
-            return Adjoint()
-        case AdjointGradient():
-            if not isinstance(solver, AdaptiveSolver):
-                raise ValueError("gradient.rtol and gradient.atol need solver.kind adaptive")
-            return Adjoint(
-                controller=IController(
-                    rtol=solver.rtol if gradient.rtol is None else gradient.rtol,
-                    atol=solver.atol if gradient.atol is None else gradient.atol,
-                    max_steps=solver.max_steps,
-                )
-            )
         case _:
-            return gradients.by_name(gradient.kind)
+            assert_never(solver)
 
 
-def _keep(section: Keep) -> keep.Keep:
-    match section:
-        case KeepStages():
-            return keep.Stages()
-        case KeepSteps():
-            return keep.Steps()
-        case KeepBinomial():
-            return keep.Binomial(section.states)
-        case KeepBudget():
-            return keep.Budget(int(section.size))
+def _gradient(gradient: Gradient) -> GradientMethod:
+    options = gradient.options()
+    if isinstance(gradient, SymplecticGradient):
+        options["keep"] = KEEPS.make(gradient.keep.kind, **gradient.keep.options())
+    return GRADIENTS.make(gradient.kind, **options)

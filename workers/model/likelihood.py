@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from symadj.workers.data import Batch, Part
-from symadj.workers.model.build import has_cheap_trace
-from symadj_core.flows import ConvField, Exact, Flow
+from symadj_core.flows import Exact, Flow
 
 __all__ = ["DeviceRows", "HeldOut", "on_device", "piece_rows"]
 
@@ -55,10 +54,9 @@ def piece_rows(flow: Flow, batch_rows: int) -> int:
     """
     divergence = flow.stack()[0].settings.divergence
     products: int = getattr(divergence, "probes", 1)
-    if isinstance(divergence, Exact) and not has_cheap_trace(flow):
+    if isinstance(divergence, Exact) and not flow.has_cheap_trace:
         products = flow.dim
-    of_images = any(isinstance(block.field, ConvField) for block in flow.stack())
-    return max(1, batch_rows // products, 0 if of_images else _PIECE // max(products, flow.dim))
+    return max(1, batch_rows // products, 0 if flow.moves_images else _PIECE // max(products, flow.dim))
 
 
 @dataclass(frozen=True)

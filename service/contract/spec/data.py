@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, model_validator
 
 from symadj.service.contract.spec.section import Section, misfit
-from symadj.service.contract.spec.transforms import ColumnName, StandardiseTransform, Transforms, refuse_twice
+from symadj.service.contract.spec.transforms import (
+    ColumnName,
+    DequantiseTransform,
+    LogitTransform,
+    StandardiseTransform,
+    Transform,
+    Transforms,
+    refuse_twice,
+)
 
 BatchSize = Annotated[int, Field(ge=1, le=1_000_000, description="Rows of one step, over all workers.")]
 SplitSeed = Annotated[
@@ -37,7 +45,14 @@ DataPath = Annotated[
 ]
 
 
-class _Split(Section):
+class _Data(Section):
+    @property
+    def may_hold_images(self) -> bool:
+        """Whether the rows may be images, as far as the spec shows."""
+        return False
+
+
+class _Split(_Data):
     """What a data set needs that comes without a split of its own."""
 
     batch_size: BatchSize = 500
@@ -64,6 +79,7 @@ BUILTIN_ROWS: dict[BuiltinName, int] = {
     "diabetes": 442,
     "digits": 1797,
 }
+_IMAGES: frozenset[BuiltinName] = frozenset({"digits"})
 _USUAL_TRANSFORMS: dict[str, list[dict[str, Any]]] = {
     "flow_cytometry": [{"kind": "arcsinh"}, {"kind": "standardise"}],
     "digits": [{"kind": "dequantise", "levels": 17}, {"kind": "logit"}, {"kind": "standardise"}],
@@ -98,6 +114,11 @@ class BuiltinData(_Split):
         self._check_batch(BUILTIN_ROWS[self.name])
         return self
 
+    @property
+    def may_hold_images(self) -> bool:
+        """Whether the set is one of images."""
+        return self.name in _IMAGES
+
 
 class ToyData(_Split):
     """Two-dimensional points drawn from a known density, for smoke tests and pictures."""
@@ -113,25 +134,46 @@ class ToyData(_Split):
         return self
 
 
-FileFormat = Literal["npy", "npz", "parquet", "csv", "hdf5", "fcs", "idx"]
-_ENDINGS: dict[str, FileFormat] = {
-    ".npy": "npy",
-    ".npz": "npz",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".csv": "csv",
-    ".csv.gz": "csv",
-    ".h5": "hdf5",
-    ".hdf5": "hdf5",
-    ".fcs": "fcs",
-    "-ubyte": "idx",
-    "-ubyte.gz": "idx",
-    ".idx": "idx",
-    ".idx.gz": "idx",
+FormatName = Literal["npy", "npz", "parquet", "csv", "hdf5", "fcs", "idx"]
+
+
+class FileFormat(NamedTuple):
+    """What a spec may say of files of a format; ``workers/data/formats`` reads them.
+
+    Attributes:
+        endings: of the files' names, in lower case.
+        options: fields of :class:`FileData` that are about this format (and others that name them), not about all.
+        images: whether a file may hold images.
+        transforms: what suits such files.
+    """
+
+    endings: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    images: bool = False
+    transforms: tuple[Transform, ...] = (StandardiseTransform(),)
+
+
+FORMATS: dict[FormatName, FileFormat] = {
+    "npy": FileFormat((".npy",), images=True),
+    "npz": FileFormat((".npz",), ("key",), images=True),
+    "parquet": FileFormat((".parquet", ".pq")),
+    "csv": FileFormat((".csv", ".csv.gz"), ("header",)),
+    "hdf5": FileFormat((".h5", ".hdf5"), ("key",), images=True),
+    "fcs": FileFormat((".fcs",), ("compensate",)),
+    "idx": FileFormat(
+        ("-ubyte", "-ubyte.gz", ".idx", ".idx.gz"), images=True, transforms=(DequantiseTransform(), LogitTransform())
+    ),
+}
+FORMATS_OF_IMAGES = tuple(name for name, format in FORMATS.items() if format.images)
+# What is said of an option that a file's format does not have.
+OPTIONS_OF_FORMATS = {
+    "key": "data.key names an array of an npz or HDF5 file; a {format} file has none",
+    "compensate": "data.compensate is about FCS files; a {format} file has no spillover",
+    "header": "data.header is about csv files; a {format} file has no such line",
 }
 
 
-class FileData(Section):
+class FileData(_Data):
     """Rows of a file. Without ``test_path``, its rows are permuted and split; with it, only validation is split off.
 
     Arrays without names of columns (npy, npz, HDF5, IDX) have the names ``x0``, ``x1`` and so on. Arrays of more than
@@ -140,7 +182,7 @@ class FileData(Section):
 
     kind: Literal["file"]
     path: DataPath
-    format: FileFormat = Field("csv", description="Default: by the file's ending.", json_schema_extra=_without_default)
+    format: FormatName = Field("csv", description="Default: by the file's ending.", json_schema_extra=_without_default)
     test_path: DataPath | None = Field(None, description="A file of the same layout that holds the test rows.")
     key: str | None = Field(
         None, min_length=1, max_length=200, description="The array of an npz or HDF5 file; default: its only one."
@@ -174,19 +216,20 @@ class FileData(Section):
         if "format" not in filled and isinstance(filled.get("path"), str):
             name = filled["path"].lower()
             # The longest ending first: .csv.gz, not .gz.
-            found = next((e for e in sorted(_ENDINGS, key=len, reverse=True) if name.endswith(e)), None)
+            endings = {ending: known for known, format in FORMATS.items() for ending in format.endings}
+            found = next((ending for ending in sorted(endings, key=len, reverse=True) if name.endswith(ending)), None)
             if found is None:
                 raise misfit(
                     "",
                     f"the format of {filled['path'][:200]!r} can't be told by its ending (known: "
-                    f"{', '.join(_ENDINGS)}): set data.format",
+                    f"{', '.join(endings)}): set data.format",
                 )
-            filled["format"] = _ENDINGS[found]
+            filled["format"] = endings[found]
         if filled.get("test_path") is not None:
             filled.setdefault("test_fraction", None)
         if "transforms" not in filled:
-            idx = filled.get("format") == "idx"
-            filled["transforms"] = [{"kind": "dequantise"}, {"kind": "logit"}] if idx else [{"kind": "standardise"}]
+            usual = FORMATS.get(filled.get("format", "csv"), FORMATS["csv"]).transforms
+            filled["transforms"] = [transform.model_dump(mode="json") for transform in usual]
         return filled
 
     @model_validator(mode="after")
@@ -198,19 +241,20 @@ class FileData(Section):
             )
         if self.test_path == self.path:
             raise misfit("/data/test_path", "data.test_path is data.path: the flow would be tested on what it has seen")
-        if self.key is not None and self.format not in ("npz", "hdf5"):
-            raise misfit("/data/key", f"data.key names an array of an npz or HDF5 file; a {self.format} file has none")
-        if self.compensate and self.format != "fcs":
-            raise misfit(
-                "/data/compensate", f"data.compensate is about FCS files; a {self.format} file has no spillover"
-            )
-        if not self.header and self.format != "csv":
-            raise misfit("/data/header", f"data.header is about csv files; a {self.format} file has no such line")
+        for option, message in OPTIONS_OF_FORMATS.items():
+            given = getattr(self, option) != type(self).model_fields[option].default
+            if given and option not in FORMATS[self.format].options:
+                raise misfit(f"/data/{option}", message.format(format=self.format))
         refuse_twice([*(self.columns or ()), *self.context_columns], "/data/columns")
         return self
 
+    @property
+    def may_hold_images(self) -> bool:
+        """Whether the file may hold images, as far as the spec shows."""
+        return self.columns is None and not self.context_columns and FORMATS[self.format].images
 
-class MafData(Section):
+
+class MafData(_Data):
     """One of the five tabular sets of Papamakarios et al. 2017, with their preprocessing and split, from your copy.
 
     ``path`` is the folder that holds the set's files as published: ``data.npy`` (POWER, MINIBOONE),
@@ -227,7 +271,7 @@ class MafData(Section):
     transforms: Transforms = Field((), description="After the preprocessing; any makes NLLs incomparable.")
 
 
-class ParquetStreamData(Section):
+class ParquetStreamData(_Data):
     """Rows of a parquet file, or of all ``.parquet`` files of a folder, that need not fit into memory.
 
     Row groups are read in an order that is new in every epoch, and rows are shuffled among those held in memory.

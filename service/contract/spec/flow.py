@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -13,12 +13,14 @@ class ExactDivergence(Section):
     """The trace of the Jacobian: in closed form where the field has one, else by one VJP a dimension."""
 
     kind: Literal["exact"]
+    gives_norm: ClassVar[bool] = True
 
 
 class HutchinsonDivergence(Section):
     """Hutchinson's unbiased estimate of the trace, its probes held fixed for a whole solve (FFJORD)."""
 
     kind: Literal["hutchinson"] = "hutchinson"
+    gives_norm: ClassVar[bool] = True
     distribution: Literal["rademacher", "gaussian"] = "rademacher"
     probes: int = Field(1, ge=1, le=1024)
 
@@ -27,6 +29,7 @@ class HutchPlusPlusDivergence(Section):
     """Hutch++ (Meyer et al. 2021): exact on the directions that matter most, Hutchinson's estimate on the rest."""
 
     kind: Literal["hutchpp"]
+    gives_norm: ClassVar[bool] = False
     distribution: Literal["rademacher", "gaussian"] = "rademacher"
     probes: int = Field(
         3,
@@ -52,7 +55,11 @@ ActivationName = Literal["tanh", "softplus", "silu"]
 ZeroInit = Annotated[bool, Field(description="Start with a field that is zero, so that the flow is the identity.")]
 
 
-class MlpField(Section):
+class _Field(Section):
+    has_potential: ClassVar[bool] = False
+
+
+class MlpField(_Field):
     """A multilayer perceptron."""
 
     kind: Literal["mlp"] = "mlp"
@@ -62,7 +69,7 @@ class MlpField(Section):
     zero_init: ZeroInit = False
 
 
-class ResidualField(Section):
+class ResidualField(_Field):
     """A perceptron whose hidden layers, two at a time, are added to what they were given."""
 
     kind: Literal["residual"]
@@ -73,10 +80,11 @@ class ResidualField(Section):
     zero_init: ZeroInit = False
 
 
-class PotentialField(Section):
+class PotentialField(_Field):
     """The gradient of a potential, whose exact trace has a closed form (OT-Flow, Onken et al. 2021)."""
 
     kind: Literal["potential"]
+    has_potential: ClassVar[bool] = True
     width: Width = 64
     depth: int = Field(2, ge=2, le=64, description="Layers of the potential's residual network.")
     rank: int = Field(
@@ -129,6 +137,12 @@ class CnfFlow(_Continuous):
     kind: Literal["cnf"] = "cnf"
     blocks: int = Field(2, ge=1, le=64, description="Blocks M, each with a vector field of its own.")
     field: VectorField = MlpField()
+    needs_images: ClassVar[bool] = False
+
+    @property
+    def has_potential(self) -> bool:
+        """Whether the field is the gradient of a potential."""
+        return self.field.has_potential
 
 
 class MultiscaleFlow(_Continuous):
@@ -138,6 +152,8 @@ class MultiscaleFlow(_Continuous):
     """
 
     kind: Literal["multiscale"]
+    has_potential: ClassVar[bool] = False
+    needs_images: ClassVar[bool] = True
     levels: int = Field(
         3,
         ge=1,
@@ -158,6 +174,15 @@ class MultiscaleFlow(_Continuous):
     time: TimeMode = "concat"
     activation: ActivationName = "softplus"
     zero_init: ZeroInit = False
+
+    def field_options(self) -> dict[str, Any]:
+        """Return the keyword arguments of the convolutional field."""
+        return {
+            "hidden": self.hidden_channels,
+            "time": self.time,
+            "activation": self.activation,
+            "zero_init": self.zero_init,
+        }
 
 
 Flow = Annotated[CnfFlow | MultiscaleFlow, Field(discriminator="kind")]

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from symadj.service.contract.spec.data import BuiltinData, Data, FileData
+from symadj.service.contract.spec.data import FORMATS_OF_IMAGES, Data
 from symadj.service.contract.spec.evaluation import Evaluation
-from symadj.service.contract.spec.flow import CnfFlow, Flow, MultiscaleFlow
+from symadj.service.contract.spec.flow import CnfFlow, Flow
 from symadj.service.contract.spec.objective import Pretraining, Regulariser
 from symadj.service.contract.spec.recovery import Checkpoints, FailOnDivergence, OnDivergence, Parent
 from symadj.service.contract.spec.resources import CpuResources, Resources
@@ -23,7 +23,6 @@ from symadj.service.contract.spec.training import (
     StopAfterSteps,
 )
 
-_FORMATS_OF_IMAGES = ("idx", "npy", "npz", "hdf5")
 LABEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$"
 LabelName = Annotated[str, Field(pattern=LABEL_NAME)]
 
@@ -72,7 +71,7 @@ class JobSpec(Section):
     def _parts_fit_together(self) -> JobSpec:
         self._check_batch()
         self._check_images()
-        self._check_solver()
+        self._check_gradient()
         self._check_steps()
         self._check_elasticity()
         self._check_validations()
@@ -96,37 +95,26 @@ class JobSpec(Section):
             )
 
     def _check_images(self) -> None:
-        """Refuse a flow of images where the spec alone tells that the data are none."""
-        data = self.data
-        if not isinstance(self.flow, MultiscaleFlow):
-            return
-        if isinstance(data, FileData):
-            images = data.columns is None and not data.context_columns and data.format in _FORMATS_OF_IMAGES
-        else:
-            images = isinstance(data, BuiltinData) and data.name == "digits"
-        if not images:
+        """Refuse a flow of images where the spec alone shows that the data are not images."""
+        if self.flow.needs_images and not self.data.may_hold_images:
             raise misfit(
                 "/flow/kind",
-                f"flow.kind multiscale takes images, and these data (data.kind {data.kind}) are none: take digits or a "
-                f"file of format {', '.join(_FORMATS_OF_IMAGES)} without a choice of columns, or flow.kind cnf",
+                f"flow.kind {self.flow.kind} takes images, and these data (data.kind {self.data.kind}) are not images: "
+                f"take digits or a file of format {', '.join(FORMATS_OF_IMAGES)} without a choice of columns, or "
+                "flow.kind cnf",
             )
 
-    def _check_solver(self) -> None:
-        if self.solver.kind == "fixed" and self.gradient.kind == "adjoint":
-            for name in ("rtol", "atol"):
-                if getattr(self.gradient, name) is not None:
-                    raise misfit(
-                        f"/gradient/{name}",
-                        f"gradient.{name} is the tolerance of an adaptive backward solve; solver.kind fixed has none: "
-                        "leave it out, or take solver.kind adaptive",
-                    )
+    def _check_gradient(self) -> None:
+        if (refused := self.gradient.refused(self.solver)) is not None:
+            name, why = refused
+            raise misfit(f"/gradient/{name}", why)
 
     def _check_steps(self) -> None:
         schedule, pretraining = self.optimizer.schedule, self.pretraining
-        if schedule.kind == "cosine" and self.stop.kind != "steps":
+        if schedule.needs_last_step and self.stop.kind != "steps":
             raise misfit(
                 "/optimizer/schedule/kind",
-                "optimizer.schedule.kind cosine needs stop.kind steps: the decay ends at the last step, "
+                f"optimizer.schedule.kind {schedule.kind} needs stop.kind steps: the decay ends at the last step, "
                 "which stop.kind minutes does not know",
             )
         if pretraining is not None and pretraining.schedule.warmup_steps >= pretraining.steps:
@@ -156,8 +144,9 @@ class JobSpec(Section):
     def _check_validations(self) -> None:
         if self.evaluation is not None and self.evaluation.validate_every_steps is not None:
             return
+        schedule = self.optimizer.schedule
         for asks, pointer, name in (
-            (self.optimizer.schedule.kind == "plateau", "/optimizer/schedule/kind", "optimizer.schedule.kind plateau"),
+            (schedule.needs_validations, "/optimizer/schedule/kind", f"optimizer.schedule.kind {schedule.kind}"),
             (self.early_stop is not None, "/early_stop", "early_stop"),
         ):
             if asks:
@@ -168,22 +157,10 @@ class JobSpec(Section):
 
     def _check_regularisers(self) -> None:
         kinds = [regulariser.kind for regulariser in self.regularisers]
-        flow, divergence = self.flow, self.flow.divergence.kind
-        field = f"flow.field.kind {flow.field.kind}" if isinstance(flow, CnfFlow) else f"flow.kind {flow.kind}"
         for place, regulariser in enumerate(self.regularisers):
             at, schedule = f"regularisers/{place}", regulariser.schedule
-            if regulariser.kind == "hjb" and field != "flow.field.kind potential":
-                raise misfit(
-                    f"/{at}/kind",
-                    f"the regulariser hjb is about the potential whose gradient the field is; {field} has none: take "
-                    "potential, a field of flow.kind cnf",
-                )
-            if regulariser.kind == "jacobian_frobenius" and divergence == "hutchpp":
-                raise misfit(
-                    f"/{at}/kind",
-                    "the regulariser jacobian_frobenius is estimated along with the trace, which "
-                    "flow.divergence.kind hutchpp does not do: take hutchinson or exact",
-                )
+            if (why := regulariser.refused(self.flow)) is not None:
+                raise misfit(f"/{at}/kind", why)
             if regulariser.kind in kinds[:place]:
                 raise misfit(f"/{at}/kind", f"the regulariser {regulariser.kind} stands twice: give it one weight")
             if schedule.kind == "linear" and schedule.to_step <= schedule.from_step:

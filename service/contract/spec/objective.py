@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from symadj.service.contract.spec.flow import CnfFlow, Flow
 from symadj.service.contract.spec.section import Section
 from symadj.service.contract.spec.training import ConstantSchedule, CosineSchedule
 
@@ -33,8 +34,13 @@ WeightSchedule = Annotated[ConstantWeight | LinearWeight, Field(discriminator="k
 
 
 class _Regulariser(Section):
+    kind: str
     weight: float = Field(gt=0, le=1e6, description="Of its mean over the rows, beside the NLL in nats.")
     schedule: WeightSchedule = ConstantWeight()
+
+    def refused(self, flow: Flow) -> str | None:
+        """Return why the regulariser makes no sense for ``flow``, None if it makes sense."""
+        return None
 
 
 class KineticRegulariser(_Regulariser):
@@ -48,6 +54,14 @@ class JacobianFrobeniusRegulariser(_Regulariser):
 
     kind: Literal["jacobian_frobenius"]
 
+    def refused(self, flow: Flow) -> str | None:
+        if flow.divergence.gives_norm:
+            return None
+        return (
+            "the regulariser jacobian_frobenius is estimated along with the trace, which "
+            f"flow.divergence.kind {flow.divergence.kind} does not do: take hutchinson or exact"
+        )
+
 
 class TransportRegulariser(_Regulariser):
     """Integral of ``|f|^2 / 2``, the transport cost (OT-Flow, Onken et al. 2021)."""
@@ -59,6 +73,15 @@ class HjbRegulariser(_Regulariser):
     """Violation of the Hamilton-Jacobi-Bellman equation along the path (OT-Flow); of potential fields only."""
 
     kind: Literal["hjb"]
+
+    def refused(self, flow: Flow) -> str | None:
+        if flow.has_potential:
+            return None
+        field = f"flow.field.kind {flow.field.kind}" if isinstance(flow, CnfFlow) else f"flow.kind {flow.kind}"
+        return (
+            f"the regulariser hjb is about the potential whose gradient the field is; {field} has none: take "
+            "potential, a field of flow.kind cnf"
+        )
 
 
 Regulariser = Annotated[

@@ -34,24 +34,27 @@ class Section(BaseModel):
             value = values.get(name)
             if isinstance(value, bool) and field.annotation is not bool:
                 raise misfit("", f"{name} is {str(value).lower()}, which is no value of it")
-            kinds = _kinds(field.annotation)
-            if kinds and isinstance(value, dict) and "kind" not in value:
-                usual = [kind for kind, is_default in kinds.items() if is_default]
+            if not isinstance(value, dict) or "kind" in value:
+                continue
+            if kinds := kinds_of(field.annotation):
+                usual = [kind for kind, section in kinds.items() if not section.model_fields["kind"].is_required()]
                 if not usual:
                     raise misfit("", f"{name}.kind is missing: one of {', '.join(map(repr, kinds))}")
                 read[name] = {"kind": usual[0], **value}
         return read
 
+    def options(self) -> dict[str, Any]:
+        """Return the fields but ``kind``: the keyword arguments of the class that the kind names."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "kind"}
 
-def _kinds(annotation: Any) -> dict[str, bool]:
-    """Return the kinds of a union of sections, and which of them is the default; empty for another annotation."""
-    kinds = {}
-    for member in get_args(annotation):
-        field = member.model_fields.get("kind") if isinstance(member, type) and issubclass(member, Section) else None
-        if field is not None:
-            (kind,) = get_args(field.annotation)
-            kinds[kind] = not field.is_required()
-    return kinds
+
+def kinds_of(union: Any) -> dict[str, type[Section]]:
+    """Return the sections of a union by their ``kind``; empty for another annotation."""
+    members = get_args(union)
+    if members and get_args(members[0]):  # Annotated
+        members = get_args(members[0])
+    sections = [member for member in members if isinstance(member, type) and issubclass(member, Section)]
+    return {get_args(s.model_fields["kind"].annotation)[0]: s for s in sections if "kind" in s.model_fields}
 
 
 def misfit(pointer: str, message: str) -> PydanticCustomError:

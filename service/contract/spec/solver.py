@@ -59,37 +59,52 @@ class KeepBudget(Section):
 Keep = Annotated[KeepStages | KeepSteps | KeepBinomial | KeepBudget, Field(discriminator="kind")]
 
 
-class SymplecticGradient(Section):
+class _Gradient(Section):
+    def refused(self, solver: Solver) -> tuple[str, str] | None:
+        """Return the field that makes no sense with ``solver``, and why; None if all make sense."""
+        return None
+
+
+class SymplecticGradient(_Gradient):
     """Symplectic adjoint method (Matsubara et al. 2021): exact, one stage's graph at a time."""
 
     kind: Literal["symplectic"] = "symplectic"
     keep: Keep = KeepStages()
 
 
-class BackpropGradient(Section):
+class BackpropGradient(_Gradient):
     """Plain backpropagation through the solver: exact, keeps every use of the network."""
 
     kind: Literal["backprop"]
 
 
-class OneCheckpointGradient(Section):
+class OneCheckpointGradient(_Gradient):
     """Keep the initial state and solve again with the graph: exact."""
 
     kind: Literal["onecheckpoint"]
 
 
-class AcaGradient(Section):
+class AcaGradient(_Gradient):
     """Adaptive checkpoint adjoint (Zhuang et al. 2020): keep every step, rebuild one step's graph: exact."""
 
     kind: Literal["aca"]
 
 
-class AdjointGradient(Section):
+class AdjointGradient(_Gradient):
     """Continuous adjoint (Chen et al. 2018): a backward ODE solve; not exact."""
 
     kind: Literal["adjoint"]
     rtol: float | None = Field(None, gt=0, le=1, description="Of the backward solve; null: the forward one's.")
     atol: float | None = Field(None, gt=0, le=1, description="Of the backward solve; null: the forward one's.")
+
+    def refused(self, solver: Solver) -> tuple[str, str] | None:
+        for name in ("rtol", "atol"):
+            if solver.kind == "fixed" and getattr(self, name) is not None:
+                return name, (
+                    f"gradient.{name} is the tolerance of an adaptive backward solve; solver.kind fixed has none: "
+                    "leave it out, or take solver.kind adaptive"
+                )
+        return None
 
 
 Gradient = Annotated[

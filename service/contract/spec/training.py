@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from symadj.service.contract.spec.section import Section
 
 
-class ConstantSchedule(Section):
+class _Schedule(Section):
+    needs_last_step: ClassVar[bool] = False
+    needs_validations: ClassVar[bool] = False
+
+
+class ConstantSchedule(_Schedule):
+    """The rate as it is, after the warm-up."""
+
     kind: Literal["constant"] = "constant"
     warmup_steps: int = Field(0, ge=0, le=100_000_000)
 
 
-class CosineSchedule(Section):
+class CosineSchedule(_Schedule):
     """Cosine decay towards ``final_fraction`` of the rate over all steps (the optimizer's needs ``stop: steps``)."""
 
     kind: Literal["cosine"]
+    needs_last_step: ClassVar[bool] = True
     warmup_steps: int = Field(0, ge=0, le=100_000_000)
     final_fraction: float = Field(0.0, ge=0, le=1)
 
 
-class PlateauSchedule(Section):
+class PlateauSchedule(_Schedule):
     """Multiply the rate by ``factor`` whenever ``patience`` validations in a row brought no improvement on the best."""
 
     kind: Literal["plateau"]
+    needs_validations: ClassVar[bool] = True
     warmup_steps: int = Field(0, ge=0, le=100_000_000)
     factor: float = Field(0.5, gt=0, lt=1)
     patience: int = Field(5, ge=1, le=1_000_000, description="Validations.")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from symadj_core.registry import Registry
 
 
 class Activation(ABC):
@@ -111,4 +113,5 @@ class SiLU(Activation):
         return straight.mul_(first).addcmul_(product, second)
 
 
-ACTIVATIONS: dict[str, Activation] = {"tanh": Tanh(), "softplus": Softplus(), "silu": SiLU()}
+ActivationName = Literal["tanh", "softplus", "silu"]
+ACTIVATIONS: Registry[Activation] = Registry("activation", {"tanh": Tanh(), "softplus": Softplus(), "silu": SiLU()})

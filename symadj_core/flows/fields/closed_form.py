@@ -6,7 +6,7 @@ derivative along a probe e (da_0 = e):
 
     dz_l = W_l da_{l-1},  da_l = s'(z_l) dz_l,  f = z_L,  J e = dz_L,  div f ~ e . J e,  |J|^2 ~ |J e|^2
 
-LayerCotangents kappa of f and mu of J e go back from Z_L = kappa, dZ_L = mu:
+Cotangents kappa of f and mu of J e go back from Z_L = kappa, dZ_L = mu:
 
     A_{l-1} = W_l^T Z_l,  dA_{l-1} = W_l^T dZ_l,  grad W_l += Z_l a_{l-1}^T + dZ_l da_{l-1}^T,  grad b_l += Z_l
     dZ_l = s'(z_l) dA_l,  Z_l = s'(z_l) A_l + s''(z_l) dz_l dA_l
@@ -36,6 +36,13 @@ Take = Callable[[int, tuple[Tensor, ...]], None]
 Context = Callable[[], Tensor]
 
 
+class Column(NamedTuple):
+    """A quantity integrated beside the divergence: weights of |f|^2 / 2 and of |df/dy|_F^2."""
+
+    energy: float = 0.0
+    norm: float = 0.0
+
+
 @dataclass(frozen=True)
 class Perceptron:
     """What of a perceptron and of the quantities asked for is no tensor.
@@ -44,14 +51,14 @@ class Perceptron:
         kinds: of its layers.
         activation: between them.
         dim: D; inputs of the first layer beyond these are context.
-        columns: what is integrated: the divergence, and regularisers after it.
+        columns: what is integrated after the divergence.
         share: weight of one probe in the sum over probes.
     """
 
     kinds: tuple[type[TimedLinear], ...]
     activation: Activation
     dim: int
-    columns: tuple[str, ...] = ("divergence",)
+    columns: tuple[Column, ...] = ()
     share: float = 1.0
 
 
@@ -89,10 +96,10 @@ class PerceptronRates(ABC):
         self._perceptron = Perceptron(tuple(type(layer) for layer in layers), activation, dim, share=share)
         self._context, self._compiled = context, compiled
 
-    def also(self, names: Sequence[str]) -> Self:
-        """These rates with regularisers: [B, 1 + R] in place of [B] beside f."""
+    def also(self, columns: Sequence[Column]) -> Self:
+        """These rates with R columns after the divergence: [B, 1 + R] in place of [B] beside f."""
         rates = copy.copy(self)
-        rates._perceptron = replace(self._perceptron, columns=("divergence", *names))
+        rates._perceptron = replace(self._perceptron, columns=tuple(columns))
         return rates
 
     @abstractmethod
@@ -105,17 +112,11 @@ class PerceptronRates(ABC):
 
     def __call__(self, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         f, trace, norm = self._rates(t, self._inputs(y))
-        if len(self._perceptron.columns) == 1:
+        if not self._perceptron.columns:
             return f, trace
-        columns = [trace]
-        for name in self._perceptron.columns[1:]:
-            if name == "jacobian_frobenius":
-                assert norm is not None
-                columns.append(norm)
-            else:
-                energy = f.square().sum(-1)
-                columns.append(energy if name == "kinetic" else 0.5 * energy)
-        return f, torch.stack(columns, -1)
+        half_energy = 0.5 * f.square().sum(-1) if any(column.energy for column in self._perceptron.columns) else None
+        columns = [_weighed(column, half_energy, norm) for column in self._perceptron.columns]
+        return f, torch.stack([trace, *columns], -1)
 
     def pull(self, t: Tensor, y: Tensor, state: Tensor | None, quadrature: Tensor | None) -> Tensor:
         """Pull cotangents of f [B, D] and of the quadratures' rates back to y [B, D], and into `.grad`.
@@ -134,14 +135,14 @@ class PerceptronRates(ABC):
 
     def _cotangents(self, state: Tensor | None, quadrature: Tensor | None) -> LayerCotangents:
         columns = self._perceptron.columns
-        if quadrature is None or len(columns) == 1:
+        if quadrature is None or not columns:
             return LayerCotangents(state, quadrature)
-        parts: dict[str, Tensor] = {}
-        for name, part in zip(columns, quadrature.unbind(-1), strict=True):
-            key, part = ("energy", 2.0 * part) if name == "kinetic" else (name, part)
-            key = "energy" if key == "transport" else key
-            parts[key] = parts[key] + part if key in parts else part
-        return LayerCotangents(state, parts["divergence"], parts.get("energy"), parts.get("jacobian_frobenius"))
+        trace, *parts = quadrature.unbind(-1)
+        energy = norm = None
+        for column, part in zip(columns, parts, strict=True):
+            energy = _plus(energy, column.energy, part)
+            norm = _plus(norm, column.norm, part)
+        return LayerCotangents(state, trace, energy, norm)
 
     def _inputs(self, y: Tensor) -> Tensor:
         return y if self._context is None else torch.cat([y, self._context().to(y.dtype)], -1)
@@ -168,6 +169,21 @@ class PerceptronRates(ABC):
             take(n, of_layer)
         result: Tensor = back
         return result
+
+
+def _weighed(column: Column, half_energy: Tensor | None, norm: Tensor | None) -> Tensor:
+    """The column's rate [B] from |f|^2 / 2 and |J|^2, each given if it has a weight in any column."""
+    total = _plus(_plus(None, column.energy, half_energy), column.norm, norm)
+    assert total is not None
+    return total
+
+
+def _plus(total: Tensor | None, weight: float, part: Tensor | None) -> Tensor | None:
+    """total + weight * part; None is zero."""
+    if weight == 0.0 or part is None:
+        return total
+    part = part if weight == 1.0 else weight * part
+    return part if total is None else total + part
 
 
 class AlongProbes(PerceptronRates):
@@ -248,7 +264,7 @@ def _sums(perceptron: Perceptron, noise: Tensor, moved: Tensor) -> tuple[Tensor,
         total = terms[0] if len(terms) == 1 else terms.sum(0)
         return total if perceptron.share == 1.0 else total * perceptron.share
 
-    wants_norm = "jacobian_frobenius" in perceptron.columns
+    wants_norm = any(column.norm for column in perceptron.columns)
     norm = summed(moved.square().sum(-1)) if wants_norm else None
     return summed(torch.linalg.vecdot(moved, noise)), norm
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from symadj_core.flows.fields.closed_form import (
     AlongProbes,
     Coefficients,
+    Column,
     LayerCotangents,
     Perceptron,
     PerceptronRates,
@@ -49,8 +50,8 @@ class ExactTrace(PerceptronRates):
             share=1.0 / len(noise),
             context=self._context,
             compiled=self._compiled,
-        ).also(("jacobian_frobenius",))
-        return rates.also(("jacobian_frobenius",))
+        ).also((Column(norm=1.0),))
+        return rates.also((Column(norm=1.0),))
 
     def _rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         f, trace = self._run(_rates, self._perceptron, t, x, self._coefficients(), torch.is_grad_enabled())

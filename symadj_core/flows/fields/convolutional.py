@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from symadj_core.flows.fields.activations import ACTIVATIONS
-from symadj_core.flows.fields.layers import LAYERS
-from symadj_core.flows.fields.perceptrons import ActivationName, TimeMode, VectorField
+from symadj_core.flows.fields.activations import ACTIVATIONS, ActivationName
+from symadj_core.flows.fields.base import VectorField
+from symadj_core.flows.fields.layers import LAYERS, TimeMode, zero_
 
 _SIDE = 3
 
@@ -60,6 +60,9 @@ class ConvField(VectorField):
         ValueError: an unknown name, or a size below 1.
     """
 
+    name = "convolutional"
+    shape: tuple[int, int, int]
+
     def __init__(
         self,
         shape: tuple[int, int, int],
@@ -74,15 +77,12 @@ class ConvField(VectorField):
         if min(*shape, *hidden) < 1:
             raise ValueError(f"sizes must be at least 1: shape {tuple(shape)}, hidden {tuple(hidden)}")
         super().__init__(channels * height * width, context_dim)
-        for name, known in ((time, LAYERS), (activation, ACTIVATIONS)):
-            if name not in known:
-                raise ValueError(f"unknown name {name!r}: there are {', '.join(known)}")
+        ACTIVATIONS.find(activation)  # an unknown name is refused here, not at the first use
         self.shape, self.activation = (channels, height, width), activation
         sizes = [channels + context_dim, *hidden, channels]
         self.layers = nn.ModuleList(TimedConvolution(inputs, outputs, time) for inputs, outputs in pairwise(sizes))
         if zero_init:
-            for parameter in self.layers[-1].parameters():
-                nn.init.zeros_(parameter)
+            zero_(self.layers[-1])
 
     def forward(self, t: Tensor, y: Tensor, context: Tensor | None = None) -> Tensor:
         """dy/dt [B, D] at the times t (0-dim or [B]), states y [B, D] and contexts [B, context_dim]."""

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from symadj_core.registry import Classes
 
 
 class TimedLinear(nn.Module, ABC):
@@ -161,8 +164,14 @@ def _fourier(t: Tensor, like: Tensor) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], -1)
 
 
-LAYERS: dict[str, type[ConcatLinear] | type[ConcatSquashLinear] | type[FourierLinear]] = {
-    "concat": ConcatLinear,
-    "concatsquash": ConcatSquashLinear,
-    "fourier": FourierLinear,
-}
+def zero_(module: nn.Module) -> None:
+    """Make a layer zero in place, whatever its inputs are."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+
+
+TimeMode = Literal["concat", "concatsquash", "fourier"]
+LAYERS: Classes[TimedLinear] = Classes(
+    "time mode", {"concat": ConcatLinear, "concatsquash": ConcatSquashLinear, "fourier": FourierLinear}
+)

@@ -24,12 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from symadj_core.flows.fields.perceptrons import VectorField
+from symadj_core.flows.fields.base import VectorField
 from symadj_core.solvers.system import Rates
 
 
 class PotentialField(VectorField):
-    """f = -grad_y Phi: a flow along it wastes no way, and Phi tells its transport cost.
+    """f = -grad_y Phi: a flow along it takes the shortest way, and Phi gives its transport cost.
 
     Args:
         dim: D, dimension of the state.
@@ -42,6 +42,9 @@ class PotentialField(VectorField):
     Raises:
         ValueError: a size that is too small.
     """
+
+    name = "potential"
+    knows_trace = True
 
     def __init__(
         self,

@@ -13,10 +13,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from symadj_core.flows.fields.closed_form import AlongProbes, PerceptronRates
+from symadj_core.flows.fields.base import KnowsDerivative, KnowsTrace
+from symadj_core.flows.fields.closed_form import AlongProbes, Column, PerceptronRates
 from symadj_core.flows.fields.closed_trace import ExactTrace
-from symadj_core.flows.integrands.in_use import KnowsDerivative, KnowsTrace
 from symadj_core.flows.integrands.probes import Distribution, ProbeKey, check_distribution, draw
+from symadj_core.registry import Classes
 from symadj_core.solvers.system import Field, Rates
 
 
@@ -24,6 +25,11 @@ class Divergence(ABC):
     """A way to compute or estimate div f = tr df/dy."""
 
     name: ClassVar[str]
+
+    @property
+    def gives_norm(self) -> bool:
+        """Whether `jacobian_rates` gives the norm of the Jacobian."""
+        return type(self).jacobian_rates is not Divergence.jacobian_rates
 
     @abstractmethod
     def rates(self, field: Field, key: ProbeKey, sample_index: Tensor, like: Tensor) -> Rates:
@@ -118,7 +124,7 @@ def _along(field: Field, noise: Tensor, rates: Rates, share: float, *, norm: boo
     known = field.along(noise, rates, share=share)
     if not norm:
         return known
-    return known.also(("jacobian_frobenius",)) if isinstance(known, PerceptronRates) else rates
+    return known.also((Column(norm=1.0),)) if isinstance(known, PerceptronRates) else rates
 
 
 @dataclass(frozen=True)
@@ -245,7 +251,9 @@ class HutchPlusPlus(Divergence):
         return rates
 
 
-DIVERGENCES: dict[str, type[Divergence]] = {kind.name: kind for kind in (Exact, Hutchinson, HutchPlusPlus)}
+DIVERGENCES: Classes[Divergence] = Classes(
+    "divergence", {kind.name: kind for kind in (Exact, Hutchinson, HutchPlusPlus)}
+)
 
 
 def by_name(name: str, **options: object) -> Divergence:
@@ -255,8 +263,4 @@ def by_name(name: str, **options: object) -> Divergence:
         ValueError: no such divergence, or a value that it does not take.
         TypeError: it has no such option.
     """
-    try:
-        kind = DIVERGENCES[name]
-    except KeyError:
-        raise ValueError(f"unknown divergence {name!r}: there are {', '.join(DIVERGENCES)}") from None
-    return kind(**options)
+    return DIVERGENCES.make(name, **options)

@@ -1,11 +1,13 @@
-"""Readers, one file a family of formats. Each returns :class:`Raw` and raises ``DataError`` in words of ours."""
+"""Readers of files, one module a family of formats; each raises ``DataError`` in words of ours.
+
+A module registers its readers by ``raw.reads``, and every module of this folder is found by itself: a new format is a
+module here and a line of ``FORMATS`` in the spec (``service/contract/spec/data.py``).
+"""
 
 from __future__ import annotations
 
-from symadj.workers.data.formats.arrays import read_hdf5, read_npy, read_npz
-from symadj.workers.data.formats.fcs import read_fcs
-from symadj.workers.data.formats.idx import read_idx
-from symadj.workers.data.formats.raw import InputFile, Raw
-from symadj.workers.data.formats.tables import read_csv, read_parquet
+import importlib
+import pkgutil
 
-__all__ = ["InputFile", "Raw", "read_csv", "read_fcs", "read_hdf5", "read_idx", "read_npy", "read_npz", "read_parquet"]
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from symadj.workers.data.formats.raw import InputFile, Raw, need, reading, refuse, refuse_larger_than_memory, same_type
+from symadj.service.contract.spec.data import FileData
+from symadj.workers.data.formats.raw import (
+    InputFile,
+    Raw,
+    need,
+    reading,
+    reads,
+    refuse,
+    refuse_larger_than_memory,
+    same_type,
+)
 
 __all__ = ["read_hdf5", "read_npy", "read_npz"]
 
@@ -76,3 +86,18 @@ def _from_array(file: InputFile, array: NDArray[Any]) -> Raw:
     if array.dtype.kind not in "iuf":
         raise refuse(file, f"holds {array.dtype}, not real numbers")
     return Raw(array)
+
+
+@reads("npy")
+def _npy(file: InputFile, data: FileData) -> Raw:
+    return read_npy(file)
+
+
+@reads("npz")
+def _npz(file: InputFile, data: FileData) -> Raw:
+    return read_npz(file, data.key)
+
+
+@reads("hdf5")
+def _hdf5(file: InputFile, data: FileData) -> Raw:
+    return read_hdf5(file, data.key)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from symadj.workers.data.formats.raw import InputFile, Raw, need, reading, refuse, refuse_larger_than_memory
+from symadj.service.contract.spec.data import FileData
+from symadj.workers.data.formats.raw import InputFile, Raw, need, reading, reads, refuse, refuse_larger_than_memory
 
 __all__ = ["read_fcs"]
 
@@ -81,3 +82,8 @@ def _compensate(file: InputFile, data: Any, events: NDArray[np.float64]) -> None
         raise refuse(file, f"its spillover matrix {what}")
     places = [data.pnn_labels.index(name) for name in names]
     events[:, places] = np.linalg.solve(values.reshape(size, size).T, events[:, places].T).T
+
+
+@reads("fcs")
+def _fcs(file: InputFile, data: FileData) -> Raw:
+    return read_fcs(file, [*(data.columns or ()), *data.context_columns], compensate=data.compensate)

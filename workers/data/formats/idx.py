@@ -7,7 +7,16 @@ import struct
 
 import numpy as np
 
-from symadj.workers.data.formats.raw import InputFile, Raw, open_unpacked, reading, refuse, refuse_larger_than_memory
+from symadj.service.contract.spec.data import FileData
+from symadj.workers.data.formats.raw import (
+    InputFile,
+    Raw,
+    open_unpacked,
+    reading,
+    reads,
+    refuse,
+    refuse_larger_than_memory,
+)
 
 __all__ = ["read_idx"]
 
@@ -31,3 +40,8 @@ def read_idx(file: InputFile) -> Raw:
         if len(content) < size or stream.read(1):
             raise refuse(file, f"does not hold the {' x '.join(map(str, shape))} values that it announces")
         return Raw(np.frombuffer(content, kind).reshape(shape).astype(kind.newbyteorder("="), copy=False))
+
+
+@reads("idx")
+def _idx(file: InputFile, data: FileData) -> Raw:
+    return read_idx(file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +14,18 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from symadj.service.contract.spec.data import FileData, FormatName
 from symadj.workers.data.errors import DataError
 
 __all__ = [
+    "READERS",
     "InputFile",
     "Raw",
     "is_gzipped",
     "need",
     "open_unpacked",
     "reading",
+    "reads",
     "refuse",
     "refuse_larger_than_memory",
     "same_type",
@@ -50,6 +53,20 @@ class Raw:
 
     values: NDArray[Any]
     columns: tuple[str, ...] | None = None
+
+
+Reader = Callable[[InputFile, FileData], Raw]
+READERS: dict[str, Reader] = {}
+
+
+def reads(format: FormatName) -> Callable[[Reader], Reader]:
+    """Return a decorator of the function that reads files of ``format``."""
+
+    def register(reader: Reader) -> Reader:
+        READERS[format] = reader
+        return reader
+
+    return register
 
 
 def need(package: str, file: InputFile) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from symadj.service.contract.spec.data import FileData
 from symadj.workers.data.formats.raw import (
     InputFile,
     Raw,
@@ -19,6 +20,7 @@ from symadj.workers.data.formats.raw import (
     need,
     open_unpacked,
     reading,
+    reads,
     refuse,
     refuse_larger_than_memory,
 )
@@ -195,3 +197,18 @@ def _explain(file: InputFile, error: Exception, names: Sequence[str], header: bo
     if found := _RAGGED.search(words):
         raise refuse(file, f"{found[3]} values, where {found[2]} are expected", row=int(found[1]) - first) from error
     raise error
+
+
+@reads("csv")
+def _csv(file: InputFile, data: FileData) -> Raw:
+    return read_csv(file, _named(data), header=data.header)
+
+
+@reads("parquet")
+def _parquet(file: InputFile, data: FileData) -> Raw:
+    return read_parquet(file, _named(data))
+
+
+def _named(data: FileData) -> list[str] | None:
+    """Return the columns to read: all (None) where the context is to be taken away from them."""
+    return None if data.columns is None else [*data.columns, *data.context_columns]

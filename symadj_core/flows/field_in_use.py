@@ -4,33 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from symadj_core.flows.fields.base import KnowsDerivative, KnowsTrace
 from symadj_core.solvers.system import Rates
-
-
-@runtime_checkable
-class KnowsDerivative(Protocol):
-    """A field that knows its derivative along probes without autograd."""
-
-    def along(
-        self, noise: Tensor, differentiable: Rates, *, share: float, context: Callable[[], Tensor] | None = None
-    ) -> Rates:
-        """Rates equal to `differentiable`: f and share * sum over e of e . J e, for the probes e = `noise` [K, B, D].
-
-        `context`, where there is one, gives the contexts [B, C] of the solve.
-        """
-
-
-@runtime_checkable
-class KnowsTrace(Protocol):
-    """A field that knows its exact divergence without autograd."""
-
-    def traced(self, like: Tensor, differentiable: Rates, *, context: Callable[[], Tensor] | None = None) -> Rates:
-        """Rates equal to `differentiable`, which takes the trace by autograd; `like` [B, D] gives dtype and device."""
 
 
 class FieldInUse(nn.Module):

@@ -1,53 +1,19 @@
-"""Vector fields made of layers that know the time."""
+"""The multilayer perceptron, whose divergence has a closed form."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from symadj_core.flows.fields.activations import ACTIVATIONS, Activation
+from symadj_core.flows.fields.activations import ACTIVATIONS, ActivationName
+from symadj_core.flows.fields.base import VectorField
 from symadj_core.flows.fields.closed_form import AlongProbes
 from symadj_core.flows.fields.closed_trace import ExactTrace
-from symadj_core.flows.fields.layers import LAYERS, TimedLinear
+from symadj_core.flows.fields.layers import LAYERS, TimedLinear, TimeMode, zero_
 from symadj_core.solvers.system import Rates
-
-TimeMode = Literal["concat", "concatsquash", "fourier"]
-ActivationName = Literal["tanh", "softplus", "silu"]
-
-
-class VectorField(nn.Module):
-    """A field f(t, y, c) of D dimensions, of the time and, where it was asked for, of a context.
-
-    Args:
-        dim: D, dimension of the state.
-        context_dim: C, dimension of the context; 0 for none.
-
-    Raises:
-        ValueError: dim below 1 or context_dim below 0.
-    """
-
-    def __init__(self, dim: int, context_dim: int = 0) -> None:
-        super().__init__()
-        if dim < 1 or context_dim < 0:
-            raise ValueError(f"dim must be at least 1 and context_dim at least 0, not {dim} and {context_dim}")
-        self.dim, self.context_dim = dim, context_dim
-
-    def inputs(self, y: Tensor, context: Tensor | None) -> Tensor:
-        """y beside its context, [B, D + C].
-
-        Raises:
-            ValueError: a context is missing, not wanted, or of another shape than [B, C].
-        """
-        if context is None and self.context_dim == 0:
-            return y
-        if context is None or context.shape != (len(y), self.context_dim):
-            given = "none" if context is None else list(context.shape)
-            raise ValueError(f"expected a context of shape [{len(y)}, {self.context_dim}], got {given}")
-        return torch.cat([y, context.to(y.dtype)], -1)
 
 
 class MLPField(VectorField):
@@ -70,6 +36,8 @@ class MLPField(VectorField):
         ValueError: an unknown name, or a size below 1.
     """
 
+    name = "mlp"
+
     def __init__(
         self,
         dim: int,
@@ -81,15 +49,24 @@ class MLPField(VectorField):
         context_dim: int = 0,
     ) -> None:
         super().__init__(dim, context_dim)
-        layer = _layer(time)
-        _activation(activation)
+        layer = LAYERS[time]
+        ACTIVATIONS.find(activation)  # an unknown name is refused here, not at the first use
         sizes = [dim + context_dim, *hidden, dim]
         if min(sizes) < 1:
             raise ValueError(f"sizes must be at least 1: dim {dim}, hidden {tuple(hidden)}")
         self.activation = activation
         self.layers = nn.ModuleList(layer(inputs, outputs) for inputs, outputs in pairwise(sizes))
         if zero_init:
-            _zero(self.layers[-1])
+            zero_(self.layers[-1])
+
+    @property
+    def has_cheap_trace(self) -> bool:  # type: ignore[override]
+        """With one or two hidden layers, or none; more take a product along every unit vector."""
+        return len(self.layers) <= 3
+
+    @property
+    def knows_trace(self) -> bool:  # type: ignore[override]
+        return self.has_cheap_trace
 
     def forward(self, t: Tensor, y: Tensor, context: Tensor | None = None) -> Tensor:
         """dy/dt [B, D] at the times t (0-dim or [B]), states y [B, D] and contexts [B, C]."""
@@ -145,73 +122,3 @@ class MLPField(VectorField):
 
 # What `along` and `traced` have in closed form.
 _FORWARD = MLPField.forward
-
-
-class ResidualField(VectorField):
-    """A residual perceptron (He et al. 2016, with the activations first), the time in every layer.
-
-        h_0 = A y,  h_i = h_{i-1} + C_i s(B_i s(h_{i-1})),  f = E s(h_depth)
-
-    with A, B_i, C_i, E layers that know the time, and s the activation. A deep one trains better than a deep MLP.
-
-    Args:
-        dim: D, dimension of the state.
-        width: of all hidden layers.
-        depth: number of residual blocks, of two layers each.
-        time, activation, zero_init, context_dim: as for `MLPField`.
-
-    Raises:
-        ValueError: an unknown name, or a size below 1.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        width: int = 64,
-        depth: int = 2,
-        *,
-        time: TimeMode = "concatsquash",
-        activation: ActivationName = "tanh",
-        zero_init: bool = False,
-        context_dim: int = 0,
-    ) -> None:
-        super().__init__(dim, context_dim)
-        layer = _layer(time)
-        _activation(activation)
-        if min(width, depth) < 1:
-            raise ValueError(f"width and depth must be at least 1, not {width} and {depth}")
-        self.activation = activation
-        self.first = layer(dim + context_dim, width)
-        self.blocks = nn.ModuleList(nn.ModuleList([layer(width, width), layer(width, width)]) for _ in range(depth))
-        self.last = layer(width, dim)
-        if zero_init:
-            _zero(self.last)
-
-    def forward(self, t: Tensor, y: Tensor, context: Tensor | None = None) -> Tensor:
-        """dy/dt [B, D] at the times t (0-dim or [B]), states y [B, D] and contexts [B, C]."""
-        act = ACTIVATIONS[self.activation]
-        h = self.first(t, self.inputs(y, context))
-        for block in self.blocks:
-            assert isinstance(block, nn.ModuleList)
-            inner, outer = block
-            h = h + outer(t, act(inner(t, act(h))))
-        out: Tensor = self.last(t, act(h))
-        return out
-
-
-def _layer(time: str) -> Callable[[int, int], TimedLinear]:
-    if time not in LAYERS:
-        raise ValueError(f"unknown time mode {time!r}: there are {', '.join(LAYERS)}")
-    return LAYERS[time]
-
-
-def _activation(name: str) -> Activation:
-    if name not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {name!r}: there are {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
-
-
-def _zero(module: nn.Module) -> None:
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.zero_()
