@@ -23,7 +23,7 @@ __all__ = ["create_app"]
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the application; its store is migrated when it starts.
 
-    ``uvicorn --factory api.app:create_app`` runs it.
+    ``uvicorn --factory symadj.api.app:create_app`` runs it.
 
     Raises:
         SettingsError: it is to ask for API keys and has no secret to check them with.

@@ -47,11 +47,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_api(data: Path, port: int | None = None, **environment: str) -> Iterator[ApiServer]:
-    """Run the API in a process of its own until the block ends."""
+def running_api(
+    data: Path, port: int | None = None, *, python: str | Path = sys.executable, **environment: str
+) -> Iterator[ApiServer]:
+    """Run the API in a process of its own, by the interpreter ``python``, until the block ends."""
     port = port or free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "symadj.api", "--port", str(port)],
+        [python, "-m", "symadj.api", "--port", str(port)],
         env=os.environ | {"SYMADJ_DATA": str(data), **environment},
         stderr=subprocess.DEVNULL,
     )

@@ -98,7 +98,7 @@ def test_an_object_that_is_replaced_while_it_is_fetched_is_fetched_again(
 FETCHES = """
 import sys
 from symadj.service.contract.storage import Bucket
-from workers.data.roots import find_file
+from symadj.workers.data.roots import find_file
 fetch, count = Bucket.fetch, []
 def counting(self, path, target):
     count.append(path)

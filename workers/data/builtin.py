@@ -26,7 +26,7 @@ def load_builtin(data: BuiltinData) -> Table:
 
 
 def _flow_cytometry() -> Table:
-    file = resources.files("workers") / "datasets" / "flow_cytometry" / "events.npz"
+    file = resources.files("symadj.workers") / "datasets" / "flow_cytometry" / "events.npz"
     try:
         with file.open("rb") as stream, np.load(stream) as arrays:
             return Table(tuple(map(str, arrays["channels"])), arrays["events"])
