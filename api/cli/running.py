@@ -1,4 +1,7 @@
-"""Commands that make a job, follow it, or change its course."""
+"""Commands that change something on the server, and those that stay with a job to its end.
+
+Commands that only read are in :mod:`symadj.api.cli.showing`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import typer
 
 from symadj.api.cli import render, watching
 from symadj.api.cli.documents import read_spec, set_fields
-from symadj.api.cli.shared import DEFAULT_URL, JobId, KeyFile, Url, connect, console
+from symadj.api.cli.shared import JobId, client_command, console
 from symadj.api.client import Client
 from symadj.service.contract.states import TERMINAL, JobState
 
@@ -24,84 +27,74 @@ Settings = Annotated[
 Key = Annotated[str | None, typer.Option(help="Idempotency-Key: the same key submits once.")]
 
 
-@app.command()
+@client_command(app)
 def submit(
+    client: Client,
     spec: Annotated[Path, typer.Argument(help="A job spec, YAML or JSON; - reads standard input.")],
     watch: Watch = False,
     settings: Settings = None,
     key: Key = None,
-    url: Url = DEFAULT_URL,
-    key_file: KeyFile = None,
 ) -> None:
     """Submit a job; print its id."""
     document = read_spec(spec)
     set_fields(document, settings)
-    with connect(url, key_file) as client:
-        _submit(client, document, key, watch)
+    _submit(client, document, key, watch)
 
 
-@app.command("continue")
+@client_command(app, "continue")
 def continue_job(
+    client: Client,
     job: JobId,
     step: Annotated[int | None, typer.Option(min=0, help="Its checkpoint of this step; default: the newest.")] = None,
     watch: Watch = False,
     settings: Settings = None,
     key: Key = None,
-    url: Url = DEFAULT_URL,
-    key_file: KeyFile = None,
 ) -> None:
     """Make a new job from a checkpoint of another: its weights, optimiser and count of steps, its spec with changes."""
-    with connect(url, key_file) as client:
-        document = client.job(job).spec
-        document["parent"] = {"job": job, "step": step}
-        set_fields(document, settings)
-        _submit(client, document, key, watch)
+    document = client.job(job).spec
+    document["parent"] = {"job": job, "step": step}
+    set_fields(document, settings)
+    _submit(client, document, key, watch)
 
 
-@app.command()
-def watch(job: JobId, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
+@client_command(app)
+def watch(client: Client, job: JobId) -> None:
     """Follow a job to its end."""
-    with connect(url, key_file) as client:
-        sys.exit(_watch(client, job))
+    sys.exit(_watch(client, job))
 
 
-@app.command()
-def cancel(job: JobId, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
+@client_command(app)
+def cancel(client: Client, job: JobId) -> None:
     """Cancel a job: at once if it waits or is paused, at its next step if it runs."""
-    with connect(url, key_file) as client:
-        read = client.cancel(job)
+    read = client.cancel(job)
     console.print(f"{read.id}: {read.state if read.state in TERMINAL else 'cancel requested'}")
 
 
-@app.command()
-def pause(job: JobId, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
+@client_command(app)
+def pause(client: Client, job: JobId) -> None:
     """Pause a job: at once if it waits, at its next step and with a checkpoint if it runs."""
-    with connect(url, key_file) as client:
-        read = client.pause(job)
+    read = client.pause(job)
     console.print(f"{read.id}: {read.state}; `symadj resume {read.id}` lets it go on")
 
 
-@app.command()
-def resume(job: JobId, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
+@client_command(app)
+def resume(client: Client, job: JobId) -> None:
     """Put a paused job back into the queue; it goes on from its newest checkpoint."""
-    with connect(url, key_file) as client:
-        read = client.resume(job)
+    read = client.resume(job)
     console.print(f"{read.id}: {read.state}")
 
 
-@app.command()
-def checkpoint(job: JobId, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
+@client_command(app)
+def checkpoint(client: Client, job: JobId) -> None:
     """Ask a running job for a checkpoint after its next step."""
-    with connect(url, key_file) as client:
-        read = client.ask_checkpoint(job)
+    read = client.ask_checkpoint(job)
     console.print(f"{read.id}: asked for; `symadj checkpoints {read.id}` lists it when it is written")
 
 
-@app.command()
-def delete(job: JobId, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
+@client_command(app)
+def delete(client: Client, job: JobId) -> None:
     """Delete an ended job with its metrics, telemetry, checkpoints and files."""
-    with connect(url, key_file) as client:
-        client.delete(job)
+    client.delete(job)
     console.print(f"{job}: deleted")
 
 

@@ -1,23 +1,28 @@
-"""What all commands have in common: where they print, arguments and options."""
+"""What all commands have in common: the client that they are given, where they print, arguments and options."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from symadj.api.client import Client
 
-__all__ = ["DEFAULT_URL", "AsJson", "JobId", "KeyFile", "Url", "connect", "console"]
+__all__ = ["AsJson", "JobId", "client_command", "console"]
+
+Command = Callable[..., None]
 
 # Where there is no terminal, nobody's columns need to be saved.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
-Url = Annotated[str, typer.Option("--url", envvar="SYMADJ_URL", help="The server.")]
-KeyFile = Annotated[
+_Url = Annotated[str, typer.Option("--url", envvar="SYMADJ_URL", help="The server.")]
+_KeyFile = Annotated[
     Path | None,
     typer.Option(
         "--api-key-file",
@@ -27,10 +32,41 @@ KeyFile = Annotated[
 ]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print what the API answers.")]
-DEFAULT_URL = "http://127.0.0.1:8000"
 
 
-def connect(url: str, key_file: Path | None) -> Client:
+def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+_OPTIONS_OF_A_CLIENT = (_option("url", _Url, "http://127.0.0.1:8000"), _option("key_file", _KeyFile, None))
+
+
+def client_command(app: typer.Typer, name: str | None = None) -> Callable[[Command], Command]:
+    """Return a decorator that makes a function whose first argument is a :class:`Client` a command of ``app``.
+
+    The command has ``--url`` and ``--api-key-file`` beside the function's own parameters; the function gets a client
+    of that server, which is closed when it returns.
+    """
+
+    def register(function: Command) -> Command:
+        signature = inspect.signature(function, eval_str=True)
+        _client, *own = signature.parameters.values()
+
+        @functools.wraps(function)
+        def command(*, url: str, key_file: Path | None, **arguments: Any) -> None:
+            with _connect(url, key_file) as client:
+                function(client, **arguments)
+
+        # Typer reads a command's arguments and options from its signature and its annotations.
+        parameters = [*own, *_OPTIONS_OF_A_CLIENT]
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return app.command(name)(command)
+
+    return register
+
+
+def _connect(url: str, key_file: Path | None) -> Client:
     """Return a client of a server.
 
     Raises:

@@ -1,4 +1,7 @@
-"""Commands that read: jobs, attempts, checkpoints, metrics, memory, files."""
+"""Commands that only read: jobs, attempts, checkpoints, metrics, memory, files.
+
+Commands that change something, or follow a job, are in :mod:`symadj.api.cli.running`.
+"""
 
 from __future__ import annotations
 
@@ -10,38 +13,36 @@ import typer
 
 from symadj.api.cli import render
 from symadj.api.cli.results import memory_table, print_parts
-from symadj.api.cli.shared import DEFAULT_URL, AsJson, JobId, KeyFile, Url, connect, console
+from symadj.api.cli.shared import AsJson, JobId, client_command, console
+from symadj.api.client import Client
 from symadj.service.contract.states import JobState
 
 app = typer.Typer()
 
 
-@app.command()
-def show(job: JobId, as_json: AsJson = False, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
+@client_command(app)
+def show(client: Client, job: JobId, as_json: AsJson = False) -> None:
     """Show a job: state, progress, result, memory, attempts, checkpoints, files."""
-    with connect(url, key_file) as client:
-        read = client.job(job)
-        if as_json:
-            print(read.model_dump_json(indent=2))
-        else:
-            console.print(render.job_header(read))
-            render.report(client, read, console)
+    read = client.job(job)
+    if as_json:
+        print(read.model_dump_json(indent=2))
+    else:
+        console.print(render.job_header(read))
+        render.report(client, read, console)
 
 
-@app.command("list")
+@client_command(app, "list")
 def list_jobs(
+    client: Client,
     state: Annotated[list[JobState] | None, typer.Option(help="Only these.")] = None,
     name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
     owner: Annotated[str | None, typer.Option(help="Only jobs of this owner.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
     as_json: AsJson = False,
-    url: Url = DEFAULT_URL,
-    key_file: KeyFile = None,
 ) -> None:
     """List jobs, newest first."""
-    with connect(url, key_file) as client:
-        states = [item.value for item in state] if state else None
-        page = client.jobs(state=states, name=name, owner=owner, limit=limit)
+    states = [item.value for item in state] if state else None
+    page = client.jobs(state=states, name=name, owner=owner, limit=limit)
     if as_json:
         print(page.model_dump_json(indent=2))
         return
@@ -50,94 +51,85 @@ def list_jobs(
         console.print(f"(the newest {limit}; --limit shows more)")
 
 
-@app.command()
-def attempts(job: JobId, as_json: AsJson = False, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
+@client_command(app)
+def attempts(client: Client, job: JobId, as_json: AsJson = False) -> None:
     """List the tries at a job: when, on how many workers, from where, how each ended and why."""
-    with connect(url, key_file) as client:
-        read = client.attempts(job)
+    read = client.attempts(job)
     if as_json:
         print(read.model_dump_json(indent=2))
     else:
         console.print(render.attempt_table(read.items))
 
 
-@app.command()
-def checkpoints(job: JobId, as_json: AsJson = False, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
+@client_command(app)
+def checkpoints(client: Client, job: JobId, as_json: AsJson = False) -> None:
     """List the checkpoints of a job that are kept; `symadj continue` makes a new job from one."""
-    with connect(url, key_file) as client:
-        read = client.checkpoints(job)
+    read = client.checkpoints(job)
     if as_json:
         print(read.model_dump_json(indent=2))
     else:
         print_parts(console, render.checkpoint_parts(read.items))
 
 
-@app.command()
-def usage(as_json: AsJson = False, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
+@client_command(app)
+def usage(client: Client, as_json: AsJson = False) -> None:
     """Show what the service takes: rows, bytes of the store, bytes of the jobs' files, what the disk has left."""
-    with connect(url, key_file) as client:
-        read = client.usage()
+    read = client.usage()
     if as_json:
         print(read.model_dump_json(indent=2))
     else:
         print_parts(console, render.usage_parts(read))
 
 
-@app.command()
+@client_command(app)
 def metrics(
+    client: Client,
     job: JobId,
     name: Annotated[str | None, typer.Argument(help="A metric; without one, all with their newest values.")] = None,
     as_json: AsJson = False,
-    url: Url = DEFAULT_URL,
-    key_file: KeyFile = None,
 ) -> None:
     """Print a job's metrics, or every value of one (tab-separated: step, value)."""
-    with connect(url, key_file) as client:
-        if name is None:
-            listing = client.metrics(job)
-            if as_json:
-                print(listing.model_dump_json(indent=2))
-            else:
-                console.print(render.metric_table(listing.items))
-            return
-        known = [metric.name for metric in client.metrics(job).items]
-        if name not in known:
-            raise typer.BadParameter(f"the job has no {name!r}; it has: {', '.join(known) or 'none yet'}")
-        for page in client.metric_pages(job, name):
-            for point in page.points:
-                print(point.model_dump_json() if as_json else f"{point.step}\t{point.value:.8g}")
+    if name is None:
+        listing = client.metrics(job)
+        if as_json:
+            print(listing.model_dump_json(indent=2))
+        else:
+            console.print(render.metric_table(listing.items))
+        return
+    known = [metric.name for metric in client.metrics(job).items]
+    if name not in known:
+        raise typer.BadParameter(f"the job has no {name!r}; it has: {', '.join(known) or 'none yet'}")
+    for page in client.metric_pages(job, name):
+        for point in page.points:
+            print(point.model_dump_json() if as_json else f"{point.step}\t{point.value:.8g}")
 
 
-@app.command()
+@client_command(app)
 def memory(
+    client: Client,
     jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="One job, or several to compare.")],
     as_json: AsJson = False,
-    url: Url = DEFAULT_URL,
-    key_file: KeyFile = None,
 ) -> None:
     """Show memory by rank and phase; several jobs side by side, over the steps that all of them made."""
-    with connect(url, key_file) as client:
-        reads = [client.job(job) for job in jobs]
-        last_step = min(read.progress.step for read in reads) if len(reads) > 1 else None
-        if last_step == 0:
-            raise typer.BadParameter("one of the jobs has made no step yet", param_hint="JOB...")
-        summaries = [client.memory(read.id, last_step=last_step) for read in reads]
+    reads = [client.job(job) for job in jobs]
+    last_step = min(read.progress.step for read in reads) if len(reads) > 1 else None
+    if last_step == 0:
+        raise typer.BadParameter("one of the jobs has made no step yet", param_hint="JOB...")
+    summaries = [client.memory(read.id, last_step=last_step) for read in reads]
     if as_json:
         print(json.dumps([summary.model_dump(mode="json") for summary in summaries], indent=2))
         return
     print_parts(console, memory_table(reads, summaries, last_step))
 
 
-@app.command()
+@client_command(app)
 def download(
+    client: Client,
     job: JobId,
     folder: Annotated[Path, typer.Argument(help="Where to put the files.")] = Path(),
-    url: Url = DEFAULT_URL,
-    key_file: KeyFile = None,
 ) -> None:
     """Download all files of a job."""
     folder.mkdir(parents=True, exist_ok=True)
-    with connect(url, key_file) as client:
-        for artifact in client.artifacts(job).items:
-            client.download(job, artifact.name, folder / artifact.name)
-            console.print(str(folder / artifact.name), soft_wrap=True)
+    for artifact in client.artifacts(job).items:
+        client.download(job, artifact.name, folder / artifact.name)
+        console.print(str(folder / artifact.name), soft_wrap=True)
