@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from symadj.api import __version__, problems
 from symadj.api.dependencies import authenticate, refuse_nul
 from symadj.api.monitoring import RequestMetrics, make_registry
-from symadj.api.routers import artifacts, attempts, datasets, events, health, ingest, jobs, keys, memory, metrics, usage
+from symadj.api.routers import health, ingest, resources
 from symadj.service.settings import Settings
 from symadj.service.store import Database
 
@@ -55,9 +55,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     v1 = APIRouter(
         prefix="/api/v1", dependencies=[Depends(refuse_nul)], responses=problems.describe(401, 405, 422, 503)
     )
-    for resource in (jobs, attempts, events, metrics, memory, artifacts, datasets, usage, keys):
-        v1.include_router(resource.router, dependencies=[Depends(authenticate)])
-    v1.include_router(ingest.router)  # has tokens of its own
+    for router in resources():
+        v1.include_router(router, dependencies=[Depends(authenticate)])
+    v1.include_router(ingest.router)
     app.include_router(v1)
     app.include_router(health.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

@@ -1,1 +1,30 @@
-"""One module a resource."""
+"""Endpoints, a module a resource: its ``router``, and what it answers where no other module needs that.
+
+Every module of this folder is served under ``/api/v1``, by itself, to callers with an API key. What an endpoint says
+of itself, beside its parameters and its answer:
+
+- ``responses=describe(404, ...)``: the problems that it may answer with beyond those of every endpoint (401, 405, 422,
+  503). :data:`~symadj.api.dependencies.JobId` may answer 404, :data:`~symadj.api.dependencies.Owner` 403,
+  :func:`~symadj.api.dependencies.require_json` 400 and 415.
+- :data:`~symadj.api.dependencies.JobId` for the id of a job: it checks that the caller may see the job.
+- :data:`~symadj.api.dependencies.Owner` for whatever changes something: it refuses a viewer's key.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from fastapi import APIRouter
+
+__all__ = ["resources"]
+
+# Their callers have no API key: runs, which have tokens of their own, and whoever watches the service.
+_WITHOUT_API_KEY = {"ingest", "health"}
+
+
+def resources() -> list[APIRouter]:
+    """Return the routers of all modules whose callers need an API key; jobs are the first in the documentation."""
+    names = {module.name for module in pkgutil.iter_modules(__path__)} - _WITHOUT_API_KEY
+    in_order = sorted(names, key=lambda name: (name != "jobs", name))
+    return [importlib.import_module(f"{__name__}.{name}").router for name in in_order]
