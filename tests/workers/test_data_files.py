@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from symadj.service.contract.spec.data import FileData
+from symadj.service.contract.spec.data import FORMATS, FileData
 from symadj.workers.data import DataError, load_data, load_table
+from symadj.workers.data.formats.raw import Raw, reads
 
 ROWS = np.random.default_rng(0).normal(size=(200, 3))
 NAMES = ["a", "b", "c"]
@@ -82,6 +83,23 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "rows.fcs": write_fcs,
     "rows.idx": lambda path: write_idx(path, ROWS),
 }
+
+
+def test_every_format_of_the_spec_is_tried_here() -> None:
+    assert {spec(name).format for name in WRITERS} == FORMATS.keys()
+
+
+def test_a_format_that_this_worker_does_not_know_is_refused_with_those_that_it_reads(root: Path) -> None:
+    write_csv(root / "rows.csv")
+    # As from a service of a later version.
+    later = FileData.model_construct(**(dict(spec("rows.csv")) | {"format": "zarr"}))
+    with pytest.raises(DataError, match=r"rows\.csv: files of format zarr .* which reads .*parquet"):
+        load_table(later)
+
+
+def test_a_second_reader_of_a_format_is_refused() -> None:
+    with pytest.raises(ValueError, match="files of format csv are read by .* already"):
+        reads("csv")(lambda file, data: Raw(ROWS))
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -60,9 +60,15 @@ READERS: dict[str, Reader] = {}
 
 
 def reads(format: FormatName) -> Callable[[Reader], Reader]:
-    """Return a decorator of the function that reads files of ``format``."""
+    """Return a decorator of the function that reads files of ``format``.
+
+    Raises:
+        ValueError: another function reads them already.
+    """
 
     def register(reader: Reader) -> Reader:
+        if format in READERS:
+            raise ValueError(f"files of format {format} are read by {READERS[format].__qualname__} already")
         READERS[format] = reader
         return reader
 
