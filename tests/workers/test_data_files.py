@@ -98,7 +98,7 @@ def test_a_format_that_this_worker_does_not_know_is_refused_with_those_that_it_r
 
 
 def test_a_second_reader_of_a_format_is_refused() -> None:
-    with pytest.raises(ValueError, match="files of format csv are read by .* already"):
+    with pytest.raises(ValueError, match=r"files of format csv are read by .* already"):
         reads("csv")(lambda file, data: Raw(ROWS))
 
 
