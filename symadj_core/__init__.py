@@ -23,6 +23,7 @@ It needs torch and numpy and nothing else.
 """
 
 from symadj_core import flows, gradients, memory
+from symadj_core.dense import odeint_dense
 from symadj_core.errors import SolverError, Status
 from symadj_core.gradients import GradientMethod
 from symadj_core.odeint import (
@@ -37,7 +38,6 @@ from symadj_core.solve import Solution, solve
 from symadj_core.solvers import controller as controllers
 from symadj_core.solvers import tableaus
 from symadj_core.solvers.controller import FixedStep, IController, PIController, RankReducedNorm
-from symadj_core.solvers.dense import odeint_dense
 from symadj_core.solvers.problem import Stats
 from symadj_core.solvers.system import Quadrature
 from symadj_core.solvers.tableaus import ButcherTableau
