@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from symadj.api.app import create_app
 from symadj.service.contract.spec.data import FORMATS
 from symadj.service.settings import Settings
-from tests.house.written import ROOT
+from tests.house.written import ROOT, pages
 
 README, DATA = ROOT / "README.md", ROOT / "docs" / "data.md"
 
@@ -72,3 +73,26 @@ def test_the_page_on_data_shows_every_format_with_its_options() -> None:
     for name, format in FORMATS.items():
         for option in format.options:
             assert f"`{option}" in text_of[name], f"docs/data.md does not say what {option} is for {name}"
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_pages_wrap_at_120_characters(page: Path) -> None:
+    in_code = False
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        in_code ^= line.lstrip().startswith("```")
+        may_be_long = in_code or line.startswith("|") or " " not in line.strip()
+        assert may_be_long or len(line) <= 120, f"{page.name}:{number} has {len(line)} characters"
+
+
+# A page on one room names its files from there.
+FOLDERS = ("", "docs", "service", "symadj_core", "workers")
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    text = page.read_text()
+    named = set(re.findall(r"`([\w./-]+/[\w.-]*\.(?:md|py|toml|yaml|yml))`", text))
+    linked = set(re.findall(r"\]\(([\w./-]+)\)", text))
+    missing = {name for name in named if "NAME" not in name and not any((ROOT / f / name).exists() for f in FOLDERS)}
+    assert not missing
+    assert not {link for link in linked if not (page.parent / link).exists()}
