@@ -49,10 +49,12 @@ class Raw:
     Attributes:
         values: [rows, ...] of a real dtype.
         columns: the names of a table's columns; None where the format has none.
+        notes: a short sentence for each thing that was applied or left out while reading.
     """
 
     values: NDArray[Any]
     columns: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 Reader = Callable[[InputFile, FileData], Raw]
