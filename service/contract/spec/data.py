@@ -20,7 +20,7 @@ from symadj.service.contract.spec.transforms import (
 
 BatchSize = Annotated[int, Field(ge=1, le=1_000_000, description="Rows of one step, over all workers.")]
 SplitSeed = Annotated[
-    int, Field(ge=0, lt=2**32, description="Of the permutation made before the split, and of dequantisation's noise.")
+    int, Field(ge=0, lt=2**32, description="Seed of the permutation before the split, and of dequantisation's noise.")
 ]
 Fraction = Annotated[float, Field(gt=0, lt=0.5)]
 
@@ -28,19 +28,19 @@ Fraction = Annotated[float, Field(gt=0, lt=0.5)]
 def _path_below_a_root(path: str) -> str:
     parts = {*PurePosixPath(path).parts, *PureWindowsPath(path).parts}
     if ".." in parts or any(ord(letter) < 32 for letter in path):
-        raise misfit("", "a path goes down from a data root: no `..` and no control characters in it")
+        raise misfit("", "a path leads down from a data root and has no `..` and no control characters")
     if "://" in path:
         raise misfit(
             "",
-            "a path is looked for below the service's data roots, and is no URL: give the path from a root; "
-            "SYMADJ_DATA_ROOTS of the service may name a place in a bucket (s3://bucket/prefix)",
+            "a path is relative to the service's data roots and can't be a URL: give the path from a root; "
+            "the service's SYMADJ_DATA_ROOTS may name a location in a bucket (s3://bucket/prefix)",
         )
     return path
 
 
 DataPath = Annotated[
     str,
-    Field(min_length=1, max_length=1000, description="Relative to one of the service's data roots, or inside of one."),
+    Field(min_length=1, max_length=1000, description="Relative to one of the service's data roots, or inside one."),
     AfterValidator(_path_below_a_root),
 ]
 
@@ -53,7 +53,7 @@ class _Data(Section):
 
 
 class _Split(_Data):
-    """What a data set needs that comes without a split of its own."""
+    """Fields of a data set that comes without a split of its own."""
 
     batch_size: BatchSize = 500
     validation_fraction: Fraction = 0.1
@@ -87,7 +87,7 @@ _USUAL_TRANSFORMS: dict[str, list[dict[str, Any]]] = {
 
 
 def _without_default(schema: dict[str, Any]) -> None:
-    """Keep a default out of the JSON schema that stands for "what suits the data"."""
+    """Keep a default that depends on the data out of the JSON schema."""
     schema.pop("default", None)
 
 
@@ -138,11 +138,11 @@ FormatName = Literal["npy", "npz", "parquet", "csv", "hdf5", "fcs", "idx"]
 
 
 class FileFormat(NamedTuple):
-    """What a spec may say of files of a format; ``workers/data/formats`` reads them.
+    """What a spec may say about files of a format; ``workers/data/formats`` reads them.
 
     Attributes:
         endings: of the files' names, in lower case.
-        options: fields of :class:`FileData` that are about this format (and others that name them), not about all.
+        options: fields of :class:`FileData` that only this format has, and others that name them too.
         images: whether a file may hold images.
         transforms: what suits such files.
     """
@@ -165,7 +165,7 @@ FORMATS: dict[FormatName, FileFormat] = {
     ),
 }
 FORMATS_OF_IMAGES = tuple(name for name, format in FORMATS.items() if format.images)
-# What is said of an option that a file's format does not have.
+# The error for an option that the file's format does not have.
 OPTIONS_OF_FORMATS = {
     "key": "data.key names an array of an npz or HDF5 file; a {format} file has none",
     "compensate": "data.compensate is about FCS files; a {format} file has no spillover",
@@ -182,7 +182,9 @@ class FileData(_Data):
 
     kind: Literal["file"]
     path: DataPath
-    format: FormatName = Field("csv", description="Default: by the file's ending.", json_schema_extra=_without_default)
+    format: FormatName = Field(
+        "csv", description="Default: according to the file's ending.", json_schema_extra=_without_default
+    )
     test_path: DataPath | None = Field(None, description="A file of the same layout that holds the test rows.")
     key: str | None = Field(
         None, min_length=1, max_length=200, description="The array of an npz or HDF5 file; default: its only one."
@@ -190,20 +192,20 @@ class FileData(_Data):
     header: bool = Field(True, description="Whether the first line of a csv file names its columns.")
     compensate: bool = Field(False, description="Whether an FCS file's own spillover matrix is applied.")
     columns: tuple[ColumnName, ...] | None = Field(
-        None, min_length=1, max_length=10_000, description="What the flow models, in this order; default: all."
+        None, min_length=1, max_length=10_000, description="Columns that the flow models, in this order; default: all."
     )
     context_columns: tuple[ColumnName, ...] = Field(
-        (), max_length=1000, description="What the flow is conditioned on; standardised on the training rows."
+        (), max_length=1000, description="Columns that the flow is conditioned on; standardised on the training rows."
     )
     batch_size: BatchSize = 500
     validation_fraction: Fraction = 0.1
     test_fraction: Fraction | None = Field(
-        0.1, description="null with `test_path`, and only then.", json_schema_extra=_without_default
+        0.1, description="null with `test_path`, and only with it.", json_schema_extra=_without_default
     )
     split_seed: SplitSeed = 0
     transforms: Transforms = Field(
         (),
-        description="Default: `dequantise` (256 levels) and `logit` for idx images, `standardise` for all else.",
+        description="Default: `dequantise` (256 levels) and `logit` for idx images, `standardise` for everything else.",
         json_schema_extra=_without_default,
     )
 
@@ -221,7 +223,7 @@ class FileData(_Data):
             if found is None:
                 raise misfit(
                     "",
-                    f"the format of {filled['path'][:200]!r} can't be told by its ending (known: "
+                    f"the format of {filled['path'][:200]!r} can't be recognised by its ending (known: "
                     f"{', '.join(endings)}): set data.format",
                 )
             filled["format"] = endings[found]
@@ -237,10 +239,13 @@ class FileData(_Data):
         if (self.test_path is None) == (self.test_fraction is None):
             raise misfit(
                 "/data/test_fraction",
-                "data.test_fraction splits test rows off where there is no data.test_path: give one of the two",
+                "data.test_fraction splits off test rows if there is no data.test_path: give exactly one of the two",
             )
         if self.test_path == self.path:
-            raise misfit("/data/test_path", "data.test_path is data.path: the flow would be tested on what it has seen")
+            raise misfit(
+                "/data/test_path",
+                "data.test_path is the same as data.path: the flow would be tested on rows it has seen",
+            )
         for option, message in OPTIONS_OF_FORMATS.items():
             given = getattr(self, option) != type(self).model_fields[option].default
             if given and option not in FORMATS[self.format].options:
@@ -259,39 +264,41 @@ class MafData(_Data):
 
     ``path`` is the folder that holds the set's files as published: ``data.npy`` (POWER, MINIBOONE),
     ``ethylene_CO.parquet`` or ``.csv`` (GAS, converted from its pickle), ``1000_train.csv`` and ``1000_test.csv``
-    (HEPMASS), ``BSDS300.hdf5``. The preprocessing standardises (BSDS300 is left as it is), so that the NLL in the
-    flow's space is the one of the literature.
+    (HEPMASS), ``BSDS300.hdf5``. The preprocessing standardises (except BSDS300), so that the NLL in the flow's
+    space is that of the literature.
     """
 
     kind: Literal["maf"]
     name: Literal["power", "gas", "hepmass", "miniboone", "bsds300"]
     path: DataPath
     batch_size: BatchSize = 1000
-    split_seed: SplitSeed = Field(0, description="Of dequantisation's noise; the split is the literature's.")
-    transforms: Transforms = Field((), description="After the preprocessing; any makes NLLs incomparable.")
+    split_seed: SplitSeed = Field(0, description="Seed of dequantisation's noise; the split is that of the literature.")
+    transforms: Transforms = Field(
+        (), description="Applied after the preprocessing; any transform makes NLLs incomparable."
+    )
 
 
 class ParquetStreamData(_Data):
-    """Rows of a parquet file, or of all ``.parquet`` files of a folder, that need not fit into memory.
+    """Rows of a parquet file, or of all ``.parquet`` files in a folder, that need not fit into memory.
 
-    Row groups are read in an order that is new in every epoch, and rows are shuffled among those held in memory.
-    Before training, everything is read once to check it and once more for each ``standardise``.
+    Row groups are read in a new order in every epoch, and rows are shuffled among those held in memory.
+    Before training, everything is read once to check it, and once more for each ``standardise``.
     """
 
     kind: Literal["parquet_stream"]
     path: DataPath
     columns: tuple[ColumnName, ...] | None = Field(
-        None, min_length=1, max_length=10_000, description="What the flow models, in this order; default: all."
+        None, min_length=1, max_length=10_000, description="Columns that the flow models, in this order; default: all."
     )
     context_columns: tuple[ColumnName, ...] = Field(
-        (), max_length=1000, description="What the flow is conditioned on; standardised on the training rows."
+        (), max_length=1000, description="Columns that the flow is conditioned on; standardised on the training rows."
     )
     batch_size: BatchSize = 500
-    validation_rows: int = Field(10_000, ge=2, le=10_000_000, description="Drawn from all rows, and held in memory.")
+    validation_rows: int = Field(10_000, ge=2, le=10_000_000, description="Drawn from all rows and held in memory.")
     test_rows: int = Field(10_000, ge=2, le=10_000_000, description="Likewise.")
     split_seed: SplitSeed = 0
     buffer_rows: int = Field(
-        1_000_000, ge=1, le=10**9, description="Rows to shuffle at a time, on each worker; at least one row group is."
+        1_000_000, ge=1, le=10**9, description="Rows shuffled at a time on each worker; at least one row group."
     )
     transforms: Transforms = (StandardiseTransform(),)
 

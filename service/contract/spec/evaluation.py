@@ -11,19 +11,21 @@ from symadj.service.contract.spec.section import Section
 
 
 class AutomaticDivergence(Section):
-    """The exact trace where it can be afforded, else Hutchinson's estimate with Rademacher probes.
+    """The exact trace if it is affordable, else Hutchinson's estimate with Rademacher probes.
 
-    It can be where the field has it in closed form, or in few dimensions.
+    It is affordable if the field has it in closed form, or in few dimensions.
     """
 
     kind: Literal["automatic"] = "automatic"
-    exact_up_to: int = Field(128, ge=1, le=65_536, description="Columns of which the exact trace is taken in any case.")
+    exact_up_to: int = Field(
+        128, ge=1, le=65_536, description="Up to this many columns the exact trace is always taken."
+    )
     probes: int = Field(
         4,
         ge=1,
         le=1024,
-        description="Of the estimate, for each row its own. It is unbiased, and its noise is in the standard error; "
-        "more rows make that smaller sooner than more probes do.",
+        description="Of the estimate; every row has its own. It is unbiased, and its noise is in the standard error; "
+        "more rows reduce that faster than more probes do.",
     )
 
 
@@ -33,17 +35,17 @@ TestDivergence = Annotated[
 
 
 class Evaluation(Section):
-    """What is measured beside the training loss; ``evaluation: null`` leaves it all out."""
+    """What is measured beside the training loss; ``evaluation: null`` omits all of it."""
 
     validate_every_steps: int | None = Field(200, ge=1, description="null: no validation while training.")
-    validation_rows: int = Field(2000, ge=2, description="Of the validation rows, the first so many.")
+    validation_rows: int = Field(2000, ge=2, description="Use the first so many validation rows.")
     test: bool = Field(
         True,
         description="Test NLL with the divergence and tolerances below, beside the one at training's tolerances.",
     )
-    test_rows: int | None = Field(None, ge=2, description="Of the test rows, the first so many; null: all.")
+    test_rows: int | None = Field(None, ge=2, description="Use the first so many test rows; null: all.")
     divergence: TestDivergence = Field(
-        AutomaticDivergence(), description="For the test NLL; the result's `test_solver` tells what it came to."
+        AutomaticDivergence(), description="For the test NLL; the result's `test_solver` shows which was used."
     )
     tolerance_factor: float = Field(
         0.01, gt=0, le=1, description="The solver's tolerances for testing, as a fraction of training's."
@@ -52,7 +54,7 @@ class Evaluation(Section):
         10,
         ge=0,
         le=200,
-        description="Of the Gaussian mixture fitted for comparison, beside a Gaussian; 0: neither of them.",
+        description="Of the Gaussian mixture that is fitted for comparison, beside a Gaussian; 0: neither.",
     )
     inverse_rows: int = Field(
         1000, ge=0, description="Test rows carried to the base and back, at training's tolerances; 0: none."
@@ -60,6 +62,6 @@ class Evaluation(Section):
     two_sample_rows: int = Field(
         5000,
         ge=0,
-        description="Test rows, and samples, that a classifier has to tell apart; with fewer than 40: no such test.",
+        description="Test rows, and as many samples, that a classifier must tell apart; below 40: no such test.",
     )
-    plots: bool = Field(True, description="Pictures, and for two-dimensional data the integral of the density.")
+    plots: bool = Field(True, description="Draw pictures and, for two-dimensional data, integrate the density.")

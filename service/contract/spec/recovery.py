@@ -1,4 +1,4 @@
-"""What is kept of a training on its way, and what is done when it goes wrong."""
+"""What is saved of a training in progress, and what happens when it goes wrong."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from symadj.service.contract.spec.section import Section
 
 
 class Checkpoints(Section):
-    """When the whole state of the training is stored, so that it can go on from there to the same bits.
+    """When the whole state of the training is stored, so that it can continue from there to the same bits.
 
-    Beside these times it is stored whenever the job is paused, cancelled or out of time, when the API is asked for it,
-    and when the training is complete.
+    It is also stored whenever the job is paused, cancelled or out of time, on request through the API, and when the
+    training is complete.
     """
 
     every_steps: int | None = Field(None, ge=1, le=100_000_000)
     every_minutes: float | None = Field(5.0, gt=0, le=60 * 24 * 60)
-    keep_last: int = Field(2, ge=1, le=1000, description="The newest ones that are kept.")
-    keep_best: bool = Field(
-        True, description="Also store, and keep, the state after the validation with the lowest NLL."
-    )
+    keep_last: int = Field(2, ge=1, le=1000, description="How many of the newest are kept.")
+    keep_best: bool = Field(True, description="Also store and keep the state after the validation with the lowest NLL.")
 
 
 class FailOnDivergence(Section):
@@ -31,24 +29,24 @@ class FailOnDivergence(Section):
 
 
 class SkipBatch(Section):
-    """Leave the weights as they are for this step, and go on with the next batch."""
+    """Leave the weights unchanged in this step, and continue with the next batch."""
 
     kind: Literal["skip_batch"]
-    max_in_a_row: int = Field(5, ge=1, le=1_000_000, description="More than so many in a row end the job.")
+    max_in_a_row: int = Field(5, ge=1, le=1_000_000, description="More than this many in a row end the job.")
 
 
 class HalveRate(Section):
-    """Leave the weights as they are for this step, and go on with half the learning rate."""
+    """Leave the weights unchanged in this step, and continue with half the learning rate."""
 
     kind: Literal["halve_rate"]
-    max_halvings: int = Field(5, ge=1, le=100, description="The next divergence after so many ends the job.")
+    max_halvings: int = Field(5, ge=1, le=100, description="The next divergence after this many ends the job.")
 
 
 OnDivergence = Annotated[FailOnDivergence | SkipBatch | HalveRate, Field(discriminator="kind")]
 
 
 class Parent(Section):
-    """A checkpoint of another job, whose weights, optimiser and count of steps this one begins with."""
+    """A checkpoint of another job: this one begins with its weights, optimiser state and step count."""
 
     job: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")
     step: int | None = Field(None, ge=0, lt=2**63, description="null: its newest checkpoint.")

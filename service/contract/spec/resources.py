@@ -15,8 +15,8 @@ class _Resources(Section):
         None,
         ge=1,
         le=4096,
-        description="Start with as few where the cluster has no room for all; null: all or none. The batch of a step "
-        "stays the same, shared by those that there are: so their number must divide it.",
+        description="Start with as few as this if the cluster has no room for all; null: all or none. A step's batch "
+        "stays the same and is shared by the workers there are, so their number must divide it.",
     )
     cpus_per_worker: int = Field(1, ge=1, le=1024, description="Cores, and threads of torch, of one worker.")
     memory_budget: MemorySize | None = Field(

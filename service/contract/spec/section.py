@@ -1,4 +1,4 @@
-"""What every part of a job spec is made of: strict sections, unions told apart by `kind`, sizes with a unit."""
+"""The building blocks of a job spec: strict sections, unions distinguished by `kind`, sizes with a unit."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_kindly(cls, values: Any) -> Any:
-        """Take the usual ``kind`` where a section names none, and ``true`` for no number (Python would, for 1)."""
+        """Fill in the default ``kind`` where there is none, and refuse ``true`` as a number (Python takes it for 1)."""
         if not isinstance(values, dict):
             return values
         read = dict(values)
         for name, field in cls.model_fields.items():
             value = values.get(name)
             if isinstance(value, bool) and field.annotation is not bool:
-                raise misfit("", f"{name} is {str(value).lower()}, which is no value of it")
+                raise misfit("", f"{name} is {str(value).lower()}, which it can't be")
             if not isinstance(value, dict) or "kind" in value:
                 continue
             if kinds := kinds_of(field.annotation):
@@ -58,7 +58,7 @@ def kinds_of(union: Any) -> dict[str, type[Section]]:
 
 
 def misfit(pointer: str, message: str) -> PydanticCustomError:
-    """Return an error in our words, shown at ``pointer`` (a JSON pointer from the top) where it is about two fields."""
+    """Return an error with a message of ours; ``pointer`` (a JSON pointer from the top) is for one about two fields."""
     context = {"message": message} | ({"pointer": pointer} if pointer else {})
     return PydanticCustomError("misfit", "{message}", context)
 
@@ -72,10 +72,10 @@ def _format_bytes(size: int) -> str:
 
 
 def _with_unit(size: Any) -> Any:
-    """Refuse a size without a unit (sizes in specs are strings, once read they are numbers)."""
+    """Refuse a size without a unit (a size is a string in a spec, and a number once it is read)."""
     if isinstance(size, ByteSize) or (isinstance(size, str) and re.fullmatch(_MEMORY_SIZE, size.strip())):
         return size
-    raise misfit("", f"{str(size)[:50]} is no size with a unit: write 512MiB, 12GiB or 16GB")
+    raise misfit("", f"{str(size)[:50]} is not a size with a unit: write 512MiB, 12GiB or 16GB")
 
 
 _MEMORY_SIZE = r"\d{1,15}(\.\d{1,9})?\s*([KMGT]i?)?B"

@@ -1,4 +1,4 @@
-"""How the weights are moved, and when that ends."""
+"""How the weights are updated, and when training ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class _Schedule(Section):
 
 
 class ConstantSchedule(_Schedule):
-    """The rate as it is, after the warm-up."""
+    """The full rate, after the warm-up."""
 
     kind: Literal["constant"] = "constant"
     warmup_steps: int = Field(0, ge=0, le=100_000_000)
@@ -38,8 +38,10 @@ class PlateauSchedule(_Schedule):
     warmup_steps: int = Field(0, ge=0, le=100_000_000)
     factor: float = Field(0.5, gt=0, lt=1)
     patience: int = Field(5, ge=1, le=1_000_000, description="Validations.")
-    min_improvement: float = Field(0.0, ge=0, le=1e6, description="Of the validation NLL, in nats, to count as one.")
-    final_fraction: float = Field(0.0, ge=0, le=1, description="Of the full rate: it does not fall below.")
+    min_improvement: float = Field(
+        0.0, ge=0, le=1e6, description="Of the validation NLL, in nats; less does not count."
+    )
+    final_fraction: float = Field(0.0, ge=0, le=1, description="Of the full rate: the rate does not fall below it.")
 
 
 Schedule = Annotated[ConstantSchedule | CosineSchedule | PlateauSchedule, Field(discriminator="kind")]
@@ -77,20 +79,23 @@ Optimizer = Annotated[AdamOptimizer | AdamWOptimizer | SgdOptimizer, Field(discr
 class MovingAverage(Section):
     """Exponential moving average of the weights, which validation, evaluation and samples then use.
 
-    After n steps the decay is ``min(decay, (1 + n) / (10 + n))``, so that the first weights are soon forgotten.
+    After n steps the decay is ``min(decay, (1 + n) / (10 + n))``, so that the initial weights are soon forgotten.
     """
 
     decay: float = Field(0.999, gt=0, lt=1)
 
 
 class EarlyStop(Section):
-    """Stop when validations bring no improvement, and go back to the weights of the best one.
+    """Stop when validations bring no improvement, and return to the weights of the best one.
 
-    The best one is the lowest validation NLL, however the training ends. Pre-training's validations do not count.
+    The best one has the lowest validation NLL; its weights are used however the training ends. Validations during
+    pre-training do not count.
     """
 
     patience: int = Field(30, ge=1, le=1_000_000, description="Validations in a row without improvement.")
-    min_improvement: float = Field(0.0, ge=0, le=1e6, description="Of the validation NLL, in nats, to count as one.")
+    min_improvement: float = Field(
+        0.0, ge=0, le=1e6, description="Of the validation NLL, in nats; less does not count."
+    )
 
 
 class StopAfterSteps(Section):

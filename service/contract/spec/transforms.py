@@ -14,7 +14,7 @@ ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 def refuse_twice(columns: Iterable[str], pointer: str = "") -> None:
-    """Refuse a column that is named more than once; shown at ``pointer`` where it is about two fields."""
+    """Refuse a column that is named more than once; ``pointer`` is for an error about two fields."""
     twice = sorted(name for name, count in Counter(columns).items() if count > 1)
     if twice:
         raise misfit(pointer, f"a column can be named only once; named more often: {', '.join(twice)}")
@@ -64,7 +64,7 @@ class DequantiseTransform(Section):
     """
 
     kind: Literal["dequantise"] = "dequantise"
-    levels: int = Field(256, ge=2, le=65_536, description="How many values there are: 256 for bytes.")
+    levels: int = Field(256, ge=2, le=65_536, description="Number of possible values: 256 for bytes.")
 
 
 Transform = Annotated[
@@ -74,7 +74,7 @@ Transform = Annotated[
 
 def _dequantise_first(transforms: tuple[Transform, ...]) -> tuple[Transform, ...]:
     if any(transform.kind == "dequantise" for transform in transforms[1:]):
-        raise misfit("", "dequantise takes whole numbers, so it can only be the first of the transforms")
+        raise misfit("", "dequantise takes whole numbers, so it must be the first of the transforms")
     return transforms
 
 
