@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable
 
@@ -54,7 +53,7 @@ class _ActiveJobs(Collector):
                 step.add_metric([job.id], max((item.last_step for item in series[job.id]), default=0))
                 lost.add_metric([job.id], job.attempts_lost)
                 for item in series[job.id]:
-                    newest.add_metric([job.id, item.name], math.nan if item.last_value is None else item.last_value)
+                    newest.add_metric([job.id, item.name], item.last_value)
                 for gauge, peak in ((host, job.host_peak_bytes), (device, job.device_peak_bytes)):
                     if peak is not None:
                         gauge.add_metric([job.id], peak)

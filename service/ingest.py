@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import assert_never
 
 from sqlalchemy.orm import Session
 
 from symadj.service.contract.records import (
+    AnyRecord,
     ArtifactRecord,
     BatchAnswer,
     CheckpointRecord,
+    ClosedRecord,
     EventRecord,
-    FarewellRecord,
     MemoryRecord,
     OutcomeRecord,
     RecordBatch,
+    ResumedRecord,
     StepRecord,
 )
 from symadj.service.contract.states import JobState, StopReason
@@ -66,19 +69,15 @@ def store_batch(
     if live:
         position.seen_at = datetime.now(UTC)
 
-    # A rank's word: the driver speaks before the workers have started.
+    # Records of a rank alone: the driver sends some before the workers have started.
     if live and job.state == JobState.STARTING and fresh and batch.source != "driver":
         jobs.transition(session, job, JobState.RUNNING, actor=batch.source, message="The run reports.")
-    metrics.append(
-        session,
-        job,
-        attempt.number,
-        [metrics.Step(r.step, r.time, r.metrics) for r in fresh if isinstance(r, StepRecord)],
-    )
+    steps = [record for record in fresh if isinstance(record, StepRecord)]
+    metrics.append(session, job, attempt.number, steps)
     memory.append(session, job, attempt.number, [r for r in fresh if isinstance(r, MemoryRecord)])
     for record in fresh:
         _store_single(session, job, attempt, position, record, retry_seconds)
-    # Of an attempt that is over, whoever is left is to stop.
+    # Whatever is left of an attempt that is over must stop.
     stop = StopReason.CANCEL if attempt.finished_at is not None else job.stop_requested
     return BatchAnswer(
         next_seq=position.next_seq,
@@ -88,27 +87,46 @@ def store_batch(
 
 
 def _store_single(
-    session: Session, job: Job, attempt: Attempt, position: IngestSource, record: object, retry_seconds: float
+    session: Session, job: Job, attempt: Attempt, position: IngestSource, record: AnyRecord, retry_seconds: float
 ) -> None:
-    if isinstance(record, EventRecord):
-        events.append(
-            session,
-            job,
-            actor=position.source,
-            name=record.name,
-            message=record.message,
-            data=record.data,
-            time=record.time,
-            attempt=attempt.number,
-        )
-        if record.name == "resumed" and position.source == "rank-0":
-            step = record.data.get("step")
-            attempt.resumed_from_step = step if isinstance(step, int) else None
-    elif isinstance(record, ArtifactRecord):
-        artifacts.add(session, job, attempt.number, record)
-    elif isinstance(record, CheckpointRecord):
-        checkpoints.add(session, job, record)
-    elif isinstance(record, FarewellRecord):
-        position.farewell = True
-    elif isinstance(record, OutcomeRecord) and attempt.number == job.attempt:
-        attempts.end(session, job, record, actor=position.source, retry_seconds=retry_seconds)
+    """Store a record of any kind but those that ``store_batch`` stores all at once."""
+    match record:
+        case StepRecord() | MemoryRecord():
+            pass
+        case EventRecord():
+            _store_event(session, job, attempt, position, record)
+            if record.name == "resumed" and position.source == "rank-0":
+                # From a run that began before there was a record for it.
+                step = record.data.get("step")
+                attempt.resumed_from_step = step if isinstance(step, int) else None
+        case ResumedRecord():
+            message = f"Training goes on after step {record.step}, from {record.checkpoint}"
+            data = {"step": record.step, "checkpoint": record.checkpoint}
+            event = EventRecord(time=record.time, name="resumed", message=message, data=data)
+            _store_event(session, job, attempt, position, event)
+            attempt.resumed_from_step = record.step
+        case ArtifactRecord():
+            artifacts.add(session, job, attempt.number, record)
+        case CheckpointRecord():
+            checkpoints.add(session, job, record)
+        case ClosedRecord():
+            position.closed = True
+        case OutcomeRecord():
+            # The outcome of an older attempt, which comes late, changes nothing any more.
+            if attempt.number == job.attempt:
+                attempts.end(session, job, record, actor=position.source, retry_seconds=retry_seconds)
+        case _:
+            assert_never(record)
+
+
+def _store_event(session: Session, job: Job, attempt: Attempt, position: IngestSource, record: EventRecord) -> None:
+    events.append(
+        session,
+        job,
+        actor=position.source,
+        name=record.name,
+        message=record.message,
+        data=record.data,
+        time=record.time,
+        attempt=attempt.number,
+    )

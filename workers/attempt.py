@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from symadj.service.contract.order import RunOrder
-from symadj.service.contract.records import EventRecord, FarewellRecord
+from symadj.service.contract.records import ClosedRecord, EventRecord, ResumedRecord
 from symadj.service.contract.spec.resources import GpuResources
 from symadj.service.contract.states import JobState
 from symadj.workers.data import PreparedData, load_data
@@ -55,7 +55,7 @@ def run_worker(order: RunOrder) -> dict[str, Any] | None:
     sender = open_sender(order, f"rank-{ranks.rank}")
     try:
         outcome = AttemptRun(order, ranks, sender).run()
-        sender.put(FarewellRecord(time=datetime.now(UTC)))
+        sender.put(ClosedRecord(time=datetime.now(UTC)))
         if not sender.flush(flush_timeout()) and not sender.superseded:
             raise TelemetryError(f"rank {ranks.rank}: the API did not take all records within {flush_timeout():g} s")
         return outcome
@@ -164,12 +164,8 @@ class AttemptRun:
         self.ranks.together(lambda: state.load_state_dict(read), phase="resume")
         if checkpointer is not None:
             checkpointer.resumed(state, checkpoint)
-        self._event(
-            "resumed",
-            f"Training goes on after step {state.step}, from {checkpoint.name}",
-            step=state.step,
-            checkpoint=checkpoint.name,
-        )
+        if self.ranks.rank == 0:
+            self.outbox.put(ResumedRecord(time=datetime.now(UTC), step=state.step, checkpoint=checkpoint.name))
 
     def _read(self, checkpoint: StoredCheckpoint) -> dict[str, Any] | str:
         """Return what a checkpoint holds, or in words why it can't be read."""

@@ -13,8 +13,9 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from symadj.service.contract.layout import ray_folder
 from symadj.service.contract.order import RunOrder
-from symadj.service.contract.records import EventRecord, FarewellRecord, OutcomeRecord
+from symadj.service.contract.records import ClosedRecord, EventRecord, OutcomeRecord
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.resources import GpuResources
 from symadj.service.contract.states import ReasonCode
@@ -62,7 +63,7 @@ def main() -> int:
         if outcome is None:
             return 0
         sender.put(OutcomeRecord(time=datetime.now(UTC), **outcome))
-        sender.put(FarewellRecord(time=datetime.now(UTC)))
+        sender.put(ClosedRecord(time=datetime.now(UTC)))
         return 0 if sender.flush(flush_timeout()) or sender.superseded else 1
     except TelemetryError:
         log.exception("the outcome could not be delivered")
@@ -148,7 +149,7 @@ def _fit(order: RunOrder) -> Any:
 
 def _ray_storage(order: RunOrder) -> dict[str, Any]:
     """Return where Ray Train keeps its own notes, and looks whether all nodes see the same files."""
-    storage, path = open_storage(order.storage), f"{order.job_id}/ray"
+    storage, path = open_storage(order.storage), ray_folder(order.job_id)
     if not isinstance(storage, Bucket):
         return {"storage_path": storage.name(path)}
     from pyarrow.fs import FSSpecHandler, PyFileSystem

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Answer", "value_or_nan"]
+__all__ = ["Answer"]
 
 
 class Answer(BaseModel):
     """Base: read from rows; non-finite numbers as the strings "NaN", "Infinity", "-Infinity"."""
 
     model_config = ConfigDict(from_attributes=True, ser_json_inf_nan="strings")
-
-
-def value_or_nan(stored: float | None) -> float:
-    """Return a stored value; NULL is NaN."""
-    return float("nan") if stored is None else stored

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from symadj.api.schemas.answer import Answer, value_or_nan
+from symadj.api.schemas.answer import Answer
 from symadj.service.contract.records import Number
 from symadj.service.contract.states import CheckpointCause, JobState, ReasonCode, StopReason
 
@@ -109,7 +109,7 @@ class JobRead(JobSummary):
         progress = Progress(
             step=max((item.last_step for item in series), default=0),
             max_steps=spec["stop"].get("max_steps"),
-            latest={item.name: value_or_nan(item.last_value) for item in series},
+            latest={item.name: item.last_value for item in series},
             host_peak_bytes=job.host_peak_bytes,
             device_peak_bytes=job.device_peak_bytes,
         )

@@ -1,4 +1,4 @@
-"""What workers send to the API: records in numbered batches, and the order that started them.
+"""What workers send to the API: records in numbered batches.
 
 Pydantic only: the API, the store and the workers import it. Every record of one source (``rank-0``, ``rank-1``,
 ``driver``) of one attempt has a sequence number, 1, 2, 3 ...; the API keeps the last number that it has stored, so
@@ -13,21 +13,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from symadj.service.contract.layout import CheckpointName
 from symadj.service.contract.states import CheckpointCause, JobState, ReasonCode, StopReason
 
 __all__ = [
-    "CHECKPOINT_NAME",
     "MAX_BATCH_RECORDS",
+    "AnyRecord",
     "ArtifactRecord",
     "BatchAnswer",
     "CheckpointRecord",
+    "ClosedRecord",
     "EventRecord",
-    "FarewellRecord",
     "MemoryRecord",
     "OutcomeRecord",
     "Phase",
     "Record",
     "RecordBatch",
+    "ResumedRecord",
     "StepRecord",
 ]
 
@@ -38,7 +40,7 @@ Number = Annotated[
     float,
     WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}]}),
 ]
-CHECKPOINT_NAME = r"^step-\d{9,19}-attempt-\d{1,9}$"
+CheckpointField = Annotated[str, Field(pattern=CheckpointName.PATTERN)]
 MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.]{0,99}$")]
 Bytes = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -47,11 +49,11 @@ def _in_utc(time: datetime) -> datetime:
     try:
         return time.astimezone(UTC)
     except OverflowError:
-        raise ValueError("not a time that there is in UTC") from None
+        raise ValueError("not a time that UTC has") from None
 
 
 def _storable(value: Any) -> Any:
-    """Return JSON that every database takes: a library's words may have a NUL or half a character in them."""
+    """Return JSON that every database takes: a library's message may hold a NUL or half a character."""
     if isinstance(value, str):
         return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
     if isinstance(value, float) and not math.isfinite(value):
@@ -71,7 +73,7 @@ def _storable_details(value: Any) -> Any:
 
 
 Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
-Words = Annotated[str, BeforeValidator(_storable)]
+Message = Annotated[str, BeforeValidator(_storable)]
 Details = Annotated[dict[str, Any], BeforeValidator(_storable_details)]
 Phase = Literal["forward", "backward", "optimizer"]
 
@@ -113,7 +115,7 @@ class EventRecord(_Record):
 
     kind: Literal["event"] = "event"
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-    message: Words = Field(max_length=10_000)
+    message: Message = Field(max_length=10_000)
     data: Details = Field(default_factory=dict)
 
 
@@ -131,36 +133,52 @@ class CheckpointRecord(_Record):
     """A complete checkpoint in the job's folder, and which ones were removed to make room for it."""
 
     kind: Literal["checkpoint"] = "checkpoint"
-    name: Annotated[str, Field(pattern=CHECKPOINT_NAME)]
+    name: CheckpointField
     step: int = Field(ge=0, lt=2**63, description="Steps completed.")
     bytes: Bytes
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="Of its manifest, which has its files'.")]
     cause: CheckpointCause
     validation_nll: Number | None = Field(description="The newest, of these or earlier weights.")
-    removed: list[Annotated[str, Field(pattern=CHECKPOINT_NAME)]] = Field(default_factory=list, max_length=1000)
+    removed: list[CheckpointField] = Field(default_factory=list, max_length=1000)
 
 
-class FarewellRecord(_Record):
+class ResumedRecord(_Record):
+    """The attempt goes on from a checkpoint; sent by rank 0."""
+
+    kind: Literal["resumed"] = "resumed"
+    step: int = Field(ge=0, lt=2**63, description="Steps completed in the checkpoint.")
+    checkpoint: CheckpointField
+
+
+class ClosedRecord(_Record):
     """The last record of a source: silence from now on means nothing."""
 
-    kind: Literal["farewell"] = "farewell"
+    # Runs that began under an earlier version send "farewell".
+    kind: Literal["closed", "farewell"] = "closed"
 
 
 class OutcomeRecord(_Record):
-    """How the attempt ended; the driver's last record but its farewell."""
+    """How the attempt ended; the driver's last record before it closes."""
 
     kind: Literal["outcome"] = "outcome"
     state: Literal[JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.PAUSED]
     reason: ReasonCode | None = None
-    message: Words = Field("", max_length=20_000)
+    message: Message = Field("", max_length=20_000)
     data: Details = Field(default_factory=dict, description="Where it happened, and advice.")
     result: Details | None = None
 
 
-Record = Annotated[
-    StepRecord | MemoryRecord | EventRecord | ArtifactRecord | CheckpointRecord | OutcomeRecord | FarewellRecord,
-    Field(discriminator="kind"),
-]
+AnyRecord = (
+    StepRecord
+    | MemoryRecord
+    | EventRecord
+    | ArtifactRecord
+    | CheckpointRecord
+    | ResumedRecord
+    | OutcomeRecord
+    | ClosedRecord
+)
+Record = Annotated[AnyRecord, Field(discriminator="kind")]
 
 
 class RecordBatch(BaseModel):
@@ -174,8 +192,10 @@ class RecordBatch(BaseModel):
 
 
 class BatchAnswer(BaseModel):
-    """The API's word on a batch."""
+    """The API's answer to a batch."""
 
-    next_seq: int = Field(description="The number of the record that the API waits for.")
-    stop: StopReason | None = Field(description="The job is to stop at its next step, for this reason.")
-    checkpoints_asked: int = Field(description="Checkpoints that were asked for so far: one more is a new wish.")
+    next_seq: int = Field(description="The number of the next record that the API expects.")
+    stop: StopReason | None = Field(description="The job must stop at its next step, for this reason.")
+    checkpoints_asked: int = Field(
+        description="Checkpoints requested so far: a higher number than before is a new request."
+    )

@@ -140,7 +140,7 @@ class Watcher:
         of: dict[Hashable, tuple[_Run, str]] = {}
         for run in alive:
             for source in run.sources:
-                if source.seen_at is not None and not source.farewell:
+                if source.seen_at is not None and not source.closed:
                     key: Hashable = (run.attempt.submission_id, source.source)
                     seen[key], of[key] = source.seen_at, (run, source.source)
         if seen:

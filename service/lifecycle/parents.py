@@ -6,12 +6,13 @@ two jobs have nothing to do with each other: the parent may run on and remove it
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from symadj.service.contract.layout import checkpoint_folder, job_folder
+from symadj.service.contract.layout import MANIFEST, CheckpointName, checkpoint_folder, job_folder
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.training import StopAfterSteps
 from symadj.service.contract.storage import Storage
@@ -69,20 +70,16 @@ def adopt_checkpoint(job: Job, storage: Storage) -> None:
     """
     if job.parent_id is None or job.parent_checkpoint is None:
         return
-    step, _, _ = job.parent_checkpoint.partition("-attempt-")
+    name = replace(CheckpointName.parse(job.parent_checkpoint), attempt=0)
     source = f"{checkpoint_folder(job.parent_id)}/{job.parent_checkpoint}"
     try:
-        # The manifest is written last and removed first: a checkpoint that has one when the others are there is whole.
-        storage.copy(source, f"{checkpoint_folder(job.id)}/{step}-attempt-0", last=_MANIFEST)
+        storage.copy(source, f"{checkpoint_folder(job.id)}/{name}", last=MANIFEST)
     except FileNotFoundError as error:
         storage.remove(job_folder(job.id))
         raise InvalidSpec(
             f"the files of {job.parent_checkpoint} of parent.job {job.parent_id!r} are gone: choose another step",
             pointer="/parent/step",
         ) from error
-
-
-_MANIFEST = "manifest.json"
 
 
 def _check_likeness(ours: dict[str, Any], theirs: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from symadj.service.contract.layout import CheckpointName
 from symadj.service.contract.records import CheckpointRecord
 from symadj.service.store.tables import Checkpoint, Job
 
@@ -23,7 +24,7 @@ def add(session: Session, job: Job, record: CheckpointRecord) -> None:
             job_id=job.id,
             name=record.name,
             step=record.step,
-            attempt=int(record.name.rpartition("-")[2]),
+            attempt=CheckpointName.parse(record.name).attempt,
             created_at=record.time,
             bytes=record.bytes,
             sha256=record.sha256,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,18 +10,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from symadj.service.contract.records import StepRecord
 from symadj.service.store.tables import Job, MetricPoint, MetricSeries
 
-__all__ = ["Downsampled", "Step", "append", "buckets", "one_series", "points", "series", "series_of"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """The metrics of one step."""
-
-    step: int
-    time: datetime
-    metrics: Mapping[str, float]
+__all__ = ["Downsampled", "append", "buckets", "one_series", "points", "series", "series_of"]
 
 
 @dataclass(frozen=True)
@@ -39,22 +30,22 @@ class Downsampled:
     minimum: float | None
     maximum: float | None
     mean: float | None
-    last: float | None
+    last: float
     non_finite: int
 
 
-def append(session: Session, job: Job, attempt: int, steps: Sequence[Step]) -> None:
+def append(session: Session, job: Job, attempt: int, records: Sequence[StepRecord]) -> None:
     """Store the metrics of steps. A step that was stored before (before a resume, say) is replaced, unless it is one
     of a later attempt: what comes late of an older one fills gaps alone.
 
     ``job`` must be locked: its ``metric_seq`` is raised by one a value.
     """
-    if not steps:
+    if not records:
         return
-    by_name: dict[str, dict[int, tuple[datetime, float | None]]] = {}
-    for item in steps:
-        for name, value in item.metrics.items():
-            by_name.setdefault(name, {})[item.step] = (item.time, None if math.isnan(value) else value)
+    by_name: dict[str, dict[int, tuple[datetime, float]]] = {}
+    for record in records:
+        for name, value in record.metrics.items():
+            by_name.setdefault(name, {})[record.step] = (record.time, value)
     seq = job.metric_seq
     late = attempt < job.attempt
     for name, values in by_name.items():
@@ -70,11 +61,11 @@ def append(session: Session, job: Job, attempt: int, steps: Sequence[Step]) -> N
             .execution_options(synchronize_session=False)
         ).all()
         rows: list[dict[str, Any]] = []
-        for step, (time, stored) in sorted(values.items()):
+        for step, (time, value) in sorted(values.items()):
             seq += 1
             rows.append(
                 {"job_id": job.id, "name": name, "seq": seq, "step": step}
-                | {"time": time, "attempt": attempt, "value": stored}
+                | {"time": time, "attempt": attempt, "value": value}
             )
         session.execute(sa.insert(MetricPoint), rows)
         newest = rows[-1]
@@ -137,7 +128,9 @@ def points(session: Session, job_id: str, name: str, *, after_seq: int, limit: i
 def buckets(session: Session, job_id: str, name: str, *, count: int) -> list[Downsampled]:
     """Return a whole series in at most ``count`` buckets of equally many rows, made by the database."""
     largest = 1.7976931348623157e308
-    finite = sa.case((sa.func.abs(MetricPoint.value) <= largest, MetricPoint.value))
+    # A plain number: NULL, where a bucket has none that is finite, is not NaN here.
+    number = sa.type_coerce(MetricPoint.value, sa.Float)
+    finite = sa.case((sa.func.abs(number) <= largest, number))
     numbered = (
         sa.select(
             MetricPoint.step,

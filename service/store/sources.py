@@ -16,7 +16,7 @@ def get(session: Session, job_id: str, attempt: int, source: str) -> IngestSourc
     """Return the row of a source, a new one if it was never heard of."""
     position = session.get(IngestSource, (job_id, attempt, source))
     if position is None:
-        position = IngestSource(job_id=job_id, attempt=attempt, source=source, next_seq=1, farewell=False)
+        position = IngestSource(job_id=job_id, attempt=attempt, source=source, next_seq=1, closed=False)
         session.add(position)
     return position
 
@@ -25,5 +25,6 @@ def of_attempts(session: Session, attempts: Collection[tuple[str, int]]) -> Sequ
     """Return the sources of all these attempts (job's id, number)."""
     if not attempts:
         return []
-    of_jobs = sa.select(IngestSource).where(IngestSource.job_id.in_({job_id for job_id, _ in attempts}))
-    return [row for row in session.scalars(of_jobs) if (row.job_id, row.attempt) in set(attempts)]
+    wanted = set(attempts)
+    of_jobs = sa.select(IngestSource).where(IngestSource.job_id.in_({job_id for job_id, _ in wanted}))
+    return [row for row in session.scalars(of_jobs) if (row.job_id, row.attempt) in wanted]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,6 +59,21 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class FloatOrNan(TypeDecorator[float]):
+    """Floats of which NaN is stored as NULL: the databases disagree on how NaN compares."""
+
+    impl = Float
+    cache_ok = True
+
+    def process_bind_param(self, value: float | None, dialect: Dialect) -> float | None:
+        """Store NULL for NaN."""
+        return None if value is None or math.isnan(value) else value
+
+    def process_result_value(self, value: float | None, dialect: Dialect) -> float:
+        """Return NaN for NULL."""
+        return math.nan if value is None else value
 
 
 class Base(DeclarativeBase):
@@ -159,7 +175,8 @@ class IngestSource(Base):
     source: Mapped[str] = mapped_column(String(32), primary_key=True)
     next_seq: Mapped[int]
     seen_at: Mapped[datetime | None]
-    farewell: Mapped[bool] = mapped_column(default=False)
+    # Whether its last record has come. The column keeps the name that it had in the first version.
+    closed: Mapped[bool] = mapped_column("farewell", default=False)
 
 
 class MetricSeries(Base):
@@ -172,11 +189,11 @@ class MetricSeries(Base):
     points: Mapped[int]
     last_seq: Mapped[int]
     last_step: Mapped[int]
-    last_value: Mapped[float | None]
+    last_value: Mapped[float] = mapped_column(FloatOrNan, nullable=True)
 
 
 class MetricPoint(Base):
-    """One value of one metric at one step; NULL is NaN."""
+    """One value of one metric at one step."""
 
     __tablename__ = "metric_points"
 
@@ -186,7 +203,7 @@ class MetricPoint(Base):
     step: Mapped[int]
     time: Mapped[datetime]
     attempt: Mapped[int]
-    value: Mapped[float | None]
+    value: Mapped[float] = mapped_column(FloatOrNan, nullable=True)
 
     __table_args__ = (UniqueConstraint("job_id", "name", "step"),)
 

@@ -51,7 +51,7 @@ def test_a_checkpoint_that_was_asked_for_is_listed_when_it_is_written(run: Run) 
 
 
 def test_a_lost_attempt_is_told_with_its_reason_and_the_job_waits_for_the_next(run: Run) -> None:
-    run.send({"kind": "event", "time": NOW, "name": "resumed", "message": "", "data": {"step": 40, "checkpoint": "x"}})
+    run.send({"kind": "resumed", "time": NOW, "step": 40, "checkpoint": "step-000000040-attempt-1"})
     run.lose(ReasonCode.WORKER_LOST, "rank-1 was silent for 60 s.")
     job = run.get("").json()
     assert (job["state"], job["attempt"], job["attempts_lost"], job["failure"]) == ("queued", 1, 1, None)

@@ -56,15 +56,15 @@ def job_id(database: Database, dispatcher: Dispatcher) -> str:
     dispatcher.round()
     with database.session() as session:
         for source in ("driver", "rank-0"):
-            session.add(IngestSource(job_id=job_id, attempt=1, source=source, next_seq=2, seen_at=NOW, farewell=False))
+            session.add(IngestSource(job_id=job_id, attempt=1, source=source, next_seq=2, seen_at=NOW, closed=False))
     return job_id
 
 
-def hear(database: Database, job_id: str, source: str, *, farewell: bool = False) -> None:
+def hear(database: Database, job_id: str, source: str, *, closed: bool = False) -> None:
     with database.session() as session:
         row = session.get_one(IngestSource, (job_id, 1, source))
         assert row.seen_at is not None
-        row.seen_at, row.farewell = row.seen_at + timedelta(seconds=1), farewell
+        row.seen_at, row.closed = row.seen_at + timedelta(seconds=1), closed
 
 
 def rounds(dispatcher: Dispatcher, clock: Clock, seconds: int) -> None:
@@ -94,8 +94,8 @@ def test_a_silent_run_is_stopped_and_tried_again(
 def test_a_source_that_took_leave_may_be_silent(
     database: Database, ray: RayServer, dispatcher: Dispatcher, clock: Clock, job_id: str
 ) -> None:
-    hear(database, job_id, "rank-0", farewell=True)
-    hear(database, job_id, "driver", farewell=True)
+    hear(database, job_id, "rank-0", closed=True)
+    hear(database, job_id, "driver", closed=True)
     rounds(dispatcher, clock, 200)
     assert ray.stopped == []
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from symadj.service.contract.layout import CheckpointName
 from symadj.service.contract.storage import Folder, Storage, StorageUnusable, open_storage, split_places
 from symadj.service.settings import Settings
 
@@ -90,3 +91,17 @@ def test_a_storage_can_be_sent_to_another_process(storage: Storage) -> None:
     storage.write("a", b"content")
     sent = pickle.loads(pickle.dumps(storage))
     assert (sent.location, sent.read("a")) == (storage.location, b"content")
+
+
+@pytest.mark.parametrize("name", ["step-000000400-attempt-2", "step-1234567890123-attempt-0"])
+def test_the_name_of_a_checkpoint_reads_back(name: str) -> None:
+    assert str(CheckpointName.parse(name)) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["step-400-attempt-2", "step-000000400", ".making-x", "step-000000400-attempt-2\n", "step-٠٠٠٠٠٠٤٠٠-attempt-2"],
+)
+def test_other_names_are_not_those_of_a_checkpoint(name: str) -> None:
+    with pytest.raises(ValueError, match="not the name of a checkpoint"):
+        CheckpointName.parse(name)

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from symadj.service.contract.order import RunOrder
+from symadj.service.contract.records import AnyRecord
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.states import StopReason
 from symadj.service.contract.storage import open_storage
 from symadj.workers.attempt import AttemptRun
-from symadj.workers.delivery.sender import AnyRecord
 from symadj.workers.distributed.ranks import Ranks
 from symadj.workers.outcome import StopAsked
 

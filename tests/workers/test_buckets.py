@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from symadj.service.contract.records import AnyRecord
 from symadj.service.contract.states import CheckpointCause, StopReason
 from symadj.workers.data import load_data
-from symadj.workers.delivery.sender import AnyRecord
 from symadj.workers.files import retries
 from symadj.workers.model.build import build_flow
 from symadj.workers.training.checkpointer import Checkpointer

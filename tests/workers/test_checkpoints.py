@@ -47,7 +47,7 @@ def files(folder: CheckpointFolder) -> list[str]:
 
 
 def resumed_from(outbox: KeepingOutbox) -> int | None:
-    steps = [event.data["step"] for event in outbox.of("event") if event.name == "resumed"]
+    steps = [record.step for record in outbox.of("resumed")]
     return steps[0] if steps else None
 
 

@@ -15,26 +15,14 @@ from typing import Protocol
 import httpx
 
 from symadj.service.contract.order import RunOrder
-from symadj.service.contract.records import (
-    MAX_BATCH_RECORDS,
-    ArtifactRecord,
-    BatchAnswer,
-    CheckpointRecord,
-    EventRecord,
-    FarewellRecord,
-    MemoryRecord,
-    OutcomeRecord,
-    StepRecord,
-)
+from symadj.service.contract.records import MAX_BATCH_RECORDS, AnyRecord, BatchAnswer
 from symadj.service.contract.states import StopReason
 from symadj.workers.delivery.spool import Spool
 from symadj.workers.outcome import StopAsked
 
-__all__ = ["AnyRecord", "Outbox", "Sender", "TelemetryError", "flush_timeout", "open_sender"]
+__all__ = ["Outbox", "Sender", "TelemetryError", "flush_timeout", "open_sender"]
 
 log = logging.getLogger(__name__)
-
-AnyRecord = StepRecord | MemoryRecord | EventRecord | ArtifactRecord | CheckpointRecord | OutcomeRecord | FarewellRecord
 
 SEND_INTERVAL_S = 0.5
 # So long without records, an empty batch asks whether the job is to stop.

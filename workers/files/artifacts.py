@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 
+from symadj.service.contract.layout import artifact_folder
 from symadj.service.contract.order import RunOrder
 from symadj.service.contract.records import ArtifactRecord
 from symadj.service.contract.storage import open_storage
@@ -20,7 +21,7 @@ class ArtifactFolder:
 
     def __init__(self, order: RunOrder) -> None:
         self.storage = open_storage(order.storage)
-        self.path = f"{order.job_id}/artifacts/{order.attempt}"
+        self.path = artifact_folder(order.job_id, order.attempt)
 
     def write(self, name: str, media_type: str, content: bytes) -> ArtifactRecord:
         """Write ``content`` under ``name``, replacing an earlier file of that name, and return its record.

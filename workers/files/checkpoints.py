@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,15 +26,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from symadj.service.contract.layout import MANIFEST, CheckpointName, checkpoint_folder
 from symadj.service.contract.states import CheckpointCause
 from symadj.service.contract.storage import HALF_MADE, Storage, StorageError, open_storage
 
 __all__ = ["CheckpointFolder", "CorruptCheckpointError", "StoredCheckpoint"]
 
-_MANIFEST = "manifest.json"
 _WEIGHTS, _TRAINING = "weights.safetensors", "training.pt"
 _BEGUN = ".begun-"
-_NAME = re.compile(r"step-(\d{9,})-attempt-(\d+)")
 _FORMAT = 1
 
 
@@ -64,8 +62,11 @@ class StoredCheckpoint:
     @classmethod
     def named(cls, storage: Storage, folder: str, name: str) -> StoredCheckpoint | None:
         """Return the checkpoint that a folder is by its name, or None."""
-        match = _NAME.fullmatch(name)
-        return cls(storage, folder, name, int(match[1]), int(match[2])) if match else None
+        try:
+            parsed = CheckpointName.parse(name)
+        except ValueError:
+            return None
+        return cls(storage, folder, name, parsed.step, parsed.attempt)
 
     @property
     def path(self) -> str:
@@ -73,8 +74,8 @@ class StoredCheckpoint:
         return f"{self.folder}/{self.name}"
 
     @property
-    def _manifest(self) -> str:
-        return f"{self.path}/{_MANIFEST}"
+    def _manifest_path(self) -> str:
+        return f"{self.path}/{MANIFEST}"
 
     def manifest(self) -> dict[str, Any]:
         """Return what was written about it.
@@ -83,9 +84,9 @@ class StoredCheckpoint:
             CorruptCheckpointError: it can't be read.
             StorageError: a bucket can't be read now, which says nothing about the checkpoint.
         """
-        name = self.storage.name(self._manifest)
+        name = self.storage.name(self._manifest_path)
         try:
-            manifest: dict[str, Any] = json.loads(self.storage.read(self._manifest))
+            manifest: dict[str, Any] = json.loads(self.storage.read(self._manifest_path))
             if manifest["format"] != _FORMAT:
                 raise CorruptCheckpointError(f"{name}: format {manifest['format']!r}, and this version reads {_FORMAT}")
         except StorageError:
@@ -102,7 +103,7 @@ class StoredCheckpoint:
             StorageError: a bucket can't be read now, which says nothing about the checkpoint.
         """
         files = self.manifest()["files"].values()
-        content = self.storage.read(self._manifest)
+        content = self.storage.read(self._manifest_path)
         size = len(content) + sum(file["bytes"] for file in files)
         return {"bytes": size, "sha256": hashlib.sha256(content).hexdigest()}
 
@@ -160,7 +161,7 @@ class CheckpointFolder:
 
     def __init__(self, storage: str, job_id: str) -> None:
         self.storage = open_storage(storage)
-        self.path = f"{job_id}/checkpoints"
+        self.path = checkpoint_folder(job_id)
         self.job_id = job_id
 
     @property
@@ -176,7 +177,7 @@ class CheckpointFolder:
         Raises:
             OSError: the storage can't be read, or does not answer.
         """
-        whole = self.storage.holding(self.path, _MANIFEST)
+        whole = self.storage.holding(self.path, MANIFEST)
         found = [StoredCheckpoint.named(self.storage, self.path, name) for name in whole]
         return sorted((c for c in found if c is not None), key=lambda c: (c.attempt, c.step))
 
@@ -198,8 +199,8 @@ class CheckpointFolder:
             OSError: the storage is full, can't be written or does not answer, or a later attempt has begun; nothing is
                 left behind.
         """
-        name = f"step-{state['step']:09d}-attempt-{attempt}"
-        with self.storage.make(f"{self.path}/{name}", last=_MANIFEST) as making:
+        name = str(CheckpointName(state["step"], attempt))
+        with self.storage.make(f"{self.path}/{name}", last=MANIFEST) as making:
             try:
                 safetensors.torch.save_file(_flatten(state["weights"]), making.path / _WEIGHTS)
                 torch.save({key: value for key, value in state.items() if key != "weights"}, making.path / _TRAINING)
@@ -216,7 +217,7 @@ class CheckpointFolder:
                 **about,
                 "files": {making.prefix + file: _describe(making.path / file) for file in (_WEIGHTS, _TRAINING)},
             }
-            (making.path / _MANIFEST).write_bytes(json.dumps(manifest, indent=2).encode() + b"\n")
+            (making.path / MANIFEST).write_bytes(json.dumps(manifest, indent=2).encode() + b"\n")
             making.bring()
             # Looked for last: what comes then, removing older ones too, takes no time to speak of.
             self._check_newest(attempt)
@@ -229,7 +230,7 @@ class CheckpointFolder:
         Raises:
             OSError: the storage can't be written, or does not answer.
         """
-        self.storage.remove(checkpoint.path, first=_MANIFEST)
+        self.storage.remove(checkpoint.path, first=MANIFEST)
 
     def take_over(self, attempt: int) -> None:
         """Keep earlier attempts, which may live without anyone's knowledge, from writing and removing; tidy up after
@@ -245,7 +246,7 @@ class CheckpointFolder:
             if number < attempt:
                 self.storage.remove_file(f"{self.path}/{_BEGUN}{number}")
         names = self.storage.children(self.path)
-        whole = self.storage.holding(self.path, _MANIFEST)
+        whole = self.storage.holding(self.path, MANIFEST)
         for name in names:
             half_made = name not in whole or name.startswith(HALF_MADE)
             if half_made and not name.startswith(_BEGUN):

@@ -7,13 +7,15 @@ from typing import Any, Literal
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
 
-from symadj.service.store.tables import Base, UtcDateTime
+from symadj.service.store.tables import Base, FloatOrNan, UtcDateTime
 
 
 def render_item(kind: str, item: Any, _context: AutogenContext) -> str | Literal[False]:
     """Write our types as what they are in the database: a migration must not change when our code does."""
     if kind == "type" and isinstance(item, UtcDateTime):
         return "sa.DateTime(timezone=True)"
+    if kind == "type" and isinstance(item, FloatOrNan):
+        return "sa.Float()"
     return False
 
 
