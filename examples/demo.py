@@ -45,7 +45,7 @@ def main() -> int:
             return status
         with Client(url) as client:
             trained, backprop = (client.jobs(name=name, limit=1).items[0].id for name in ("flow-cytometry", "backprop"))
-            result = client.job(trained).result or {}
+            result = client.job(trained).result
         say("3. Memory of the symplectic adjoint beside backprop's, same spec, same steps")
         if run("memory", trained, backprop, url=url) != 0:
             return 1
@@ -54,9 +54,11 @@ def main() -> int:
     say(f"Done in {time.monotonic() - started:.0f} s. The service is stopped, its data is in {data}.")
     print(f"`make serve PORT={port} DATA={data}` serves it again: then the curl lines above answer, and")
     print(f"`{SYMADJ.parent}/symadj show {trained} --url {url}` shows this job.")
-    mixture = result["baselines"]["gaussian_mixture"]
-    if result["test_nll"] >= mixture["test_nll"]:
-        print(f"The flow has not beaten the mixture of {mixture['components']} Gaussians.")
+    assert result is not None
+    assert result.baselines is not None
+    mixture = result.baselines.gaussian_mixture
+    if mixture is None or result.test_nll is None or mixture.test_nll is None or result.test_nll >= mixture.test_nll:
+        print("The flow has not beaten the mixture of Gaussians.")
         return 1
     return 0
 

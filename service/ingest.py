@@ -69,15 +69,14 @@ def store_batch(
     if live:
         position.seen_at = datetime.now(UTC)
 
-    # Records of a rank alone: the driver sends some before the workers have started.
+    # A rank has reported: the driver does so before the workers have started.
     if live and job.state == JobState.STARTING and fresh and batch.source != "driver":
         jobs.transition(session, job, JobState.RUNNING, actor=batch.source, message="The run reports.")
-    steps = [record for record in fresh if isinstance(record, StepRecord)]
-    metrics.append(session, job, attempt.number, steps)
+    metrics.append(session, job, attempt.number, [r for r in fresh if isinstance(r, StepRecord)])
     memory.append(session, job, attempt.number, [r for r in fresh if isinstance(r, MemoryRecord)])
     for record in fresh:
         _store_single(session, job, attempt, position, record, retry_seconds)
-    # Whatever is left of an attempt that is over must stop.
+    # The attempt is over: any process of it that is left must stop.
     stop = StopReason.CANCEL if attempt.finished_at is not None else job.stop_requested
     return BatchAnswer(
         next_seq=position.next_seq,
@@ -89,22 +88,24 @@ def store_batch(
 def _store_single(
     session: Session, job: Job, attempt: Attempt, position: IngestSource, record: AnyRecord, retry_seconds: float
 ) -> None:
-    """Store a record of any kind but those that ``store_batch`` stores all at once."""
     match record:
         case StepRecord() | MemoryRecord():
-            pass
+            pass  # stored for the whole batch at once
         case EventRecord():
-            _store_event(session, job, attempt, position, record)
             if record.name == "resumed" and position.source == "rank-0":
-                # From a run that began before there was a record for it.
+                # A run that began under the first versions, which had no record of its own for this.
                 step = record.data.get("step")
                 attempt.resumed_from_step = step if isinstance(step, int) else None
+            _append_event(session, job, attempt, position, record)
         case ResumedRecord():
-            message = f"Training goes on after step {record.step}, from {record.checkpoint}"
-            data = {"step": record.step, "checkpoint": record.checkpoint}
-            event = EventRecord(time=record.time, name="resumed", message=message, data=data)
-            _store_event(session, job, attempt, position, event)
             attempt.resumed_from_step = record.step
+            event = EventRecord(
+                time=record.time,
+                name="resumed",
+                message=f"Training goes on after step {record.step}, from {record.checkpoint}",
+                data={"step": record.step, "checkpoint": record.checkpoint},
+            )
+            _append_event(session, job, attempt, position, event)
         case ArtifactRecord():
             artifacts.add(session, job, attempt.number, record)
         case CheckpointRecord():
@@ -112,14 +113,13 @@ def _store_single(
         case ClosedRecord():
             position.closed = True
         case OutcomeRecord():
-            # The outcome of an older attempt, which comes late, changes nothing any more.
-            if attempt.number == job.attempt:
+            if attempt.number == job.attempt:  # a later attempt's outcome is the job's
                 attempts.end(session, job, record, actor=position.source, retry_seconds=retry_seconds)
         case _:
             assert_never(record)
 
 
-def _store_event(session: Session, job: Job, attempt: Attempt, position: IngestSource, record: EventRecord) -> None:
+def _append_event(session: Session, job: Job, attempt: Attempt, position: IngestSource, record: EventRecord) -> None:
     events.append(
         session,
         job,

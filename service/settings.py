@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +14,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from symadj.service.contract.storage import Storage, StorageUnusable, is_url, open_storage, split_places
 
 __all__ = ["Settings", "SettingsError", "read_settings"]
+
+
+# Where Debian's packages of data sets (dataset-fashion-mnist) put them.
+SYSTEM_DATASETS = "/usr/share/datasets"
 
 
 class _NamedFiles(PydanticBaseSettingsSource):
@@ -82,6 +85,15 @@ class Settings(BaseSettings):
         None,
         description="Folder of the workers' spools, on each node; default: in the system's temporary folder.",
     )
+    storage_patience_s: float = Field(
+        1200.0,
+        ge=0,
+        description="Seconds for which a run waits for a storage that is full or does not answer. Ranks wait for each "
+        "other no longer than 30 minutes, so it must be shorter than that.",
+    )
+    flush_timeout_s: float = Field(
+        3600.0, ge=0, description="Seconds for which a run waits, at its end, for the API to take its last records."
+    )
     worker_python: str = Field(sys.executable, description="The interpreter that has symadj, on the nodes of Ray.")
     cluster_may_grow: bool = Field(
         False,
@@ -138,16 +150,13 @@ class Settings(BaseSettings):
         """
         return open_storage(self.storage or str(self.data / "jobs"))
 
-    def resolved_data_roots(self) -> str:
-        """Return the folders and URLs that files of specs are read from, separated as in PATH."""
-        return os.pathsep.join(self._data_roots())
-
-    def _data_roots(self) -> Sequence[str]:
+    def resolved_data_roots(self) -> tuple[str, ...]:
+        """Return the folders and URLs that files of specs are read from."""
         if self.data_roots is not None:
             # The runs have another working folder.
             roots = split_places(self.data_roots)
-            return [root if is_url(root) else str(Path(root).resolve()) for root in roots]
-        return [str((self.data / "datasets").resolve()), "/usr/share/datasets"]
+            return tuple(root if is_url(root) else str(Path(root).resolve()) for root in roots)
+        return (str((self.data / "datasets").resolve()), SYSTEM_DATASETS)
 
     def check_buckets(self) -> None:
         """Find out whether the buckets that are named can be used. Folders are not looked at.
@@ -156,7 +165,7 @@ class Settings(BaseSettings):
             SettingsError: a protocol is not known or its library missing, there is no such bucket, or no permission.
             StorageUnreachable: a bucket does not answer.
         """
-        places = {"SYMADJ_STORAGE": [self.storage or ""], "SYMADJ_DATA_ROOTS": self._data_roots()}
+        places = {"SYMADJ_STORAGE": [self.storage or ""], "SYMADJ_DATA_ROOTS": list(self.resolved_data_roots())}
         for variable, urls in places.items():
             for url in filter(is_url, urls):
                 try:

@@ -6,25 +6,24 @@ import importlib.metadata
 import json
 import logging
 import platform
-from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import safetensors.torch
 import torch
 
 from symadj.service.contract.order import RunOrder
-from symadj.service.contract.records import ClosedRecord, EventRecord, ResumedRecord
+from symadj.service.contract.records import ClosedRecord, OutcomeRecord, ResumedRecord
+from symadj.service.contract.result import EvaluationResult, JobResult
 from symadj.service.contract.spec.resources import GpuResources
 from symadj.service.contract.states import JobState
-from symadj.workers.data import PreparedData, load_data
-from symadj.workers.delivery.sender import Outbox, TelemetryError, flush_timeout, open_sender
+from symadj.workers.data import PreparedData, data_roots, load_data
+from symadj.workers.delivery.outbox import TelemetryError
+from symadj.workers.delivery.sender import open_sender
 from symadj.workers.distributed.ranks import AttemptFailedError, PeerLostError, Ranks
 from symadj.workers.evaluation import Evaluator
-from symadj.workers.files.artifacts import ArtifactFolder
 from symadj.workers.files.checkpoints import CorruptCheckpointError, StoredCheckpoint
-from symadj.workers.files.retries import retry_while_full, retry_while_unreachable
 from symadj.workers.model.build import build_flow, validation_flow
+from symadj.workers.rank_run import RankRun
 from symadj.workers.training.checkpointer import Checkpointer
 from symadj.workers.training.loop import train
 from symadj.workers.training.state import TrainingState
@@ -37,11 +36,11 @@ _LAST_WORDS_S = 2.0
 _VERSIONS_OF = ("symadj", "torch", "numpy", "ray")
 
 
-def run_worker(order: RunOrder) -> dict[str, Any] | None:
+def run_worker(order: RunOrder, token: str) -> OutcomeRecord | None:
     """Run this process's rank of the attempt to its end and deliver all its records.
 
     Returns:
-        The fields of the ``OutcomeRecord``, complete on rank 0; None when the attempt is not wanted any more.
+        The outcome, complete on rank 0; None when the attempt was replaced.
 
     Raises:
         PeerLostError: another rank died.
@@ -52,15 +51,16 @@ def run_worker(order: RunOrder) -> dict[str, Any] | None:
     resources = order.spec.resources
     torch.set_num_threads(resources.cpus_per_worker)
     ranks = Ranks(_device(isinstance(resources, GpuResources)))
-    sender = open_sender(order, f"rank-{ranks.rank}")
+    sender = open_sender(order, token, f"rank-{ranks.rank}")
     try:
-        outcome = AttemptRun(order, ranks, sender).run()
-        sender.put(ClosedRecord(time=datetime.now(UTC)))
-        if not sender.flush(flush_timeout()) and not sender.superseded:
-            raise TelemetryError(f"rank {ranks.rank}: the API did not take all records within {flush_timeout():g} s")
+        outcome = AttemptRun(RankRun(order, ranks, sender)).run()
+        sender.put(ClosedRecord())
+        timeout = order.flush_timeout_seconds
+        if not sender.flush(timeout) and not sender.superseded:
+            raise TelemetryError(f"rank {ranks.rank}: the API did not take all records within {timeout:g} s")
         return outcome
     except PeerLostError:
-        # What this rank knows may tell why the other died.
+        # What this rank knows may show why the other died.
         sender.flush(_LAST_WORDS_S)
         raise
     finally:
@@ -79,29 +79,23 @@ def _device(accelerated: bool) -> torch.device:
 
 
 class AttemptRun:
-    """The course of an attempt on one rank; all ranks go through it side by side.
+    """The course of an attempt on one rank; all ranks go through it side by side."""
 
-    Args:
-        order: what to do.
-        ranks: this rank among the others.
-        outbox: takes this rank's records.
-    """
+    def __init__(self, run: RankRun) -> None:
+        self.rank_run = run
+        self.order, self.spec, self.ranks = run.order, run.spec, run.ranks
 
-    def __init__(self, order: RunOrder, ranks: Ranks, outbox: Outbox) -> None:
-        self.order, self.spec, self.ranks, self.outbox = order, order.spec, ranks, outbox
-        self.artifacts = ArtifactFolder(order)
-
-    def run(self) -> dict[str, Any] | None:
-        """Return the fields of the outcome, or None when the attempt is not wanted any more."""
+    def run(self) -> OutcomeRecord | None:
+        """Return the outcome, or None when the attempt was replaced."""
         try:
             return self._run()
         except AttemptFailedError as error:
             return error.failure.outcome()
 
-    def _run(self) -> dict[str, Any] | None:
+    def _run(self) -> OutcomeRecord | None:
         data, flow = self.ranks.together(self._set_up, phase="setup")
         parameters = sum(p.numel() for p in flow.parameters())
-        self._event(
+        self.rank_run.event(
             "training_started",
             f"{self.ranks.size} ranks train {parameters} parameters on {data.training_rows} rows of {data.dim} values",
             ranks=self.ranks.size,
@@ -115,14 +109,14 @@ class AttemptRun:
         )
         state = TrainingState(self.spec, flow)
         checkpointer = self.ranks.together(
-            lambda: Checkpointer(self.order, data, self.outbox) if self.ranks.rank == 0 else None, phase="setup"
+            lambda: Checkpointer(self.rank_run, data) if self.ranks.rank == 0 else None, phase="setup"
         )
         self._resume(state, checkpointer)
-        ending = train(self.spec, state, data, self.ranks, self.outbox, checkpointer)
+        ending = train(self.rank_run, state, data, checkpointer)
         if ending == "superseded":
             return None
         weights_of = state.restore_best()
-        self._event(
+        self.rank_run.event(
             "training_finished",
             f"{state.step} steps in {state.seconds:.1f} s"
             + (f", weights of step {weights_of}" if weights_of != state.step else ""),
@@ -132,20 +126,21 @@ class AttemptRun:
             weights_of_step=weights_of,
         )
         # Before anything else can fail: this is what the user waited for.
-        self._on_rank_0(lambda: self._save_flow(state, data, weights_of))
-        result = {
-            "steps": state.step,
-            "stopped_early": ending == "stopped_early",
-            "weights_of_step": weights_of,
-            "train_seconds": state.seconds,
-            "parameters": parameters,
-            "validation_nll": next((v.nll for v in reversed(state.validations) if v.step == weights_of), None),
-        }
+        self.rank_run.on_rank_0(lambda: self._save_flow(state, data, weights_of), phase="artifacts")
+        measured = EvaluationResult()
         if self.spec.evaluation is not None:
-            flow = state.evaluated
-            evaluator = Evaluator(self.spec, self.spec.evaluation, flow, data, self.ranks, self.outbox, self.artifacts)
-            result |= evaluator.run(state.history, state.validations)
-        return {"state": JobState.SUCCEEDED, "result": result}
+            evaluator = Evaluator(self.rank_run, self.spec.evaluation, state.evaluated, data)
+            measured = evaluator.run(state.history, state.validations)
+        result = JobResult(
+            **dict(measured),
+            steps=state.step,
+            stopped_early=ending == "stopped_early",
+            weights_of_step=weights_of,
+            train_seconds=state.seconds,
+            parameters=parameters,
+            validation_nll=next((v.nll for v in reversed(state.validations) if v.step == weights_of), None),
+        )
+        return OutcomeRecord(state=JobState.SUCCEEDED, result=result)
 
     def _resume(self, state: TrainingState, checkpointer: Checkpointer | None) -> None:
         """Go back to the newest checkpoint that is whole, if there is one; all ranks to that which rank 0 finds."""
@@ -155,7 +150,7 @@ class AttemptRun:
             if checkpoint is None:
                 return
             read = self.ranks.together(lambda: self._read(checkpoint), phase="resume")  # noqa: B023
-            problems = [words for words in self.ranks.gather(read if isinstance(read, str) else None) if words]
+            problems = [said for said in self.ranks.gather(read if isinstance(read, str) else None) if said]
             if not isinstance(read, str) and not problems:
                 break
             # Whole when rank 0 looked: removed or damaged since, or another rank does not see it.
@@ -165,17 +160,18 @@ class AttemptRun:
         if checkpointer is not None:
             checkpointer.resumed(state, checkpoint)
         if self.ranks.rank == 0:
-            self.outbox.put(ResumedRecord(time=datetime.now(UTC), step=state.step, checkpoint=checkpoint.name))
+            self.rank_run.outbox.put(ResumedRecord(step=state.step, checkpoint=checkpoint.name))
 
     def _read(self, checkpoint: StoredCheckpoint) -> dict[str, Any] | str:
-        """Return what a checkpoint holds, or in words why it can't be read."""
+        """Return what a checkpoint holds, or a message that says why it can't be read."""
         try:
-            return retry_while_unreachable(self.outbox, checkpoint.load)
+            return self.rank_run.retries.while_unreachable(checkpoint.load)
         except CorruptCheckpointError as error:
             return str(error)
 
     def _set_up(self) -> tuple[PreparedData, Flow]:
-        data = retry_while_unreachable(self.outbox, lambda: load_data(self.spec.data))
+        roots = data_roots(self.order)
+        data = self.rank_run.retries.while_unreachable(lambda: load_data(self.spec.data, roots))
         return data, build_flow(self.spec, data.dim, data.context_dim, data.shape).to(self.ranks.device)
 
     def _save_flow(self, state: TrainingState, data: PreparedData, step: int) -> None:
@@ -185,11 +181,11 @@ class AttemptRun:
             flows["weights-not-averaged.safetensors"] = state.flow
         for name, flow in flows.items():
             weights = {key: value.detach().cpu().contiguous() for key, value in flow.state_dict().items()}
-            # Equal weights are to make equal files: so no job's name, which config.json has, and one entry alone, since
+            # Equal weights must make equal files: so no job's name, which config.json has, and one entry alone, since
             # safetensors writes several in an order that changes from run to run.
             about = json.dumps({"steps": step, "dim": data.dim})
             content = safetensors.torch.save(weights, {"symadj": about})
-            self._store(name, "application/octet-stream", content)
+            self.rank_run.store(name, "application/octet-stream", content)
         config = {
             "job_id": self.order.job_id,
             "attempt": self.order.attempt,
@@ -198,18 +194,7 @@ class AttemptRun:
             "versions": _versions(),
         }
         text = json.dumps(config, indent=2) + "\n"
-        self._store("config.json", "application/json", text.encode())
-
-    def _store(self, name: str, media_type: str, content: bytes) -> None:
-        record = retry_while_full(self.outbox, lambda: self.artifacts.write(name, media_type, content))
-        self.outbox.put(record)
-
-    def _on_rank_0(self, work: Callable[[], None]) -> None:
-        self.ranks.together(lambda: work() if self.ranks.rank == 0 else None, phase="artifacts")
-
-    def _event(self, name: str, message: str, **data: Any) -> None:
-        if self.ranks.rank == 0:
-            self.outbox.put(EventRecord(time=datetime.now(UTC), name=name, message=message, data=data))
+        self.rank_run.store("config.json", "application/json", text.encode())
 
 
 def _versions() -> dict[str, str]:

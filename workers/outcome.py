@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from symadj.service.contract.records import EndState, OutcomeRecord
 from symadj.service.contract.states import JobState, ReasonCode, StopReason
 
-__all__ = ["DIVERGENCES", "LESS_MEMORY", "Failure", "StopAsked"]
+__all__ = ["DIVERGENCES", "LESS_MEMORY", "Failure", "StopRequestedError"]
 
 LESS_MEMORY = (
     "what needs less, the strongest first: gradient.kind symplectic (keep.kind steps needs less than stages, binomial "
@@ -17,7 +18,7 @@ LESS_MEMORY = (
 # These leave the weights as they were, and finite: they are found before the optimiser's turn.
 DIVERGENCES = frozenset({ReasonCode.DIVERGED, ReasonCode.SOLVER_STUCK})
 
-_STATES = {
+_STATES: dict[StopReason | None, EndState] = {
     None: JobState.FAILED,
     StopReason.CANCEL: JobState.CANCELLED,
     StopReason.PAUSE: JobState.PAUSED,
@@ -30,16 +31,16 @@ _TIMEOUT_ADVICE = (
 )
 
 
-class StopAsked(Exception):
+class StopRequestedError(Exception):
     """The API asked for the run to stop.
 
     Attributes:
-        wish: why.
+        reason: why.
     """
 
-    def __init__(self, wish: StopReason) -> None:
-        super().__init__(f"the run is asked to stop: {wish}")
-        self.wish = wish
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(f"the run was asked to stop: {reason}")
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,18 @@ class Failure:
     stop: StopReason | None = None
 
     @classmethod
-    def stopped(cls, wish: StopReason, where: dict[str, Any]) -> Failure:
+    def stopped(cls, reason: StopReason, where: dict[str, Any]) -> Failure:
         """Return the end of a run that stopped as it was asked to, at a step, before the first or in the evaluation."""
         place = "before the training" if where.get("phase") in _BEFORE else "in the evaluation, after the training"
         if "step" in where:
             place = f"after step {where['step']}"
-        if wish is StopReason.TIMEOUT:
+        if reason is StopReason.TIMEOUT:
             message = f"the time that timeout_minutes gives the job was over {place}"
-            return cls(ReasonCode.TIMEOUT, message, where | {"advice": _TIMEOUT_ADVICE}, wish)
-        return cls(None, f"{_STATES[wish]} {place}", where, wish)
+            return cls(ReasonCode.TIMEOUT, message, where | {"advice": _TIMEOUT_ADVICE}, reason)
+        return cls(None, f"{_STATES[reason]} {place}", where, reason)
 
-    def outcome(self) -> dict[str, Any]:
-        """Return the fields of the ``OutcomeRecord`` of an attempt that ended so."""
-        return {"state": _STATES[self.stop], "reason": self.reason, "message": self.message, "data": self.data}
+    def outcome(self) -> OutcomeRecord:
+        """Return the record of an attempt that ended so."""
+        return OutcomeRecord(
+            state=_STATES[self.stop], reason=self.reason, message=self.message[:20_000], data=self.data
+        )

@@ -1,4 +1,4 @@
-"""The driver of one attempt: ``python -m symadj.workers.run`` with the order in ``SYMADJ_RUN_ORDER``.
+"""The driver of one attempt: ``python -m symadj.workers.run``, with the place of its order in ``SYMADJ_RUN_ORDER``.
 
 It checks the data, starts the workers through Ray Train, waits, and reports how the attempt ended. Everything that is
 expected to go wrong in training is caught by the workers and comes back as an outcome; what arrives here as an
@@ -10,28 +10,27 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from datetime import UTC, datetime
 from typing import Any
 
+import tenacity
+
 from symadj.service.contract.layout import ray_folder
-from symadj.service.contract.order import RunOrder
+from symadj.service.contract.order import PLACE_VARIABLE, TOKEN_VARIABLE, RunOrder, read_order
 from symadj.service.contract.records import ClosedRecord, EventRecord, OutcomeRecord
-from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.resources import GpuResources
 from symadj.service.contract.states import ReasonCode
-from symadj.service.contract.storage import Bucket, is_url, open_storage
-from symadj.workers.data import DataError, load_data
-from symadj.workers.delivery.sender import Outbox, TelemetryError, flush_timeout, open_sender
-from symadj.workers.files.retries import retry_while_unreachable
+from symadj.service.contract.storage import Bucket, StorageUnreachable, open_storage
+from symadj.workers.data import DataError, data_roots, load_data
+from symadj.workers.delivery.outbox import Outbox, TelemetryError
+from symadj.workers.delivery.sender import open_sender
+from symadj.workers.files.retries import Retries
 from symadj.workers.model.images import check_images
-from symadj.workers.outcome import LESS_MEMORY, Failure, StopAsked
+from symadj.workers.outcome import LESS_MEMORY, Failure, StopRequestedError
 from symadj.workers.ray.oom_kills import oom_kills
 
 __all__ = ["main"]
 
 log = logging.getLogger("symadj.run")
-
-ORDER_VARIABLE = "SYMADJ_RUN_ORDER"
 
 # Ray Train's settings, read by its controller and workers from the driver's environment.
 _RAY_TRAIN_SETTINGS = {
@@ -41,30 +40,31 @@ _RAY_TRAIN_SETTINGS = {
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",
     # Long enough for a large cluster to start processes, short enough that a job which cannot fit says so.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
-    # Watches for nodes that are about to be taken back: a process of its own, and we do not act on its word.
+    # Watches for nodes that are about to be taken back: a process of its own, and we do not act on it.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
+# As long as a run waits for a storage, where its order does not say otherwise: that is what is to be read.
+_PATIENCE_FOR_THE_ORDER_S = 1200.0
 # Starts of the worker group that may fail before the attempt does.
 _START_FAILURES = 2
 
 
 def main() -> int:
-    """Run the attempt; return 0 when its outcome was delivered, whatever it is, or is not wanted any more."""
+    """Run the attempt; return 0 when its outcome was delivered, whatever it is, or the attempt was replaced."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # httpx tells of every request at this level.
+    # httpx logs every request at this level.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    order = RunOrder.model_validate_json(os.environ[ORDER_VARIABLE])
-    if not is_url(order.storage):  # the workers run in another folder
-        order = order.model_copy(update={"storage": os.path.abspath(order.storage)})
-    sender = open_sender(order, "driver")
+    token = os.environ[TOKEN_VARIABLE]
+    order = _read_order(os.environ[PLACE_VARIABLE])
+    sender = open_sender(order, token, "driver")
     try:
-        outcome = _attempt(order, sender)
+        outcome = _attempt(order, token, sender)
         log.info("outcome: %s", outcome)
         if outcome is None:
             return 0
-        sender.put(OutcomeRecord(time=datetime.now(UTC), **outcome))
-        sender.put(ClosedRecord(time=datetime.now(UTC)))
-        return 0 if sender.flush(flush_timeout()) or sender.superseded else 1
+        sender.put(outcome)
+        sender.put(ClosedRecord())
+        return 0 if sender.flush(order.flush_timeout_seconds) or sender.superseded else 1
     except TelemetryError:
         log.exception("the outcome could not be delivered")
         return 1
@@ -72,26 +72,31 @@ def main() -> int:
         sender.close()
 
 
-def _attempt(order: RunOrder, outbox: Outbox) -> dict[str, Any] | None:
-    """Train, and return the fields of the outcome; None when the attempt is not wanted any more."""
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_type(StorageUnreachable),
+    wait=tenacity.wait_fixed(1.0),
+    stop=tenacity.stop_after_delay(_PATIENCE_FOR_THE_ORDER_S),
+    before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
+    reraise=True,
+)
+def _read_order(place: str) -> RunOrder:
+    return read_order(place)
+
+
+def _attempt(order: RunOrder, token: str, outbox: Outbox) -> OutcomeRecord | None:
+    """Train, and return the outcome; None when the attempt was replaced."""
     killed_before = oom_kills()
+    retries = Retries(outbox, order.storage_patience_seconds)
     try:
-        refusal = retry_while_unreachable(outbox, lambda: _unfit_data(order.spec))
+        refusal = retries.while_unreachable(lambda: _unfit_data(order))
         if refusal is not None:
             return refusal.outcome()
-        # Ray Train writes there, and would take no answer for a fault of the run.
-        retry_while_unreachable(outbox, lambda: open_storage(order.storage).check())
-        outbox.put(
-            EventRecord(
-                time=datetime.now(UTC),
-                name="workers_starting",
-                message=f"Ray Train starts {order.workers} workers",
-            )
-        )
-        outcome: dict[str, Any] | None = _fit(order)
-        return outcome
-    except StopAsked as stop:
-        return Failure.stopped(stop.wish, {"phase": "storage"}).outcome()
+        # Ray Train writes there, and would take a storage that is away for a fault of the run.
+        retries.while_unreachable(lambda: open_storage(order.storage).check())
+        outbox.put(EventRecord(name="workers_starting", message=f"Ray Train starts {order.workers} workers"))
+        return _fit(order, token)
+    except StopRequestedError as stop:
+        return Failure.stopped(stop.reason, {"phase": "storage"}).outcome()
     except Exception as error:
         from symadj.workers.ray.failures import diagnose
 
@@ -106,16 +111,16 @@ def _attempt(order: RunOrder, outbox: Outbox) -> dict[str, Any] | None:
         return failure.outcome()
 
 
-def _unfit_data(spec: JobSpec) -> Failure | None:
+def _unfit_data(order: RunOrder) -> Failure | None:
     """Load and check the data before any worker is placed; return why they can't be trained on."""
     try:
-        check_images(spec.flow, load_data(spec.data).shape)
+        check_images(order.spec.flow, load_data(order.spec.data, data_roots(order)).shape)
     except DataError as error:
         return Failure(ReasonCode.DATA_ERROR, str(error), {"phase": "data", **error.place})
     return None
 
 
-def _fit(order: RunOrder) -> Any:
+def _fit(order: RunOrder, token: str) -> OutcomeRecord | None:
     """Run ``train_worker`` in all workers and return what rank 0 returns."""
     for name, value in _RAY_TRAIN_SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -129,10 +134,7 @@ def _fit(order: RunOrder) -> Any:
     gpu = isinstance(order.spec.resources, GpuResources)
     trainer = Trainer(
         train_worker,
-        train_loop_config={
-            "order": order.model_dump_json(),
-            "environment": {k: v for k, v in os.environ.items() if k.startswith("SYMADJ_") and k != ORDER_VARIABLE},
-        },
+        train_loop_config={"order": order.model_dump_json(), "token": token},
         backend_config=ProcessGroupConfig("nccl" if gpu else "gloo"),
         scaling_config=_scaling(order, gpu),
         run_config=RunConfig(
@@ -144,7 +146,8 @@ def _fit(order: RunOrder) -> Any:
             ),
         ),
     )
-    return trainer.fit().return_value
+    outcome: OutcomeRecord | None = trainer.fit().return_value
+    return outcome
 
 
 def _ray_storage(order: RunOrder) -> dict[str, Any]:
@@ -169,12 +172,11 @@ def _scaling(order: RunOrder, gpu: bool) -> Any:
     return ScalingConfig(num_workers=order.workers, use_gpu=gpu, resources_per_worker=resources)
 
 
-def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
+def train_worker(config: dict[str, Any]) -> OutcomeRecord | None:
     """What Ray Train runs in each worker; only rank 0's answer is used."""
-    os.environ.update(config["environment"])
     from symadj.workers.attempt import run_worker
 
-    return run_worker(RunOrder.model_validate_json(config["order"]))
+    return run_worker(RunOrder.model_validate_json(config["order"]), config["token"])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from symadj.api.schemas.jobs import JobRead
 from symadj.api.schemas.telemetry import MemorySummary
+from symadj.service.contract.result import Baselines, JobResult, TestSolver
 
 __all__ = ["likelihoods", "memory_table", "print_parts", "size"]
 
@@ -35,63 +35,61 @@ def print_parts(console: Console, parts: Sequence[RenderableType]) -> None:
         console.print(part, soft_wrap=isinstance(part, Text))
 
 
-def _number(value: object, digits: int = 3) -> str:
-    """Return a figure of a result: a dash where there is none; not a number travels as a string."""
-    return f"{float(value):.{digits}f}" if isinstance(value, int | float | str) else "-"
+def _number(value: float | None, digits: int = 3) -> str:
+    """Return a figure of a result; a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
-def likelihoods(result: dict[str, Any]) -> list[RenderableType]:
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def likelihoods(result: JobResult) -> list[RenderableType]:
     """Return the test NLL beside the baselines on the same rows."""
-    if result.get("test_nll") is None:
+    if result.test_nll is None:
         return [Text("No test NLL: the spec asks for none.")]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model")
     table.add_column("nats", justify="right")
     table.add_column("std. error", justify="right")
-    table.add_row(
-        "[bold]this flow[/bold]", f"[bold]{_number(result['test_nll'])}[/bold]", _number(result["test_nll_stderr"])
-    )
-    baselines = result.get("baselines") or {}
-    mixture = baselines.get("gaussian_mixture")
-    if mixture:
-        table.add_row(f"Gaussian mixture, {mixture['components']} components", _number(mixture["test_nll"]), "")
-    if "gaussian" in baselines:
-        table.add_row("Gaussian", _number(baselines["gaussian"]), "")
-    divergence = (result.get("test_solver") or {}).get("divergence", "exact")
-    bits = result.get("test_bits_per_dim")
+    table.add_row("[bold]this flow[/bold]", f"[bold]{_number(result.test_nll)}[/bold]", _number(result.test_nll_stderr))
+    baselines = result.baselines or Baselines()
+    if (mixture := baselines.gaussian_mixture) is not None:
+        table.add_row(f"Gaussian mixture, {mixture.components} components", _number(mixture.test_nll), "")
+    if result.baselines is not None:
+        table.add_row("Gaussian", _number(baselines.gaussian), "")
+    divergence = (result.test_solver or TestSolver()).divergence
+    bits = result.test_bits_per_dim
     lines = [
-        f"{result['test_rows']:,} held-out rows, {divergence} trace, after the spec's transforms; "
-        f"in the data's own units: {_number(result['test_nll_original_units'])} nats"
+        f"{_count(result.test_rows)} held-out rows, {divergence} trace, after the spec's transforms; "
+        f"in the data's own units: {_number(result.test_nll_original_units)} nats"
         + (f", {_number(bits)} bits/dim." if bits is not None else "."),
         *_checks(result),
-        f"{result['parameters']:,} parameters, {result['steps']:,} steps in {result['train_seconds']:.0f} s, "
-        f"evaluated in {result['evaluate_seconds']:.0f} s.",
+        f"{_count(result.parameters)} parameters, {_count(result.steps)} steps in "
+        f"{_number(result.train_seconds, 0)} s, evaluated in {_number(result.evaluate_seconds, 0)} s.",
     ]
     return [Text("Test negative log-likelihood"), table, Text("\n".join(lines) + "\n")]
 
 
-def _checks(result: dict[str, Any]) -> list[str]:
+def _checks(result: JobResult) -> list[str]:
     """Return what was measured beside the likelihood, a sentence each."""
     lines = []
-    if result.get("test_nll_gap") is not None:
+    if result.test_nll_gap is not None:
         lines.append(
-            f"At training's tolerances: {_number(result['test_nll_training_tolerance'])} nats, a gap of "
-            f"{_number(result['test_nll_gap'], 5)} (std. error {_number(result['test_nll_gap_stderr'], 5)})."
+            f"At training's tolerances: {_number(result.test_nll_training_tolerance)} nats, a gap of "
+            f"{_number(result.test_nll_gap, 5)} (std. error {_number(result.test_nll_gap_stderr, 5)})."
         )
-    inverse = result.get("inverse_error")
-    if inverse:
+    if (inverse := result.inverse_error) is not None:
         lines.append(
-            f"{inverse['rows']:,} rows to the base and back: off by {inverse['rms']:.1e} (rms), "
-            f"{inverse['max']:.1e} at most."
+            f"{inverse.rows:,} rows to the base and back: off by {inverse.rms:.1e} (rms), {inverse.max:.1e} at most."
         )
-    tried = result.get("two_sample")
-    if tried:
+    if (tried := result.two_sample) is not None:
         lines.append(
-            f"A classifier tells samples from held-out rows with accuracy {_number(tried['accuracy'])} "
-            f"(std. error {_number(tried['accuracy_stderr'])}); 0.5 is chance."
+            f"A classifier tells samples from held-out rows with accuracy {_number(tried.accuracy)} "
+            f"(std. error {_number(tried.accuracy_stderr)}); 0.5 is chance."
         )
-    if result.get("density_integral") is not None:
-        lines.append(f"The density's integral over the plane: {_number(result['density_integral'], 5)}.")
+    if result.density_integral is not None:
+        lines.append(f"The density's integral over the plane: {_number(result.density_integral, 5)}.")
     return lines
 
 

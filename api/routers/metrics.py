@@ -28,7 +28,18 @@ def list_metrics(store: Store, job_id: JobId) -> MetricList:
     with store.read_session() as session:
         jobs.get(session, job_id)
         rows = metrics.series(session, job_id)
-    return MetricList(items=[MetricRead.model_validate(row) for row in rows])
+    return MetricList(
+        items=[
+            MetricRead(
+                name=row.name,
+                points=row.points,
+                last_seq=row.last_seq,
+                last_step=row.last_step,
+                last_value=row.last_value,
+            )
+            for row in rows
+        ]
+    )
 
 
 @router.get(
@@ -82,7 +93,7 @@ def _read(store: Database, job_id: str, name: str, after_seq: int, limit: int, b
             return MetricSeriesRead(
                 name=name,
                 points=[],
-                buckets=[BucketRead.model_validate(bucket) for bucket in drawn],
+                buckets=[BucketRead(**vars(bucket)) for bucket in drawn],
                 next_after_seq=last_seq,
                 complete=ended,
             )
@@ -90,7 +101,7 @@ def _read(store: Database, job_id: str, name: str, after_seq: int, limit: int, b
     next_after = rows[-1].seq if rows else after_seq
     return MetricSeriesRead(
         name=name,
-        points=[MetricPointRead.model_validate(row) for row in rows],
+        points=[MetricPointRead(seq=row.seq, step=row.step, time=row.time, value=row.value) for row in rows],
         buckets=[],
         next_after_seq=next_after,
         complete=ended and next_after >= last_seq,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from symadj.api.schemas.answer import Answer
-from symadj.service.contract.records import Number
+from symadj.service.contract.result import JobResult, Number
 from symadj.service.contract.states import CheckpointCause, JobState, ReasonCode, StopReason
 
 if TYPE_CHECKING:  # the client reads these answers and needs no database for it
@@ -94,9 +94,7 @@ class JobRead(JobSummary):
     )
     progress: Progress
     failure: Failure | None
-    result: dict[str, Any] | None = Field(
-        description="Of a job that succeeded: test NLL in nats, how sure it is and what it stands beside, times."
-    )
+    result: JobResult | None = Field(description="Of a job that succeeded.")
 
     @classmethod
     def of(cls, job: Job, series: list[MetricSeries]) -> JobRead:
@@ -114,7 +112,11 @@ class JobRead(JobSummary):
             device_peak_bytes=job.device_peak_bytes,
         )
         summary = JobSummary.of_row(job).model_dump()
-        return cls(**summary, labels=spec["labels"], spec=spec, progress=progress, failure=failure, result=job.result)
+        result = None
+        if job.result is not None:
+            peaks = {"host_peak_bytes": job.host_peak_bytes, "device_peak_bytes": job.device_peak_bytes}
+            result = JobResult.model_validate(job.result | peaks)
+        return cls(**summary, labels=spec["labels"], spec=spec, progress=progress, failure=failure, result=result)
 
 
 class JobList(Answer):

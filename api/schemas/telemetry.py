@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import Field
 
 from symadj.api.schemas.answer import Answer
-from symadj.service.contract.records import Number, Phase
+from symadj.service.contract.records import Phase
+from symadj.service.contract.result import Number
 
 __all__ = [
     "ArtifactList",

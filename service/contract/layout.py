@@ -6,44 +6,46 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-__all__ = ["MANIFEST", "CheckpointName", "artifact_folder", "checkpoint_folder", "job_folder", "ray_folder"]
+__all__ = [
+    "MANIFEST",
+    "CheckpointName",
+    "artifact_folder",
+    "checkpoint_folder",
+    "job_folder",
+    "order_file",
+    "ray_folder",
+]
 
-# The file of a checkpoint that says what it is, with the size and SHA-256 of its other files. It is written last and
-# removed first: a checkpoint that has it is whole.
+# The file of a checkpoint that says what it is, with the size and SHA-256 of the others. It is written last and removed
+# first: a checkpoint that has one when the others are there is whole.
 MANIFEST = "manifest.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class CheckpointName:
-    """The name of a checkpoint's folder, such as ``step-000000400-attempt-2``.
+    """The name of a checkpoint's folder, ``step-000000400-attempt-2``.
 
-    The attempt that wrote the checkpoint is a part of its name, so that an attempt which was given up, and does not
-    know it yet, overwrites nothing of the next one's.
+    The attempt that wrote it is a part of it, so that an attempt which was given up, and does not know it yet, writes
+    over nothing of the next one's. Attempt 0 is a parent's checkpoint, from which a new job begins.
 
     Attributes:
         step: steps completed.
-        attempt: that wrote it; 0 for a parent's checkpoint, from which a new job begins.
+        attempt: that wrote it.
     """
-
-    PATTERN: ClassVar[str] = r"^step-(\d{9,19})-attempt-(\d{1,9})$"
 
     step: int
     attempt: int
 
-    @classmethod
-    def parse(cls, name: str) -> CheckpointName:
-        """Return what the name of a folder says.
-
-        Raises:
-            ValueError: it is not a checkpoint's.
-        """
-        match = re.fullmatch(cls.PATTERN, name, re.ASCII)
-        if match is None:
-            raise ValueError(f"{name!r} is not the name of a checkpoint, such as {cls(400, 2)}")
-        return cls(int(match[1]), int(match[2]))
+    PATTERN: ClassVar[str] = r"^step-(\d{9,19})-attempt-(\d{1,9})$"
 
     def __str__(self) -> str:
         return f"step-{self.step:09d}-attempt-{self.attempt}"
+
+    @classmethod
+    def parse(cls, name: str) -> CheckpointName | None:
+        """Return what a folder's name says, None if it is not a checkpoint's."""
+        match = re.fullmatch(cls.PATTERN, name)
+        return cls(int(match[1]), int(match[2])) if match else None
 
 
 def job_folder(job_id: str) -> str:
@@ -59,6 +61,11 @@ def artifact_folder(job_id: str, attempt: int) -> str:
 def checkpoint_folder(job_id: str) -> str:
     """Return the folder of a job's checkpoints, one folder each."""
     return f"{job_folder(job_id)}/checkpoints"
+
+
+def order_file(job_id: str, attempt: int) -> str:
+    """Return the file that tells an attempt what to do."""
+    return f"{job_folder(job_id)}/orders/{attempt}.json"
 
 
 def ray_folder(job_id: str) -> str:

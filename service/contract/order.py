@@ -1,22 +1,55 @@
-"""What a run is told."""
+"""What a run is told: the order, a file in the job's storage."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
 from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.storage import StorageError, open_storage
 
-__all__ = ["RunOrder"]
+__all__ = ["PLACE_VARIABLE", "TOKEN_VARIABLE", "RunOrder", "read_order"]
+
+# Linux takes 128 KiB for one variable, and a spec may be larger: the environment of a run's driver has the place of its
+# order, and the token under which it reports, which must not lie in a file that others may read.
+PLACE_VARIABLE = "SYMADJ_RUN_ORDER"
+TOKEN_VARIABLE = "SYMADJ_RUN_TOKEN"
 
 
 class RunOrder(BaseModel):
-    """All that a run is told, in the environment variable ``SYMADJ_RUN_ORDER`` of its Ray job."""
+    """All that a run is told, but for its token. No secret of the service is in it."""
 
     job_id: str
     attempt: int
     api_url: str
-    token: str
     storage: str = Field(description="Folder shared by all nodes, or URL of a bucket; the run writes under it alone.")
     workers: int = Field(description="Ranks of this attempt.")
     checkpoints_asked: int = Field(0, description="As in BatchAnswer, when the attempt began.")
+    data_roots: tuple[str, ...] = Field((), description="Folders on the nodes and URLs that the data may lie below.")
+    data_cache: str | None = Field(
+        None, description="Folder on each node for copies of files from buckets; null: in the temporary folder."
+    )
+    spool: str | None = Field(None, description="Folder on each node for records on their way; null: likewise.")
+    storage_patience_seconds: float = Field(
+        1200.0, description="How long the run waits for a storage that is full or does not answer."
+    )
+    flush_timeout_seconds: float = Field(
+        3600.0, description="How long the run waits, at its end, for the API to take its last records."
+    )
     spec: JobSpec
+
+
+def read_order(place: str) -> RunOrder:
+    """Return the order that lies at ``place``, the path of a file or its URL.
+
+    Raises:
+        OSError: it can't be read, or a bucket does not answer.
+        ValueError: it is not an order that this version reads.
+    """
+    folder, _, name = place.rpartition("/")
+    try:
+        content = open_storage(folder).read(name)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise OSError(f"the order of this run can't be read at {place}: {error}") from error
+    return RunOrder.model_validate_json(content)

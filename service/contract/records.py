@@ -11,9 +11,10 @@ import math
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from symadj.service.contract.layout import CheckpointName
+from symadj.service.contract.result import JobResult, Number
 from symadj.service.contract.states import CheckpointCause, JobState, ReasonCode, StopReason
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "BatchAnswer",
     "CheckpointRecord",
     "ClosedRecord",
+    "EndState",
     "EventRecord",
     "MemoryRecord",
     "OutcomeRecord",
@@ -35,11 +37,6 @@ __all__ = [
 
 MAX_BATCH_RECORDS = 1000
 
-# JSON has no NaN and no infinity: these travel as the strings "NaN", "Infinity" and "-Infinity".
-Number = Annotated[
-    float,
-    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}]}),
-]
 CheckpointField = Annotated[str, Field(pattern=CheckpointName.PATTERN)]
 MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.]{0,99}$")]
 Bytes = Annotated[int, Field(ge=0, lt=2**63)]
@@ -75,13 +72,14 @@ def _storable_details(value: Any) -> Any:
 Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Message = Annotated[str, BeforeValidator(_storable)]
 Details = Annotated[dict[str, Any], BeforeValidator(_storable_details)]
+EndState = Literal[JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.PAUSED]
 Phase = Literal["forward", "backward", "optimizer"]
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
-    time: Time
+    time: Time = Field(default_factory=lambda: datetime.now(UTC))
 
 
 class StepRecord(_Record):
@@ -146,14 +144,14 @@ class ResumedRecord(_Record):
     """The attempt goes on from a checkpoint; sent by rank 0."""
 
     kind: Literal["resumed"] = "resumed"
-    step: int = Field(ge=0, lt=2**63, description="Steps completed in the checkpoint.")
+    step: int = Field(ge=0, lt=2**63, description="Steps that the checkpoint has completed.")
     checkpoint: CheckpointField
 
 
 class ClosedRecord(_Record):
     """The last record of a source: silence from now on means nothing."""
 
-    # Runs that began under an earlier version send "farewell".
+    # "farewell" is what runs send that began under the first versions.
     kind: Literal["closed", "farewell"] = "closed"
 
 
@@ -161,11 +159,11 @@ class OutcomeRecord(_Record):
     """How the attempt ended; the driver's last record before it closes."""
 
     kind: Literal["outcome"] = "outcome"
-    state: Literal[JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.PAUSED]
+    state: EndState
     reason: ReasonCode | None = None
     message: Message = Field("", max_length=20_000)
     data: Details = Field(default_factory=dict, description="Where it happened, and advice.")
-    result: Details | None = None
+    result: JobResult | None = None
 
 
 AnyRecord = (
@@ -196,6 +194,4 @@ class BatchAnswer(BaseModel):
 
     next_seq: int = Field(description="The number of the next record that the API expects.")
     stop: StopReason | None = Field(description="The job must stop at its next step, for this reason.")
-    checkpoints_asked: int = Field(
-        description="Checkpoints requested so far: a higher number than before is a new request."
-    )
+    checkpoints_asked: int = Field(description="How many checkpoints were requested so far: one more is a new request.")

@@ -1,4 +1,4 @@
-"""Gives queued jobs to Ray when it has room for them, and sees to it that none is forgotten.
+"""Gives queued jobs to Ray when it has room for them, and makes sure that none is forgotten.
 
 ``python -m symadj.service.dispatcher`` runs one. It holds nothing that the store does not hold: killed at any moment,
 the next one goes on from there. Several may run at once.
@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from symadj.service.dispatcher.heartbeats import Heartbeats
 from symadj.service.dispatcher.starting import MAX_REFUSALS, Starter
+from symadj.service.dispatcher.stored_specs import StoredSpecs
 from symadj.service.dispatcher.sweeping import Sweeper
 from symadj.service.dispatcher.watching import Watcher
 from symadj.service.ray_jobs import RayJobs
@@ -26,10 +27,11 @@ class Dispatcher:
     def __init__(
         self, database: Database, ray: RayJobs, settings: Settings, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._silence = Heartbeats(settings.run_lease_seconds, clock)
+        specs = StoredSpecs()
+        self._heartbeats = Heartbeats(settings.run_lease_seconds, clock)
         self._sweeper = Sweeper(database, ray, settings, clock)
-        self._watcher = Watcher(database, ray, settings, self._silence)
-        self._starter = Starter(database, ray, settings, self._sweeper)
+        self._watcher = Watcher(database, ray, settings, self._heartbeats, specs)
+        self._starter = Starter(database, ray, settings, self._sweeper, specs)
 
     def round(self) -> None:
         """Look once at every active job, then start what the cluster has room for, then tidy up.
@@ -41,8 +43,8 @@ class Dispatcher:
         try:
             self._watcher.look()
         except Exception:
-            # Who could not look can't say that anyone was silent.
-            self._silence.start_afresh()
+            # A dispatcher that could not look does not know that a run was silent.
+            self._heartbeats.start_afresh()
             raise
         self._starter.start()
         self._sweeper.sweep()

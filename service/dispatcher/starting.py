@@ -13,10 +13,11 @@ from sqlalchemy.orm import Session
 
 from symadj.service import capacity
 from symadj.service.capacity import AnyResources
-from symadj.service.contract.order import RunOrder
+from symadj.service.contract import layout
+from symadj.service.contract.order import PLACE_VARIABLE, TOKEN_VARIABLE, RunOrder
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.states import JobState, ReasonCode
-from symadj.service.dispatcher.stored_spec import stored_spec
+from symadj.service.dispatcher.stored_specs import StoredSpecs
 from symadj.service.dispatcher.sweeping import Sweeper
 from symadj.service.dispatcher.watching import ACTOR
 from symadj.service.lifecycle import attempts
@@ -42,10 +43,13 @@ UNREADABLE = "This version of symadj can't read the job's stored spec: submit th
 class Starter:
     """Takes jobs from the queue: highest priority, then first come, as long as the next one fits."""
 
-    def __init__(self, database: Database, ray: RayJobs, settings: Settings, sweeper: Sweeper) -> None:
+    def __init__(
+        self, database: Database, ray: RayJobs, settings: Settings, sweeper: Sweeper, specs: StoredSpecs
+    ) -> None:
         self._database = database
         self._ray = ray
         self._settings = settings
+        self._specs = specs
         self._sweeper = sweeper
         # Waiting jobs and their last attempts, of which Ray has ended the run: that stays so.
         self._over: set[tuple[str, int]] = set()
@@ -63,7 +67,8 @@ class Starter:
         self._over &= {(job.id, job.attempt) for job in waiting}
         not_over = {job.id for job in waiting if not self._previous_run_is_over(job)}
         while (chosen := self._claim_next(nodes, not_over)) is not None:
-            self._submit(*chosen)
+            if not self._submit(*chosen):
+                return
 
     def _waiting(self, session: Session, active: Sequence[Job], passed_over: Collection[str] = ()) -> Sequence[Job]:
         """Return the head of the queue, without the jobs of owners who have as much of the cluster as they may."""
@@ -97,7 +102,7 @@ class Starter:
             active = jobs.active(session)
             taken = self._taken(session, active)
             for waiting in self._waiting(session, active, not_over):
-                job, spec = jobs.lock(session, waiting.id), stored_spec(waiting)
+                job, spec = jobs.lock(session, waiting.id), self._specs.of(waiting)
                 if job.state != JobState.QUEUED:
                     continue
                 if job.attempt and (job.id, job.attempt) not in self._over:
@@ -117,10 +122,10 @@ class Starter:
 
     def _taken(self, session: Session, active: Sequence[Job]) -> list[AnyResources]:
         """Return what the active jobs hold, each with the workers that its attempt was given."""
-        attempts = jobs.attempts_of(session, [job.id for job in active])
-        specs = ((job, stored_spec(job)) for job in active)
+        tries = jobs.attempts_of(session, [job.id for job in active])
+        specs = ((job, self._specs.of(job)) for job in active)
         return [
-            spec.resources.model_copy(update={"workers": attempts[job.id][-1].workers})
+            spec.resources.model_copy(update={"workers": tries[job.id][-1].workers})
             for job, spec in specs
             if spec is not None
         ]
@@ -137,37 +142,37 @@ class Starter:
             job.not_before = datetime.now(UTC) + timedelta(seconds=SECONDS_UNTIL_IT_MAY_HAVE_GROWN)
         return False
 
-    def _submit(self, claim: attempts.Claim, spec: JobSpec) -> None:
-        job = claim.job
-        order = RunOrder(
-            job_id=job.id,
-            attempt=claim.attempt.number,
-            api_url=self._settings.api_url,
-            token=claim.token,
-            storage=self._settings.resolved_storage().location,
-            workers=claim.attempt.workers,
-            checkpoints_asked=job.checkpoints_asked,
-            spec=spec,
-        )
-        # A folder of the user's named `workers` or `service` must not be taken for ours.
+    def _submit(self, claim: attempts.Claim, spec: JobSpec) -> bool:
+        """Give a claimed job to Ray; return False where the storage takes no order, and so none of another job.
+
+        Raises:
+            RayUnreachable: no answer: the claim expires, and whether Ray has the job decides.
+            RayRefused: Ray will not start it; the job is put back.
+        """
+        storage, settings = self._settings.resolved_storage(), self._settings
+        order = self._order(claim, spec, storage.location)
+        place = layout.order_file(order.job_id, order.attempt)
+        try:
+            storage.write(place, order.model_dump_json().encode())
+        except OSError as error:
+            log.warning("%s: its order can't be written: %s", claim.job.id, error)
+            self._put_back(claim, f"The storage can't be written: {error}")
+            return False
         environment = {
-            "SYMADJ_RUN_ORDER": order.model_dump_json(),
-            "SYMADJ_DATA_ROOTS": self._settings.resolved_data_roots(),
+            PLACE_VARIABLE: storage.name(place),
+            TOKEN_VARIABLE: claim.token,
+            # A folder of the user's named `symadj` must not be taken for ours.
             "PYTHONSAFEPATH": "1",
         }
-        if self._settings.spool is not None:
-            environment["SYMADJ_SPOOL_DIR"] = str(self._settings.spool.resolve())
-        if self._settings.data_cache is not None:
-            environment["SYMADJ_DATA_CACHE"] = str(self._settings.data_cache.resolve())
         # Where buckets are. Who may read them, the nodes know: Ray logs what it puts into a job's environment.
         environment |= {name: os.environ[name] for name in _BUCKETS_ARE_AT if os.environ.get(name)}
         try:
             self._ray.submit(
                 claim.attempt.submission_id,
                 # Ray starts a shell, which is not to stand between it and the driver: it could die alone.
-                f"exec {shlex.quote(self._settings.worker_python)} -m symadj.workers.run",
+                f"exec {shlex.quote(settings.worker_python)} -m symadj.workers.run",
                 environment,
-                {"symadj_job": job.id, "symadj_name": job.name},
+                {"symadj_job": claim.job.id, "symadj_name": claim.job.name},
             )
         except RayRefused as error:
             self._refused(claim, str(error))
@@ -182,18 +187,44 @@ class Starter:
                 message = f"Ray job {attempt.submission_id} was submitted."
                 events.append(session, job, actor=ACTOR, name="submitted", message=message)
         log.info("%s: attempt %d given to Ray", job.id, claim.attempt.number)
+        return True
 
-    def _refused(self, claim: attempts.Claim, words: str) -> None:
+    def _order(self, claim: attempts.Claim, spec: JobSpec, storage: str) -> RunOrder:
+        settings = self._settings
+        return RunOrder(
+            job_id=claim.job.id,
+            attempt=claim.attempt.number,
+            api_url=settings.api_url,
+            storage=storage,
+            workers=claim.attempt.workers,
+            checkpoints_asked=claim.job.checkpoints_asked,
+            data_roots=settings.resolved_data_roots(),
+            data_cache=None if settings.data_cache is None else str(settings.data_cache.resolve()),
+            spool=None if settings.spool is None else str(settings.spool.resolve()),
+            storage_patience_seconds=settings.storage_patience_s,
+            flush_timeout_seconds=settings.flush_timeout_s,
+            spec=spec,
+        )
+
+    def _refused(self, claim: attempts.Claim, answer: str) -> None:
         """Settle a job that Ray would not start: often Ray is only not ready yet."""
+        refusals = self._put_back(claim, f"Ray does not take it now: {answer}")
+        if refusals < MAX_REFUSALS:
+            return
+        with self._database.session() as session:
+            current = jobs.lock(session, claim.job.id)
+            if current.state == JobState.QUEUED and current.attempt == claim.attempt.number:
+                message = f"Ray refused the job {refusals} times. {answer}"
+                attempts.refuse(session, current, ReasonCode.CLUSTER_LOST, message, actor=ACTOR)
+
+    def _put_back(self, claim: attempts.Claim, message: str) -> int:
+        """Put a claimed job back into the queue; return how often in a row that was done."""
         with self._database.session() as session:
             current = jobs.lock(session, claim.job.id)
             attempt = jobs.attempt(session, current.id, claim.attempt.number)
             if attempt.lease_token != claim.attempt.lease_token or attempt.finished_at is not None:
-                return
-            refusals = jobs.refusals(session, current.id)
-            message = f"Ray does not take it now: {words}"
-            pause = attempts.pause_after(refusals, self._settings.retry_seconds)
+                return 0
+            count = jobs.refusals(session, current.id)
+            pause = attempts.pause_after(count, self._settings.retry_seconds)
             attempts.put_back(session, current, actor=ACTOR, message=message, pause_seconds=pause)
-            if current.state == JobState.QUEUED and refusals >= MAX_REFUSALS:
-                message = f"Ray refused the job {refusals} times. {words}"
-                attempts.refuse(session, current, ReasonCode.CLUSTER_LOST, message, actor=ACTOR)
+            return count

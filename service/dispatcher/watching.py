@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import httpx
+from sqlalchemy.orm import Session
 
 from symadj.service import capacity, spools
 from symadj.service.contract.states import ACTIVE, JobState, ReasonCode
 from symadj.service.dispatcher.heartbeats import Heartbeats
-from symadj.service.dispatcher.stored_spec import stored_spec
+from symadj.service.dispatcher.stored_specs import StoredSpecs
 from symadj.service.lifecycle import attempts
 from symadj.service.ray_jobs import RayJob, RayJobs
 from symadj.service.settings import Settings
@@ -28,7 +30,7 @@ ACTOR = "dispatcher"
 
 @dataclass(frozen=True)
 class _Run:
-    """An active job, its attempts, and what was heard of the newest one."""
+    """An active job, its attempts, and how far the records of the newest one are stored."""
 
     job: Job
     attempts: Sequence[Attempt]
@@ -40,7 +42,7 @@ class _Run:
 
     @property
     def training(self) -> bool:
-        """Whether a rank has said a word: who has not can't hear of a wish to stop."""
+        """Whether a rank has reported: one that has not does not learn that it must stop."""
         return any(source.source != "driver" and source.next_seq > 1 for source in self.sources)
 
     def seconds(self, now: datetime) -> float:
@@ -50,14 +52,17 @@ class _Run:
 
 
 class Watcher:
-    """Notices runs that ended without a word, that fell silent, that do not stop, or whose time is over."""
+    """Notices runs that ended without an outcome, that fell silent, that do not stop, or whose time is over."""
 
-    def __init__(self, database: Database, ray: RayJobs, settings: Settings, silence: Heartbeats) -> None:
+    def __init__(
+        self, database: Database, ray: RayJobs, settings: Settings, heartbeats: Heartbeats, specs: StoredSpecs
+    ) -> None:
         self._database = database
         self._ray = ray
         self._settings = settings
-        self._silence = silence
-        # As for Ray: a proxy of the environment has no business here.
+        self._heartbeats = heartbeats
+        self._specs = specs
+        # As for Ray: a proxy of the environment is for the outside world.
         self._api = httpx.Client(base_url=settings.api_url, timeout=5.0, trust_env=False)
 
     def close(self) -> None:
@@ -73,11 +78,11 @@ class Watcher:
     def _active(self) -> list[_Run]:
         with self._database.read_session() as session:
             active = jobs.active(session)
-            attempts = jobs.attempts_of(session, [job.id for job in active])
+            tries = jobs.attempts_of(session, [job.id for job in active])
             heard: dict[str, list[IngestSource]] = {job.id: [] for job in active}
             for source in sources.of_attempts(session, [(job.id, job.attempt) for job in active]):
                 heard[source.job_id].append(source)
-        return [_Run(job, attempts[job.id], heard[job.id]) for job in active]
+        return [_Run(job, tries[job.id], heard[job.id]) for job in active]
 
     def _look_at(self, run: _Run, now: datetime) -> bool:
         """Look at one job; return whether Ray has its run and the run lives."""
@@ -88,12 +93,12 @@ class Watcher:
             return False
         ray_job = self._ray.job(attempt.submission_id)
         if ray_job is None or ray_job.ended:
-            # What the run could not send itself: its own word on its end, perhaps.
+            # What the run could not send itself: its outcome, perhaps.
             retry_seconds = self._settings.retry_seconds
             spools.deliver(self._database, self._settings.spool, job.id, attempt.number, retry_seconds=retry_seconds)
             self._lose(job, *self._why(ray_job, attempt.submission_id))
             return False
-        self._heed_timeout(run, now)
+        self._enforce_timeout(run, now)
         if job.stop_requested_at is not None:
             grace = self._settings.cancel_grace_seconds if run.training else 0.0
             if job.stop_requested_at + timedelta(seconds=grace) <= now:
@@ -107,28 +112,27 @@ class Watcher:
         A node died between the claim and their start, or had died before and Ray noticed late. Ray would wait for it to
         come back; in the queue an elastic job finds a smaller size, and others may pass one that is not.
         """
-        job, spec = run.job, stored_spec(run.job)
-        if job.state != JobState.STARTING or job.stop_requested is not None or spec is None:
+        job = run.job
+        if job.state != JobState.STARTING or job.stop_requested is not None:
             return False
-        if capacity.holds(spec.resources, run.attempt.workers, self._ray.nodes()):
+        spec = self._specs.of(job)
+        if spec is None or capacity.holds(spec.resources, run.attempt.workers, self._ray.nodes()):
             return False
-        with self._database.session() as session:
-            current = jobs.lock(session, job.id)
-            if current.attempt != job.attempt or current.state != JobState.STARTING:
+        message = f"The cluster has become too small for its {run.attempt.workers} workers."
+        with self._settling(job) as (session, current):
+            if current is None or current.state != JobState.STARTING:
                 return False
-            message = f"The cluster has become too small for its {run.attempt.workers} workers."
             attempts.put_back(session, current, actor=ACTOR, message=message)
         log.warning("%s: %s", job.id, message)
         self._ray.stop(run.attempt.submission_id)
         return True
 
-    def _heed_timeout(self, run: _Run, now: datetime) -> None:
+    def _enforce_timeout(self, run: _Run, now: datetime) -> None:
         minutes = run.job.spec.get("timeout_minutes")
         if minutes is None or run.job.stop_requested is not None or run.seconds(now) < 60.0 * minutes:
             return
-        with self._database.session() as session:
-            current = jobs.lock(session, run.job.id)
-            if current.attempt == run.job.attempt:
+        with self._settling(run.job) as (session, current):
+            if current is not None:
                 message = f"The attempts took {run.seconds(now) / 60:.1f} minutes of timeout_minutes {minutes:g}."
                 attempts.ask_timeout(session, current, actor=ACTOR, message=message)
 
@@ -145,18 +149,18 @@ class Watcher:
                     seen[key], of[key] = source.seen_at, (run, source.source)
         if seen:
             if not self._api_answers():
-                self._silence.start_afresh()
+                self._heartbeats.start_afresh()
                 return
             self._check_store_is_not_locked()
         given_up = set()
-        for key, seconds in self._silence.look(seen).items():
+        for key, seconds in self._heartbeats.look(seen).items():
             run, source_name = of[key]
             if run.job.id in given_up:
                 continue
             given_up.add(run.job.id)
             log.warning("%s: %s is silent: Ray stops the run", run.job.id, source_name)
-            message = f"{source_name} was not heard of for {seconds:.0f} s, while the API and the store answered."
-            # First: a store that can't be written to (its disk is full) takes no word of any run, and none is to end.
+            message = f"{source_name} was not heard from for {seconds:.0f} s, while the API and the store answered."
+            # First: a store that can't be written (its disk is full) takes no records, and no run must end for that.
             self._lose(run.job, ReasonCode.WORKER_LOST, message)
             self._ray.stop(run.attempt.submission_id)
 
@@ -176,7 +180,7 @@ class Watcher:
     def _why(self, ray_job: RayJob | None, submission_id: str) -> tuple[ReasonCode, str]:
         """Return why a run that ended without an outcome did so."""
         if ray_job is None:
-            return ReasonCode.CLUSTER_LOST, "Ray was restarted and knows nothing of this run any more."
+            return ReasonCode.CLUSTER_LOST, "Ray was restarted and no longer knows this run."
         if ray_job.supervisor_lost:
             return ReasonCode.CLUSTER_LOST, f"Ray lost the run's driver, with its node perhaps. {ray_job.message}"
         if ray_job.killed:
@@ -184,36 +188,44 @@ class Watcher:
                 "The run's driver was killed from outside (by the system, if memory ran out: then run fewer jobs at "
                 f"once, or take more memory). Ray: {ray_job.status}, exit code {ray_job.exit_code}."
             )
-        words = f"The run ended without an outcome (Ray: {ray_job.status}). {ray_job.message}".strip()
+        message = f"The run ended without an outcome (Ray: {ray_job.status}). {ray_job.message}".strip()
         tail = self._ray.logs(submission_id)
-        if tail and tail.splitlines()[-1] not in words:
-            words = f"{words}\n{tail}"
-        return ReasonCode.INTERNAL, words[:20_000]
+        if tail and tail.splitlines()[-1] not in message:
+            message = f"{message}\n{tail}"
+        return ReasonCode.INTERNAL, message[:20_000]
 
     def _recover_claim(self, job: Job, submission_id: str) -> None:
         """Settle a claim whose dispatcher died before it wrote down whether Ray took the job."""
         taken = self._ray.job(submission_id) is not None
-        with self._database.session() as session:
-            current = jobs.lock(session, job.id)
+        with self._settling(job) as (session, current):
+            if current is None:
+                return
             attempt = jobs.attempt(session, job.id, job.attempt)
-            if current.attempt != job.attempt or attempt.finished_at is not None:
+            if attempt.finished_at is not None:
                 return
             if taken:
                 attempt.submitted_at = datetime.now(UTC)
                 attempt.lease_token = attempt.lease_expires_at = None
             elif current.state == JobState.RUNNING:
                 # It has reported, so Ray had it once.
-                reason, message = self._why(None, submission_id)
-                retry_seconds = self._settings.retry_seconds
-                attempts.lose(session, current, reason, message, actor=ACTOR, retry_seconds=retry_seconds)
+                self._end_lost(session, current, *self._why(None, submission_id))
             else:
                 attempts.put_back(session, current, actor=ACTOR, message="Its claim expired before Ray took it.")
 
     def _lose(self, job: Job, reason: ReasonCode, message: str) -> None:
-        with self._database.session() as session:
-            current = jobs.lock(session, job.id)
-            if current.attempt != job.attempt or JobState(current.state) not in ACTIVE:
+        with self._settling(job) as (session, current):
+            if current is None or JobState(current.state) not in ACTIVE:
                 return
-            retry_seconds = self._settings.retry_seconds
-            attempts.lose(session, current, reason, message, actor=ACTOR, retry_seconds=retry_seconds)
+            self._end_lost(session, current, reason, message)
             log.warning("%s: %s: %s", job.id, current.state, message.splitlines()[0])
+
+    def _end_lost(self, session: Session, job: Job, reason: ReasonCode, message: str) -> None:
+        retry_seconds = self._settings.retry_seconds
+        attempts.lose(session, job, reason, message, actor=ACTOR, retry_seconds=retry_seconds)
+
+    @contextmanager
+    def _settling(self, seen: Job) -> Iterator[tuple[Session, Job | None]]:
+        """Give the job as it is now, locked, in a transaction of its own; None if another attempt has begun since."""
+        with self._database.session() as session:
+            current = jobs.lock(session, seen.id)
+            yield session, current if current.attempt == seen.attempt else None

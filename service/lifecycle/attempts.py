@@ -138,7 +138,7 @@ def end(session: Session, job: Job, outcome: OutcomeRecord, *, actor: str, retry
             JobState.SUCCEEDED,
             actor=actor,
             message=message,
-            result=outcome.result,
+            result=None if outcome.result is None else outcome.result.stored(),
             reason_data=data,
             **_NO_WISH,
         )

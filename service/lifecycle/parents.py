@@ -37,7 +37,7 @@ def checkpoint_of(session: Session, spec: JobSpec, *, owner: str) -> Checkpoint 
     # Held until the commit, so that the parent is not deleted in between.
     parent = jobs.find_locked(session, spec.parent.job)
     if parent is None or parent.owner != owner:
-        raise InvalidSpec(f"parent.job {spec.parent.job!r} is no job of {owner}", pointer="/parent/job")
+        raise InvalidSpec(f"parent.job {spec.parent.job!r} is not a job of {owner}", pointer="/parent/job")
     try:
         theirs = JobSpec.model_validate(parent.spec).stored()
     except ValidationError as error:
@@ -70,10 +70,11 @@ def adopt_checkpoint(job: Job, storage: Storage) -> None:
     """
     if job.parent_id is None or job.parent_checkpoint is None:
         return
-    name = replace(CheckpointName.parse(job.parent_checkpoint), attempt=0)
-    source = f"{checkpoint_folder(job.parent_id)}/{job.parent_checkpoint}"
+    name = CheckpointName.parse(job.parent_checkpoint)
+    assert name is not None  # of a checkpoint that was registered
+    source = f"{checkpoint_folder(job.parent_id)}/{name}"
     try:
-        storage.copy(source, f"{checkpoint_folder(job.id)}/{name}", last=MANIFEST)
+        storage.copy(source, f"{checkpoint_folder(job.id)}/{replace(name, attempt=0)}", last=MANIFEST)
     except FileNotFoundError as error:
         storage.remove(job_folder(job.id))
         raise InvalidSpec(

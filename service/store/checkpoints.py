@@ -17,14 +17,16 @@ __all__ = ["add", "newest", "of_job"]
 def add(session: Session, job: Job, record: CheckpointRecord) -> None:
     """Register a complete checkpoint, and forget those that were removed to make room for it.
 
-    The attempt that wrote it is in its name: a later one tells of it again when it goes on from it.
+    A later attempt than the one that wrote it reports it again when it goes on from it.
     """
+    name = CheckpointName.parse(record.name)
+    assert name is not None  # the record's own check
     session.merge(
         Checkpoint(
             job_id=job.id,
             name=record.name,
             step=record.step,
-            attempt=CheckpointName.parse(record.name).attempt,
+            attempt=name.attempt,
             created_at=record.time,
             bytes=record.bytes,
             sha256=record.sha256,

@@ -20,8 +20,8 @@ __all__ = ["Downsampled", "append", "buckets", "one_series", "points", "series",
 class Downsampled:
     """Neighbouring points of a series, drawn together so that a spike stays visible.
 
-    ``mean``, ``minimum`` and ``maximum`` are over the finite values and None where there is none;
-    ``non_finite`` counts the others.
+    ``mean``, ``minimum`` and ``maximum`` are over the finite values, None without any; ``non_finite`` counts the
+    others.
     """
 
     first_step: int
@@ -34,18 +34,18 @@ class Downsampled:
     non_finite: int
 
 
-def append(session: Session, job: Job, attempt: int, records: Sequence[StepRecord]) -> None:
+def append(session: Session, job: Job, attempt: int, steps: Sequence[StepRecord]) -> None:
     """Store the metrics of steps. A step that was stored before (before a resume, say) is replaced, unless it is one
     of a later attempt: what comes late of an older one fills gaps alone.
 
     ``job`` must be locked: its ``metric_seq`` is raised by one a value.
     """
-    if not records:
+    if not steps:
         return
     by_name: dict[str, dict[int, tuple[datetime, float]]] = {}
-    for record in records:
-        for name, value in record.metrics.items():
-            by_name.setdefault(name, {})[record.step] = (record.time, value)
+    for item in steps:
+        for name, value in item.metrics.items():
+            by_name.setdefault(name, {})[item.step] = (item.time, value)
     seq = job.metric_seq
     late = attempt < job.attempt
     for name, values in by_name.items():
@@ -61,11 +61,11 @@ def append(session: Session, job: Job, attempt: int, records: Sequence[StepRecor
             .execution_options(synchronize_session=False)
         ).all()
         rows: list[dict[str, Any]] = []
-        for step, (time, value) in sorted(values.items()):
+        for step, (time, stored) in sorted(values.items()):
             seq += 1
             rows.append(
                 {"job_id": job.id, "name": name, "seq": seq, "step": step}
-                | {"time": time, "attempt": attempt, "value": value}
+                | {"time": time, "attempt": attempt, "value": stored}
             )
         session.execute(sa.insert(MetricPoint), rows)
         newest = rows[-1]
@@ -128,9 +128,9 @@ def points(session: Session, job_id: str, name: str, *, after_seq: int, limit: i
 def buckets(session: Session, job_id: str, name: str, *, count: int) -> list[Downsampled]:
     """Return a whole series in at most ``count`` buckets of equally many rows, made by the database."""
     largest = 1.7976931348623157e308
-    # A plain number: NULL, where a bucket has none that is finite, is not NaN here.
-    number = sa.type_coerce(MetricPoint.value, sa.Float)
-    finite = sa.case((sa.func.abs(number) <= largest, number))
+    # As a plain number, of which NULL is not NaN but none.
+    value = sa.type_coerce(MetricPoint.value, sa.Float())
+    finite = sa.case((sa.func.abs(value) <= largest, value))
     numbered = (
         sa.select(
             MetricPoint.step,

@@ -23,8 +23,8 @@ def get(session: Session, job_id: str, attempt: int, source: str) -> IngestSourc
 
 def of_attempts(session: Session, attempts: Collection[tuple[str, int]]) -> Sequence[IngestSource]:
     """Return the sources of all these attempts (job's id, number)."""
-    if not attempts:
-        return []
     wanted = set(attempts)
+    if not wanted:
+        return []
     of_jobs = sa.select(IngestSource).where(IngestSource.job_id.in_({job_id for job_id, _ in wanted}))
     return [row for row in session.scalars(of_jobs) if (row.job_id, row.attempt) in wanted]

@@ -61,8 +61,8 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-class FloatOrNan(TypeDecorator[float]):
-    """Floats of which NaN is stored as NULL: the databases disagree on how NaN compares."""
+class NanFloat(TypeDecorator[float]):
+    """Numbers of which NaN is one, stored as NULL: SQL has no NaN that both databases compare alike."""
 
     impl = Float
     cache_ok = True
@@ -175,7 +175,6 @@ class IngestSource(Base):
     source: Mapped[str] = mapped_column(String(32), primary_key=True)
     next_seq: Mapped[int]
     seen_at: Mapped[datetime | None]
-    # Whether its last record has come. The column keeps the name that it had in the first version.
     closed: Mapped[bool] = mapped_column("farewell", default=False)
 
 
@@ -189,7 +188,7 @@ class MetricSeries(Base):
     points: Mapped[int]
     last_seq: Mapped[int]
     last_step: Mapped[int]
-    last_value: Mapped[float] = mapped_column(FloatOrNan, nullable=True)
+    last_value: Mapped[float] = mapped_column(NanFloat, nullable=True)
 
 
 class MetricPoint(Base):
@@ -203,7 +202,7 @@ class MetricPoint(Base):
     step: Mapped[int]
     time: Mapped[datetime]
     attempt: Mapped[int]
-    value: Mapped[float] = mapped_column(FloatOrNan, nullable=True)
+    value: Mapped[float] = mapped_column(NanFloat, nullable=True)
 
     __table_args__ = (UniqueConstraint("job_id", "name", "step"),)
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from symadj.api.children import Child, ServeError, end_processes_of
 from symadj.api.cli.results import likelihoods, print_parts
 from symadj.api.serve import serve
+from symadj.service.contract.result import JobResult
 
 
 def test_an_interpreter_in_a_path_with_spaces_is_refused_in_a_sentence(
@@ -102,7 +103,7 @@ def test_a_result_with_missing_and_non_finite_figures_is_shown(capsys: pytest.Ca
     result = {"test_nll": "NaN", "test_nll_stderr": None, "test_nll_original_units": "Infinity", "test_rows": 10}
     result |= {"parameters": 5, "steps": 3, "train_seconds": 1.0, "evaluate_seconds": 1.0}
     result |= {"baselines": {"gaussian": 2.5, "gaussian_mixture": {"components": 90, "test_nll": None}}}
-    print_parts(Console(width=100), likelihoods(result))
+    print_parts(Console(width=100), likelihoods(JobResult.model_validate(result)))
     shown = capsys.readouterr().out
     for words in ("nan", "inf", "2.500", "Gaussian mixture, 90 components"):
         assert words in shown
@@ -115,7 +116,7 @@ def test_the_report_tells_the_gap_of_the_tolerance_and_the_other_checks(capsys: 
     result |= {"inverse_error": {"rows": 1000, "max": 3e-4, "rms": 2e-5}, "density_integral": 0.99998}
     result |= {"two_sample": {"rows": 500, "accuracy": 0.51, "accuracy_stderr": 0.016, "auc": 0.5, "auc_stderr": 0.02}}
     result |= {"parameters": 5, "steps": 3, "train_seconds": 1.0, "evaluate_seconds": 1.0, "baselines": None}
-    print_parts(Console(width=200), likelihoods(result))
+    print_parts(Console(width=200), likelihoods(JobResult.model_validate(result)))
     shown = capsys.readouterr().out
     for words in ("hutchinson trace", "3.142 bits/dim", "gap of 0.00200", "3.0e-04 at most", "0.510", "0.99998"):
         assert words in shown

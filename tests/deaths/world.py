@@ -15,6 +15,7 @@ import psutil
 
 from symadj.api.client import Client
 from symadj.api.schemas.jobs import JobRead
+from symadj.service.contract.order import PLACE_VARIABLE
 from symadj.service.contract.states import TERMINAL, JobState
 from tests.e2e.conftest import Service, running_service
 
@@ -68,10 +69,8 @@ def run_processes(data: Path) -> list[psutil.Process]:
             words = " ".join(process.cmdline())
             # The first is of a Ray that the service started, the second of its runs on another one.
             environment = process.environ()
-            ours = {environment.get("SYMADJ_DATA"), environment.get("SYMADJ_SPOOL_DIR")} & {
-                str(data),
-                str(data / "spool"),
-            }
+            ours = environment.get("SYMADJ_DATA") == str(data)
+            ours = ours or environment.get(PLACE_VARIABLE, "").startswith(f"{data}/")
             if ours and any(part in words for part in PARTS_OF_A_RUN):
                 found.append(process)
         except psutil.Error:

@@ -61,8 +61,9 @@ def test_a_job_trains_and_leaves_metrics_memory_and_files(service: Service, clie
         assert row.host_peak_bytes >= row.host_idle_bytes
 
     assert job.result is not None
-    assert job.result["test_nll"] < job.result["baselines"]["gaussian"] + 1
-    assert job.result["test_nll_stderr"] > 0
+    assert job.result.test_nll < job.result.baselines.gaussian + 1
+    assert job.result.test_nll_stderr > 0
+    assert job.result.host_peak_bytes == max(row.host_peak_bytes for row in memory.phases)
 
     files = {item.name: item for item in client.artifacts(job.id).items}
     assert {"weights.safetensors", "config.json", "curve.png", "pairs.png"} <= files.keys()

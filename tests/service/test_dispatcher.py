@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from symadj.service.contract.order import RunOrder
+from symadj.service.contract.order import PLACE_VARIABLE, read_order
 from symadj.service.contract.states import JobState
 from symadj.service.dispatcher import MAX_REFUSALS, Dispatcher
 from symadj.service.lifecycle import attempts, requests
@@ -35,7 +35,7 @@ def test_a_queued_job_becomes_a_ray_job_that_reserves_nothing_for_its_driver(
     assert job["submission_id"] == f"{job_id}-1"
     assert job["entrypoint_num_cpus"] == 0
     assert job["entrypoint"].endswith(" -m symadj.workers.run")
-    order = RunOrder.model_validate_json(job["runtime_env"]["env_vars"]["SYMADJ_RUN_ORDER"])
+    order = read_order(job["runtime_env"]["env_vars"][PLACE_VARIABLE])
     assert (order.job_id, order.attempt, order.spec.data.kind) == (job_id, 1, "toy")
 
 
@@ -173,6 +173,23 @@ def test_a_job_whose_stored_spec_cannot_be_read_blocks_nobody(database: Database
     dispatcher.round()
     assert state(database, broken) == ("failed", "internal")
     assert state(database, sound) == ("starting", None)
+
+
+def test_an_active_job_whose_spec_cannot_be_read_is_watched_on_and_reported_once(
+    database: Database, ray: RayServer, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = RayJobs(ray.url)
+    job_id = submit(database)
+    Dispatcher(database, client, settings).round()
+    with database.session() as session:
+        job = jobs.get(session, job_id)
+        job.spec = job.spec | {"a_field_of_another_version": 1}
+    submit(database)
+    of_another_version = Dispatcher(database, client, settings)
+    for _ in range(10):
+        of_another_version.round()
+    assert state(database, job_id) == ("starting", None)
+    assert [record.message for record in caplog.records].count(f"{job_id}: its stored spec can't be read") == 1
 
 
 def test_a_job_cancelled_while_ray_refuses_it_is_not_started_again(

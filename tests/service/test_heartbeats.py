@@ -84,7 +84,7 @@ def test_a_silent_run_is_stopped_and_tried_again(
     assert set(ray.stopped) == {f"{job_id}-1"}
     (attempt,) = attempts_of(database, job_id)
     assert (attempt.outcome, attempt.reason) == ("lost", "worker_lost")
-    assert attempt.message == "rank-0 was not heard of for 60 s, while the API and the store answered."
+    assert attempt.message == "rank-0 was not heard from for 60 s, while the API and the store answered."
     assert read(database, job_id).state == "queued", "until Ray has ended the run"
     ray.jobs[f"{job_id}-1"]["status"] = "STOPPED"
     dispatcher.round()

@@ -67,8 +67,8 @@ def test_what_the_weights_depend_on_must_be_the_same(
 def test_a_parent_must_be_the_users_own_and_have_the_checkpoint(database: Database, parent: str) -> None:
     bare = submit(database)
     for owner, wanted, pointer, words in (
-        ("ada", {"job": "job-none"}, "/parent/job", "is no job of ada"),
-        ("bob", {"job": parent}, "/parent/job", "is no job of bob"),
+        ("ada", {"job": "job-none"}, "/parent/job", "is not a job of ada"),
+        ("bob", {"job": parent}, "/parent/job", "is not a job of bob"),
         ("ada", {"job": bare}, "/parent/step", "it has none"),
         (
             "ada",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from symadj.service.contract.records import ArtifactRecord, EventRecord, OutcomeRecord
+from symadj.service.contract.result import JobResult
 
 NOW = "2026-01-01T12:00:00+02:00"
 
@@ -22,9 +25,15 @@ def test_words_lose_what_postgresql_cannot_keep() -> None:
 
 
 def test_numbers_that_json_does_not_have_are_kept_as_words() -> None:
-    result = {"test_nll": float("nan"), "gap": [float("inf"), -float("inf"), 1.5]}
+    result = {"test_nll": float("nan"), "test_nll_gap": "-Infinity", "of_a_newer_worker": [1.5]}
     record = OutcomeRecord.model_validate({"time": NOW, "state": "succeeded", "result": result})
-    assert record.result == {"test_nll": "NaN", "gap": ["Infinity", "-Infinity", 1.5]}
+    assert record.result is not None
+    stored = record.result.stored()
+    assert stored == {"test_nll": "NaN", "test_nll_gap": "-Infinity", "of_a_newer_worker": [1.5]}
+    again = JobResult.model_validate(json.loads(json.dumps(stored, allow_nan=False)))
+    assert again.test_nll is not None
+    assert math.isnan(again.test_nll)
+    assert again.test_nll_gap == -math.inf
 
 
 def test_times_are_in_utc() -> None:

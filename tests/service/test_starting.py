@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from symadj.service.contract.order import RunOrder
+from symadj.service.contract.order import PLACE_VARIABLE, TOKEN_VARIABLE, RunOrder, read_order
 from symadj.service.contract.states import JobState
 from symadj.service.dispatcher import Dispatcher
 from symadj.service.identifiers import new_job_id
@@ -36,8 +36,7 @@ from tests.service.ray_server import RayServer
 
 
 def order(ray: RayServer, submission_id: str) -> RunOrder:
-    text = ray.jobs[submission_id]["runtime_env"]["env_vars"]["SYMADJ_RUN_ORDER"]
-    return RunOrder.model_validate_json(text)
+    return read_order(ray.jobs[submission_id]["runtime_env"]["env_vars"][PLACE_VARIABLE])
 
 
 def test_ray_is_told_where_buckets_are_and_nothing_secret(
@@ -46,10 +45,13 @@ def test_ray_is_told_where_buckets_are_and_nothing_secret(
     settings.storage, settings.data_cache = bucket_server.new_bucket(), settings.data / "copies"
     job_id = submit(database)
     dispatcher.round()
-    told = ray.jobs[f"{job_id}-1"]["runtime_env"]["env_vars"]
-    assert order(ray, f"{job_id}-1").storage == settings.storage
-    assert told["AWS_ENDPOINT_URL"] == os.environ["AWS_ENDPOINT_URL"]
-    assert told["SYMADJ_DATA_CACHE"] == str(settings.data_cache)
+    environment = ray.jobs[f"{job_id}-1"]["runtime_env"]["env_vars"]
+    given = order(ray, f"{job_id}-1")
+    assert (given.storage, given.data_cache) == (settings.storage, str(settings.data_cache))
+    assert environment["AWS_ENDPOINT_URL"] == os.environ["AWS_ENDPOINT_URL"]
+    ours = {name for name in environment if name.startswith("SYMADJ_")}
+    assert ours == {PLACE_VARIABLE, TOKEN_VARIABLE}
+    assert environment[TOKEN_VARIABLE] not in given.model_dump_json()
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(ray.jobs)
 
 
@@ -284,8 +286,8 @@ def test_a_run_that_trains_is_given_time_to_stop_with_a_checkpoint(
     dispatcher = Dispatcher(database, RayJobs(ray.url), settings)
     starting, training = submit(database), submit(database)
     dispatcher.round()
-    told = order(ray, f"{training}-1")
-    send(database, told.token, 1, {"kind": "event", "time": datetime.now(UTC).isoformat(), "name": "a", "message": ""})
+    token = ray.jobs[f"{training}-1"]["runtime_env"]["env_vars"][TOKEN_VARIABLE]
+    send(database, token, 1, {"kind": "event", "time": datetime.now(UTC).isoformat(), "name": "a", "message": ""})
     for job_id in (starting, training):
         ask(database, job_id, "pause")
     dispatcher.round()

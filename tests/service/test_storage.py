@@ -31,7 +31,7 @@ def test_folders_among_the_data_roots_become_absolute_and_urls_stay(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     settings = Settings(data=tmp_path, data_roots="rows:s3://bucket/prefix")
-    assert settings.resolved_data_roots() == f"{tmp_path.resolve()}/rows:s3://bucket/prefix"
+    assert settings.resolved_data_roots() == (f"{tmp_path.resolve()}/rows", "s3://bucket/prefix")
 
 
 def test_a_url_of_a_file_system_is_a_folder(tmp_path: Path) -> None:

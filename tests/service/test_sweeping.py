@@ -90,6 +90,7 @@ def test_a_deletion_that_was_cut_off_is_undone_if_the_job_is_there_and_finished_
         assert storage.set_aside(layout.job_folder(job_id))
     dispatcher.round()
     assert storage.read(f"{layout.job_folder(kept)}/weights") == b"w"
+    assert storage.read(layout.order_file(kept, 1)), "the job was started before the sweep"
     assert storage.children("") == [kept]
     assert storage.all_set_aside() == []
 
@@ -98,10 +99,17 @@ def test_a_bucket_that_is_away_keeps_the_dispatcher_from_nothing_else(
     database: Database, settings: Settings, dispatcher: Dispatcher, ray: RayServer, bucket_server: BucketServer
 ) -> None:
     settings.storage = bucket_server.new_bucket()
-    job_id = submit(database)
+    settings.retry_seconds = 0.0
+    failing = submit(database)
+    dispatcher.round()
+    waiting = submit(database)
     with bucket_server.away():
+        ray.jobs[f"{failing}-1"]["status"] = "FAILED"
         dispatcher.round()
-    assert list(ray.jobs) == [f"{job_id}-1"]
+    assert read(database, failing).state == "failed"
+    assert read(database, waiting).state == "queued", "its order could not be written"
+    dispatcher.round()
+    assert f"{waiting}-2" in ray.jobs
 
 
 def test_a_run_that_does_not_end_after_its_outcome_is_stopped(

@@ -19,5 +19,5 @@ def ingest() -> Iterator[IngestServer]:
 
 @pytest.fixture(autouse=True)
 def spool_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SYMADJ_SPOOL_DIR", str(tmp_path / "spool"))
+    monkeypatch.setenv("SYMADJ_SPOOL", str(tmp_path / "spool"))
     return tmp_path / "spool"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import threading
 from collections import defaultdict, deque
@@ -14,6 +15,7 @@ from symadj.service.contract.order import RunOrder
 from symadj.service.contract.records import RecordBatch
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.states import StopReason
+from symadj.service.settings import Settings
 
 TOKEN = "token-of-the-attempt"
 
@@ -76,13 +78,15 @@ class IngestServer:
             assert self.changed.wait_for(condition, timeout), "the server did not see what the test waits for"
 
     def order(self, spec: dict[str, Any], storage: str = "unused") -> RunOrder:
+        settings = Settings()
         return RunOrder(
             job_id="job-1",
             attempt=1,
             api_url=self.url,
-            token=TOKEN,
             storage=storage,
             workers=1,
+            data_roots=settings.resolved_data_roots(),
+            spool=os.environ.get("SYMADJ_SPOOL"),
             spec=JobSpec.model_validate(spec),
         )
 

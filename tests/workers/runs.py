@@ -15,9 +15,11 @@ from symadj.service.contract.records import AnyRecord
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.states import StopReason
 from symadj.service.contract.storage import open_storage
+from symadj.service.settings import Settings
 from symadj.workers.attempt import AttemptRun
 from symadj.workers.distributed.ranks import Ranks
-from symadj.workers.outcome import StopAsked
+from symadj.workers.outcome import StopRequestedError
+from symadj.workers.rank_run import RankRun
 
 SMALL: dict[str, Any] = {
     "data": {"kind": "toy", "name": "moons", "rows": 400, "batch_size": 32},
@@ -36,28 +38,28 @@ class KeepingOutbox:
         stop_after: ask to stop once so many steps were reported.
         stop_at: ask to stop once an event of this name was put.
         superseded_after: say that the attempt is not wanted once so many steps were reported.
-        wish: what to stop for.
+        reason: for stopping.
     """
 
     def __init__(
         self,
         stop_after: int | None = None,
         superseded_after: int | None = None,
-        wish: StopReason = StopReason.CANCEL,
+        reason: StopReason = StopReason.CANCEL,
         stop_at: str | None = None,
     ) -> None:
         self.records: list[AnyRecord] = []
         self.checkpoints_asked = 0
         self._stop_after = stop_after
         self._stop_at = stop_at
-        self._wish = wish
+        self._reason = reason
         self._superseded_after = superseded_after
 
     @property
     def stop(self) -> StopReason | None:
         asked = self._stop_after is not None and len(self.series("step_seconds")) >= self._stop_after
         asked = asked or self._stop_at in [event.name for event in self.of("event")]
-        return self._wish if asked else None
+        return self._reason if asked else None
 
     @property
     def superseded(self) -> bool:
@@ -68,7 +70,7 @@ class KeepingOutbox:
 
     def raise_if_stopped(self) -> None:
         if self.stop is not None:
-            raise StopAsked(self.stop)
+            raise StopRequestedError(self.stop)
 
     def flush(self, timeout: float) -> bool:
         return True
@@ -82,26 +84,31 @@ class KeepingOutbox:
 
 def order(storage: Path | str, attempt: int = 1, **changes: Any) -> RunOrder:
     """An order for ``SMALL`` with some top-level fields of the spec replaced."""
+    settings = Settings()
     return RunOrder(
         job_id="job-1",
         attempt=attempt,
         api_url="http://127.0.0.1:9",
-        token="unused",
         storage=str(storage),
+        data_roots=settings.resolved_data_roots(),
+        data_cache=None if settings.data_cache is None else str(settings.data_cache),
+        storage_patience_seconds=settings.storage_patience_s,
         workers=1,
         spec=JobSpec.model_validate(SMALL | changes),
     )
 
 
-def run(
-    storage: Path | str, outbox: KeepingOutbox | None = None, attempt: int = 1, **changes: Any
-) -> tuple[dict[str, Any] | None, Any]:
-    """Run an attempt as the only rank; return the outcome's fields and the outbox. A first attempt starts afresh."""
+def rank_run(order: RunOrder, outbox: KeepingOutbox) -> RankRun:
+    """The run of an order on the only rank."""
+    return RankRun(order, Ranks(torch.device("cpu")), outbox)
+
+
+def run(storage: Path | str, outbox: KeepingOutbox | None = None, attempt: int = 1, **changes: Any) -> tuple[Any, Any]:
+    """Run an attempt as the only rank; return the outcome and the outbox. A first attempt starts afresh."""
     if attempt == 1:
         open_storage(str(storage)).remove("job-1")
     outbox = outbox or KeepingOutbox()
-    ranks = Ranks(torch.device("cpu"))
-    return AttemptRun(order(storage, attempt, **changes), ranks, outbox).run(), outbox
+    return AttemptRun(rank_run(order(storage, attempt, **changes), outbox)).run(), outbox
 
 
 @contextmanager

@@ -13,13 +13,13 @@ import pytest
 
 from symadj.service.contract.records import AnyRecord
 from symadj.service.contract.states import CheckpointCause, StopReason
-from symadj.workers.data import load_data
 from symadj.workers.files import retries
 from symadj.workers.model.build import build_flow
 from symadj.workers.training.checkpointer import Checkpointer
 from symadj.workers.training.state import TrainingState
 from tests.buckets import BucketServer
-from tests.workers.runs import KeepingOutbox, order, run
+from tests.workers.loading import load_data
+from tests.workers.runs import KeepingOutbox, order, rank_run, run
 from tests.workers.test_checkpoints import JOB, resumed_from, stored, weights
 
 PLAIN: dict[str, Any] = {"evaluation": None, "stop": {"kind": "steps", "max_steps": 3}}
@@ -54,7 +54,7 @@ def events(outbox: KeepingOutbox, name: str) -> list[Any]:
 DIES = """
 import os, signal, sys
 from symadj.service.contract.storage import bucket
-from tests.workers.runs import run
+from tests.workers.runs import run, rank_run
 from tests.workers.test_checkpoints import JOB
 finish = bucket._Uploaded.finish
 def die_or_finish(making):
@@ -85,7 +85,7 @@ def test_a_bucket_that_is_away_costs_a_checkpoint_and_neither_the_training_nor_t
     data = load_data(job.spec.data)
     state = TrainingState(job.spec, build_flow(job.spec, data.dim))
     outbox = KeepingOutbox()
-    checkpointer = Checkpointer(job, data, outbox)
+    checkpointer = Checkpointer(rank_run(job, outbox), data)
     state.step = 3
     checkpointer.save(state, CheckpointCause.STEPS)
     (kept,) = stored(bucket)
@@ -108,7 +108,7 @@ def test_a_run_waits_for_the_bucket_with_its_weights_and_tells_it_once(
 ) -> None:
     outcome, outbox = run(bucket, AwayBetween(bucket_server, "training_finished"), **PLAIN)
     assert outcome is not None
-    assert outcome["state"] == "succeeded"
+    assert outcome.state == "succeeded"
     assert [record.name for record in outbox.of("artifact")] == ["weights.safetensors", "config.json"]
     (event,) = events(outbox, "storage_unreachable")
     assert bucket in event.message
@@ -119,7 +119,7 @@ def test_a_run_waits_for_the_bucket_with_what_it_is_to_go_on_from(bucket_server:
     # Its first event is told before it looks for checkpoints.
     outcome, outbox = run(bucket, AwayBetween(bucket_server, "training_started"), attempt=2, **JOB)
     assert outcome is not None
-    assert outcome["state"] == "succeeded"
+    assert outcome.state == "succeeded"
     assert resumed_from(outbox) == 6, "what can't be read now is not taken for corrupt"
     assert events(outbox, "checkpoint_corrupt") == []
     assert len(events(outbox, "storage_unreachable")) == 1
@@ -127,21 +127,21 @@ def test_a_run_waits_for_the_bucket_with_what_it_is_to_go_on_from(bucket_server:
 
 def test_a_run_that_waits_for_the_bucket_can_be_paused(bucket_server: BucketServer, bucket: str) -> None:
     outbox = AwayBetween(
-        bucket_server, "training_started", "nothing", stop_at="storage_unreachable", wish=StopReason.PAUSE
+        bucket_server, "training_started", "nothing", stop_at="storage_unreachable", reason=StopReason.PAUSE
     )
     try:
         outcome, _ = run(bucket, outbox, **PLAIN)
     finally:
         outbox._away.close()
     assert outcome is not None
-    assert outcome["state"] == "paused"
-    assert "before the training" in outcome["message"]
+    assert outcome.state == "paused"
+    assert "before the training" in outcome.message
 
 
 def test_a_bucket_that_refuses_is_not_waited_for(bucket: str) -> None:
     outcome, outbox = run(bucket.replace("bucket-", "no-bucket-"), attempt=2, **PLAIN)
     assert outcome is not None
-    assert outcome["state"] == "failed"
-    assert "there is no such bucket" in outcome["message"]
-    assert "SYMADJ_STORAGE" in outcome["data"]["advice"]
+    assert outcome.state == "failed"
+    assert "there is no such bucket" in outcome.message
+    assert "SYMADJ_STORAGE" in outcome.data["advice"]
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(outcome) + str(outbox.records)

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from symadj.service.contract.states import CheckpointCause, StopReason
-from symadj.workers.data import load_data
 from symadj.workers.files.checkpoints import CheckpointFolder, CorruptCheckpointError, StoredCheckpoint
 from symadj.workers.model.build import build_flow
 from symadj.workers.training.checkpointer import Checkpointer
 from symadj.workers.training.state import TrainingState
-from tests.workers.runs import KeepingOutbox, full_disk, order, run
+from tests.workers.loading import load_data
+from tests.workers.runs import KeepingOutbox, full_disk, order, rank_run, run
 
 JOB: dict[str, Any] = {
     "stop": {"kind": "steps", "max_steps": 12},
@@ -89,13 +89,13 @@ def test_a_lost_run_goes_on_from_its_last_checkpoint_to_the_weights_of_one_never
 def test_a_paused_run_stores_its_last_step_and_goes_on_there(
     place: str, undisturbed: dict[str, str], stop_after: int
 ) -> None:
-    outcome, paused = run(place, KeepingOutbox(stop_after=stop_after, wish=StopReason.PAUSE), **JOB)
+    outcome, paused = run(place, KeepingOutbox(stop_after=stop_after, reason=StopReason.PAUSE), **JOB)
     assert outcome is not None
-    assert (outcome["state"], outcome["reason"]) == ("paused", None)
+    assert (outcome.state, outcome.reason) == ("paused", None)
     assert stored(place)[-1].step == stop_after
     outcome, outbox = run(place, attempt=2, **JOB)
     assert outcome is not None
-    assert outcome["state"] == "succeeded"
+    assert outcome.state == "succeeded"
     assert resumed_from(outbox) == stop_after
     validated = [r.step for r in [*paused.of("step"), *outbox.of("step")] if "validation_nll" in r.metrics]
     assert validated == [5, 10, 12], "each validation once, wherever the pause came"
@@ -106,21 +106,21 @@ def test_a_paused_run_stores_its_last_step_and_goes_on_there(
 def test_a_run_paused_in_its_evaluation_is_evaluated_without_training_again(
     place: str, undisturbed: dict[str, str]
 ) -> None:
-    outcome, _ = run(place, KeepingOutbox(stop_at="training_finished", wish=StopReason.PAUSE), **JOB)
+    outcome, _ = run(place, KeepingOutbox(stop_at="training_finished", reason=StopReason.PAUSE), **JOB)
     assert outcome is not None
-    assert outcome["state"] == "paused"
+    assert outcome.state == "paused"
     outcome, outbox = run(place, attempt=2, **JOB)
     assert outcome is not None
-    assert outcome["state"] == "succeeded"
+    assert outcome.state == "succeeded"
     assert outbox.of("step") == []
     assert weights(outbox) == undisturbed
 
 
 def test_a_run_out_of_time_fails_with_a_checkpoint_and_advice(tmp_path: Path) -> None:
-    outcome, _ = run(tmp_path, KeepingOutbox(stop_after=4, wish=StopReason.TIMEOUT), **JOB)
+    outcome, _ = run(tmp_path, KeepingOutbox(stop_after=4, reason=StopReason.TIMEOUT), **JOB)
     assert outcome is not None
-    assert (outcome["state"], outcome["reason"]) == ("failed", "timeout")
-    assert "timeout_minutes" in outcome["data"]["advice"]
+    assert (outcome.state, outcome.reason) == ("failed", "timeout")
+    assert "timeout_minutes" in outcome.data["advice"]
     assert stored(tmp_path)[-1].step == 4
 
 
@@ -215,7 +215,7 @@ def test_a_checkpoint_that_goes_bad_after_it_was_found_whole_is_told_and_the_one
     monkeypatch.setattr(StoredCheckpoint, "verify", verify_and_lose)
     outcome, outbox = run(place, attempt=2, **JOB)
     assert outcome is not None
-    assert outcome["state"] == "succeeded"
+    assert outcome.state == "succeeded"
     assert resumed_from(outbox) == 5
     assert weights(outbox) == undisturbed
 
@@ -226,10 +226,10 @@ def test_an_attempt_that_was_given_up_stores_and_removes_nothing_once_the_next_o
     data = load_data(first.spec.data)
     state = TrainingState(first.spec, build_flow(first.spec, data.dim))
     outbox = KeepingOutbox()
-    given_up = Checkpointer(first, data, outbox)
+    given_up = Checkpointer(rank_run(first, outbox), data)
     state.step = 3
     given_up.save(state, CheckpointCause.STEPS)
-    next_one = Checkpointer(order(place, attempt=2, **changes), data, KeepingOutbox())
+    next_one = Checkpointer(rank_run(order(place, attempt=2, **changes), KeepingOutbox()), data)
     state.step = 6
     given_up.save(state, CheckpointCause.STEPS)
     (event,) = outbox.of("event")
@@ -253,7 +253,7 @@ def test_files_and_the_folders_that_lead_to_them_are_on_the_disk_before_a_checkp
     data = load_data(job.spec.data)
     state = TrainingState(job.spec, build_flow(job.spec, data.dim))
     outbox = KeepingOutbox()
-    Checkpointer(job, data, outbox).save(state, CheckpointCause.STEPS)
+    Checkpointer(rank_run(job, outbox), data).save(state, CheckpointCause.STEPS)
     assert {"weights.safetensors", "training.pt", "manifest.json", "checkpoints", "job-1", "storage"} <= set(synced)
     making, folder = synced[-2:]
     assert making.startswith(".making-"), "the names in it before it gets its own"
@@ -287,18 +287,18 @@ def test_a_run_does_not_go_on_with_other_data_than_it_began_with(
     outcome, _ = run(tmp_path, attempt=2, **job)
     assert outcome is not None
     if words is None:
-        assert outcome["state"] == "succeeded"
+        assert outcome.state == "succeeded"
     else:
-        assert outcome["reason"] == "data_error"
-        assert words in outcome["message"]
-        assert "step-000000006-attempt-1" in outcome["message"]
+        assert outcome.reason == "data_error"
+        assert words in outcome.message
+        assert "step-000000006-attempt-1" in outcome.message
 
 
 def test_a_job_that_was_to_go_on_from_another_does_not_start_afresh_without_it(place: str) -> None:
     outcome, _ = run(place, **JOB | {"parent": {"job": "job-0"}})
     assert outcome is not None
-    assert (outcome["state"], outcome["reason"]) == ("failed", "data_error")
-    assert "another parent.step" in outcome["message"]
+    assert (outcome.state, outcome.reason) == ("failed", "data_error")
+    assert "another parent.step" in outcome.message
 
 
 def test_what_a_killed_writer_left_is_no_checkpoint_and_is_removed(place: str) -> None:
@@ -307,7 +307,7 @@ def test_what_a_killed_writer_left_is_no_checkpoint_and_is_removed(place: str) -
     folder.storage.write(f"{folder.path}/step-000000003-attempt-1/abc/weights.safetensors", b"half")
     outbox = KeepingOutbox()
     job = order(place, **JOB)
-    assert Checkpointer(job, load_data(job.spec.data), outbox).newest() is None
+    assert Checkpointer(rank_run(job, outbox), load_data(job.spec.data)).newest() is None
     assert files(folder) == []
 
 
@@ -359,7 +359,7 @@ def test_a_full_disk_costs_a_checkpoint_and_neither_the_training_nor_the_one_bef
     data = load_data(job.spec.data)
     state = TrainingState(job.spec, build_flow(job.spec, data.dim))
     outbox = KeepingOutbox()
-    checkpointer = Checkpointer(job, data, outbox)
+    checkpointer = Checkpointer(rank_run(job, outbox), data)
     state.step = 3
     checkpointer.after_step(state, is_best=False)
     state.step = 6
@@ -396,7 +396,7 @@ def test_another_spec_goes_on_from_the_weights_with_its_own_settings(tmp_path: P
     }
     outcome, outbox = run(tmp_path, attempt=2, **changes)
     assert outcome is not None
-    assert outcome["state"] == "succeeded"
+    assert outcome.state == "succeeded"
     assert resumed_from(outbox) == 12
     assert outbox.series("learning_rate") == [1e-4, 1e-4]
     state = CheckpointFolder(str(tmp_path), "job-1").stored()[-1].load()

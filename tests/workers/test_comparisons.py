@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from symadj.service.contract.result import MixtureBaseline
 from symadj.workers.evaluation import baselines
 from symadj.workers.evaluation.baselines import fit_baselines
 from symadj.workers.evaluation.two_sample import _auc, two_sample_test
@@ -15,12 +16,12 @@ def test_the_two_sample_test_cannot_tell_equal_densities_apart_and_tells_shifted
     rng = np.random.default_rng(0)
     rows, same, shifted = rng.standard_normal((3, 800, 2)) + np.array([0, 0, 1])[:, None, None]
     equal = two_sample_test(rows, same, seed=0, threads=1)
-    assert abs(equal["auc"] - 0.5) < 4 * equal["auc_stderr"]
-    assert abs(equal["accuracy"] - 0.5) < 4 * equal["accuracy_stderr"]
+    assert abs(equal.auc - 0.5) < 4 * equal.auc_stderr
+    assert abs(equal.accuracy - 0.5) < 4 * equal.accuracy_stderr
     other = two_sample_test(rows, shifted, seed=0, threads=1)
-    assert other["accuracy"] > 0.6
-    assert other["auc"] > 0.5 + 10 * other["auc_stderr"]
-    assert other["rows"] == 400
+    assert other.accuracy > 0.6
+    assert other.auc > 0.5 + 10 * other.auc_stderr
+    assert other.rows == 400
     assert two_sample_test(rows, shifted, seed=0, threads=1) == other
 
 
@@ -31,7 +32,7 @@ def test_the_two_sample_test_learns_nothing_from_contexts_that_rows_and_samples_
     aucs = []
     for seed in range(8):
         rows, samples = (np.hstack([rng.standard_normal((1000, 1)), context]) for _ in range(2))
-        aucs.append(two_sample_test(rows, samples, seed=seed, threads=1)["auc"])
+        aucs.append(two_sample_test(rows, samples, seed=seed, threads=1).auc)
     assert np.mean(aucs) == pytest.approx(0.5, abs=0.015), "0.464 with halves drawn for each by itself"
 
 
@@ -51,15 +52,15 @@ def test_baselines_do_not_depend_on_the_units_of_the_columns() -> None:
     units = np.array([1e-5, 1.0, 1e6])
     plain, scaled = (fit_baselines(r[:400], r[400:], components=2, seed=0, threads=1) for r in (rows, rows * units))
     more = np.log(units).sum()
-    assert scaled["gaussian"] == pytest.approx(plain["gaussian"] + more, abs=1e-6)
-    of_plain, of_scaled = (fitted["gaussian_mixture"]["test_nll"] for fitted in (plain, scaled))
+    assert scaled.gaussian == pytest.approx(plain.gaussian + more, abs=1e-6)
+    of_plain, of_scaled = (fitted.gaussian_mixture.test_nll for fitted in (plain, scaled))
     assert of_scaled == pytest.approx(of_plain + more, abs=1e-3)
 
 
 def test_baselines_have_no_figure_where_columns_depend_on_each_other() -> None:
     rows = 1000 * np.random.default_rng(0).standard_normal((300, 2)) @ np.array([[1.0, 0, 1], [0, 1, 1]])
     fitted = fit_baselines(rows[:200], rows[200:], components=2, seed=0, threads=1)
-    assert fitted == {"gaussian": None, "gaussian_mixture": {"components": 2, "test_nll": None}}
+    assert (fitted.gaussian, fitted.gaussian_mixture) == (None, MixtureBaseline(components=2, test_nll=None))
 
 
 def test_baselines_survive_components_that_collapse() -> None:
@@ -67,16 +68,16 @@ def test_baselines_survive_components_that_collapse() -> None:
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 3, (400, 2)) * 1e4 + 0.0
     fitted = fit_baselines(rows[:300], rows[300:], components=9, seed=0, threads=1)
-    assert fitted["gaussian"] is not None
-    assert fitted["gaussian_mixture"]["components"] == 9
+    assert fitted.gaussian is not None
+    assert fitted.gaussian_mixture.components == 9
 
 
 def test_the_mixture_takes_as_many_rows_as_it_can_in_time_or_has_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.random.default_rng(0).standard_normal((400, 2))
     monkeypatch.setattr(baselines, "_MOST_WORK", 2 * 2**2 * 100)
     some = fit_baselines(rows[:300], rows[300:], components=2, seed=0, threads=1)
-    assert some["gaussian_mixture"]["test_nll"] == pytest.approx(some["gaussian"], abs=0.3)
+    assert some.gaussian_mixture.test_nll == pytest.approx(some.gaussian, abs=0.3)
     monkeypatch.setattr(baselines, "_MOST_WORK", 2 * 2**2 * 4)
     none = fit_baselines(rows[:300], rows[300:], components=2, seed=0, threads=1)
-    assert none["gaussian_mixture"]["test_nll"] is None
-    assert none["gaussian"] == some["gaussian"]
+    assert none.gaussian_mixture.test_nll is None
+    assert none.gaussian == some.gaussian

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from symadj.service.catalogue import BUILTIN, Dataset
+from symadj.service.contract.order import PLACE_VARIABLE, TOKEN_VARIABLE
 from symadj.service.contract.spec.data import BuiltinData, Data, ToyData
 from symadj.service.contract.spec.transforms import ArcsinhTransform, StandardiseTransform
 from symadj.workers import run as driver
-from symadj.workers.data import BatchOrder, DataError, PartBatches, Table, load_data, load_table, prepare
-from tests.workers.ingest import IngestServer
+from symadj.workers.data import BatchOrder, DataError, PartBatches, Table, prepare
+from tests.workers.ingest import TOKEN, IngestServer
+from tests.workers.loading import load_data, load_table
 
 MOONS = ToyData(kind="toy", name="moons", rows=1000)
 
@@ -232,8 +234,10 @@ def test_an_attempt_on_bad_data_ends_before_any_worker_is_placed(
     np.save(tmp_path / "bad.npy", rows)
     monkeypatch.setenv("SYMADJ_DATA_ROOTS", str(tmp_path))
     order = ingest.order({"data": {"kind": "file", "path": "bad.npy", "batch_size": 50}})
-    monkeypatch.setenv("SYMADJ_RUN_ORDER", order.model_dump_json())
-    monkeypatch.setattr(driver, "_fit", lambda order: pytest.fail("workers were placed"))
+    (tmp_path / "order.json").write_text(order.model_dump_json())
+    monkeypatch.setenv(PLACE_VARIABLE, str(tmp_path / "order.json"))
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+    monkeypatch.setattr(driver, "_fit", lambda order, token: pytest.fail("workers were placed"))
     assert driver.main() == 0
     (outcome,) = (record for record in ingest.records["driver"] if record["kind"] == "outcome")
     assert (outcome["kind"], outcome["state"], outcome["reason"]) == ("outcome", "failed", "data_error")

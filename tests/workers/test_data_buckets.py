@@ -16,9 +16,9 @@ import pytest
 
 from symadj.service.contract.spec.data import FileData, MafData, ParquetStreamData
 from symadj.service.contract.storage import Bucket, StorageUnreachable
-from symadj.workers.data import DataError, load_data, load_table
-from symadj.workers.data.roots import find_file
+from symadj.workers.data import DataError
 from tests.buckets import BucketServer
+from tests.workers.loading import load_data, load_table, roots
 
 ROWS = np.random.default_rng(0).normal(size=(200, 3))
 
@@ -29,7 +29,7 @@ def bucket(bucket_server: BucketServer) -> Bucket:
 
 
 @pytest.fixture(autouse=True)
-def roots(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data_roots(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder and the bucket are data roots, in this order; returned is the folder for copies."""
     (tmp_path / "folder").mkdir()
     monkeypatch.setenv("SYMADJ_DATA_ROOTS", f"{tmp_path / 'folder'}:{bucket.location}")
@@ -60,7 +60,7 @@ def test_a_file_below_a_url_is_read_as_one_in_a_folder_which_goes_first(bucket: 
 
 
 def test_an_object_is_fetched_once_and_again_when_it_was_replaced(
-    bucket: Bucket, roots: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: Bucket, data_roots: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched: list[str] = []
     fetch = Bucket.fetch
@@ -98,19 +98,19 @@ def test_an_object_that_is_replaced_while_it_is_fetched_is_fetched_again(
 FETCHES = """
 import sys
 from symadj.service.contract.storage import Bucket
-from symadj.workers.data.roots import find_file
+from tests.workers.loading import roots
 fetch, count = Bucket.fetch, []
 def counting(self, path, target):
     count.append(path)
     fetch(self, path, target)
 Bucket.fetch = counting
-file = find_file("large.bin")
+file = roots().find_file("large.bin")
 content = file.path.read_bytes()
 print(len(count), len(content), len(set(content)))
 """
 
 
-def test_two_processes_that_want_the_same_object_at_once_fetch_it_once(bucket: Bucket, roots: Path) -> None:
+def test_two_processes_that_want_the_same_object_at_once_fetch_it_once(bucket: Bucket, data_roots: Path) -> None:
     size = 8 * 2**20
     bucket.write("large.bin", b"w" * size)
     processes = [
@@ -119,8 +119,8 @@ def test_two_processes_that_want_the_same_object_at_once_fetch_it_once(bucket: B
     ]
     told = sorted(process.communicate(timeout=120)[0].split() for process in processes)
     assert told == [["0", str(size), "1"], ["1", str(size), "1"]]
-    assert len(copies(roots)) == 1
-    assert not list(roots.glob("*.incoming"))
+    assert len(copies(data_roots)) == 1
+    assert not list(data_roots.glob("*.incoming"))
 
 
 def test_parquet_is_streamed_from_a_bucket_in_the_order_that_a_folder_has(
@@ -149,8 +149,8 @@ def test_nothing_leads_out_of_a_root_in_a_bucket(bucket: Bucket, path: str) -> N
     outer = Bucket(bucket.location.rpartition("/")[0])
     outer.write("secret.npy", npy(ROWS))
     outer.write("prefix-of-another/secret.npy", npy(ROWS))
-    with pytest.raises(DataError, match="is not there below a data root"):
-        find_file(path)
+    with pytest.raises(DataError, match="was not found below a data root"):
+        roots().find_file(path)
 
 
 def test_what_is_not_there_is_told_with_the_roots_and_what_to_do(bucket: Bucket, tmp_path: Path) -> None:
@@ -163,8 +163,8 @@ def test_what_is_not_there_is_told_with_the_roots_and_what_to_do(bucket: Bucket,
         assert bucket.location in words
         assert "SYMADJ_DATA_ROOTS" in words
     with pytest.raises(DataError, match="is a folder, a file is expected"):
-        find_file("cells")
-    with pytest.raises(DataError, match=r"data\.npy is not there"):
+        roots().find_file("cells")
+    with pytest.raises(DataError, match=r"data\.npy was not found"):
         load_table(MafData.model_validate({"kind": "maf", "name": "power", "path": "cells"}))
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from symadj.service.contract.spec.data import FileData
-from symadj.workers.data import DataError, Table, load_table
+from symadj.workers.data import DataError, Table
+from tests.workers.loading import load_table
 
 EVENTS = np.array([[1.5, 2.0], [3.5, 1000.25], [7.0, 512.0]])
 COUNTS = np.array([[1, 2], [1023, 512]])

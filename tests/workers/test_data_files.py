@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from symadj.service.contract.spec.data import FORMATS, FileData
-from symadj.workers.data import DataError, load_data, load_table
+from symadj.workers.data import DataError
 from symadj.workers.data.formats.raw import Raw, reads
+from tests.workers.loading import load_data, load_table
 
 ROWS = np.random.default_rng(0).normal(size=(200, 3))
 NAMES = ["a", "b", "c"]
@@ -235,7 +236,7 @@ def test_a_bad_value_of_the_test_file_is_named_by_its_place_there(root: Path) ->
 def test_nothing_outside_of_the_data_roots_is_read(root: Path, tmp_path: Path, path: str) -> None:
     np.save(tmp_path / "outside.npy", ROWS)
     (root / "link.npy").symlink_to(tmp_path / "outside.npy")
-    with pytest.raises(DataError, match="is not there below a data root"):
+    with pytest.raises(DataError, match="was not found below a data root"):
         load_table(spec(path, format="npy"))
 
 
@@ -252,7 +253,7 @@ def test_a_folder_is_no_file(root: Path) -> None:
 
 def test_a_pipe_is_not_waited_for(root: Path) -> None:
     os.mkfifo(root / "pipe.npy")
-    with pytest.raises(DataError, match=r"pipe\.npy is no regular file"):
+    with pytest.raises(DataError, match=r"pipe\.npy is not a regular file"):
         load_table(spec("pipe.npy"))
 
 

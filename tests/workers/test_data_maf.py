@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from symadj.service.contract.spec.data import MafData
-from symadj.workers.data import DataError, PreparedData, load_data
+from symadj.workers.data import DataError, PreparedData
+from tests.workers.loading import load_data
 
 rng = np.random.default_rng(0)
 

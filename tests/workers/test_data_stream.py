@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symadj.service.contract.spec.data import ParquetStreamData
-from symadj.workers.data import DataError, PreparedData, load_data
+from symadj.workers.data import DataError, PreparedData
 from symadj.workers.data.stream import ParquetRows, StreamBatches
+from tests.workers.loading import load_data
 
 TOTAL = 1000
 VALUES = np.random.default_rng(0).normal([1.0, -5.0, 30.0], [1.0, 2.0, 0.1], (TOTAL, 3))
@@ -176,7 +177,7 @@ def test_a_link_out_of_the_data_roots_is_not_followed(root: Path, tmp_path: Path
     write(root / "linked")
     write(tmp_path / "outside")
     (root / "linked" / "link.parquet").symlink_to(tmp_path / "outside" / "part-0.parquet")
-    with pytest.raises(DataError, match=r"linked/link\.parquet is not there below a data root"):
+    with pytest.raises(DataError, match=r"linked/link\.parquet was not found below a data root"):
         load_data(spec(path="linked"))
 
 

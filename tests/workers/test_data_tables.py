@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from symadj.service.contract.spec.data import FileData, ParquetStreamData
-from symadj.workers.data import DataError, load_data, load_table
+from symadj.workers.data import DataError
+from tests.workers.loading import load_data, load_table
 
 ROWS = np.random.default_rng(0).normal(size=(50, 3))
 

@@ -12,18 +12,18 @@ import pytest
 import torch
 
 from symadj.service.contract.spec import JobSpec
-from symadj.workers.data import load_data
-from symadj.workers.distributed.ranks import Ranks
 from symadj.workers.evaluation import report
 from symadj.workers.evaluation.baselines import fit_baselines
-from symadj.workers.evaluation.density import PlaneDensity, density_over_plane
+from symadj.workers.evaluation.density import density_over_plane
 from symadj.workers.evaluation.interruptible import interruptible
 from symadj.workers.evaluation.paths import accepted_steps, sample_trajectories
 from symadj.workers.evaluation.samples import draw_samples
 from symadj.workers.model.build import build_flow, evaluation_flow
 from symadj.workers.model.likelihood import DeviceRows
+from symadj.workers.plane_density import PlaneDensity
 from symadj.workers.plots import draw_density
-from tests.workers.runs import SMALL, KeepingOutbox, run
+from tests.workers.loading import load_data
+from tests.workers.runs import SMALL, KeepingOutbox, order, rank_run, run
 
 WITHOUT_PLOTS = {"validate_every_steps": None, "mixture_components": 0, "plots": False}
 
@@ -72,7 +72,7 @@ def test_a_run_stops_while_baselines_are_fitted_or_samples_classified(
     assert not released.is_set()
     released.set()
     assert outcome is not None
-    assert "the user wants it to stop" in outcome["message"]
+    assert "the user wants it to stop" in outcome.message
 
 
 def test_the_spread_of_the_integral_tells_a_density_that_slips_through_the_grid() -> None:
@@ -84,12 +84,12 @@ def test_the_spread_of_the_integral_tells_a_density_that_slips_through_the_grid(
         assert (density.integral_spread < 1e-3 * density.integral) == resolved
 
 
-def test_the_density_of_an_untrained_flow_integrates_to_one_and_is_drawn() -> None:
+def test_the_density_of_an_untrained_flow_integrates_to_one_and_is_drawn(tmp_path: Path) -> None:
     spec = JobSpec.model_validate(SMALL)
     assert spec.evaluation is not None
     flow, _ = evaluation_flow(build_flow(spec, 2), spec, spec.evaluation)
     rows = 1.5 * np.random.default_rng(0).standard_normal((1000, 2))
-    density = density_over_plane(spec, flow, rows, Ranks(torch.device("cpu")), KeepingOutbox())
+    density = density_over_plane(rank_run(order(tmp_path), KeepingOutbox()), flow, rows)
     assert density.integral == pytest.approx(1.0, abs=1e-3)
     assert density.integral_spread < 1e-3
     assert draw_density(density, rows, rows, ("x", "y"), "title").startswith(b"\x89PNG")
@@ -105,19 +105,19 @@ def test_the_gap_is_what_the_loose_tolerance_costs_and_the_flow_nearly_inverts_i
             evaluation=WITHOUT_PLOTS | {"inverse_rows": 30, "two_sample_rows": 0},
         )
         assert outcome is not None
-        results.append(outcome["result"])
+        results.append(outcome.result)
     loose, tight = results
     for result in results:
-        assert result["test_nll_training_tolerance"] == pytest.approx(result["test_nll"] + result["test_nll_gap"])
-        assert result["inverse_error"]["rows"] == 30
-        assert result["inverse_error"]["max"] >= result["inverse_error"]["rms"] > 0
-        assert result["two_sample"] is None
-        assert result["test_bits_per_dim"] is result["test_bits_per_dim_stderr"] is None
+        assert result.test_nll_training_tolerance == pytest.approx(result.test_nll + result.test_nll_gap)
+        assert result.inverse_error.rows == 30
+        assert result.inverse_error.max >= result.inverse_error.rms > 0
+        assert result.two_sample is None
+        assert result.test_bits_per_dim is result.test_bits_per_dim_stderr is None
         # Standardised columns: the same change of units for every row.
-        assert result["test_nll_original_units_stderr"] == pytest.approx(result["test_nll_stderr"])
-    assert abs(tight["test_nll_gap"]) < abs(loose["test_nll_gap"])
-    assert tight["test_nll_gap_stderr"] < tight["test_nll_stderr"]
-    assert 5 * tight["inverse_error"]["rms"] < loose["inverse_error"]["rms"]
+        assert result.test_nll_original_units_stderr == pytest.approx(result.test_nll_stderr)
+    assert abs(tight.test_nll_gap) < abs(loose.test_nll_gap)
+    assert tight.test_nll_gap_stderr < tight.test_nll_stderr
+    assert 5 * tight.inverse_error.rms < loose.inverse_error.rms
 
 
 def test_a_flow_that_moves_nothing_has_the_figures_of_its_base(tmp_path: Path) -> None:
@@ -129,14 +129,14 @@ def test_a_flow_that_moves_nothing_has_the_figures_of_its_base(tmp_path: Path) -
         evaluation=WITHOUT_PLOTS | {"two_sample_rows": 0},
     )
     assert outcome is not None
-    result = outcome["result"]
+    result = outcome.result
     rows = load_data(JobSpec.model_validate(SMALL).data).test.rows
     nlls = 0.5 * (rows**2).sum(1) + math.log(2 * math.pi)
-    assert result["test_nll"] == pytest.approx(nlls.mean(), abs=1e-5)
-    assert result["test_nll_stderr"] == pytest.approx(nlls.std(ddof=1) / math.sqrt(len(nlls)), rel=1e-4)
-    assert result["test_nll_gap"] == pytest.approx(0, abs=1e-6)
-    assert result["inverse_error"]["max"] == pytest.approx(0, abs=1e-6)
-    assert result["test_rows"] == len(rows)
+    assert result.test_nll == pytest.approx(nlls.mean(), abs=1e-5)
+    assert result.test_nll_stderr == pytest.approx(nlls.std(ddof=1) / math.sqrt(len(nlls)), rel=1e-4)
+    assert result.test_nll_gap == pytest.approx(0, abs=1e-6)
+    assert result.inverse_error.max == pytest.approx(0, abs=1e-6)
+    assert result.test_rows == len(rows)
 
 
 def test_the_steps_drawn_are_those_of_the_solve_and_paths_end_where_samples_do() -> None:
@@ -166,13 +166,13 @@ def test_an_estimated_divergence_and_fewer_rows_can_be_asked_for_in_the_test(tmp
         evaluation = WITHOUT_PLOTS | {"divergence": divergence, "test_rows": 30, "inverse_rows": 0}
         outcome, _ = run(tmp_path / name, evaluation=evaluation)
         assert outcome is not None
-        scores.append(outcome["result"])
+        scores.append(outcome.result)
     exact, estimate = scores
-    assert [score["test_solver"]["divergence"] for score in scores] == ["exact", "hutchinson"]
-    assert exact["test_rows"] == estimate["test_rows"] == 30
-    assert exact["baselines"] == estimate["baselines"] is None
-    assert estimate["test_nll"] != exact["test_nll"]
-    assert estimate["test_nll"] == pytest.approx(exact["test_nll"], abs=5 * estimate["test_nll_stderr"])
+    assert [score.test_solver.divergence for score in scores] == ["exact", "hutchinson"]
+    assert exact.test_rows == estimate.test_rows == 30
+    assert exact.baselines == estimate.baselines is None
+    assert estimate.test_nll != exact.test_nll
+    assert estimate.test_nll == pytest.approx(exact.test_nll, abs=5 * estimate.test_nll_stderr)
 
 
 def test_the_baselines_are_tested_on_the_same_rows_as_the_flow(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_the_baselines_are_tested_on_the_same_rows_as_the_flow(tmp_path: Path) -
     assert outcome is not None
     data = load_data(JobSpec.model_validate(SMALL).data)
     expected = fit_baselines(data.training.rows, data.test.rows[:10], components=1, seed=0, threads=1)
-    assert outcome["result"]["baselines"] == expected
+    assert outcome.result.baselines == expected
 
 
 def test_figures_in_original_units_have_their_own_standard_error(tmp_path: Path) -> None:
@@ -198,10 +198,10 @@ def test_figures_in_original_units_have_their_own_standard_error(tmp_path: Path)
         evaluation=WITHOUT_PLOTS | {"two_sample_rows": 0, "inverse_rows": 0},
     )
     assert outcome is not None
-    result = outcome["result"]
+    result = outcome.result
     bits = 64 * math.log(2)
-    assert result["test_bits_per_dim_stderr"] == pytest.approx(result["test_nll_original_units_stderr"] / bits)
-    assert abs(result["test_nll_original_units_stderr"] - result["test_nll_stderr"]) > 0.1 * result["test_nll_stderr"]
+    assert result.test_bits_per_dim_stderr == pytest.approx(result.test_nll_original_units_stderr / bits)
+    assert abs(result.test_nll_original_units_stderr - result.test_nll_stderr) > 0.1 * result.test_nll_stderr
 
 
 def test_dequantised_data_have_bits_per_dim(tmp_path: Path) -> None:
@@ -212,14 +212,14 @@ def test_dequantised_data_have_bits_per_dim(tmp_path: Path) -> None:
         evaluation=WITHOUT_PLOTS | {"two_sample_rows": 60, "inverse_rows": 0, "plots": True},
     )
     assert outcome is not None
-    assert outcome["state"] == "succeeded", outcome
-    result = outcome["result"]
-    assert result["test_bits_per_dim"] == pytest.approx(result["test_nll_original_units"] / (64 * math.log(2)))
+    assert outcome.state == "succeeded", outcome
+    result = outcome.result
+    assert result.test_bits_per_dim == pytest.approx(result.test_nll_original_units / (64 * math.log(2)))
     # An untrained flow is no better than coding 17 levels by a fixed length, and not absurdly worse.
-    assert 1 < result["test_bits_per_dim"] < 8
-    assert result["two_sample"]["rows"] == 30
-    assert result["inverse_error"] is None
-    assert result["density_integral"] is None
+    assert 1 < result.test_bits_per_dim < 8
+    assert result.two_sample.rows == 30
+    assert result.inverse_error is None
+    assert result.density_integral is None
     drawn = {a.name for a in outbox.of("artifact") if a.media_type == "image/png"}
     assert drawn == {"curve.png", "images.png", "trajectories.png", "steps.png"}
 
@@ -227,9 +227,9 @@ def test_dequantised_data_have_bits_per_dim(tmp_path: Path) -> None:
 def test_a_run_in_the_plane_tells_the_integral_of_its_density_and_draws_it(tmp_path: Path) -> None:
     outcome, outbox = run(tmp_path, evaluation={"mixture_components": 2, "two_sample_rows": 40})
     assert outcome is not None
-    assert outcome["state"] == "succeeded", outcome
-    assert outcome["result"]["density_integral"] == pytest.approx(1.0, abs=1e-3)
-    assert outcome["result"]["density_integral_spread"] < 1e-3
+    assert outcome.state == "succeeded", outcome
+    assert outcome.result.density_integral == pytest.approx(1.0, abs=1e-3)
+    assert outcome.result.density_integral_spread < 1e-3
     assert {a.name for a in outbox.of("artifact")} >= {
         "curve.png",
         "pairs.png",
@@ -275,10 +275,10 @@ def test_a_conditional_flow_is_trained_and_evaluated_with_the_contexts_of_its_ro
         evaluation={"mixture_components": 1, "two_sample_rows": 100},
     )
     assert outcome is not None
-    assert outcome["state"] == "succeeded", outcome
-    result = outcome["result"]
-    assert result["test_nll"] < result["baselines"]["gaussian"] + 1
-    assert result["density_integral"] is None, "there is a density for each context"
-    assert result["inverse_error"]["max"] < 0.1
+    assert outcome.state == "succeeded", outcome
+    result = outcome.result
+    assert result.test_nll < result.baselines.gaussian + 1
+    assert result.density_integral is None, "there is a density for each context"
+    assert result.inverse_error.max < 0.1
     drawn = {a.name for a in outbox.of("artifact") if a.media_type == "image/png"}
     assert drawn == {"curve.png", "pairs.png", "trajectories.png", "steps.png"}

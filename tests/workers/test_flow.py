@@ -99,7 +99,7 @@ def test_a_fixed_solver_takes_its_steps_over_an_end_time_that_moves() -> None:
         assert flow.last_stats.accepted == 5
     tested, how = evaluation_flow(flow, order, Evaluation())
     tested(x)
-    assert how["steps"] == tested.last_stats.accepted == 16
+    assert how.steps == tested.last_stats.accepted == 16
     assert EvenGrid(4)([1.0, 0.0]) == [1.0, 0.75, 0.5, 0.25, 0.0]
 
 
@@ -107,7 +107,7 @@ def test_a_field_in_bfloat16_is_tested_in_the_precision_of_its_weights() -> None
     order = spec({"field_dtype": "bfloat16"})
     flow = build_flow(order, 2)
     tested, how = evaluation_flow(flow, order, Evaluation())
-    assert how["dtype"] == "float64"
+    assert how.dtype == "float64"
     assert {block.settings.field_dtype for block in flow.stack()} == {torch.bfloat16}
     assert {block.settings.field_dtype for block in tested.stack()} == {None}
     assert all(isinstance(block.settings.divergence, Exact) for block in tested.stack())

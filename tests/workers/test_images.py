@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from symadj.service.contract.order import RunOrder
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.flow import MultiscaleFlow
 from symadj.service.contract.states import ReasonCode
@@ -17,7 +18,7 @@ from symadj.workers import run as driver
 from symadj.workers.data import DataError
 from symadj.workers.model.build import build_flow, evaluation_flow, validation_flow
 from symadj.workers.model.images import check_images
-from tests.workers.runs import run
+from tests.workers.runs import order, run
 
 LEVELS = 256
 IMAGES = np.random.default_rng(0).integers(0, LEVELS, (200, 4, 8), dtype=np.uint8)
@@ -39,6 +40,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     head = struct.pack(">BBBB3I", 0, 0, 0x08, 3, *IMAGES.shape)
     (folder / "noise-ubyte").write_bytes(head + IMAGES.tobytes())
     return folder
+
+
+def order_of(folder: Path, flow: dict[str, Any], data: dict[str, Any] | None = None) -> RunOrder:
+    return order(folder).model_copy(update={"spec": spec(flow, data)})
 
 
 def spec(flow: dict[str, Any], data: dict[str, Any] | None = None, **sections: Any) -> JobSpec:
@@ -63,12 +68,12 @@ def test_images_of_uniform_noise_cost_the_bits_of_their_levels(tmp_path: Path) -
         evaluation=WITHOUT_PLOTS | {"validate_every_steps": 2, "plots": True},
     )
     assert outcome is not None
-    assert outcome["state"] == "succeeded", outcome
-    result = outcome["result"]
-    assert 7.97 < result["test_bits_per_dim"] < 8.07
-    assert result["test_bits_per_dim"] == pytest.approx(result["test_nll_original_units"] / (32 * np.log(2)))
-    assert result["inverse_error"]["max"] < 0.05
-    assert result["test_solver"]["divergence"] == "exact"
+    assert outcome.state == "succeeded", outcome
+    result = outcome.result
+    assert 7.97 < result.test_bits_per_dim < 8.07
+    assert result.test_bits_per_dim == pytest.approx(result.test_nll_original_units / (32 * np.log(2)))
+    assert result.inverse_error.max < 0.05
+    assert result.test_solver.divergence == "exact"
     assert len(outbox.series("loss")) == 3
     drawn = {a.name for a in outbox.of("artifact") if a.media_type == "image/png"}
     assert drawn == {"curve.png", "images.png", "trajectories.png", "steps.png"}
@@ -86,7 +91,7 @@ def test_pre_training_and_regularisers_work_for_images(tmp_path: Path) -> None:
         evaluation=None,
     )
     assert outcome is not None
-    assert outcome["state"] == "succeeded", outcome
+    assert outcome.state == "succeeded", outcome
     assert len(outbox.series("flow_matching_loss")) == len(outbox.series("kinetic")) == 2
 
 
@@ -95,14 +100,14 @@ def test_the_exact_trace_gives_way_to_an_estimate_where_there_are_many_columns()
     assert order.evaluation is not None
     flow = build_flow(order, 64, shape=(1, 8, 8))
     _, how = evaluation_flow(flow, order, order.evaluation)
-    assert how["divergence"] == "exact"
-    assert "probes" not in how
+    assert how.divergence == "exact"
+    assert how.probes is None
     assert validation_flow(flow, order)[1] == "hutchinson"
     few = order.evaluation.model_copy(
         update={"divergence": order.evaluation.divergence.model_copy(update={"exact_up_to": 63})}
     )
     tested, how = evaluation_flow(flow, order, few)
-    assert (how["divergence"], how["probes"]) == ("hutchinson", 4)
+    assert (how.divergence, how.probes) == ("hutchinson", 4)
     assert {block.settings.divergence.name for block in tested.stack()} == {"hutchinson"}
 
 
@@ -167,12 +172,12 @@ def test_images_of_a_size_that_does_not_fit_are_refused_with_the_numbers(
         check_images(MultiscaleFlow(kind="multiscale", levels=levels), shape)
 
 
-def test_the_driver_refuses_them_before_any_worker_is_placed(root: Path) -> None:
+def test_the_driver_refuses_them_before_any_worker_is_placed(root: Path, tmp_path: Path) -> None:
     np.save(root / "rows.npy", np.random.default_rng(0).normal(size=(300, 3)))
     for path, flow, words in (("noise-ubyte", {"levels": 4}, "4 x 8"), ("rows.npy", {}, "no images")):
         data = {"kind": "file", "path": path, "batch_size": 20}
-        refusal = driver._unfit_data(spec(flow, data))
+        refusal = driver._unfit_data(order_of(tmp_path, flow, data))
         assert refusal is not None
         assert refusal.reason == ReasonCode.DATA_ERROR
         assert words in refusal.message
-    assert driver._unfit_data(spec({"levels": 3}, DATA)) is None
+    assert driver._unfit_data(order_of(tmp_path, {"levels": 3}, DATA)) is None

@@ -38,7 +38,7 @@ def test_each_regulariser_is_a_metric_and_the_loss_is_the_weighted_sum(tmp_path:
         ],
     )
     assert outcome is not None
-    assert outcome["state"] == "succeeded"
+    assert outcome.state == "succeeded"
     for record in trained(outbox):
         m = record.metrics
         penalty = 0.5 * min(record.step / 4, 1.0) * m["kinetic"] + 0.1 * m["jacobian_frobenius"]
@@ -55,7 +55,7 @@ def test_the_regularisers_of_a_potential_train(tmp_path: Path) -> None:
         **NONE,
     )
     assert outcome is not None
-    assert outcome["state"] == "succeeded"
+    assert outcome.state == "succeeded"
     assert all(value >= 0 for name in ("transport", "hjb") for value in outbox.series(name))
 
 
@@ -71,7 +71,7 @@ def test_a_penalty_on_speed_makes_trajectories_shorter(tmp_path: Path) -> None:
 def test_pre_training_comes_first_with_metrics_of_its_own_in_one_series_of_steps(tmp_path: Path) -> None:
     outcome, outbox = run(tmp_path, pretraining={"steps": 4, "learning_rate": 3e-3})
     assert outcome is not None
-    assert outcome["state"] == "succeeded"
+    assert outcome.state == "succeeded"
     assert [record.step for record in trained(outbox)] == [1, 2, 3, 4, 5, 6]
     first, second = trained(outbox)[:4], trained(outbox)[4:]
     for record in first:
@@ -115,7 +115,7 @@ def test_the_same_spec_with_everything_in_it_gives_the_same_bits_twice(tmp_path:
         outcome, outbox = run(tmp_path / name, **everything)
         assert outcome is not None
         series = [{k: v for k, v in r.metrics.items() if k not in clocks} for r in outbox.of("step")]
-        result = {k: v for k, v in outcome["result"].items() if k not in clocks}
+        result = {k: v for k, v in outcome.result.stored().items() if k not in clocks}
         told.append((series, result, {a.name: a.sha256 for a in outbox.of("artifact") if "weights" in a.name}))
     assert told[0] == told[1]
     assert len(told[0][2]) == 2

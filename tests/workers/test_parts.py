@@ -54,20 +54,23 @@ def test_the_baselines_find_the_densities_that_made_the_data() -> None:
     rows = rng.standard_normal((4000, 2)) * 0.1 + rng.integers(2, size=(4000, 1)) * 4
     baselines = fit_baselines(rows[:3000], rows[3000:], components=2, seed=0, threads=1)
     entropy = np.log(2 * np.pi * np.e * 0.1**2) + np.log(2)
-    assert baselines["gaussian_mixture"] == {"components": 2, "test_nll": pytest.approx(entropy, abs=0.1)}
-    assert baselines["gaussian"] > entropy + 1
+    assert baselines.gaussian_mixture is not None
+    assert baselines.gaussian_mixture.components == 2
+    assert baselines.gaussian_mixture.test_nll == pytest.approx(entropy, abs=0.1)
+    assert baselines.gaussian > entropy + 1
 
 
 def test_a_mixture_with_more_components_than_rows_has_no_figure() -> None:
     rows = np.random.default_rng(0).standard_normal((20, 1))
     baselines = fit_baselines(rows[:10], rows[10:], components=50, seed=0, threads=1)
-    assert baselines["gaussian_mixture"] == {"components": 50, "test_nll": None}
-    assert np.isfinite(baselines["gaussian"])
+    assert baselines.gaussian_mixture is not None
+    assert (baselines.gaussian_mixture.components, baselines.gaussian_mixture.test_nll) == (50, None)
+    assert np.isfinite(baselines.gaussian)
 
 
 def test_a_singular_covariance_has_no_gaussian() -> None:
     rows = np.random.default_rng(0).integers(0, 9, (100, 2)) @ np.array([[1.0, 0, 1], [0, 1, 1]])
-    assert fit_baselines(rows[:80], rows[80:], components=1, seed=0, threads=1)["gaussian"] is None
+    assert fit_baselines(rows[:80], rows[80:], components=1, seed=0, threads=1).gaussian is None
 
 
 def picture(content: bytes) -> np.ndarray:

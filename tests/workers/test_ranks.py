@@ -18,14 +18,16 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from symadj.service.contract.records import OutcomeRecord
 from symadj.service.contract.states import StopReason
 from symadj.workers.attempt import AttemptRun
-from symadj.workers.data import load_data
 from symadj.workers.distributed.ranks import DataParallel, PeerLostError, Ranks
 from symadj.workers.model.build import build_flow
+from symadj.workers.rank_run import RankRun
 from symadj.workers.training.loop import train
 from symadj.workers.training.state import TrainingState
 from symadj_core.flows import MLPField
+from tests.workers.loading import load_data
 from tests.workers.runs import KeepingOutbox, order, run
 
 PATIENCE_S = 120
@@ -43,13 +45,13 @@ def _rank(
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/join", rank=rank, world_size=size)
     outbox = KeepingOutbox()
-    attempt = AttemptRun(order(Path(folder), **changes), Ranks(torch.device("cpu")), outbox)
+    attempt = AttemptRun(RankRun(order(Path(folder), **changes), Ranks(torch.device("cpu")), outbox))
     try:
         outcome = course(attempt, rank)
     except PeerLostError:
         outcome = "peer lost"
     told = {
-        "outcome": outcome,
+        "outcome": json.loads(outcome.model_dump_json()) if isinstance(outcome, OutcomeRecord) else outcome,
         "loss": outbox.series("loss"),
         "learning_rate": outbox.series("learning_rate"),
         "flow_matching_loss": outbox.series("flow_matching_loss"),
@@ -85,22 +87,22 @@ def start(folder: Path, course: Callable[..., Any], size: int = 2, **changes: An
 def twice(attempt: AttemptRun, rank: int) -> Any:
     attempt.run()
     again = attempt.order.model_copy(update={"job_id": "job-2"})
-    return AttemptRun(again, attempt.ranks, attempt.outbox).run()
+    return AttemptRun(RankRun(again, attempt.ranks, attempt.rank_run.outbox)).run()
 
 
 def interrupted_once(attempt: AttemptRun, rank: int) -> Any:
     """Train to the end; and again, in two attempts. Return the sums of the weights of both."""
     whole = attempt.run()
     job = attempt.order.model_copy(update={"job_id": "job-2"})
-    stopped = AttemptRun(job, attempt.ranks, KeepingOutbox(stop_after=3, wish=StopReason.PAUSE)).run()
-    resumed = AttemptRun(job.model_copy(update={"attempt": 2}), attempt.ranks, attempt.outbox).run()
-    sums = [a.sha256 for a in attempt.outbox.of("artifact") if a.name == "weights.safetensors"]
-    return [outcome and outcome["state"] for outcome in (whole, stopped, resumed)], sums
+    stopped = AttemptRun(RankRun(job, attempt.ranks, KeepingOutbox(stop_after=3, reason=StopReason.PAUSE))).run()
+    resumed = AttemptRun(RankRun(job.model_copy(update={"attempt": 2}), attempt.ranks, attempt.rank_run.outbox)).run()
+    sums = [a.sha256 for a in attempt.rank_run.outbox.of("artifact") if a.name == "weights.safetensors"]
+    return [outcome and outcome.state for outcome in (whole, stopped, resumed)], sums
 
 
 def rank_1_meets_infinity_once(attempt: AttemptRun, rank: int) -> Any:
     """Let the vector field of rank 1 be infinite in one backward pass."""
-    step, forward, put = 0, MLPField.forward, attempt.outbox.put
+    step, forward, put = 0, MLPField.forward, attempt.rank_run.outbox.put
 
     def put_and_count(record: Any) -> None:
         nonlocal step
@@ -111,7 +113,7 @@ def rank_1_meets_infinity_once(attempt: AttemptRun, rank: int) -> Any:
         found = forward(self, t, y)
         return found * math.inf if step == 2 and torch.is_grad_enabled() else found
 
-    attempt.outbox.put = put_and_count  # type: ignore[method-assign]
+    attempt.rank_run.outbox.put = put_and_count  # type: ignore[method-assign]
     if rank == 1:
         MLPField.forward = infinite  # type: ignore[method-assign]
     return attempt.run()
@@ -123,7 +125,7 @@ def trained_twice(attempt: AttemptRun, rank: int) -> Any:
     for _ in range(2):
         data = load_data(attempt.spec.data)
         state = TrainingState(attempt.spec, build_flow(attempt.spec, data.dim))
-        train(attempt.spec, state, data, attempt.ranks, attempt.outbox)
+        train(attempt.rank_run, state, data)
         tensors = [*state.flow.parameters(), *state.evaluated.parameters()]
         told.append([tensor.detach().double().sum().item() for tensor in tensors])
     return told
@@ -155,14 +157,14 @@ def _failing(attempt: AttemptRun, rank: int, use: Callable[[int], bool]) -> Any:
 
 
 def rank_1_is_killed(attempt: AttemptRun, rank: int) -> Any:
-    put = attempt.outbox.put
+    put = attempt.rank_run.outbox.put
 
     def put_and_die(record: Any) -> None:
         put(record)
         if rank == 1 and record.step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    attempt.outbox.put = put_and_die  # type: ignore[method-assign]
+    attempt.rank_run.outbox.put = put_and_die  # type: ignore[method-assign]
     return attempt.run()
 
 

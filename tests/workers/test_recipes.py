@@ -77,7 +77,7 @@ def test_ot_flows_recipes_have_the_published_settings(
     assert spec.evaluation is not None
     flow = build_flow(spec, 6)
     _, how = evaluation_flow(flow, spec, spec.evaluation)
-    assert how["steps"] == test_steps
+    assert how.steps == test_steps
 
 
 def write_maf(folder: Path, name: str) -> None:
@@ -145,8 +145,8 @@ def test_a_recipe_trains_a_few_steps_on_data_of_its_layout(
     outcome, outbox = run(tmp_path / "jobs", **spec)
 
     assert outcome is not None
-    assert outcome["state"] == "succeeded", outcome
-    assert np.isfinite(outcome["result"]["test_nll"])
+    assert outcome.state == "succeeded", outcome
+    assert np.isfinite(outcome.result.test_nll)
     assert len(outbox.series("loss")) + len(outbox.series("flow_matching_loss")) == 3
     for regulariser in spec.get("regularisers", []):
         assert len(outbox.series(regulariser["kind"])) == 3

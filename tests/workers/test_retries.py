@@ -41,7 +41,7 @@ def test_a_run_waits_for_room_for_its_weights_and_tells_it_once(
     FullStorage(monkeypatch, 3)
     outcome, outbox = run(tmp_path, **JOB)
     assert outcome is not None
-    assert outcome["state"] == "succeeded"
+    assert outcome.state == "succeeded"
     assert [record.name for record in outbox.of("artifact")] == ["weights.safetensors", "config.json"]
     (event,) = [event for event in outbox.of("event") if event.name == "storage_full"]
     assert "No space left" in event.message
@@ -51,13 +51,13 @@ def test_a_run_that_waits_for_room_is_paused_and_then_has_only_its_weights_to_st
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = FullStorage(monkeypatch, float("inf"))
-    outcome, _ = run(tmp_path, KeepingOutbox(stop_at="storage_full", wish=StopReason.PAUSE), **JOB)
+    outcome, _ = run(tmp_path, KeepingOutbox(stop_at="storage_full", reason=StopReason.PAUSE), **JOB)
     assert outcome is not None
-    assert outcome["state"] == "paused"
+    assert outcome.state == "paused"
     storage.left = 0
     outcome, outbox = run(tmp_path, attempt=2, **JOB)
     assert outcome is not None
-    assert outcome["state"] == "succeeded"
+    assert outcome.state == "succeeded"
     assert outbox.of("step") == []
 
 
@@ -66,9 +66,9 @@ def test_a_run_that_found_no_room_in_time_says_what_to_do(tmp_path: Path, monkey
     FullStorage(monkeypatch, float("inf"))
     outcome, _ = run(tmp_path, **JOB)
     assert outcome is not None
-    assert outcome["state"] == "failed"
-    assert "no room on the storage" in outcome["message"]
-    assert "make room" in outcome["data"]["advice"]
+    assert outcome.state == "failed"
+    assert "no room on the storage" in outcome.message
+    assert "make room" in outcome.data["advice"]
 
 
 def test_a_storage_that_is_not_full_but_broken_is_not_waited_for(
@@ -77,5 +77,5 @@ def test_a_storage_that_is_not_full_but_broken_is_not_waited_for(
     storage = FullStorage(monkeypatch, 2, errno.EACCES)
     outcome, _ = run(tmp_path, **JOB)
     assert outcome is not None
-    assert outcome["state"] == "failed"
+    assert outcome.state == "failed"
     assert storage.left == 1

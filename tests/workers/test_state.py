@@ -14,13 +14,14 @@ import torch
 
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.states import StopReason
-from symadj.workers.data import load_table, prepare
-from symadj.workers.distributed.ranks import AttemptFailedError, Ranks
+from symadj.workers.data import prepare
+from symadj.workers.distributed.ranks import AttemptFailedError
 from symadj.workers.model.build import build_flow
 from symadj.workers.training.loop import Ending, train
 from symadj.workers.training.state import TrainingState
 from symadj.workers.validation import Validation
-from tests.workers.runs import SMALL, KeepingOutbox, run
+from tests.workers.loading import load_table
+from tests.workers.runs import SMALL, KeepingOutbox, order, rank_run, run
 
 BUSY: dict[str, Any] = {
     "stop": {"kind": "steps", "max_steps": 12},
@@ -50,7 +51,7 @@ def go_on(spec: JobSpec, state: TrainingState, stop_after: int | None = None) ->
     outbox = KeepingOutbox(stop_after=stop_after)
     data = prepare(spec.data, load_table(spec.data))
     try:
-        return train(spec, state, data, Ranks(torch.device("cpu")), outbox), outbox
+        return train(rank_run(order("unused").model_copy(update={"spec": spec}), outbox), state, data), outbox
     except AttemptFailedError as error:
         if error.failure.stop is not StopReason.CANCEL:
             raise
@@ -119,13 +120,13 @@ def test_a_training_stops_early_and_goes_back_to_its_best_weights(tmp_path: Path
         evaluation={"validate_every_steps": 2, "mixture_components": 0, "plots": False},
     )
     assert outcome is not None
-    result, validations = outcome["result"], outbox.series("validation_nll")
-    assert result["stopped_early"]
-    assert result["steps"] == len(outbox.series("loss")) < 200
+    result, validations = outcome.result, outbox.series("validation_nll")
+    assert result.stopped_early
+    assert result.steps == len(outbox.series("loss")) < 200
     best = min(range(len(validations)), key=lambda place: validations[place])
     assert len(validations) == best + 1 + 3
-    assert result["weights_of_step"] == 2 * (best + 1)
-    assert result["validation_nll"] == validations[best]
+    assert result.weights_of_step == 2 * (best + 1)
+    assert result.validation_nll == validations[best]
 
 
 def test_validation_evaluation_and_saved_weights_are_of_the_average_and_both_are_stored(tmp_path: Path) -> None:
@@ -146,12 +147,12 @@ def test_validation_evaluation_and_saved_weights_are_of_the_average_and_both_are
     average, last, unchanged = stored
     assert all(torch.equal(last[name], unchanged[name]) for name in last), "the average changes nothing in training"
     assert any(not torch.equal(average[name], last[name]) for name in last)
-    assert averaged["result"]["test_nll"] != plain["result"]["test_nll"]
-    assert averaged["result"]["validation_nll"] != plain["result"]["validation_nll"]
+    assert averaged.result.test_nll != plain.result.test_nll
+    assert averaged.result.validation_nll != plain.result.validation_nll
     spec = JobSpec.model_validate(json.loads((folder / "config.json").read_text())["spec"])
     flow = build_flow(spec, 2)
     flow.load_state_dict(average)
     data = prepare(spec.data, load_table(spec.data))
     rows = torch.from_numpy(data.test.rows).float()
     score = -flow.with_settings(divergence="exact", rtol=1e-4, atol=1e-5).log_prob(rows).detach().mean().item()
-    assert score == pytest.approx(averaged["result"]["test_nll"], abs=1e-4)
+    assert score == pytest.approx(averaged.result.test_nll, abs=1e-4)

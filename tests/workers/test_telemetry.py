@@ -10,7 +10,8 @@ import pytest
 
 from symadj.service.contract.records import EventRecord
 from symadj.service.contract.states import StopReason
-from symadj.workers.delivery.sender import Sender, TelemetryError
+from symadj.workers.delivery.outbox import TelemetryError
+from symadj.workers.delivery.sender import Sender
 from symadj.workers.delivery.spool import Spool
 from tests.workers.ingest import TOKEN, IngestServer
 

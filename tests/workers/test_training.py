@@ -16,16 +16,16 @@ from symadj.service.contract.records import OutcomeRecord
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.states import StopReason
 from symadj.workers.attempt import run_worker
-from symadj.workers.delivery.sender import TelemetryError
+from symadj.workers.delivery.outbox import TelemetryError
 from symadj.workers.model.build import build_flow
-from tests.workers.ingest import IngestServer
+from tests.workers.ingest import TOKEN, IngestServer
 from tests.workers.runs import SMALL, KeepingOutbox, run
 
 
 def test_a_run_reports_every_step_once_with_its_metrics(tmp_path: Path) -> None:
     outcome, outbox = run(tmp_path)
     assert outcome is not None
-    assert outcome["state"] == "succeeded"
+    assert outcome.state == "succeeded"
     steps = [record for record in outbox.of("step") if "loss" in record.metrics]
     assert [record.step for record in steps] == [1, 2, 3, 4, 5, 6]
     for record in steps:
@@ -118,36 +118,35 @@ def test_whatever_the_symplectic_method_keeps_the_losses_are_the_same_bits(
 def test_other_choices_of_the_spec_run_to_the_end(tmp_path: Path, changes: dict[str, Any]) -> None:
     outcome, _ = run(tmp_path, **changes)
     assert outcome is not None
-    assert outcome["state"] == "succeeded"
-    assert math.isfinite(outcome["result"]["test_nll"])
+    assert outcome.state == "succeeded"
+    assert math.isfinite(outcome.result.test_nll)
 
 
 def test_the_result_is_a_valid_outcome_with_likelihoods_and_baselines(tmp_path: Path) -> None:
     outcome, outbox = run(tmp_path)
     assert outcome is not None
-    record = OutcomeRecord(time=outbox.records[-1].time, **outcome)
-    assert record.result is not None
-    result = json.loads(record.model_dump_json())["result"]
-    assert result["test_rows"] == 40
-    assert 0 < result["test_nll_stderr"] < 1
+    result = OutcomeRecord.model_validate_json(outcome.model_dump_json()).result
+    assert result is not None
+    assert result.test_rows == 40
+    assert 0 < result.test_nll_stderr < 1
     # Moons are narrower than a unit, so that the standardised rows are spread wider than the raw ones.
-    assert result["test_nll_original_units"] < result["test_nll"]
-    assert result["test_solver"] == {
+    assert result.test_nll_original_units < result.test_nll
+    assert result.test_solver.model_dump(exclude_none=True) == {
         "divergence": "exact",
         "method": "dopri5",
         "dtype": "float32",
         "rtol": pytest.approx(1e-4),
         "atol": pytest.approx(1e-5),
     }
-    assert result["validation_nll"] == outbox.series("validation_nll")[-1]
-    assert result["baselines"]["gaussian"] == pytest.approx(2.5, abs=0.3)
-    assert result["baselines"]["gaussian_mixture"]["components"] == 2
+    assert result.validation_nll == outbox.series("validation_nll")[-1]
+    assert result.baselines.gaussian == pytest.approx(2.5, abs=0.3)
+    assert result.baselines.gaussian_mixture.components == 2
 
 
 def test_a_tolerance_too_tight_for_float32_is_tested_in_float64(tmp_path: Path) -> None:
     outcome, _ = run(tmp_path, solver={"kind": "adaptive", "rtol": 1e-4, "atol": 1e-5})
     assert outcome is not None
-    assert outcome["result"]["test_solver"]["dtype"] == "float64"
+    assert outcome.result.test_solver.dtype == "float64"
 
 
 def test_the_saved_weights_and_transforms_give_the_flow_back(tmp_path: Path) -> None:
@@ -174,14 +173,14 @@ def test_plots_are_artifacts(tmp_path: Path) -> None:
 def test_a_cancelled_run_stops_at_the_next_step(tmp_path: Path) -> None:
     outcome, outbox = run(tmp_path, KeepingOutbox(stop_after=2))
     assert outcome is not None
-    assert (outcome["state"], outcome["message"]) == ("cancelled", "cancelled after step 2")
+    assert (outcome.state, outcome.message) == ("cancelled", "cancelled after step 2")
     assert len(outbox.series("loss")) == 2
 
 
 def test_a_run_cancelled_after_its_last_step_ends_in_the_evaluation_with_its_weights_saved(tmp_path: Path) -> None:
     outcome, outbox = run(tmp_path, KeepingOutbox(stop_at="training_finished"))
     assert outcome is not None
-    assert (outcome["state"], outcome["reason"]) == ("cancelled", None)
+    assert (outcome.state, outcome.reason) == ("cancelled", None)
     assert "weights.safetensors" in [artifact.name for artifact in outbox.of("artifact")]
 
 
@@ -194,16 +193,16 @@ def test_an_attempt_that_is_not_wanted_any_more_stops_without_an_outcome(tmp_pat
 def test_minutes_end_training_after_the_step_in_which_they_are_up(tmp_path: Path) -> None:
     outcome, outbox = run(tmp_path, stop={"kind": "minutes", "max_minutes": 1e-6}, evaluation=None)
     assert outcome is not None
-    assert outcome["state"] == "succeeded"
+    assert outcome.state == "succeeded"
     assert len(outbox.of("step")) == 1
 
 
 def test_a_solver_that_needs_too_many_steps_ends_the_run_with_place_and_advice(tmp_path: Path) -> None:
     outcome, _ = run(tmp_path, solver={"kind": "adaptive", "rtol": 1e-6, "atol": 1e-6, "max_steps": 1})
     assert outcome is not None
-    assert (outcome["state"], outcome["reason"]) == ("failed", "solver_stuck")
-    assert "raise max_steps" in outcome["message"]
-    data = outcome["data"]
+    assert (outcome.state, outcome.reason) == ("failed", "solver_stuck")
+    assert "raise max_steps" in outcome.message
+    data = outcome.data
     assert (data["solver_reason"], data["step"], data["phase"], data["rank"]) == ("max_steps", 1, "forward", 0)
     assert data["dt"] > 0
 
@@ -217,9 +216,9 @@ def test_a_rate_that_is_far_too_high_ends_as_diverged_with_the_step_and_advice(t
         stop={"kind": "steps", "max_steps": 500},
     )
     assert outcome is not None
-    assert (outcome["state"], outcome["reason"]) == ("failed", "diverged")
-    assert outcome["data"]["step"] == len(outbox.of("step")) + 1
-    assert "learning_rate" in outcome["data"]["advice"]
+    assert (outcome.state, outcome.reason) == ("failed", "diverged")
+    assert outcome.data["step"] == len(outbox.of("step")) + 1
+    assert "learning_rate" in outcome.data["advice"]
 
 
 def test_data_that_cannot_be_trained_on_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,8 +226,8 @@ def test_data_that_cannot_be_trained_on_is_a_data_error(tmp_path: Path, monkeypa
     np.save(tmp_path / "few.npy", np.random.default_rng(0).standard_normal((100, 3)))
     outcome, _ = run(tmp_path, data={"kind": "file", "path": "few.npy", "batch_size": 81})
     assert outcome is not None
-    assert (outcome["state"], outcome["reason"]) == ("failed", "data_error")
-    assert "batch_size 81 is larger than the 80 training rows" in outcome["message"]
+    assert (outcome.state, outcome.reason) == ("failed", "data_error")
+    assert "batch_size 81 is larger than the 80 training rows" in outcome.message
 
 
 def test_a_measured_peak_above_the_budget_is_one_event_with_the_numbers(tmp_path: Path) -> None:
@@ -242,9 +241,9 @@ def test_a_measured_peak_above_the_budget_is_one_event_with_the_numbers(tmp_path
 
 def test_a_worker_delivers_all_that_it_reports(ingest: IngestServer, tmp_path: Path, spool_dir: Path) -> None:
     ingest.faults.extend([503, "drop"])
-    outcome = run_worker(ingest.order(SMALL, str(tmp_path)))
+    outcome = run_worker(ingest.order(SMALL, str(tmp_path)), TOKEN)
     assert outcome is not None
-    assert outcome["state"] == "succeeded"
+    assert outcome.state == "succeeded"
     records = ingest.records["rank-0"]
     assert [r["step"] for r in records if r["kind"] == "step" and "loss" in r["metrics"]] == [1, 2, 3, 4, 5, 6]
     assert records[-1]["kind"] == "closed"
@@ -254,15 +253,15 @@ def test_a_worker_delivers_all_that_it_reports(ingest: IngestServer, tmp_path: P
 
 def test_a_worker_told_to_cancel_by_the_api_stops(ingest: IngestServer, tmp_path: Path) -> None:
     ingest.stop_wish = StopReason.CANCEL
-    outcome = run_worker(ingest.order(SMALL | {"stop": {"kind": "minutes", "max_minutes": 5}}, str(tmp_path)))
+    outcome = run_worker(ingest.order(SMALL | {"stop": {"kind": "minutes", "max_minutes": 5}}, str(tmp_path)), TOKEN)
     assert outcome is not None
-    assert outcome["state"] == "cancelled"
+    assert outcome.state == "cancelled"
 
 
 def test_a_worker_whose_records_are_refused_raises(ingest: IngestServer, tmp_path: Path) -> None:
     ingest.always = 422
     with pytest.raises(TelemetryError, match="answered 422"):
-        run_worker(ingest.order(SMALL | {"stop": {"kind": "minutes", "max_minutes": 5}}, str(tmp_path)))
+        run_worker(ingest.order(SMALL | {"stop": {"kind": "minutes", "max_minutes": 5}}, str(tmp_path)), TOKEN)
 
 
 def test_weights_depend_on_the_seed_alone() -> None:

@@ -7,6 +7,7 @@ from symadj.workers.data.errors import DataError
 from symadj.workers.data.load import load_data, load_table
 from symadj.workers.data.order import BatchOrder
 from symadj.workers.data.prepare import prepare
+from symadj.workers.data.roots import DataRoots, data_roots
 from symadj.workers.data.table import Batch, Batches, Part, PreparedData, Table
 from symadj.workers.data.transforms import FittedTransform, invert, restore_transforms
 
@@ -15,11 +16,13 @@ __all__ = [
     "BatchOrder",
     "Batches",
     "DataError",
+    "DataRoots",
     "FittedTransform",
     "Part",
     "PartBatches",
     "PreparedData",
     "Table",
+    "data_roots",
     "invert",
     "load_data",
     "load_table",

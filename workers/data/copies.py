@@ -17,25 +17,26 @@ from pathlib import Path
 from symadj.service.contract.storage import Bucket
 from symadj.workers.data.errors import DataError
 
-__all__ = ["CACHE_VARIABLE", "fetch"]
+__all__ = ["fetch"]
 
-CACHE_VARIABLE = "SYMADJ_DATA_CACHE"
+_CACHE_SETTING = "SYMADJ_DATA_CACHE"
 _TRIES = 3
 
 
-def fetch(bucket: Bucket, path: str, name: str) -> Path:
+def fetch(bucket: Bucket, path: str, name: str, cache: Path | None) -> Path:
     """Return a copy of an object, which is fetched unless this node has one of it as it is now.
 
     Args:
         bucket: that has it.
         path: of the object there.
         name: what the user calls it.
+        cache: folder for copies; None is one of this user's in the system's temporary folder.
 
     Raises:
         DataError: it is replaced again and again, or there is no folder for copies.
         OSError: the bucket can't be read or does not answer, or the disk is full.
     """
-    folder = _folder(name)
+    folder = _folder(name, cache)
     for _ in range(_TRIES):
         size, version = bucket.stamp(path)
         copy = folder / hashlib.sha256(f"{bucket.name(path)}\0{version}".encode()).hexdigest()
@@ -64,19 +65,18 @@ def _alone(copy: Path) -> Iterator[None]:
         yield
 
 
-def _folder(name: str) -> Path:
-    named = os.environ.get(CACHE_VARIABLE)
-    folder = Path(named) if named else Path(tempfile.gettempdir(), f"symadj-data-{os.getuid()}")
+def _folder(name: str, cache: Path | None) -> Path:
+    folder = cache or Path(tempfile.gettempdir(), f"symadj-data-{os.getuid()}")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # In the temporary folder somebody else could have made it, and would own what is trained on.
-        foreign = not named and folder.stat().st_uid != os.getuid()
+        foreign = cache is None and folder.stat().st_uid != os.getuid()
     except OSError as error:
         raise DataError(
-            f"{name} lies in a bucket, and {folder} can't take a copy of it ({error}): set {CACHE_VARIABLE}", file=name
+            f"{name} lies in a bucket, and {folder} can't take a copy of it ({error}): set {_CACHE_SETTING}", file=name
         ) from error
     if foreign:
         raise DataError(
-            f"{name} lies in a bucket, and {folder}, for copies, is another user's: set {CACHE_VARIABLE}", file=name
+            f"{name} lies in a bucket, and {folder}, for copies, is another user's: set {_CACHE_SETTING}", file=name
         )
     return folder

@@ -10,7 +10,7 @@ from symadj.service.contract.spec.data import FileData
 from symadj.workers.data.errors import DataError
 from symadj.workers.data.formats.raw import READERS, InputFile
 from symadj.workers.data.formats.tables import wanted_of
-from symadj.workers.data.roots import find_file
+from symadj.workers.data.roots import DataRoots
 from symadj.workers.data.table import Source, Table
 
 __all__ = ["load_file"]
@@ -18,17 +18,17 @@ __all__ = ["load_file"]
 _MOST_CHANNELS = 4  # red, green, blue, alpha
 
 
-def load_file(data: FileData) -> Table:
+def load_file(data: FileData, roots: DataRoots) -> Table:
     """Read the file, or the two, that ``data`` names.
 
     Raises:
         DataError: a file is missing, unreadable or empty, a column is missing or not numeric, or the test file has
             other columns than the first.
     """
-    table = _load(data, data.path)
+    table = _load(data, roots, data.path)
     if data.test_path is None:
         return table
-    test = _load(data, data.test_path)
+    test = _load(data, roots, data.test_path)
     if (test.columns, test.context_columns, test.shape) != (table.columns, table.context_columns, table.shape):
         raise DataError(
             f"{data.test_path} has {len(test.columns)} columns ({_listed(test.columns)}), {data.path} has "
@@ -48,8 +48,8 @@ def load_file(data: FileData) -> Table:
     )
 
 
-def _load(data: FileData, name: str) -> Table:
-    file = find_file(name)
+def _load(data: FileData, roots: DataRoots, name: str) -> Table:
+    file = roots.find_file(name)
     if data.format not in READERS:
         raise DataError(
             f"{name}: files of format {data.format} can't be read by this worker, which reads {', '.join(READERS)}: "

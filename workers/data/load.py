@@ -8,14 +8,15 @@ from symadj.workers.data.files import load_file
 from symadj.workers.data.maf import load_maf
 from symadj.workers.data.prepare import TableData, prepare
 from symadj.workers.data.prepare_stream import prepare_stream
+from symadj.workers.data.roots import DataRoots
 from symadj.workers.data.table import PreparedData, Table
 from symadj.workers.data.toys import draw_toy
 
 __all__ = ["load_data", "load_table"]
 
 
-def load_table(data: TableData) -> Table:
-    """Load or draw the raw rows that ``data`` names.
+def load_table(data: TableData, roots: DataRoots) -> Table:
+    """Load or draw the raw rows that ``data`` names; files are looked for below ``roots``.
 
     Raises:
         DataError: a file is missing, unreadable, or not of the layout that is asked for.
@@ -26,17 +27,17 @@ def load_table(data: TableData) -> Table:
         case ToyData():
             return draw_toy(data)
         case FileData():
-            return load_file(data)
+            return load_file(data, roots)
         case MafData():
-            return load_maf(data)
+            return load_maf(data, roots)
 
 
-def load_data(data: Data) -> PreparedData:
-    """Load, check, split and transform what ``data`` names.
+def load_data(data: Data, roots: DataRoots) -> PreparedData:
+    """Load, check, split and transform what ``data`` names; files are looked for below ``roots``.
 
     Raises:
         DataError: it can't be trained on; says which file, column and row.
     """
     if isinstance(data, ParquetStreamData):
-        return prepare_stream(data)
-    return prepare(data, load_table(data))
+        return prepare_stream(data, roots)
+    return prepare(data, load_table(data, roots))

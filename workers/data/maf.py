@@ -18,7 +18,7 @@ from symadj.workers.data.errors import DataError
 from symadj.workers.data.formats.arrays import read_hdf5, read_npy
 from symadj.workers.data.formats.raw import InputFile, Raw
 from symadj.workers.data.formats.tables import read_csv, read_parquet
-from symadj.workers.data.roots import find_file, resolve
+from symadj.workers.data.roots import DataRoots
 from symadj.workers.data.table import Source, Table
 from symadj.workers.data.transforms import FittedTransform, standardise
 
@@ -32,7 +32,7 @@ _CONVERT_GAS = (
 )
 
 
-def load_maf(data: MafData) -> Table:
+def load_maf(data: MafData, roots: DataRoots) -> Table:
     """Load and preprocess the set that ``data`` names from the files in ``data.path``.
 
     Raises:
@@ -40,20 +40,20 @@ def load_maf(data: MafData) -> Table:
     """
     match data.name:
         case "power":
-            return _power(data.path)
+            return _power(roots, data.path)
         case "gas":
-            return _gas(data.path)
+            return _gas(roots, data.path)
         case "hepmass":
-            return _hepmass(data.path)
+            return _hepmass(roots, data.path)
         case "miniboone":
-            return _miniboone(data.path)
+            return _miniboone(roots, data.path)
         case "bsds300":
-            return _bsds300(data.path)
+            return _bsds300(roots, data.path)
 
 
-def _power(folder: str) -> Table:
+def _power(roots: DataRoots, folder: str) -> Table:
     """Reactive power and global intensity go, noise breaks the ties of the readings; the time of day stays as it is."""
-    file, raw = _array(folder, "data.npy", 8)
+    file, raw = _array(roots, folder, "data.npy", 8)
     rng = np.random.RandomState(42)
     # The permutation of a shuffle in place, without its slow exchange of rows.
     data = raw[rng.permutation(len(raw))][:, [0, 2, 4, 5, 6, 7]]
@@ -66,18 +66,18 @@ def _power(folder: str) -> Table:
     return _tenths(file, columns, data)
 
 
-def _miniboone(folder: str) -> Table:
+def _miniboone(roots: DataRoots, folder: str) -> Table:
     """The published file is filtered already; the filters change nothing then, and serve the unfiltered one."""
-    file, data = _array(folder, "data.npy", None)
+    file, data = _array(roots, folder, "data.npy", None)
     data = data[~(data[:, 0] < -100)]
     _refuse_empty(file, data)
     data = data[:, _rarely_at_the_minimum(data)]
     return _tenths(file, tuple(f"x{place}" for place in range(data.shape[1])), data)
 
 
-def _gas(folder: str) -> Table:
+def _gas(roots: DataRoots, folder: str) -> Table:
     """Sensors only, one of each pair that correlates by more than 0.98; standardised over all rows."""
-    file, raw = _gas_file(folder)
+    file, raw = _gas_file(roots, folder)
     assert raw.columns is not None
     missing = {"Meth", "Eth", "Time"} - set(raw.columns)
     if missing:
@@ -100,26 +100,28 @@ def _gas(folder: str) -> Table:
     return _table(file, tuple(columns[place] for place in left), data, validation_from, test_from, scale)
 
 
-def _gas_file(folder: str) -> tuple[InputFile, Raw]:
+def _gas_file(roots: DataRoots, folder: str) -> tuple[InputFile, Raw]:
     for name, read in ((f"{_GAS}.parquet", read_parquet), (f"{_GAS}.csv", read_csv)):
         path = str(PurePosixPath(folder, name))
         try:
-            file = find_file(path)
+            file = roots.find_file(path)
         except DataError:
             continue
         return file, read(file)
     path = str(PurePosixPath(folder, f"{_GAS}.parquet"))
     raise DataError(
-        f"{path} is not there below a data root. GAS is published as {_GAS}.pickle, and a pickle may run any code "
+        f"{path} was not found below a data root. GAS is published as {_GAS}.pickle, and a pickle may run any code "
         f"when it is read, so symadj does not read it: if you trust yours, convert it once, in its folder, by "
         f"{_CONVERT_GAS}",
         file=path,
     )
 
 
-def _hepmass(folder: str) -> Table:
+def _hepmass(roots: DataRoots, folder: str) -> Table:
     """Signal rows only, without the columns that repeat a value too often; the training file's mean and spread."""
-    train_file, test_file = (find_file(str(PurePosixPath(folder, f"1000_{part}.csv"))) for part in ("train", "test"))
+    train_file, test_file = (
+        roots.find_file(str(PurePosixPath(folder, f"1000_{part}.csv"))) for part in ("train", "test")
+    )
     train = read_csv(train_file)
     assert train.columns is not None
     test = _hepmass_test(test_file, train.columns)
@@ -161,9 +163,9 @@ def _hepmass_test(file: InputFile, columns: tuple[str, ...]) -> Raw:
         return read_csv(file, names=columns)
 
 
-def _bsds300(folder: str) -> Table:
+def _bsds300(roots: DataRoots, folder: str) -> Table:
     """Patches of 8 x 8 pixels with their mean taken away, and so without the last pixel. As they are."""
-    file = find_file(str(PurePosixPath(folder, "BSDS300.hdf5")))
+    file = roots.find_file(str(PurePosixPath(folder, "BSDS300.hdf5")))
     parts = [read_hdf5(file, key).values for key in ("train", "validation", "test")]
     widths = [part.shape[1:] for part in parts]
     if widths[0] == () or len(set(widths)) > 1 or len(widths[0]) > 1:
@@ -179,10 +181,10 @@ def _bsds300(folder: str) -> Table:
     )
 
 
-def _array(folder: str, name: str, width: int | None) -> tuple[InputFile, Rows]:
+def _array(roots: DataRoots, folder: str, name: str, width: int | None) -> tuple[InputFile, Rows]:
     # A folder that is not there is told as such, not as a file that is missing in it.
-    resolve(folder)
-    file = find_file(str(PurePosixPath(folder, name)))
+    roots.resolve(folder)
+    file = roots.find_file(str(PurePosixPath(folder, name)))
     values = read_npy(file).values
     if values.ndim != 2 or (width is not None and values.shape[1] != width):
         wanted = "rows of some width" if width is None else f"[rows, {width}]"

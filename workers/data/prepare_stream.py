@@ -12,6 +12,7 @@ from symadj.service.contract.spec.data import ParquetStreamData
 from symadj.workers.data.checks import TrainingColumns, refuse_not_finite, refuse_untransformable
 from symadj.workers.data.errors import DataError
 from symadj.workers.data.prepare import levels_of
+from symadj.workers.data.roots import DataRoots
 from symadj.workers.data.stream import ParquetRows, StreamBatches, TrainingRows
 from symadj.workers.data.table import Part, Pipeline, PreparedData, Rows
 from symadj.workers.data.transforms import FittedTransform, fit_transforms, moments, standardise
@@ -24,7 +25,7 @@ _SAMPLE = 100_000
 Index = NDArray[np.int64]
 
 
-def prepare_stream(data: ParquetStreamData) -> PreparedData:
+def prepare_stream(data: ParquetStreamData, roots: DataRoots) -> PreparedData:
     """Read everything once to check it and to take out the held-out rows, and again to fit what needs fitting.
 
     The held-out rows are drawn without replacement from all rows, by ``data.split_seed``.
@@ -32,7 +33,7 @@ def prepare_stream(data: ParquetStreamData) -> PreparedData:
     Raises:
         DataError: a file or a value is not fit for training, or there are too few rows.
     """
-    source = ParquetRows(data)
+    source = ParquetRows(data, roots)
     held_out = data.validation_rows + data.test_rows
     if source.total - held_out < data.batch_size:
         raise DataError(

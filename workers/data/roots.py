@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from symadj.service.contract.storage import Bucket, StorageError, StorageUnreachable, open_storage, split_places
+from symadj.service.contract.order import RunOrder
+from symadj.service.contract.storage import Bucket, StorageError, StorageUnreachable, open_storage
 from symadj.workers.data.copies import fetch
 from symadj.workers.data.errors import DataError
 from symadj.workers.data.formats.raw import InputFile
 
-__all__ = ["InBucket", "data_roots", "find_file", "names_below", "resolve"]
+__all__ = ["DataRoots", "InBucket", "data_roots"]
 
-ROOTS_VARIABLE = "SYMADJ_DATA_ROOTS"
-DATA_VARIABLE = "SYMADJ_DATA"
-# Where Debian's packages of data sets (dataset-fashion-mnist) put them.
-_SYSTEM_ROOT = "/usr/share/datasets"
+ROOTS_SETTING = "SYMADJ_DATA_ROOTS"
 
 
 @dataclass(frozen=True)
@@ -29,53 +26,9 @@ class InBucket:
     is_folder: bool
 
 
-def data_roots() -> tuple[Path | Bucket, ...]:
-    """Return the folders and places in buckets that files are taken from, and from nowhere else.
-
-    ``SYMADJ_DATA_ROOTS`` names them, separated as in ``PATH``. Without it they are ``datasets`` in the service's data
-    folder and the system's data sets.
-
-    Raises:
-        DataError: a URL can't be used here.
-    """
-    named = os.environ.get(ROOTS_VARIABLE)
-    if named is None:
-        return (Path(os.environ.get(DATA_VARIABLE, "symadj-data")) / "datasets", Path(_SYSTEM_ROOT))
-    try:
-        return tuple(_root(place) for place in split_places(named))
-    except StorageError as error:
-        raise DataError(f"{ROOTS_VARIABLE} names what this node can't use: {error}") from error
-
-
 def _root(place: str) -> Path | Bucket:
     storage = open_storage(place)
     return storage if isinstance(storage, Bucket) else storage.root
-
-
-def resolve(path: str) -> Path | InBucket:
-    """Return the file or folder that a spec names by ``path``: the first that exists below a data root.
-
-    Links are followed first, so that neither ``..`` nor a link leads out of the roots.
-
-    Raises:
-        DataError: there is no such file below a root, or a root can't be read.
-        StorageUnreachable: a bucket does not answer.
-    """
-    roots = data_roots()
-    folders = [root.resolve() for root in roots if isinstance(root, Path)]
-    for root in roots:
-        if isinstance(root, Bucket):
-            found: Path | InBucket | None = _in_bucket(root, path)
-        else:
-            found = _in_folder(root.resolve(), path, folders)
-        if found is not None:
-            return found
-    allowed = ", ".join(root.location if isinstance(root, Bucket) else str(root.resolve()) for root in roots)
-    raise DataError(
-        f"{path} is not there below a data root ({allowed or 'none is set'}): put it there, or add its folder or URL "
-        f"to {ROOTS_VARIABLE} where the service is started",
-        file=path,
-    )
 
 
 def _in_folder(root: Path, path: str, allowed: Sequence[Path]) -> Path | None:
@@ -104,51 +57,97 @@ def _in_bucket(root: Bucket, path: str) -> InBucket | None:
     except StorageError as error:
         raise DataError(
             f"{path} can't be looked for in the data root {root.location} ({error}): see to its credentials, or take "
-            f"it out of {ROOTS_VARIABLE} where the service is started",
+            f"it out of {ROOTS_SETTING} where the service is started",
             file=path,
         ) from error
     return InBucket(root, below, is_folder=False)
 
 
-def find_file(name: str) -> InputFile:
-    """Return the file that a spec calls ``name``; of one in a bucket, a copy on this node.
+class DataRoots:
+    """The folders and places in buckets that the files of specs are taken from, and from nowhere else.
 
-    Raises:
-        DataError: it is missing, or is a folder or a pipe, or can't be fetched.
-        StorageUnreachable: a bucket does not answer.
+    Args:
+        places: folders of this node, and URLs of places in buckets.
+        cache: folder for copies of files from buckets; None is one in the system's temporary folder.
     """
-    found = resolve(name)
-    if found.is_folder if isinstance(found, InBucket) else found.is_dir():
-        raise DataError(
-            f"{name} is a folder, a file is expected (data.kind parquet_stream reads folders of parquet files)",
-            file=name,
-        )
-    if isinstance(found, InBucket):
+
+    def __init__(self, places: Sequence[str] = (), cache: Path | None = None) -> None:
+        self._places, self._cache = tuple(places), cache
+
+    def _roots(self) -> tuple[Path | Bucket, ...]:
         try:
-            return InputFile(fetch(found.bucket, found.path, name), name)
-        except StorageUnreachable:
-            raise
-        except OSError as error:
-            raise DataError(f"{name} can't be fetched to this node: {error}", file=name) from error
-    if not found.is_file():  # opening a pipe would wait for ever
-        raise DataError(f"{name} is no regular file", file=name)
-    return InputFile(found, name)
+            return tuple(_root(place) for place in self._places)
+        except StorageError as error:
+            raise DataError(f"{ROOTS_SETTING} names what this node can't use: {error}") from error
 
+    def resolve(self, path: str) -> Path | InBucket:
+        """Return the file or folder that a spec names by ``path``: the first that exists below a data root.
 
-def names_below(path: str, ending: str) -> list[PurePosixPath] | None:
-    """Return the files in a folder, and in those below it, whose names end so; None where ``path`` is a file.
+        Links are followed first, so that neither ``..`` nor a link leads out of the roots.
 
-    Raises:
-        DataError: there is no such folder.
-        StorageUnreachable: a bucket does not answer.
-    """
-    found = resolve(path)
-    if isinstance(found, InBucket):
-        if not found.is_folder:
+        Raises:
+            DataError: there is no such file below a root, or a root can't be read.
+            StorageUnreachable: a bucket does not answer.
+        """
+        roots = self._roots()
+        folders = [root.resolve() for root in roots if isinstance(root, Path)]
+        for root in roots:
+            if isinstance(root, Bucket):
+                found: Path | InBucket | None = _in_bucket(root, path)
+            else:
+                found = _in_folder(root.resolve(), path, folders)
+            if found is not None:
+                return found
+        allowed = ", ".join(root.location if isinstance(root, Bucket) else str(root.resolve()) for root in roots)
+        raise DataError(
+            f"{path} was not found below a data root ({allowed or 'none is set'}): put it there, or add its folder or "
+            f"URL to {ROOTS_SETTING} where the service is started",
+            file=path,
+        )
+
+    def find_file(self, name: str) -> InputFile:
+        """Return the file that a spec calls ``name``; of one in a bucket, a copy on this node.
+
+        Raises:
+            DataError: it is missing, or is a folder or a pipe, or can't be fetched.
+            StorageUnreachable: a bucket does not answer.
+        """
+        found = self.resolve(name)
+        if found.is_folder if isinstance(found, InBucket) else found.is_dir():
+            raise DataError(
+                f"{name} is a folder, a file is expected (data.kind parquet_stream reads folders of parquet files)",
+                file=name,
+            )
+        if isinstance(found, InBucket):
+            try:
+                return InputFile(fetch(found.bucket, found.path, name, self._cache), name)
+            except StorageUnreachable:
+                raise
+            except OSError as error:
+                raise DataError(f"{name} can't be fetched to this node: {error}", file=name) from error
+        if not found.is_file():  # opening a pipe would wait for ever
+            raise DataError(f"{name} is not a regular file", file=name)
+        return InputFile(found, name)
+
+    def names_below(self, path: str, ending: str) -> list[PurePosixPath] | None:
+        """Return the files in a folder, and in those below it, whose names end so; None where ``path`` is a file.
+
+        Raises:
+            DataError: there is no such folder.
+            StorageUnreachable: a bucket does not answer.
+        """
+        found = self.resolve(path)
+        if isinstance(found, InBucket):
+            if not found.is_folder:
+                return None
+            return sorted(PurePosixPath(name) for name in found.bucket.all_below(found.path) if name.endswith(ending))
+        if not found.is_dir():
             return None
-        return sorted(PurePosixPath(name) for name in found.bucket.all_below(found.path) if name.endswith(ending))
-    if not found.is_dir():
-        return None
-    # Some programs write folders whose names end so.
-    files = (file for file in found.rglob(f"*{ending}") if not file.is_dir())
-    return sorted(PurePosixPath(file.relative_to(found)) for file in files)
+        # Some programs write folders whose names end so.
+        files = (file for file in found.rglob(f"*{ending}") if not file.is_dir())
+        return sorted(PurePosixPath(file.relative_to(found)) for file in files)
+
+
+def data_roots(order: RunOrder) -> DataRoots:
+    """Return the places that a run may take its data from."""
+    return DataRoots(order.data_roots, None if order.data_cache is None else Path(order.data_cache))

@@ -22,7 +22,7 @@ from symadj.workers.data.errors import DataError
 from symadj.workers.data.formats.raw import InputFile, need, reading, refuse, same_type
 from symadj.workers.data.formats.tables import MISCOUNTED, dtype_of, names_of, numbers, wanted_of
 from symadj.workers.data.order import share_of
-from symadj.workers.data.roots import find_file, names_below
+from symadj.workers.data.roots import DataRoots
 from symadj.workers.data.table import Batch, Pipeline, Source, Table
 from symadj.workers.data.transforms import FittedTransform
 
@@ -53,13 +53,13 @@ class ParquetRows:
         total: rows in all.
     """
 
-    def __init__(self, data: ParquetStreamData) -> None:
+    def __init__(self, data: ParquetStreamData, roots: DataRoots) -> None:
         """Read the files' metadata.
 
         Raises:
             DataError: there is no file, one can't be read, or lacks a column.
         """
-        files = _files(data.path)
+        files = _files(data.path, roots)
         parquet = need("pyarrow.parquet", files[0])
         self.context_columns = data.context_columns
         self.columns: tuple[str, ...] = data.columns or ()
@@ -120,16 +120,16 @@ def _stamp(file: InputFile) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_size
 
 
-def _files(path: str) -> list[InputFile]:
-    names = names_below(path, ".parquet")
+def _files(path: str, roots: DataRoots) -> list[InputFile]:
+    names = roots.names_below(path, ".parquet")
     if names is None:
-        return [find_file(path)]
+        return [roots.find_file(path)]
     # Other programs keep copies and half-written files under names that begin with a dot or an underscore.
     inside = [name for name in names if not any(part.startswith((".", "_")) for part in name.parts)]
     if not inside:
         raise DataError(f"{path} is a folder without any .parquet file", file=path)
     # Each by itself: a link in the folder may lead out of the data roots, or to a pipe.
-    return [find_file(f"{path}/{file}") for file in inside]
+    return [roots.find_file(f"{path}/{file}") for file in inside]
 
 
 class TrainingRows:

@@ -10,17 +10,17 @@ import threading
 import time
 from http import HTTPStatus
 from pathlib import Path
-from typing import Protocol
 
 import httpx
 
 from symadj.service.contract.order import RunOrder
 from symadj.service.contract.records import MAX_BATCH_RECORDS, AnyRecord, BatchAnswer
 from symadj.service.contract.states import StopReason
+from symadj.workers.delivery.outbox import TelemetryError
 from symadj.workers.delivery.spool import Spool
-from symadj.workers.outcome import StopAsked
+from symadj.workers.outcome import StopRequestedError
 
-__all__ = ["Outbox", "Sender", "TelemetryError", "flush_timeout", "open_sender"]
+__all__ = ["Sender", "open_sender"]
 
 log = logging.getLogger(__name__)
 
@@ -36,47 +36,6 @@ REQUEST_TIMEOUT_S = 10.0
 # The attempt is not wanted any more: its token was withdrawn, or the job was deleted or given to another attempt.
 _NOT_WANTED = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 _LATER = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
-
-
-class TelemetryError(Exception):
-    """The API refuses what this run sends: a fault in symadj, not in the run."""
-
-
-class Outbox(Protocol):
-    """Where a run puts its records, and where it learns that it is to stop."""
-
-    @property
-    def stop(self) -> StopReason | None:
-        """What the API asked for, if the run is to stop at its next step."""
-
-    @property
-    def checkpoints_asked(self) -> int:
-        """How many checkpoints the API has asked for in all."""
-
-    @property
-    def superseded(self) -> bool:
-        """Whether the API does not want this attempt any more."""
-
-    def put(self, record: AnyRecord) -> None:
-        """Take a record for delivery; returns at once.
-
-        Raises:
-            TelemetryError: the API refused an earlier record for good.
-        """
-
-    def raise_if_stopped(self) -> None:
-        """Return if the run may go on.
-
-        Raises:
-            StopAsked: the API asked for the run to stop.
-        """
-
-    def flush(self, timeout: float) -> bool:
-        """Wait up to ``timeout`` seconds until all is delivered, and return whether it is.
-
-        Raises:
-            TelemetryError: the API refused a record for good.
-        """
 
 
 class Sender:
@@ -125,7 +84,7 @@ class Sender:
 
     def raise_if_stopped(self) -> None:
         if self._stop is not None:
-            raise StopAsked(self._stop)
+            raise StopRequestedError(self._stop)
 
     def flush(self, timeout: float) -> bool:
         with self._changed:
@@ -173,8 +132,8 @@ class Sender:
                 waiting = self._spool.count - self._acknowledged
                 if waiting and (self._flushing or waiting >= SEND_AT_ONCE):
                     return True
-                told = self._changed.wait(SEND_INTERVAL_S)
-                if not told and (self._spool.count > self._acknowledged or time.monotonic() >= ask_at):
+                notified = self._changed.wait(SEND_INTERVAL_S)
+                if not notified and (self._spool.count > self._acknowledged or time.monotonic() >= ask_at):
                     return True
             return False
 
@@ -194,7 +153,7 @@ class Sender:
                 problem = f"{type(error).__name__}: {error}"
             else:
                 if not (answer.is_server_error or answer.status_code in _LATER):
-                    moved = self._heed(answer)
+                    moved = self._take(answer)
                     if moved or not lines:
                         return
                 problem = f"status {answer.status_code}"
@@ -203,12 +162,12 @@ class Sender:
                 self._changed.wait_for(lambda: self._over, pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_RETRY_S)
 
-    def _heed(self, answer: httpx.Response) -> bool:
-        """Do what the API says; return whether it moved on, or ended the sending."""
+    def _take(self, answer: httpx.Response) -> bool:
+        """Take an answer; return whether the API moved on, or ended the sending."""
         if answer.status_code == HTTPStatus.OK:
-            told = BatchAnswer.model_validate_json(answer.content)
-            self._stop, self._checkpoints_asked = told.stop, told.checkpoints_asked
-            return self._continue_from(told.next_seq)
+            read = BatchAnswer.model_validate_json(answer.content)
+            self._stop, self._checkpoints_asked = read.stop, read.checkpoints_asked
+            return self._continue_from(read.next_seq)
         if answer.status_code == HTTPStatus.CONFLICT and "next_seq" in answer.json():
             return self._continue_from(int(answer.json()["next_seq"]))
         if answer.status_code in _NOT_WANTED:
@@ -235,13 +194,8 @@ class Sender:
         return moved
 
 
-def flush_timeout() -> float:
-    """Return for how many seconds a run waits at its end for the API to take its last records."""
-    return float(os.environ.get("SYMADJ_FLUSH_TIMEOUT_S", "3600"))
-
-
-def open_sender(order: RunOrder, source: str) -> Sender:
-    """Start delivering the records of ``source`` of the attempt that ``order`` tells of."""
-    root = os.environ.get("SYMADJ_SPOOL_DIR") or os.path.join(tempfile.gettempdir(), "symadj-spool")
+def open_sender(order: RunOrder, token: str, source: str) -> Sender:
+    """Start delivering the records of ``source`` of the attempt that ``order`` is for."""
+    root = order.spool or os.path.join(tempfile.gettempdir(), "symadj-spool")
     path = Path(root, order.job_id, str(order.attempt), f"{source}.jsonl")
-    return Sender(Spool(path), order.api_url, order.token, source, order.checkpoints_asked)
+    return Sender(Spool(path), order.api_url, token, source, order.checkpoints_asked)

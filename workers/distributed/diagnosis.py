@@ -12,7 +12,7 @@ from symadj.service.contract.storage import StorageError
 from symadj.workers.data import DataError
 from symadj.workers.files.checkpoints import CorruptCheckpointError
 from symadj.workers.files.retries import FULL
-from symadj.workers.outcome import LESS_MEMORY, Failure, StopAsked
+from symadj.workers.outcome import LESS_MEMORY, Failure, StopRequestedError
 from symadj_core.errors import SolverError, Status
 
 __all__ = ["diagnose", "diverged"]
@@ -32,8 +32,8 @@ def diagnose(error: Exception, where: dict[str, Any]) -> Failure:
             return diverged(f"the state became non-finite: {error}", where | _place(error))
         case SolverError():
             return Failure(ReasonCode.SOLVER_STUCK, str(error), where | _place(error))
-        case StopAsked():
-            return Failure.stopped(error.wish, where)
+        case StopRequestedError():
+            return Failure.stopped(error.reason, where)
         case CorruptCheckpointError():
             return Failure(ReasonCode.DATA_ERROR, str(error), where)
         case DataError():

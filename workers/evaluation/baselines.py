@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from symadj.service.contract.result import Baselines, MixtureBaseline
 
 __all__ = ["fit_baselines"]
 
@@ -17,7 +18,7 @@ Rows = NDArray[np.float64]
 _MOST_WORK = 10**10
 
 
-def fit_baselines(training: Rows, test: Rows, components: int, seed: int, threads: int) -> dict[str, Any]:
+def fit_baselines(training: Rows, test: Rows, components: int, seed: int, threads: int) -> Baselines:
     """Fit a Gaussian and a Gaussian mixture with full covariances, and return their test NLL.
 
     Both are fitted to training rows, standardised by these so that the columns' units do not matter: the Gaussian to
@@ -33,9 +34,9 @@ def fit_baselines(training: Rows, test: Rows, components: int, seed: int, thread
         threads: that linear algebra may use; left alone it takes all cores, the other ranks' too.
 
     Returns:
-        ``{"gaussian": nll, "gaussian_mixture": {"components": k, "test_nll": nll}}`` in nats a row, in the space of
-        the rows. Both NLLs are null where the covariance is singular (a column is a sum of others, say: there is no
-        density), and the mixture's where a component would have no more rows than columns or it can't be fitted.
+        NLLs in nats a row, in the space of the rows. Both are None where the covariance is singular (a column is a sum
+        of others, say: there is no density), and the mixture's where a component would have no more rows than columns
+        or it can't be fitted.
     """
     mean, spread = training.mean(0), training.std(0)
     spread[spread == 0] = 1
@@ -49,10 +50,10 @@ def fit_baselines(training: Rows, test: Rows, components: int, seed: int, thread
             if len(chosen) > components * len(spread):
                 mixture = _mixture_nll((chosen - mean) / spread, standard_test, components, seed)
     scale = float(np.log(spread).sum())
-    return {
-        "gaussian": None if gaussian is None else gaussian + scale,
-        "gaussian_mixture": {"components": components, "test_nll": None if mixture is None else mixture + scale},
-    }
+    return Baselines(
+        gaussian=None if gaussian is None else gaussian + scale,
+        gaussian_mixture=MixtureBaseline(components=components, test_nll=None if mixture is None else mixture + scale),
+    )
 
 
 def _some(rows: Rows, most: int, seed: int) -> Rows:

@@ -1,4 +1,4 @@
-"""Work that can't stop by itself, and a run that is to stop all the same."""
+"""Work that can't stop by itself, in a run that must stop all the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
-from symadj.workers.delivery.sender import Outbox
+from symadj.workers.delivery.outbox import Outbox
 
 __all__ = ["interruptible"]
 
@@ -17,13 +17,13 @@ _LOOK_EVERY_S = 0.1
 
 
 def interruptible(outbox: Outbox, work: Callable[[], T]) -> T:
-    """Return ``work()``, but give up waiting for it where the run is to stop.
+    """Return ``work()``, but give up waiting for it where the run must stop.
 
     ``work`` runs in a thread of its own and can't be stopped: given up, it goes on until it is done or the process
     ends, which it then does soon. So it must change nothing that others see.
 
     Raises:
-        Exception: what ``outbox.raise_if_stopped`` raises where the run is to stop, or what ``work`` raised.
+        Exception: what ``outbox.raise_if_stopped`` raises where the run must stop, or what ``work`` raised.
     """
     result: Future[T] = Future()
 

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from symadj.service.contract.records import EventRecord
-from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.result import Baselines, EvaluationResult, TwoSampleTest
 from symadj.service.contract.spec.evaluation import Evaluation
 from symadj.workers import plots
 from symadj.workers.data import PreparedData
-from symadj.workers.delivery.sender import Outbox
-from symadj.workers.distributed.ranks import Ranks
 from symadj.workers.evaluation.baselines import fit_baselines
-from symadj.workers.evaluation.density import PlaneDensity, density_over_plane
+from symadj.workers.evaluation.density import density_over_plane
 from symadj.workers.evaluation.interruptible import interruptible
 from symadj.workers.evaluation.paths import accepted_steps, end_times, sample_trajectories
 from symadj.workers.evaluation.samples import draw_samples
-from symadj.workers.evaluation.scores import TestScore, inverse_error, score_test_rows, tested_rows
+from symadj.workers.evaluation.scores import inverse_error, score_test_rows, tested_rows
 from symadj.workers.evaluation.two_sample import FEWEST_ROWS, two_sample_test
-from symadj.workers.files.artifacts import ArtifactFolder
-from symadj.workers.files.retries import retry_while_full
 from symadj.workers.history import History
 from symadj.workers.model.build import evaluation_flow
 from symadj.workers.model.likelihood import on_device
+from symadj.workers.plane_density import PlaneDensity
+from symadj.workers.rank_run import RankRun
 from symadj.workers.validation import Validation
 from symadj_core.flows import Flow
 
@@ -47,67 +42,56 @@ class Evaluator:
     """Measures a trained flow on held-out rows; all ranks go through it side by side.
 
     Args:
-        spec: of the job.
-        evaluation: the part of it that says what is wanted.
+        run: on this rank.
+        evaluation: what is wanted.
         flow: with training's solver.
         data: prepared.
-        ranks: share the work.
-        outbox: takes records, and is where a cancel is seen.
-        artifacts: take the pictures.
     """
 
-    def __init__(
-        self,
-        spec: JobSpec,
-        evaluation: Evaluation,
-        flow: Flow,
-        data: PreparedData,
-        ranks: Ranks,
-        outbox: Outbox,
-        artifacts: ArtifactFolder,
-    ) -> None:
-        self.spec, self.evaluation, self.flow, self.data = spec, evaluation, flow, data
-        self.ranks, self.outbox, self.artifacts = ranks, outbox, artifacts
+    def __init__(self, run: RankRun, evaluation: Evaluation, flow: Flow, data: PreparedData) -> None:
+        self.rank_run, self.evaluation, self.flow, self.data = run, evaluation, flow, data
+        self.spec, self.ranks, self.outbox = run.spec, run.ranks, run.outbox
 
-    def run(self, history: History, validations: list[Validation]) -> dict[str, Any]:
+    def run(self, history: History, validations: list[Validation]) -> EvaluationResult:
         """Return the evaluation's part of the job's result.
 
         Raises:
             AttemptFailedError: on all ranks, when one of them could not go on, or the user cancelled.
         """
         began = time.perf_counter()
-        spec, evaluation, data, ranks, outbox = self.spec, self.evaluation, self.data, self.ranks, self.outbox
-        self._event("evaluation_started", "test likelihood, baselines and plots")
-        score, density, inverse = None, None, None
+        run, spec, evaluation, data, ranks = self.rank_run, self.spec, self.evaluation, self.data, self.ranks
+        run.event("evaluation_started", "test likelihood, baselines and plots")
+        score, density, inverse = EvaluationResult(), None, None
         if evaluation.test:
-            score = score_test_rows(spec, evaluation, self.flow, data, ranks, outbox)
-            self._event(
+            score = score_test_rows(run, evaluation, self.flow, data)
+            run.event(
                 "test_scored",
-                f"test NLL {score.nll:.4f} +- {score.stderr:.4f} nats",
-                nll=score.nll,
-                stderr=score.stderr,
+                f"test NLL {score.test_nll:.4f} +- {score.test_nll_stderr:.4f} nats",
+                nll=score.test_nll,
+                stderr=score.test_nll_stderr,
             )
         if evaluation.inverse_rows:
-            inverse = inverse_error(spec, evaluation.inverse_rows, self.flow, data, ranks, outbox)
+            inverse = inverse_error(run, evaluation.inverse_rows, self.flow, data)
         if evaluation.plots and data.dim == 2 and not data.context_dim:
             tested, _ = evaluation_flow(self.flow, spec, evaluation)
-            density = density_over_plane(spec, tested.with_settings(divergence="exact"), data.test.rows, ranks, outbox)
+            density = density_over_plane(run, tested.with_settings(divergence="exact"), data.test.rows)
         # Shared out so that both take about as long: the first rank samples and draws while the last one fits.
         shares = ranks.gather(ranks.together(partial(self._share, density), phase="evaluation"))
         two_sample, baselines = shares[0][0], shares[-1][1]
         if evaluation.plots:
-            self._on_rank_0(lambda: self._draw_curve(history, validations, score, baselines))
-        return {
-            **({} if score is None else score.result()),
-            "inverse_error": inverse,
-            "two_sample": two_sample,
-            "density_integral": None if density is None else density.integral,
-            "density_integral_spread": None if density is None else density.integral_spread,
-            "baselines": baselines,
-            "evaluate_seconds": time.perf_counter() - began,
-        }
+            run.on_rank_0(lambda: self._draw_curve(history, validations, score.test_nll, baselines), phase="artifacts")
+        return score.model_copy(
+            update={
+                "inverse_error": inverse,
+                "two_sample": two_sample,
+                "density_integral": None if density is None else density.integral,
+                "density_integral_spread": None if density is None else density.integral_spread,
+                "baselines": baselines,
+                "evaluate_seconds": time.perf_counter() - began,
+            }
+        )
 
-    def _share(self, density: PlaneDensity | None) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    def _share(self, density: PlaneDensity | None) -> tuple[TwoSampleTest | None, Baselines | None]:
         """Do what one rank does alone; return the two-sample test and the baselines, from the ranks that made them."""
         evaluation, data, ranks = self.evaluation, self.data, self.ranks
         two_sample, baselines = None, None
@@ -127,7 +111,7 @@ class Evaluator:
             )
         return two_sample, baselines
 
-    def _two_sample(self, samples: Rows) -> dict[str, Any]:
+    def _two_sample(self, samples: Rows) -> TwoSampleTest:
         part = self.data.test.head(len(samples))
         rows = part.rows
         if part.context is not None:
@@ -187,28 +171,15 @@ class Evaluator:
         self._picture("steps.png", partial(plots.draw_steps, steps, end_times(self.flow), title))
 
     def _draw_curve(
-        self,
-        history: History,
-        validations: list[Validation],
-        score: TestScore | None,
-        baselines: dict[str, Any] | None,
+        self, history: History, validations: list[Validation], nll: float | None, baselines: Baselines | None
     ) -> None:
         known: dict[str, float | None] = {}
         if baselines is not None:
-            mixture = baselines["gaussian_mixture"]
-            known = {"Gaussian": baselines["gaussian"], f"{mixture['components']} Gaussians": mixture["test_nll"]}
-        lines = {name: nll for name, nll in known.items() if nll is not None}
-        nll = None if score is None else score.nll
+            known["Gaussian"] = baselines.gaussian
+            if (mixture := baselines.gaussian_mixture) is not None:
+                known[f"{mixture.components} Gaussians"] = mixture.test_nll
+        lines = {name: value for name, value in known.items() if value is not None}
         self._picture("curve.png", partial(plots.draw_curve, history, validations, self.spec.name, nll, lines))
 
     def _picture(self, name: str, draw: Callable[[], bytes]) -> None:
-        picture = interruptible(self.outbox, draw)
-        record = retry_while_full(self.outbox, lambda: self.artifacts.write(name, "image/png", picture))
-        self.outbox.put(record)
-
-    def _on_rank_0(self, work: Callable[[], None]) -> None:
-        self.ranks.together(lambda: work() if self.ranks.rank == 0 else None, phase="artifacts")
-
-    def _event(self, name: str, message: str, **data: Any) -> None:
-        if self.ranks.rank == 0:
-            self.outbox.put(EventRecord(time=datetime.now(UTC), name=name, message=message, data=data))
+        self.rank_run.store(name, "image/png", interruptible(self.outbox, draw))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from symadj.service.contract.result import TwoSampleTest
 
 __all__ = ["FEWEST_ROWS", "two_sample_test"]
 
@@ -17,7 +18,7 @@ Rows = NDArray[np.float64]
 FEWEST_ROWS = 40
 
 
-def two_sample_test(data: Rows, samples: Rows, seed: int, threads: int) -> dict[str, Any]:
+def two_sample_test(data: Rows, samples: Rows, seed: int, threads: int) -> TwoSampleTest:
     """Train gradient-boosted trees on half of the rows and as many samples, and test them on the other halves.
 
     A row and the sample of the same number are in the same half. Where both have the row's context, the trees so
@@ -30,9 +31,7 @@ def two_sample_test(data: Rows, samples: Rows, seed: int, threads: int) -> dict[
         threads: that the trees may use.
 
     Returns:
-        ``rows`` (of data, and of samples, that were classified); ``accuracy``, 0.5 where the two cannot be told apart;
-        ``auc``, the probability that a sample looks more like one than a row of data does (0.5 likewise); and
-        standard errors, binomial and DeLong's (Biometrics 1988).
+        how well they were told apart; the standard errors are binomial and DeLong's (Biometrics 1988).
     """
     from sklearn.ensemble import HistGradientBoostingClassifier  # takes a second to import
 
@@ -46,13 +45,13 @@ def two_sample_test(data: Rows, samples: Rows, seed: int, threads: int) -> dict[
     correct = np.concatenate([of_data < 0.5, of_samples >= 0.5])
     accuracy = float(correct.mean())
     auc, auc_stderr = _auc(of_data, of_samples)
-    return {
-        "rows": len(data) - half,
-        "accuracy": accuracy,
-        "accuracy_stderr": math.sqrt(accuracy * (1 - accuracy) / len(correct)),
-        "auc": auc,
-        "auc_stderr": auc_stderr,
-    }
+    return TwoSampleTest(
+        rows=len(data) - half,
+        accuracy=accuracy,
+        accuracy_stderr=math.sqrt(accuracy * (1 - accuracy) / len(correct)),
+        auc=auc,
+        auc_stderr=auc_stderr,
+    )
 
 
 def _auc(low: Rows, high: Rows) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
 
 from symadj.service.contract.layout import artifact_folder
 from symadj.service.contract.order import RunOrder
@@ -31,7 +30,6 @@ class ArtifactFolder:
         """
         self.storage.write(f"{self.path}/{name}", content)
         return ArtifactRecord(
-            time=datetime.now(UTC),
             name=name,
             media_type=media_type,
             bytes=len(content),

@@ -62,11 +62,8 @@ class StoredCheckpoint:
     @classmethod
     def named(cls, storage: Storage, folder: str, name: str) -> StoredCheckpoint | None:
         """Return the checkpoint that a folder is by its name, or None."""
-        try:
-            parsed = CheckpointName.parse(name)
-        except ValueError:
-            return None
-        return cls(storage, folder, name, parsed.step, parsed.attempt)
+        parsed = CheckpointName.parse(name)
+        return cls(storage, folder, name, parsed.step, parsed.attempt) if parsed else None
 
     @property
     def path(self) -> str:
@@ -74,7 +71,7 @@ class StoredCheckpoint:
         return f"{self.folder}/{self.name}"
 
     @property
-    def _manifest_path(self) -> str:
+    def _manifest(self) -> str:
         return f"{self.path}/{MANIFEST}"
 
     def manifest(self) -> dict[str, Any]:
@@ -84,9 +81,9 @@ class StoredCheckpoint:
             CorruptCheckpointError: it can't be read.
             StorageError: a bucket can't be read now, which says nothing about the checkpoint.
         """
-        name = self.storage.name(self._manifest_path)
+        name = self.storage.name(self._manifest)
         try:
-            manifest: dict[str, Any] = json.loads(self.storage.read(self._manifest_path))
+            manifest: dict[str, Any] = json.loads(self.storage.read(self._manifest))
             if manifest["format"] != _FORMAT:
                 raise CorruptCheckpointError(f"{name}: format {manifest['format']!r}, and this version reads {_FORMAT}")
         except StorageError:
@@ -103,7 +100,7 @@ class StoredCheckpoint:
             StorageError: a bucket can't be read now, which says nothing about the checkpoint.
         """
         files = self.manifest()["files"].values()
-        content = self.storage.read(self._manifest_path)
+        content = self.storage.read(self._manifest)
         size = len(content) + sum(file["bytes"] for file in files)
         return {"bytes": size, "sha256": hashlib.sha256(content).hexdigest()}
 
@@ -225,7 +222,7 @@ class CheckpointFolder:
         return StoredCheckpoint(self.storage, self.path, name, state["step"], attempt)
 
     def remove(self, checkpoint: StoredCheckpoint) -> None:
-        """Remove a checkpoint; its manifest first, so that a half removed one is none.
+        """Remove a checkpoint; its manifest first, so that a half removed one does not count as one.
 
         Raises:
             OSError: the storage can't be written, or does not answer.
@@ -255,7 +252,7 @@ class CheckpointFolder:
     def _check_newest(self, attempt: int) -> None:
         newest = max(self._begun(), default=attempt)
         if newest > attempt:
-            raise OSError(f"{self.name}: attempt {newest} has begun, and attempt {attempt} is not wanted any more")
+            raise OSError(f"{self.name}: attempt {newest} has begun, and attempt {attempt} was replaced")
 
     def _begun(self) -> list[int]:
         return [int(name.removeprefix(_BEGUN)) for name in self.storage.children(self.path) if name.startswith(_BEGUN)]

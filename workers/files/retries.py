@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import errno
-import os
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import TypeVar
 
 from symadj.service.contract.records import EventRecord
 from symadj.service.contract.storage import StorageUnreachable
-from symadj.workers.delivery.sender import Outbox
+from symadj.workers.delivery.outbox import Outbox
 
-__all__ = ["FULL", "retry_while_full", "retry_while_unreachable"]
+__all__ = ["FULL", "Retries"]
 
 T = TypeVar("T")
 
@@ -21,45 +19,53 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _TRY_EVERY_S = 1.0
 
 
-def retry_while_full(outbox: Outbox, write: Callable[[], T]) -> T:
-    """Return ``write()``, tried again for as long as the disk is full, or the owner's share of it used up, or the
-    bucket does not answer.
+class Retries:
+    """Tries again what a storage did not do, and reports once, as an event, that the run waits.
 
-    It is told once, as an event. The other ranks wait in a collective meanwhile, so the limit,
-    ``SYMADJ_STORAGE_PATIENCE_S`` (default 1200), has to be shorter than theirs.
+    The other ranks wait in a collective meanwhile, so the limit must be shorter than theirs.
 
-    Raises:
-        StopAsked: the run is to stop.
-        OSError: there was no room for all that time, or something else is wrong with the storage.
+    Args:
+        outbox: takes the event, and knows whether the run must stop.
+        patience_seconds: for which one thing is tried again.
     """
-    return _once(outbox, write, lambda error: error.errno in FULL or isinstance(error, StorageUnreachable))
 
+    def __init__(self, outbox: Outbox, patience_seconds: float) -> None:
+        self._outbox, self._patience = outbox, patience_seconds
 
-def retry_while_unreachable(outbox: Outbox, ask: Callable[[], T]) -> T:
-    """Return ``ask()``, tried again for as long as the bucket does not answer; as in ``retry_while_full``.
+    def while_full(self, write: Callable[[], T]) -> T:
+        """Return ``write()``, tried again while the disk is full, or the owner's share of it used up, or the bucket
+        does not answer.
 
-    Raises:
-        StopAsked: the run is to stop.
-        OSError: there was no answer for all that time, or something else is wrong with the storage.
-    """
-    return _once(outbox, ask, lambda error: isinstance(error, StorageUnreachable))
+        Raises:
+            StopRequestedError: the run must stop.
+            OSError: there was no room for all that time, or something else is wrong with the storage.
+        """
+        return self._retry(write, lambda error: error.errno in FULL or isinstance(error, StorageUnreachable))
 
+    def while_unreachable(self, ask: Callable[[], T]) -> T:
+        """Return ``ask()``, tried again while the bucket does not answer.
 
-def _once(outbox: Outbox, work: Callable[[], T], passes: Callable[[OSError], bool]) -> T:
-    until = time.monotonic() + float(os.environ.get("SYMADJ_STORAGE_PATIENCE_S", "1200"))
-    told = False
-    while True:
-        try:
-            return work()
-        except OSError as error:
-            if not passes(error) or time.monotonic() >= until or outbox.superseded:
-                raise
-            if not told:
-                away = isinstance(error, StorageUnreachable)
-                name = "storage_unreachable" if away else "storage_full"
-                what = "until the storage answers" if away else "for room on the storage"
-                message = f"The run waits {what}: {error}"
-                outbox.put(EventRecord(time=datetime.now(UTC), name=name, message=message[:10_000]))
-            told = True
-        outbox.raise_if_stopped()
-        time.sleep(_TRY_EVERY_S)
+        Raises:
+            StopRequestedError: the run must stop.
+            OSError: there was no answer for all that time, or something else is wrong with the storage.
+        """
+        return self._retry(ask, lambda error: isinstance(error, StorageUnreachable))
+
+    def _retry(self, work: Callable[[], T], passes: Callable[[OSError], bool]) -> T:
+        until = time.monotonic() + self._patience
+        reported = False
+        while True:
+            try:
+                return work()
+            except OSError as error:
+                if not passes(error) or time.monotonic() >= until or self._outbox.superseded:
+                    raise
+                if not reported:
+                    away = isinstance(error, StorageUnreachable)
+                    name = "storage_unreachable" if away else "storage_full"
+                    what = "until the storage answers" if away else "for room on the storage"
+                    message = f"The run waits {what}: {error}"
+                    self._outbox.put(EventRecord(name=name, message=message[:10_000]))
+                reported = True
+            self._outbox.raise_if_stopped()
+            time.sleep(_TRY_EVERY_S)

@@ -9,6 +9,7 @@ from typing import Any, assert_never
 
 import torch
 
+from symadj.service.contract.result import TestSolver
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.evaluation import AutomaticDivergence, Evaluation
 from symadj.service.contract.spec.flow import CnfFlow, MultiscaleFlow
@@ -85,8 +86,8 @@ def validation_flow(flow: Flow, spec: JobSpec) -> tuple[Flow, str]:
     return flow, spec.flow.divergence.kind
 
 
-def evaluation_flow(flow: Flow, spec: JobSpec, evaluation: Evaluation) -> tuple[Flow, dict[str, object]]:
-    """Return a flow with the same weights for testing, and a description of how it is solved, as JSON values.
+def evaluation_flow(flow: Flow, spec: JobSpec, evaluation: Evaluation) -> tuple[Flow, TestSolver]:
+    """Return a flow with the same weights for testing, and how it is solved.
 
     The divergence is ``evaluation.divergence``. An adaptive solver's tolerances are multiplied by
     ``evaluation.tolerance_factor`` c, and the steps that it may take grow as it will need more of them; a fixed solver
@@ -94,22 +95,26 @@ def evaluation_flow(flow: Flow, spec: JobSpec, evaluation: Evaluation) -> tuple[
     than float32 can resolve, the weights are copied to float64. A field in bfloat16 is evaluated in the flow's own
     precision.
     """
-    solver, factor = spec.solver, evaluation.tolerance_factor
+    solver, factor, tableau = spec.solver, evaluation.tolerance_factor, TABLEAUS[spec.solver.method]
     flow = flow.with_settings(full_precision=True)
     divergence = _test_divergence(flow, evaluation)
-    how: dict[str, object] = {"divergence": divergence.name, "method": solver.method, "dtype": spec.flow.dtype}
-    if (probes := getattr(divergence, "probes", None)) is not None:
-        how["probes"] = probes
+    how = TestSolver(
+        divergence=divergence.name,
+        probes=getattr(divergence, "probes", None),
+        method=solver.method,
+        dtype=spec.flow.dtype,
+    )
     if isinstance(solver, FixedSolver):
-        order = TABLEAUS[solver.method].order
-        how["steps"] = steps = round(solver.steps * factor ** (-1 / order))
-        return flow.with_settings(divergence=divergence, controller=FixedStep(grid=EvenGrid(steps))), how
-    how["rtol"], how["atol"] = rtol, atol = solver.rtol * factor, solver.atol * factor
+        steps = round(solver.steps * factor ** (-1 / tableau.order))
+        controller: Controller = FixedStep(grid=EvenGrid(steps))
+        return flow.with_settings(divergence=divergence, controller=controller), how.model_copy(update={"steps": steps})
+    rtol, atol = solver.rtol * factor, solver.atol * factor
+    how = how.model_copy(update={"rtol": rtol, "atol": atol})
     if rtol < _TIGHTEST_FLOAT32_RTOL:
-        how["dtype"] = "float64"
+        how = how.model_copy(update={"dtype": "float64"})
         flow = copy.deepcopy(flow).double()
     # A step's error is of one order more than the estimate's lower solution.
-    more_steps = factor ** (-1 / (TABLEAUS[solver.method].error_order + 1))
+    more_steps = factor ** (-1 / (tableau.error_order + 1))
     controller = IController(rtol=rtol, atol=atol, max_steps=math.ceil(solver.max_steps * more_steps))
     return flow.with_settings(divergence=divergence, controller=controller), how
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from symadj.workers.plane_density import PlaneDensity
 from symadj.workers.plots.figures import DATA, SAMPLES, figure_of, png, write
-
-if TYPE_CHECKING:
-    from symadj.workers.evaluation.density import PlaneDensity
 
 __all__ = ["draw_density"]
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from datetime import UTC, datetime
 
-from symadj.service.contract.order import RunOrder
-from symadj.service.contract.records import CheckpointRecord, EventRecord
+from symadj.service.contract.records import CheckpointRecord
 from symadj.service.contract.states import CheckpointCause
 from symadj.workers.data import PreparedData
-from symadj.workers.delivery.sender import Outbox
 from symadj.workers.files.checkpoints import CheckpointFolder, CorruptCheckpointError, StoredCheckpoint
-from symadj.workers.files.retries import retry_while_unreachable
+from symadj.workers.rank_run import RankRun
 from symadj.workers.training.state import TrainingState
 
 __all__ = ["Checkpointer"]
@@ -24,23 +21,23 @@ log = logging.getLogger(__name__)
 class Checkpointer:
     """Stores the state of a training as its spec wants, and whenever the API asks.
 
-    A checkpoint that can't be written (the storage is full, say) does not end the training: it is told as an event,
+    A checkpoint that can't be written (the storage is full, say) does not end the training: it is reported as an event,
     and the next one is tried when it is due.
 
     Args:
-        order: of this attempt.
+        run: on rank 0.
         data: that is trained on.
-        outbox: takes the records of what was stored and removed.
     """
 
-    def __init__(self, order: RunOrder, data: PreparedData, outbox: Outbox) -> None:
-        self._order, self._data, self._outbox = order, data, outbox
+    def __init__(self, run: RankRun, data: PreparedData) -> None:
+        order = run.order
+        self._run, self._order, self._data, self._outbox = run, order, data, run.outbox
         self._wanted = order.spec.checkpoints
         self.folder = CheckpointFolder(order.storage, order.job_id)
         try:
-            retry_while_unreachable(outbox, lambda: self.folder.take_over(order.attempt))
+            run.retries.while_unreachable(lambda: self.folder.take_over(order.attempt))
         except OSError as error:
-            self._event("checkpoint_failed", f"{self.folder.name} can't be written now: {error}")
+            self._run.event("checkpoint_failed", f"{self.folder.name} can't be written now: {error}")
         self._asked = order.checkpoints_asked
         self._tried_at = time.monotonic()
         self._last: tuple[int, bool] | None = None
@@ -58,15 +55,15 @@ class Checkpointer:
             self.save(state, cause)
 
     def resumed(self, state: TrainingState, checkpoint: StoredCheckpoint) -> None:
-        """Note that ``state`` was just loaded from ``checkpoint``, and tell of that.
+        """Note that ``state`` was just loaded from ``checkpoint``, and report it.
 
         Its writer may have died before it could; and of a parent's the store does not know that this job has it, too.
         """
         self._last = _mark(state)
         try:
-            self._tell(checkpoint, [])
+            self._report(checkpoint, [])
         except (OSError, CorruptCheckpointError) as error:
-            log.warning("%s is not told of again: %s", checkpoint.name, error)
+            log.warning("%s is not reported again: %s", checkpoint.name, error)
 
     def _due(self, step: int, is_best: bool) -> CheckpointCause | None:
         wanted = self._wanted
@@ -91,10 +88,10 @@ class Checkpointer:
         try:
             stored = self.folder.write(state.state_dict(), attempt=self._order.attempt, cause=cause, about=about)
             surplus = self._surplus()
-            self._tell(stored, surplus)
+            self._report(stored, surplus)
         except (OSError, CorruptCheckpointError) as error:
             log.warning("no checkpoint after step %d: %s", state.step, error)
-            self._event("checkpoint_failed", f"No checkpoint after step {state.step}: {error}", step=state.step)
+            self._run.event("checkpoint_failed", f"No checkpoint after step {state.step}: {error}", step=state.step)
             return
         self._last = _mark(state)
         for checkpoint in surplus:
@@ -103,11 +100,10 @@ class Checkpointer:
             except OSError as error:
                 log.warning("%s is not removed now: %s", checkpoint.name, error)
 
-    def _tell(self, stored: StoredCheckpoint, removed: list[StoredCheckpoint]) -> None:
+    def _report(self, stored: StoredCheckpoint, removed: list[StoredCheckpoint]) -> None:
         manifest = stored.manifest()
         self._outbox.put(
             CheckpointRecord(
-                time=datetime.now(UTC),
                 name=stored.name,
                 step=stored.step,
                 cause=manifest["cause"],
@@ -140,14 +136,14 @@ class Checkpointer:
             CorruptCheckpointError: of such a job none is whole.
             DataError: it was trained on other data than those that are there now.
             OSError: the storage can't be read, or did not answer for as long as the run waits for it.
-            StopAsked: the run is to stop.
+            StopRequestedError: the run must stop.
         """
-        for checkpoint in reversed(retry_while_unreachable(self._outbox, self.folder.stored)):
+        for checkpoint in reversed(self._run.retries.while_unreachable(self.folder.stored)):
             if checkpoint.name in self._unusable:
                 continue
             try:
-                retry_while_unreachable(self._outbox, checkpoint.verify)
-                data = retry_while_unreachable(self._outbox, checkpoint.manifest)["data"]
+                self._run.retries.while_unreachable(checkpoint.verify)
+                data = self._run.retries.while_unreachable(checkpoint.manifest)["data"]
             except CorruptCheckpointError as error:
                 self.give_up(checkpoint, str(error))
             else:
@@ -163,10 +159,7 @@ class Checkpointer:
     def give_up(self, checkpoint: StoredCheckpoint, problem: str) -> None:
         """Use a checkpoint no more, and keep it only until there is a new one."""
         self._unusable.add(checkpoint.name)
-        self._event("checkpoint_corrupt", f"{checkpoint.name} can't be used: {problem}", checkpoint=checkpoint.name)
-
-    def _event(self, name: str, message: str, **data: object) -> None:
-        self._outbox.put(EventRecord(time=datetime.now(UTC), name=name, message=message[:10_000], data=data))
+        self._run.event("checkpoint_corrupt", f"{checkpoint.name} can't be used: {problem}", checkpoint=checkpoint.name)
 
 
 def _mark(state: TrainingState) -> tuple[int, bool]:

@@ -7,19 +7,17 @@ checkpoint first does what was left to do after its last step.
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import Literal
 
 from symadj.service.contract.records import StepRecord
-from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.training import StopAfterMinutes, StopAfterSteps
 from symadj.service.contract.states import CheckpointCause
 from symadj.workers.data import PreparedData
-from symadj.workers.delivery.sender import Outbox
-from symadj.workers.distributed.ranks import AttemptFailedError, Ranks
+from symadj.workers.distributed.ranks import AttemptFailedError
 from symadj.workers.model.build import validation_flow
 from symadj.workers.model.likelihood import HeldOut, on_device, piece_rows
 from symadj.workers.outcome import DIVERGENCES
+from symadj.workers.rank_run import RankRun
 from symadj.workers.training.checkpointer import Checkpointer
 from symadj.workers.training.schedules import likelihood_validations
 from symadj.workers.training.state import TrainingState
@@ -31,55 +29,40 @@ __all__ = ["Ending", "train"]
 Ending = Literal["finished", "stopped_early", "superseded"]
 
 
-def train(
-    spec: JobSpec,
-    state: TrainingState,
-    data: PreparedData,
-    ranks: Ranks,
-    outbox: Outbox,
-    checkpointer: Checkpointer | None = None,
-) -> Ending:
+def train(run: RankRun, state: TrainingState, data: PreparedData, checkpointer: Checkpointer | None = None) -> Ending:
     """Go on training from ``state``, in place, on this rank's share of ``data``; all ranks call it.
 
     Args:
-        spec: of the job.
+        run: on this rank.
         state: to go on from.
         data: all rows; this rank takes its share.
-        ranks: this one among the others.
-        outbox: takes this rank's records.
         checkpointer: stores the state on the way; None on all ranks but one, or for a training without checkpoints.
 
     Returns:
-        What ended it: the spec, its early stop, or that the attempt is not wanted any more.
+        What ended it: the spec, its early stop, or that another attempt has taken this one's place.
 
     Raises:
         AttemptFailedError: on all ranks, when one of them could not go on, or the API asked to stop.
         PeerLostError: a rank died.
         TelemetryError: the API refuses the records.
     """
-    return _Training(spec, state, data, ranks, outbox, checkpointer).run()
+    return _Training(run, state, data, checkpointer).run()
 
 
 class _Training:
     def __init__(
-        self,
-        spec: JobSpec,
-        state: TrainingState,
-        data: PreparedData,
-        ranks: Ranks,
-        outbox: Outbox,
-        checkpointer: Checkpointer | None,
+        self, run: RankRun, state: TrainingState, data: PreparedData, checkpointer: Checkpointer | None
     ) -> None:
-        self.spec, self.state, self.ranks, self.outbox, self.checkpointer = spec, state, ranks, outbox, checkpointer
-        self.validated, _ = validation_flow(state.evaluated, spec)
+        self.spec, self.ranks, self.outbox = run.spec, run.ranks, run.outbox
+        self.state, self.checkpointer = state, checkpointer
+        self.validated, _ = validation_flow(state.evaluated, self.spec)
         self.validation: HeldOut | None = None
         self.validation_rows = 0
         # The device may have no room for the data; DDP's own start is a collective and comes after.
-        ranks.together(lambda: self._load(data), phase="setup")
+        self.ranks.together(lambda: self._load(data), phase="setup")
         self.began = time.perf_counter() - state.seconds
-        self.step = OptimiserStep(
-            spec, state, data.batches(spec.data.batch_size, spec.seed), ranks, outbox, self.elapsed
-        )
+        batches = data.batches(self.spec.data.batch_size, self.spec.seed)
+        self.step = OptimiserStep(run, state, batches, self.elapsed)
 
     def _load(self, data: PreparedData) -> None:
         """Bring this rank's validation rows to its device."""
@@ -138,7 +121,7 @@ class _Training:
 
     def _put_metrics(self, step: int, metrics: dict[str, float]) -> None:
         if self.ranks.rank == 0:
-            self.outbox.put(StepRecord(time=datetime.now(UTC), step=step, metrics=metrics))
+            self.outbox.put(StepRecord(step=step, metrics=metrics))
 
     def _ending(self, step: int, seconds: float) -> Ending | None:
         match self.spec.stop:

@@ -11,21 +11,19 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import torch
 from torch import Tensor
 
-from symadj.service.contract.records import EventRecord, Phase, StepRecord
-from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.records import Phase, StepRecord
 from symadj.service.contract.spec.recovery import FailOnDivergence, HalveRate, SkipBatch
 from symadj.service.contract.states import StopReason
 from symadj.workers.data import Batches
-from symadj.workers.delivery.sender import Outbox
 from symadj.workers.distributed.diagnosis import diagnose, diverged
-from symadj.workers.distributed.ranks import AttemptFailedError, DataParallel, Ranks
+from symadj.workers.distributed.ranks import AttemptFailedError, DataParallel
 from symadj.workers.model.likelihood import on_device
 from symadj.workers.outcome import DIVERGENCES, Failure
+from symadj.workers.rank_run import RankRun
 from symadj.workers.training.objective import Objective
 from symadj.workers.training.schedules import learning_rate, pretraining_steps
 from symadj.workers.training.state import TrainingState
@@ -33,20 +31,20 @@ from symadj.workers.training.step_memory import StepMemory
 
 __all__ = ["OptimiserStep"]
 
-_WISHES = tuple(StopReason)
+_STOP_REASONS = tuple(StopReason)
 
 
 @dataclass(frozen=True)
 class _Totals:
-    """What the ranks tell each other once a step, summed over them.
+    """What the ranks exchange once a step, summed over them.
 
     Attributes:
         figures: of the objective.
         counts: of the solver.
         failed: ranks that could not compute the step.
-        fatal: those of them for whom it was no divergence.
-        wish: what rank 0 is asked to stop for, counted from 1 in ``_WISHES``.
-        superseded: ranks that are not wanted any more.
+        fatal: those of them for whom it was not a divergence.
+        stop: why rank 0 must stop, counted from 1 in ``_STOP_REASONS``.
+        superseded: ranks whose attempt was replaced.
         seconds: of training; rank 0's alone.
     """
 
@@ -54,7 +52,7 @@ class _Totals:
     counts: dict[str, float]
     failed: float
     fatal: float
-    wish: float
+    stop: float
     superseded: float
     seconds: float
 
@@ -63,34 +61,25 @@ class OptimiserStep:
     """Takes the steps of a training.
 
     Args:
-        spec: of the job.
+        run: on this rank.
         state: that is moved, in place.
         batches: this rank takes its share of each.
-        ranks: this one among the others.
-        outbox: takes this rank's records.
         elapsed: returns the seconds of training until now.
     """
 
-    def __init__(
-        self,
-        spec: JobSpec,
-        state: TrainingState,
-        batches: Batches,
-        ranks: Ranks,
-        outbox: Outbox,
-        elapsed: Callable[[], float],
-    ) -> None:
-        self.spec, self.state, self.batches, self.ranks, self.outbox = spec, state, batches, ranks, outbox
+    def __init__(self, run: RankRun, state: TrainingState, batches: Batches, elapsed: Callable[[], float]) -> None:
+        self.run, self.state, self.batches = run, state, batches
+        self.spec, self.ranks, self.outbox = run.spec, run.ranks, run.outbox
         self.elapsed = elapsed
-        self.parallel = DataParallel(Objective(spec, state.flow, ranks.rank), ranks)
-        budget = spec.resources.memory_budget
-        self.memory = StepMemory(ranks.device, ranks.rank, None if budget is None else int(budget))
+        self.parallel = DataParallel(Objective(run.spec, state.flow, run.ranks.rank), run.ranks)
+        budget = run.spec.resources.memory_budget
+        self.memory = StepMemory(run.ranks.device, run.ranks.rank, None if budget is None else int(budget))
 
     def take(self, step: int) -> float | None:
         """Take ``step``, counted from 1, and report it.
 
         Returns:
-            The seconds of training until now, the same on all ranks; None where the attempt is not wanted any more.
+            The seconds of training until now, the same on all ranks; None where the attempt was replaced.
 
         Raises:
             AttemptFailedError: on all ranks, when one of them could not go on, or the API asked to stop; the state is
@@ -104,11 +93,11 @@ class OptimiserStep:
         rate = learning_rate(self.spec, step, self.state.validations) * 0.5**self.state.halvings
         figures, failure = self._forward_and_backward(step)
         totals = self._exchange(step, figures, failure)
-        # Every rank sees a wish to end before the optimiser's turn: the step is not completed.
+        # Every rank sees that it must stop before the optimiser's turn: the step is not completed.
         if totals.superseded:
             return None
-        if totals.wish:
-            raise AttemptFailedError(Failure.stopped(_WISHES[int(totals.wish) - 1], {"step": self.state.step}))
+        if totals.stop:
+            raise AttemptFailedError(Failure.stopped(_STOP_REASONS[int(totals.stop) - 1], {"step": self.state.step}))
         norm, divergence = (math.nan, self.ranks.first(failure)) if totals.failed else self._update(step, rate)
         metrics = {**totals.figures, "learning_rate": rate, "grad_norm": norm, **totals.counts}
         if divergence is None:
@@ -120,7 +109,7 @@ class OptimiserStep:
         metrics |= {"step_seconds": seconds, "examples_per_second": self.spec.data.batch_size / seconds}
         self.memory.report(step, self.outbox)
         if self.ranks.rank == 0:
-            self.outbox.put(StepRecord(time=datetime.now(UTC), step=step, metrics=metrics))
+            self.outbox.put(StepRecord(step=step, metrics=metrics))
             self.state.history.add(metrics, self.memory.above_idle())
         return totals.seconds
 
@@ -142,13 +131,11 @@ class OptimiserStep:
             raise AttemptFailedError(failure)
         state.skip_step(step)
         state.halvings += isinstance(choice, HalveRate)
-        # DDP waits for the gradients that a broken backward did not come to: a fresh one knows nothing of them.
+        # DDP waits for the gradients that a broken backward did not reach: a new one does not.
         state.optimizer.zero_grad()
         self.parallel = DataParallel(Objective(self.spec, state.flow, self.ranks.rank), self.ranks)
-        if self.ranks.rank == 0:
-            message = f"{what} ({left - 1} more times are allowed): {failure.message}"
-            name, data = f"divergence_{choice.kind}", failure.data | {"reason": failure.reason}
-            self.outbox.put(EventRecord(time=datetime.now(UTC), name=name, message=message[:10_000], data=data))
+        message = f"{what} ({left - 1} more times are allowed): {failure.message}"
+        self.run.event(f"divergence_{choice.kind}", message, **failure.data | {"reason": failure.reason})
 
     def _forward_and_backward(self, step: int) -> tuple[Mapping[str, Tensor], Failure | None]:
         """Return the figures of this rank's loss, and why it could not be computed or differentiated."""
@@ -178,7 +165,7 @@ class OptimiserStep:
             *counts.values(),
             failure is not None,
             failure is not None and failure.reason not in DIVERGENCES,
-            0 if self.outbox.stop is None or self.ranks.rank else _WISHES.index(self.outbox.stop) + 1,
+            0 if self.outbox.stop is None or self.ranks.rank else _STOP_REASONS.index(self.outbox.stop) + 1,
             self.outbox.superseded,
             self.elapsed() if self.ranks.rank == 0 else 0.0,
         ]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
 from symadj.service.contract.records import EventRecord, MemoryRecord, Phase
-from symadj.workers.delivery.sender import Outbox
+from symadj.workers.delivery.outbox import Outbox
 from symadj_core.memory import PeakMeter, Window
 
 __all__ = ["StepMemory"]
@@ -46,11 +45,9 @@ class StepMemory:
     def report(self, step: int, outbox: Outbox) -> None:
         """Put the step's records, and the event of a budget that does not hold."""
         idle = self._windows["forward"]
-        now = datetime.now(UTC)
         for phase, window in self._windows.items():
             outbox.put(
                 MemoryRecord(
-                    time=now,
                     step=step,
                     rank=self._rank,
                     phase=phase,
@@ -65,7 +62,6 @@ class StepMemory:
             self._over_budget = True
             outbox.put(
                 EventRecord(
-                    time=now,
                     name="memory_budget_exceeded",
                     message=f"rank {self._rank} held {peak} bytes in step {step}, more than its memory_budget",
                     data={

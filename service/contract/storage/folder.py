@@ -125,7 +125,7 @@ class Folder(Storage):
     def put_back(self, folder: str) -> None:
         aside = self.path(_SET_ASIDE + folder)
         if aside.exists():
-            aside.rename(self.path(folder))
+            _move_into(aside, self.path(folder))
 
     def discard(self, folder: str) -> None:
         shutil.rmtree(self.path(_SET_ASIDE + folder), ignore_errors=True)
@@ -192,3 +192,16 @@ def _bytes_below(folder: Path) -> int:
             except FileNotFoundError:
                 continue
     return total
+
+
+def _move_into(source: Path, target: Path) -> None:
+    """Move a folder to where another may be by now: what is in both stays as it is there."""
+    if not target.is_dir():
+        source.rename(target)
+        return
+    for entry in source.iterdir():
+        if entry.is_dir():
+            _move_into(entry, target / entry.name)
+        elif not (target / entry.name).exists():
+            entry.rename(target / entry.name)
+    shutil.rmtree(source, ignore_errors=True)

@@ -140,7 +140,7 @@ class Storage(ABC):
 
     @abstractmethod
     def put_back(self, folder: str) -> None:
-        """Undo ``set_aside``, if that is not done already."""
+        """Undo ``set_aside``, if that is not done already; files that were made there meanwhile stay."""
 
     @abstractmethod
     def discard(self, folder: str) -> None:
