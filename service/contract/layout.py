@@ -36,7 +36,7 @@ class CheckpointName:
     step: int
     attempt: int
 
-    PATTERN: ClassVar[str] = r"^step-(\d{9,19})-attempt-(\d{1,9})$"
+    PATTERN: ClassVar[str] = r"^step-([0-9]{9,19})-attempt-([0-9]{1,9})$"
 
     def __str__(self) -> str:
         return f"step-{self.step:09d}-attempt-{self.attempt}"

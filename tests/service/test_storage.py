@@ -103,5 +103,4 @@ def test_the_name_of_a_checkpoint_reads_back(name: str) -> None:
     ["step-400-attempt-2", "step-000000400", ".making-x", "step-000000400-attempt-2\n", "step-٠٠٠٠٠٠٤٠٠-attempt-2"],
 )
 def test_other_names_are_not_those_of_a_checkpoint(name: str) -> None:
-    with pytest.raises(ValueError, match="not the name of a checkpoint"):
-        CheckpointName.parse(name)
+    assert CheckpointName.parse(name) is None

@@ -7,14 +7,14 @@ from typing import Any, Literal
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
 
-from symadj.service.store.tables import Base, FloatOrNan, UtcDateTime
+from symadj.service.store.tables import Base, NanFloat, UtcDateTime
 
 
 def render_item(kind: str, item: Any, _context: AutogenContext) -> str | Literal[False]:
     """Write our types as what they are in the database: a migration must not change when our code does."""
     if kind == "type" and isinstance(item, UtcDateTime):
         return "sa.DateTime(timezone=True)"
-    if kind == "type" and isinstance(item, FloatOrNan):
+    if kind == "type" and isinstance(item, NanFloat):
         return "sa.Float()"
     return False
 
