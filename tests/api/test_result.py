@@ -1,0 +1,101 @@
+"""The result of a job, from the store to the client, whichever version stored it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from symadj.api.client import Client
+from symadj.service.contract.result import JobResult
+from symadj.service.contract.states import JobState
+from symadj.service.store import jobs
+from tests.api.conftest import Run
+from tests.conftest import ApiServer
+
+# As symadj 0.1.0 stored it, before the result had a type (a toy of 2,000 rows; figures shortened).
+STORED_BEFORE: dict[str, Any] = {
+    "steps": 150,
+    "stopped_early": False,
+    "weights_of_step": 150,
+    "train_seconds": 2.546,
+    "parameters": 528,
+    "validation_nll": 2.826,
+    "test_nll": 2.675,
+    "test_nll_stderr": 0.037,
+    "test_nll_original_units": 1.827,
+    "test_nll_original_units_stderr": 0.037,
+    "test_bits_per_dim": None,
+    "test_bits_per_dim_stderr": None,
+    "test_nll_training_tolerance": 2.675,
+    "test_nll_gap": -1.887e-06,
+    "test_nll_gap_stderr": 5.661e-07,
+    "test_rows": 200,
+    "nfe_test": 40.0,
+    "test_solver": {"divergence": "exact", "method": "dopri5", "dtype": "float32", "rtol": 1e-05, "atol": 1e-06},
+    "inverse_error": {"rows": 200, "max": 1.788e-05, "rms": 6.84e-06},
+    "two_sample": {"rows": 100, "accuracy": 0.64, "accuracy_stderr": 0.034, "auc": 0.676, "auc_stderr": 0.039},
+    "density_integral": 0.9999999676,
+    "density_integral_spread": 1.714e-08,
+    "baselines": {"gaussian": 2.683, "gaussian_mixture": {"components": 10, "test_nll": "NaN"}},
+    "evaluate_seconds": 2.572,
+}
+
+
+def finish(run: Run, result: dict[str, Any]) -> None:
+    """Store the end of a job as an earlier version did."""
+    with run.database.session() as session:
+        job = jobs.lock(session, run.job_id)
+        job.state, job.result = JobState.SUCCEEDED, result
+        job.host_peak_bytes = 500 * 2**20
+
+
+def test_a_result_of_an_earlier_version_is_read_whole(api_server: ApiServer, api: httpx.Client, run: Run) -> None:
+    finish(run, STORED_BEFORE | {"a_figure_of_another_version": [1, 2]})
+    with Client(api_server.url) as client:
+        result = client.job(run.job_id).result
+    assert result is not None
+    assert (result.test_nll, result.steps, result.host_peak_bytes) == (2.675, 150, 500 * 2**20)
+    assert result.baselines is not None
+    assert result.baselines.gaussian_mixture is not None
+    assert result.baselines.gaussian_mixture.test_nll is not None
+    assert math.isnan(result.baselines.gaussian_mixture.test_nll)
+    answer = api.get(f"/api/v1/jobs/{run.job_id}").json()["result"]
+    assert {name: answer[name] for name in STORED_BEFORE if not isinstance(answer[name], dict)} == {
+        name: value for name, value in STORED_BEFORE.items() if not isinstance(value, dict)
+    }
+    assert answer["a_figure_of_another_version"] == [1, 2]
+    assert answer["baselines"]["gaussian_mixture"]["test_nll"] == "NaN"
+
+
+def test_a_result_without_an_evaluation_is_read(api: httpx.Client, run: Run) -> None:
+    finish(run, {"steps": 3, "stopped_early": False, "train_seconds": 1.0, "parameters": 5})
+    answer = api.get(f"/api/v1/jobs/{run.job_id}").json()["result"]
+    assert (answer["steps"], answer["test_nll"]) == (3, None)
+
+
+def test_the_documented_interface_shows_every_figure_of_a_result_with_its_unit(api: httpx.Client) -> None:
+    schemas = api.get("/openapi.json").json()["components"]["schemas"]
+    shown = schemas["JobResult"]["properties"]
+    assert shown.keys() == JobResult.model_fields.keys()
+    parts = {"test_solver", "inverse_error", "two_sample", "baselines"}
+    for name, schema in shown.items():
+        if name in parts:
+            continue
+        assert schema["description"], name
+    for name in ("test_nll", "train_seconds", "host_peak_bytes", "test_bits_per_dim"):
+        unit = {"test_nll": "nats", "train_seconds": "seconds", "host_peak_bytes": "bytes", "test_bits_per_dim": "bits"}
+        assert unit[name] in shown[name]["description"]
+
+
+def test_the_page_on_training_explains_every_figure_of_a_result() -> None:
+    page = Path(__file__).parents[2].joinpath("docs", "training.md").read_text()
+    section = page.partition("## What the result tells")[2].partition("\n## ")[0]
+    missing = [
+        name
+        for name in JobResult.model_fields
+        if f"`{name}`" not in section and not name.endswith(("_stderr", "_spread"))
+    ]
+    assert missing == []
