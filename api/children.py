@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 __all__ = ["Child", "ServeError", "end_processes_of"]
 
@@ -142,21 +143,19 @@ def end_processes_of(mark: str) -> None:
 
     Ray starts its workers and drivers in sessions of their own, and one that is stopped (SIGSTOP) outlives its raylet.
     """
-    wanted = f"{MARK}={mark}".encode()
-    while _kill_all(wanted):
+    while _kill_all(mark):
         time.sleep(0.05)  # one may just have started another
 
 
-def _kill_all(wanted: bytes) -> bool:
-    """Kill what lives with this word in its environment; return whether there was any."""
+def _kill_all(mark: str) -> bool:
+    """Kill all processes with this mark in their environment; return whether there was any."""
     found = False
-    for folder in Path("/proc").glob("[0-9]*"):
-        pid = int(folder.name)
+    for process in psutil.process_iter():
         try:
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                os.kill(pid, signal.SIGKILL)
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                process.kill()
                 found = True
-        except OSError:  # it has ended, or belongs to someone else
+        except psutil.Error:  # it has ended, or belongs to someone else
             continue
     return found
 

@@ -15,7 +15,8 @@ class WeightAverage:
     """A flow whose weights follow those of another one.
 
     After step n they are ``d a + (1 - d) w`` with ``d = min(decay, (1 + n) / (10 + n))``: short at first, so that the
-    initial weights, which are no good, do not linger.
+    initial weights, which are no good, do not linger. torch's own ``AveragedModel`` counts its updates in a buffer and
+    puts a prefix before the weights' names, which the checkpoints would have to carry; here the step is the argument.
 
     Attributes:
         flow: with the averaged weights; a flow of its own.
