@@ -119,6 +119,7 @@ def test_a_memory_budget_keeps_its_unit() -> None:
             "tested on rows it has seen",
         ),
         ({"data": {"kind": "file", "path": "a.npy", "compensate": True}}, ("data", "file"), "has no spillover"),
+        ({"data": {"kind": "file", "path": "a.npy", "data_set": 2}}, ("data", "file"), "a npy file has no data sets"),
         ({"data": {"kind": "file", "path": "a.txt"}}, ("data", "file"), "set data.format"),
         ({"data": {"kind": "file", "path": "a.csv", "key": "x"}}, ("data", "file"), "a csv file has none"),
         (

@@ -159,7 +159,7 @@ FORMATS: dict[FormatName, FileFormat] = {
     "parquet": FileFormat((".parquet", ".pq")),
     "csv": FileFormat((".csv", ".csv.gz"), ("header",)),
     "hdf5": FileFormat((".h5", ".hdf5"), ("key",), images=True),
-    "fcs": FileFormat((".fcs",), ("compensate",)),
+    "fcs": FileFormat((".fcs",), ("compensate", "data_set")),
     "idx": FileFormat(
         ("-ubyte", "-ubyte.gz", ".idx", ".idx.gz"), images=True, transforms=(DequantiseTransform(), LogitTransform())
     ),
@@ -169,6 +169,7 @@ FORMATS_OF_IMAGES = tuple(name for name, format in FORMATS.items() if format.ima
 OPTIONS_OF_FORMATS = {
     "key": "data.key names an array of an npz or HDF5 file; a {format} file has none",
     "compensate": "data.compensate is about FCS files; a {format} file has no spillover",
+    "data_set": "data.data_set is about FCS files; a {format} file has no data sets with a number",
     "header": "data.header is about csv files; a {format} file has no such line",
 }
 
@@ -191,6 +192,9 @@ class FileData(_Data):
     )
     header: bool = Field(True, description="Whether the first line of a csv file names its columns.")
     compensate: bool = Field(False, description="Whether an FCS file's own spillover matrix is applied.")
+    data_set: int | None = Field(
+        None, ge=1, le=100_000, description="The data set to read of an FCS file, from 1; default: its only one."
+    )
     columns: tuple[ColumnName, ...] | None = Field(
         None, min_length=1, max_length=10_000, description="Columns that the flow models, in this order; default: all."
     )

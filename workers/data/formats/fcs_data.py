@@ -1,0 +1,295 @@
+"""DATA of an FCS file: its events, a block of them at a time.
+
+Sections are those of FCS 3.0 and 3.1 (3.3 DATA, 3.2.20 for the keywords), unless another version is named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from symadj.workers.data.formats.fcs_channels import Channel
+from symadj.workers.data.formats.fcs_text import DataSet
+from symadj.workers.data.formats.raw import InputFile, refuse, refuse_larger_than_memory
+
+__all__ = ["read_events"]
+
+_BLOCK_BYTES = 1 << 23
+_LARGEST_EXACT = 2**53  # whole number in float64
+_SEPARATORS = bytes.maketrans(b",\t\r\n\0", b"     ")  # of ASCII values
+
+Events = NDArray[np.float64]
+
+
+def read_events(
+    file: InputFile, stream: BinaryIO, size: int, found: DataSet, channels: Sequence[Channel]
+) -> tuple[Events, list[str]]:
+    """Return the scaled events [n, channels] of a data set in a file of ``size`` bytes, and notes on what was done.
+
+    Raises:
+        DataError: the events are not what the keywords announce, are too many for the memory, or can't be read.
+    """
+    _refuse_histograms(file, found)
+    delimited = [channel.width is None for channel in channels]
+    if any(delimited) and not all(delimited):
+        raise refuse(file, f"$P{1 + delimited.index(True)}B is * (ASCII between delimiters), that of others is not")
+    if not channels:
+        raise refuse(file, "has no channels ($PAR is 0)")
+    begin, ends = _place(file, found)
+    if all(delimited):
+        return _read_delimited(file, stream, (begin, _last(file, found, begin, ends, size)), found, channels), []
+    total = _total(file, found, begin, ends, [channel.width or 0 for channel in channels])
+    layout = _Layout(file, found, channels)
+    if total and found.start + begin + total * layout.row_bytes > size:
+        raise refuse(
+            file,
+            f"announces {total} events ($TOT) of {layout.row_bytes} bytes from byte {found.start + begin} on, and has "
+            f"only {size} bytes: it is cut",
+        )
+    refuse_larger_than_memory(file, 8 * total * len(channels))
+    events = np.empty((total, len(channels)))
+    masked: set[Channel] = set()
+    stream.seek(found.start + begin)
+    for first in range(0, total, layout.block_rows):
+        block = events[first : first + layout.block_rows]
+        masked |= layout.decode(stream.read(len(block) * layout.row_bytes), block, first)
+    cut = [f"bits above its range ($P{channel.number}R) were taken from channel {channel.name}" for channel in masked]
+    return events, sorted(cut)
+
+
+def _refuse_histograms(file: InputFile, found: DataSet) -> None:
+    """Refuse all but lists of events (3.2.20 $MODE; FCS 3.2 has no other mode, and the keyword is optional)."""
+    mode = (found.keywords.text("$MODE") or "L").strip()
+    if mode.upper() != "L":
+        raise refuse(file, f"holds histograms ($MODE is {mode[:100]}), not a list of events ($MODE L)")
+
+
+def _place(file: InputFile, found: DataSet) -> tuple[int, list[int]]:
+    """Return the first byte of DATA, and what HEADER and TEXT have for the last (3.1, 3.2.20 $BEGINDATA, $ENDDATA).
+
+    HEADER has 0 where TEXT alone says it; FCS 2.0 has HEADER alone.
+    """
+    in_header, last_in_header = found.header_data
+    in_text, last_in_text = (found.keywords.whole(name) or 0 for name in ("$BEGINDATA", "$ENDDATA"))
+    if in_header and (found.version == "FCS2.0" or not in_text):
+        return in_header, [last_in_header]
+    if in_header and in_header != in_text:
+        raise refuse(
+            file, f"$BEGINDATA is {in_text}, HEADER has {in_header} as the first byte of the events: one is wrong"
+        )
+    # 99999999 is the largest number that HEADER has room for: some write it for all beyond.
+    return in_text, [last_in_text, last_in_header if last_in_header != 99_999_999 else 0]
+
+
+def _total(file: InputFile, found: DataSet, begin: int, ends: Sequence[int], widths: Sequence[int]) -> int:
+    """Return the number of events, checked against the bytes that DATA is announced to have.
+
+    The last byte may be given as the one behind it, as many instruments do.
+    """
+    total, row_bytes = found.keywords.whole("$TOT"), sum(widths)
+    sizes = [end - begin + 1 for end in ends if begin and end]
+    shown = " or ".join(map(str, dict.fromkeys(sizes))) or "unknown"
+    if total is None:  # optional in FCS 2.0
+        counts = {size // row_bytes for size in sizes if size >= 0 and size % row_bytes in (0, 1)}
+        if len(counts) != 1:
+            raise refuse(
+                file,
+                f"does not say how many events it holds ($TOT), and its {shown} bytes of data (HEADER, $ENDDATA) are "
+                f"not a whole number of events of {row_bytes} bytes ($PnB)",
+            )
+        return counts.pop()
+    if total and not begin:
+        raise refuse(file, "says neither in HEADER nor by $BEGINDATA where its events begin")
+    if sizes and not {total * row_bytes, total * row_bytes + 1}.intersection(sizes):
+        raise refuse(
+            file,
+            f"holds {max(sizes[0], 0) * len(widths) // row_bytes} values, not the {total} events ($TOT) of "
+            f"{len(widths)} channels ($PAR) that it announces: data are {shown} bytes ($BEGINDATA, $ENDDATA), an event "
+            f"is {row_bytes} ($PnB)",
+        )
+    return total
+
+
+def _last(file: InputFile, found: DataSet, begin: int, ends: Sequence[int], size: int) -> int:
+    """Return the last byte of delimited ASCII data."""
+    end = next((end for end in ends if end), begin - 1)
+    if begin and not begin <= end < size - found.start:
+        raise refuse(file, f"$ENDDATA is {end}, its events begin at byte {begin}, and the file has {size}: it is cut")
+    return end
+
+
+class _Layout:
+    """How an event of fixed width is stored.
+
+    numpy reads integers of 1, 2, 4 and 8 bytes and floats, in either order. The bytes of others are moved first.
+    """
+
+    def __init__(self, file: InputFile, found: DataSet, channels: Sequence[Channel]) -> None:
+        self._file, self._channels = file, channels
+        in_bytes = all(channel.kind == "A" or channel.width == 1 for channel in channels)
+        order = (1,) if in_bytes else _byte_order(file, found)
+        self.row_bytes = 0
+        sources: list[int] = []
+        targets: list[int] = []
+        formats: list[str] = []
+        offsets: list[int] = []
+        room = 0
+        for channel in channels:
+            width = channel.width or 0
+            if channel.kind == "A":
+                formats.append(f"S{width}")
+                places = list(range(width))
+            else:
+                places = _significance(file, order, channel)
+                formats.append(f"<{'f' if channel.kind in 'FD' else 'u'}{1 << (width - 1).bit_length()}")
+            offsets.append(room)
+            sources += [self.row_bytes + place for place in places]
+            targets += range(room, room + width)
+            room += np.dtype(formats[-1]).itemsize
+            self.row_bytes += width
+        self._moves = (np.array(sources), np.array(targets)) if sources != targets or room != self.row_bytes else None
+        self.block_rows = max(1, _BLOCK_BYTES // room)
+        names = [str(place) for place in range(len(channels))]
+        self._dtype = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": room})
+
+    def decode(self, raw: bytes, events: Events, first: int) -> set[Channel]:
+        """Write the scaled events [n, channels] that ``raw`` holds, whose first is the file's event ``first``.
+
+        Return the channels that had bits above their range.
+        """
+        masked = set()
+        block = np.frombuffer(raw, np.uint8).reshape(len(events), self.row_bytes)
+        if self._moves is not None:
+            sources, targets = self._moves
+            moved = np.zeros((len(block), self._dtype.itemsize), np.uint8)
+            moved[:, targets] = block[:, sources]
+            block = moved
+        rows = block.view(self._dtype)[:, 0]
+        for place, channel in enumerate(self._channels):
+            stored = rows[str(place)]
+            column = events[:, place]
+            if channel.kind == "A":
+                column[:] = _numbers(self._file, stored, channel, first)
+            else:
+                if channel.mask is not None:
+                    if (stored > channel.mask).any():
+                        masked.add(channel)
+                    stored = stored & stored.dtype.type(channel.mask)
+                _refuse_inexact(self._file, stored, channel, first)
+                column[:] = stored
+            channel.scale.apply(column)
+        return masked
+
+
+def _byte_order(file: InputFile, found: DataSet) -> tuple[int, ...]:
+    """Return the significance of the bytes of a word, 1 for the least, in the order of the file (3.2.20 $BYTEORD)."""
+    written = found.keywords.text("$BYTEORD") or ""
+    parts = [part.strip() for part in written.split(",")]
+    order = tuple(int(part) if re.fullmatch("[1-8]", part) else 0 for part in parts)
+    if sorted(order) != list(range(1, len(order) + 1)):
+        raise refuse(
+            file,
+            f"has the byte order ($BYTEORD) {written[:100]!r}: 1,2,3,4 (least significant first), 4,3,2,1 or another "
+            "order of the bytes of a value can be read",
+        )
+    return order
+
+
+def _significance(file: InputFile, order: tuple[int, ...], channel: Channel) -> list[int]:
+    """Return where in a value of ``channel`` its bytes are, from the least significant to the most."""
+    width = channel.width or 0
+    if width == 1 or (len(order) > 1 and list(order) == sorted(order)):
+        return list(range(width))
+    if len(order) > 1 and list(order) == sorted(order, reverse=True):
+        return list(range(width))[::-1]
+    if len(order) != width:
+        raise refuse(
+            file,
+            f"the byte order ($BYTEORD) {','.join(map(str, order))} is that of {len(order)} bytes, values of "
+            f"$P{channel.number}B have {width}",
+            column=channel.name,
+        )
+    return [order.index(significance) for significance in range(1, width + 1)]
+
+
+def _refuse_inexact(file: InputFile, stored: NDArray[Any], channel: Channel, first: int) -> None:
+    """Refuse integers that float64 does not hold."""
+    if stored.dtype.itemsize == 8 and stored.dtype.kind == "u" and (large := stored > _LARGEST_EXACT).any():
+        row = int(large.argmax())
+        raise refuse(
+            file,
+            f"is {stored[row]}, and whole numbers above 2^53 are not exact in floating point",
+            column=channel.name,
+            row=first + row,
+        )
+
+
+def _numbers(file: InputFile, written: NDArray[np.bytes_], channel: Channel, first: int) -> Events:
+    """Return the numbers that ``written`` [n] spells (3.2.20 $DATATYPE A)."""
+    try:
+        values = written.astype(np.float64)
+    except ValueError:
+        values = np.full(len(written), np.nan)
+    for row in np.flatnonzero(~(np.abs(values) < _LARGEST_EXACT)):
+        text = bytes(written[row]).strip()
+        if re.fullmatch(rb"[+-]?[0-9]{1,16}", text) is None or abs(int(text)) > _LARGEST_EXACT:
+            raise refuse(
+                file,
+                f"{text[:100].decode('latin-1')!r} is not a whole number of at most 2^53 in ASCII ($DATATYPE A)",
+                column=channel.name,
+                row=first + int(row),
+            )
+        values[row] = int(text)
+    return values
+
+
+def _read_delimited(
+    file: InputFile, stream: BinaryIO, place: tuple[int, int], found: DataSet, channels: Sequence[Channel]
+) -> Events:
+    """Read ASCII values between delimiters, several of which are as one (3.2.20 $DATATYPE A, $PnB *)."""
+    announced = found.keywords.whole("$TOT")
+    count = sum(len(tokens) for tokens in _tokens(stream, found.start, place))
+    if count % len(channels) or announced not in (None, count // len(channels)):
+        raise refuse(
+            file,
+            f"holds {count} values in ASCII, not the {'' if announced is None else announced} events ($TOT) of "
+            f"{len(channels)} channels ($PAR) that it announces",
+        )
+    refuse_larger_than_memory(file, 8 * count)
+    events = np.empty((count // len(channels), len(channels)))
+    flat, done = events.reshape(-1), 0
+    for tokens in _tokens(stream, found.start, place):
+        for offset, channel in enumerate(channels):
+            at = (offset - done) % len(channels)
+            written = np.array(tokens[at :: len(channels)], np.bytes_)
+            flat[done + at : done + len(tokens) : len(channels)] = _numbers(
+                file, written, channel, (done + at) // len(channels)
+            )
+        done += len(tokens)
+    for column, channel in enumerate(channels):
+        channel.scale.apply(events[:, column])
+    return events
+
+
+def _tokens(stream: BinaryIO, start: int, place: tuple[int, int]) -> Iterator[list[bytes]]:
+    """Yield the values between delimiters from the first byte of ``place`` to its last, a block at a time."""
+    begin, end = place
+    stream.seek(start + begin)
+    left, rest = end - begin + 1, b""
+    while left > 0:
+        block = stream.read(min(left, _BLOCK_BYTES // 8)).translate(_SEPARATORS)
+        left -= len(block)
+        if left and b" " in block:
+            complete, _, tail = block.rpartition(b" ")
+            yield (rest + complete).split()
+            rest = tail
+        elif left:
+            rest += block
+        else:
+            yield (rest + block).split()
+        if not block:
+            return
