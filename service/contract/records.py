@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticSerializationError
 
 from symadj.service.contract.layout import CheckpointName
 from symadj.service.contract.result import JobResult, Number
@@ -69,9 +70,19 @@ def _storable_details(value: Any) -> Any:
         raise ValueError("lists in lists, or objects in objects, deeper than anybody reads") from None
 
 
+def _checked_result(result: JobResult) -> JobResult:
+    try:
+        result.stored()
+    except PydanticSerializationError as error:
+        raise ValueError(f"can't be written as JSON: {error}") from None
+    return result
+
+
 Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Message = Annotated[str, BeforeValidator(_storable)]
 Details = Annotated[dict[str, Any], BeforeValidator(_storable_details)]
+# A result keeps the fields of other versions, which may hold anything.
+Result = Annotated[JobResult, BeforeValidator(_storable_details), AfterValidator(_checked_result)]
 EndState = Literal[JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.PAUSED]
 Phase = Literal["forward", "backward", "optimizer"]
 
@@ -163,7 +174,7 @@ class OutcomeRecord(_Record):
     reason: ReasonCode | None = None
     message: Message = Field("", max_length=20_000)
     data: Details = Field(default_factory=dict, description="Where it happened, and advice.")
-    result: JobResult | None = None
+    result: Result | None = None
 
 
 AnyRecord = (

@@ -1,4 +1,4 @@
-"""What came of a job that succeeded."""
+"""The result of a job that succeeded, as its run reports it and as clients get it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,11 @@ class _Part(BaseModel):
 class MixtureBaseline(_Part):
     """A Gaussian mixture with full covariances, fitted to as many training rows as take some minutes."""
 
-    components: int = Field(description="Of the mixture.")
+    components: int = Field(description="Gaussians in the mixture.")
     test_nll: Number | None = Field(
-        None, description="Nats a row; null where it can't be fitted, or a component would have too few rows."
+        None,
+        description="NLL of the mixture, nats a row; null where it can't be fitted, or a component would get too "
+        "few rows.",
     )
 
 
@@ -54,35 +56,35 @@ class TestSolver(_Part):
 
     __test__ = False  # not a test case, whatever its name
 
-    divergence: str = Field("exact", description="Its kind: `exact`, or an estimate.")
-    probes: int | None = Field(None, description="Of an estimate, for each row its own.")
-    method: str | None = Field(None, description="The solver's.")
-    dtype: str | None = Field(None, description="Of state and weights: `float64` where float32 would not do.")
+    divergence: str = Field("exact", description="The divergence: `exact`, or the name of an estimate.")
+    probes: int | None = Field(None, description="Probe vectors a row of an estimate; null for the exact divergence.")
+    method: str | None = Field(None, description="The solver, by its name in the spec.")
+    dtype: str | None = Field(None, description="Of state and weights; `float64` where float32 is not precise enough.")
     rtol: float | None = Field(None, description="Relative tolerance of an adaptive solver.")
     atol: float | None = Field(None, description="Absolute tolerance of an adaptive solver.")
-    steps: int | None = Field(None, description="Of a fixed solver, over one block.")
+    steps: int | None = Field(None, description="Steps of a fixed solver over one block; null for an adaptive one.")
 
 
 class InverseError(_Part):
-    """Test rows carried to the base and back with training's solver: how far from themselves they end."""
+    """Test rows carried to the base and back with training's solver: how far they end from where they began."""
 
     rows: int = Field(description="Rows that were carried.")
     max: Number = Field(description="Largest absolute difference of a value, in the space that the flow models.")
-    rms: Number = Field(description="Root mean square of the differences, likewise.")
+    rms: Number = Field(description="Root mean square of the differences of all values, in the same space.")
 
 
 class TwoSampleTest(_Part):
     """How well boosted trees tell the flow's samples from held-out rows, on halves that they were not trained on."""
 
     rows: int = Field(description="Rows, and as many samples, that were classified.")
-    accuracy: Number = Field(description="Share that was classified rightly; 0.5 is chance.")
+    accuracy: Number = Field(description="Share that was classified correctly; 0.5 is chance.")
     accuracy_stderr: Number = Field(description="Its standard error, binomial.")
     auc: Number = Field(description="Probability that a sample looks more like one than a row does; 0.5 is chance.")
     auc_stderr: Number = Field(description="Its standard error (DeLong's).")
 
 
 class EvaluationResult(_Part):
-    """What was measured on held-out rows after the training; null where the spec does not ask for it."""
+    """Measurements on held-out rows after the training; null where the spec does not ask for them."""
 
     test_nll: Number | None = Field(
         None, description="Mean negative log-likelihood of the test rows after the spec's transforms, nats a row."
@@ -93,12 +95,13 @@ class EvaluationResult(_Part):
     )
     test_nll_original_units_stderr: Number | None = Field(
         None,
-        description="Its standard error, nats: another one, where the transforms' Jacobian differs from row to row.",
+        description="Its standard error, nats; not that of `test_nll` where the transforms' Jacobian varies from row "
+        "to row.",
     )
     test_bits_per_dim: Number | None = Field(
         None,
-        description="Of dequantised data: `test_nll_original_units` over the number of columns, in bits; an upper "
-        "bound of the discrete NLL. Else null.",
+        description="`test_nll_original_units` over the number of columns, in bits, of dequantised data: an upper "
+        "bound of the discrete NLL. Null for other data.",
     )
     test_bits_per_dim_stderr: Number | None = Field(None, description="Its standard error, bits a dimension.")
     test_nll_training_tolerance: Number | None = Field(
@@ -118,22 +121,24 @@ class EvaluationResult(_Part):
     inverse_error: InverseError | None = None
     two_sample: TwoSampleTest | None = None
     density_integral: Number | None = Field(
-        None, description="Of a two-dimensional flow's density over the plane, where pictures are drawn; 1 is right."
+        None,
+        description="Integral of a two-dimensional flow's density over the plane, where pictures are drawn; 1 is "
+        "right.",
     )
     density_integral_spread: Number | None = Field(
         None,
-        description="How far the integral strays by every other point of the grid: where that is not small, the grid "
-        "is too coarse for the density.",
+        description="How far the integral over every other point of the grid differs: where that is not small, the "
+        "grid is too coarse for the density.",
     )
     baselines: Baselines | None = None
     evaluate_seconds: float | None = Field(None, description="Wall time of the evaluation, seconds.")
 
 
 class JobResult(EvaluationResult):
-    """What came of a job that succeeded.
+    """The result of a job that succeeded.
 
-    All likelihoods are of the averaged weights with ``ema``, and of the best weights with ``early_stop``. What a
-    version before this one has stored is read with the fields that it has.
+    All likelihoods are of the averaged weights with ``ema``, and of the best weights with ``early_stop``. Results
+    stored by earlier versions are read with the fields that they have.
     """
 
     steps: int | None = Field(None, description="Steps that the training took, pre-training included.")

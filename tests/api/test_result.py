@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
+from pydantic import BaseModel
 
 from symadj.api.client import Client
-from symadj.service.contract.result import JobResult
+from symadj.service.contract.result import (
+    Baselines,
+    InverseError,
+    JobResult,
+    MixtureBaseline,
+    TestSolver,
+    TwoSampleTest,
+)
 from symadj.service.contract.states import JobState
 from symadj.service.store import jobs
 from tests.api.conftest import Run
@@ -76,18 +85,46 @@ def test_a_result_without_an_evaluation_is_read(api: httpx.Client, run: Run) -> 
     assert (answer["steps"], answer["test_nll"]) == (3, None)
 
 
+def parts_of(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Return the fields of ``model`` that are models themselves, by their names."""
+    found = {}
+    for name, field in model.model_fields.items():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                found[name] = kind
+    return found
+
+
+def figures_of(model: type[BaseModel]) -> Iterator[tuple[type[BaseModel], str]]:
+    """Yield every figure of ``model`` and of its parts: the model that it is in, and its name."""
+    parts = parts_of(model)
+    for name in model.model_fields:
+        if name in parts:
+            yield from figures_of(parts[name])
+        else:
+            yield model, name
+
+
 def test_the_documented_interface_shows_every_figure_of_a_result_with_its_unit(api: httpx.Client) -> None:
     schemas = api.get("/openapi.json").json()["components"]["schemas"]
-    shown = schemas["JobResult"]["properties"]
-    assert shown.keys() == JobResult.model_fields.keys()
-    parts = {"test_solver", "inverse_error", "two_sample", "baselines"}
-    for name, schema in shown.items():
-        if name in parts:
-            continue
-        assert schema["description"], name
-    for name in ("test_nll", "train_seconds", "host_peak_bytes", "test_bits_per_dim"):
-        unit = {"test_nll": "nats", "train_seconds": "seconds", "host_peak_bytes": "bytes", "test_bits_per_dim": "bits"}
-        assert unit[name] in shown[name]["description"]
+    assert schemas["JobResult"]["properties"].keys() == JobResult.model_fields.keys()
+    shown = {(model, name): schemas[model.__name__]["properties"][name] for model, name in figures_of(JobResult)}
+    assert {model for model, _ in shown} == {
+        JobResult,
+        TestSolver,
+        InverseError,
+        TwoSampleTest,
+        Baselines,
+        MixtureBaseline,
+    }
+    assert [
+        f"{model.__name__}.{name}" for (model, name), schema in shown.items() if not schema.get("description")
+    ] == []
+    units = {"nll": "nats", "seconds": "seconds", "bytes": "bytes", "bits_per_dim": "bits"}
+    for (model, name), schema in shown.items():
+        unit = next((unit for part, unit in units.items() if part in name), None)
+        if unit is not None:
+            assert unit in schema["description"].lower(), f"{model.__name__}.{name}"
 
 
 def test_the_page_on_training_explains_every_figure_of_a_result() -> None:

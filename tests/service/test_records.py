@@ -36,6 +36,16 @@ def test_numbers_that_json_does_not_have_are_kept_as_words() -> None:
     assert again.test_nll_gap == -math.inf
 
 
+def test_a_result_loses_what_postgresql_cannot_keep_in_fields_of_other_versions_too() -> None:
+    result = {"test_solver": {"divergence": "ex\0act"}, "of_a_newer_worker": {"a\0": ["\ud800"]}}
+    record = OutcomeRecord.model_validate({"time": NOW, "state": "succeeded", "result": result})
+    assert record.result is not None
+    assert record.result.stored() == {
+        "test_solver": {"divergence": "ex�act"},
+        "of_a_newer_worker": {"a�": ["?"]},
+    }
+
+
 def test_times_are_in_utc() -> None:
     assert event().time.isoformat() == "2026-01-01T10:00:00+00:00"
 
@@ -46,6 +56,16 @@ def test_what_nests_without_end_is_refused() -> None:
         nested = [nested]
     with pytest.raises(ValidationError, match="deeper"):
         event(data={"a": nested})
+
+
+@pytest.mark.parametrize("levels", [300, 2000])
+def test_a_result_that_nests_without_end_is_refused(levels: int) -> None:
+    nested: list[Any] = []
+    for _ in range(levels):
+        nested = [nested]
+    result = {"of_a_newer_worker": nested}
+    with pytest.raises(ValidationError, match=r"deeper|depth"):
+        OutcomeRecord.model_validate({"time": NOW, "state": "succeeded", "result": result})
 
 
 @pytest.mark.parametrize("time", ["2026-01-01T12:00:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
