@@ -54,7 +54,7 @@ def load(path: str = "cells.fcs", **more: Any) -> Table:
     return load_table(FileData.model_validate({"kind": "file", "path": path, "batch_size": 1, **more}))
 
 
-def read(path: Path, columns: Sequence[str] = (), **options: Any) -> Raw:
+def read(path: Path, columns: Sequence[str] | None = None, **options: Any) -> Raw:
     return read_fcs(InputFile(path, path.name), columns, **options)
 
 
@@ -118,7 +118,7 @@ def test_a_range_that_is_no_power_of_two_is_masked_by_the_next(root: Path, reach
     write(root / "cells.fcs", [[5, 0xFFFF], [6, 1001]], integers(R=reach))
     raw = read(root / "cells.fcs")
     np.testing.assert_array_equal(raw.values, [[5, kept], [6, 1001]])
-    assert raw.notes == ("bits above its range ($P2R) were taken from channel PE-A",)
+    assert raw.notes == ("bits above the range of channel PE-A ($P2R) were masked",)
 
 
 @pytest.mark.parametrize("reach", ["65536", "65535", "4294967296", str(2**64), "0"])
@@ -297,11 +297,39 @@ def test_floats_are_linear_whatever_is_left_of_an_amplifier(
     root: Path, version: str, kind: str, bits: int, written: str
 ) -> None:
     # FCS 3.1, 3.2.20 $PnE.
-    channels = [Channel("FSC-A", kind, bits), Channel("PE-A", kind, bits, {"E": written, "G": "4"})]
+    channels = [Channel("FSC-A", kind, bits), Channel("PE-A", kind, bits, {"E": written, "G": "1"})]
     write(root / "cells.fcs", EVENTS, channels, version=version)
     raw = read(root / "cells.fcs")
-    np.testing.assert_array_equal(raw.values, EVENTS / [1, 4])
+    np.testing.assert_array_equal(raw.values, EVENTS)
     assert raw.notes[0].startswith(f"$P2E {written} of channel PE-A was not applied")
+
+
+def test_floats_with_decades_and_a_gain_are_refused_where_they_are_read(root: Path) -> None:
+    # FCS 3.2, 3.3.46: never both. A Guava Muse stores logarithms so, as floats with the gain of the linear channel.
+    channels = [
+        Channel("FSC-HLin", keywords={"G": "2.95"}),
+        Channel("FSC-HLog", keywords={"E": "4.0,1.0", "G": "2.95"}),
+    ]
+    write(root / "cells.fcs", EVENTS, channels)
+    refused(
+        root, r"column 'FSC-HLog': .*\(\$P2E 4\.0,1\.0\) and a gain \(\$P2G 2\.95\).*: leave it out of data\.columns"
+    )
+    np.testing.assert_array_equal(load(columns=["FSC-HLin"]).rows, EVENTS[:, :1] / 2.95)
+
+
+def test_what_is_said_of_channels_that_are_not_read_need_not_make_sense(root: Path) -> None:
+    channels = [
+        Channel("FSC-A", "I", 64, {"R": "?"}),
+        Channel("PE-A", "I", 16, {"G": "2"}),
+        Channel("Time", "I", 16, {"E": "4"}),
+        Channel("A", "I", 24),
+    ]
+    write(root / "cells.fcs", [[2**60, 3, 5, 7], [2**61, 4, 6, 9]], channels, keywords={"TIMESTEP": "fast"})
+    np.testing.assert_array_equal(load(columns=["A", "PE-A"]).rows, [[7, 1.5], [9, 2]])
+    np.testing.assert_array_equal(load(columns=["A"], context_columns=["PE-A"]).context, [[1.5], [2]])
+    refused(root, r"column 'Time': \$P3E is '4'", columns=["Time"])
+    refused(root, r"\$P1R is '\?'")
+    refused(root, r"column 'nothing': has no column 'nothing'; it has: FSC-A, PE-A, Time, A", columns=["nothing"])
 
 
 def test_decades_of_an_integer_channel_among_floats_are_applied(root: Path) -> None:
@@ -464,7 +492,7 @@ def test_empty_values_are_read_between_delimiters_of_many_kinds(root: Path, deli
 def test_a_delimiter_within_a_value_is_written_twice(root: Path, marker: str) -> None:
     # 3.2.7; FCS 3.1, 2.1: values are UTF-8.
     write(root / "cells.fcs", keywords={"P1S": marker, "P2G": "4"})
-    raw = read(root / "cells.fcs", [marker])
+    raw = read(root / "cells.fcs", [marker, "PE-A"])
     assert raw.columns == (marker, "PE-A")
     np.testing.assert_array_equal(raw.values, EVENTS / [1, 4])
 
@@ -518,7 +546,7 @@ def test_keywords_of_the_supplemental_text_count_as_those_of_the_first(root: Pat
     supplement = {"P2S": "", "P2G": "4", "TIMESTEP": "0.5", "P1S": f"tick{delimiter}s", "SPILLOVER": "1,PE-A,2"}
     channels = [Channel("Time"), Channel("PE-A")]
     write(root / "cells.fcs", EVENTS, channels, supplement=supplement, delimiter=delimiter)
-    raw = read(root / "cells.fcs", [f"tick{delimiter}s"], compensated=True)
+    raw = read(root / "cells.fcs", [f"tick{delimiter}s", "PE-A"], compensated=True)
     assert raw.columns == (f"tick{delimiter}s", "PE-A")
     np.testing.assert_array_equal(raw.values, EVENTS * [0.5, 0.125])
 
@@ -622,7 +650,7 @@ def test_events_that_are_not_counted_are_counted_by_the_bytes(root: Path, versio
         ({"end_off": 2}, "holds 6 values, not the 3 events"),
         ({"keywords": {"PAR": "1"}}, r"names a channel 2 \(\$P2N\), and announces 1 \(\$PAR\)"),
         ({"keywords": {"PAR": "3"}}, r"no value of the keyword \$P3B"),
-        ({"keywords": {"PAR": "0", "P1N": None}}, "has no channels"),
+        ({"keywords": {"PAR": "0", "P1N": None}}, "has no columns"),
         ({"keywords": {"MODE": "C"}}, "holds histograms"),
         ({"keywords": {"MODE": "u"}}, "holds histograms"),
         ({"keywords": {"TOT": "many"}}, r"\$TOT is 'many', not a number"),
@@ -723,6 +751,12 @@ def test_the_standards_spillover_goes_before_a_makers(root: Path) -> None:
     np.testing.assert_allclose(load(compensate=True).rows, EMITTED, rtol=1e-6, atol=1e-6)
 
 
+def test_spillover_is_taken_out_of_a_channel_by_others_that_are_not_asked_for(root: Path) -> None:
+    write(root / "cells.fcs", MEASURED, keywords={"SPILLOVER": "2,PE-A,FSC-A,1,0,0.1,1"})
+    table = load(compensate=True, columns=["PE-A"])
+    np.testing.assert_allclose(table.rows, EMITTED[:, 1:], rtol=1e-6, atol=1e-6)
+
+
 def test_spillover_is_of_scaled_values(root: Path) -> None:
     first, second = integers(G="2", R="4096", B="16")
     write(root / "cells.fcs", [[100, 20], [0, 100]], [first, second], keywords={"SPILLOVER": "2,FSC-A,PE-A,1,0.1,0,1"})
@@ -745,12 +779,17 @@ def test_spillover_is_of_scaled_values(root: Path) -> None:
         ({"SPILLOVER": "2,PE-A,PE-A,1,0,0,1"}, "names 'PE-A' twice"),
         ({"SPILLOVER": "two,PE-A,FSC-A,1,0,0,1"}, "begins with 'two'"),
         ({"SPILLOVER": "0"}, "begins with '0'"),
-        ({"SPILLOVER": "1,PE-A,1", "P1N": "PE-A"}, "names 'PE-A', which is the name of several channels"),
     ],
 )
 def test_a_spillover_matrix_that_cannot_be_applied_is_refused(root: Path, keywords: dict[str, str], words: str) -> None:
     write(root / "cells.fcs", keywords=keywords)
     refused(root, words, compensate=True)
+
+
+def test_a_spillover_matrix_of_a_name_that_several_channels_have_is_refused(root: Path) -> None:
+    channels = [Channel("PE-A"), Channel("PE-A"), Channel("FSC-A")]
+    write(root / "cells.fcs", [[1, 2, 3]], channels, keywords={"SPILLOVER": "1,PE-A,1"})
+    refused(root, "names 'PE-A', which is the name of several channels", columns=["FSC-A"], compensate=True)
 
 
 # All at once
@@ -795,6 +834,8 @@ def files(draw: st.DrawFn) -> tuple[FcsFile, np.ndarray]:
             read = np.array(values, np.float64)
         if draw(st.booleans()):
             gain = draw(st.sampled_from(["1", "0.5", "4.0", "1e1"]))
+            if kind != "I" and keywords["E"] != "0,0":
+                gain = "1"  # both are refused
             keywords["G"] = gain
             logarithmic = kind == "I" and keywords.get("E", "0,0") != "0,0"
             read = read if logarithmic else read / float(gain)

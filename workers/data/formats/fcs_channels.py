@@ -6,7 +6,7 @@ Sections are those of FCS 3.0 and 3.1 (3.2.20, the keywords), unless another ver
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
 
 import numpy as np
@@ -16,7 +16,7 @@ from symadj.workers.data.errors import DataError
 from symadj.workers.data.formats.fcs_text import NUMBER, DataSet, Keywords
 from symadj.workers.data.formats.raw import InputFile, refuse
 
-__all__ = ["Channel", "Scale", "read_channels"]
+__all__ = ["Channel", "Reading", "Scale", "reading_of", "stored_channels"]
 
 _FLOATS = {"F": 32, "D": 64}  # bits
 _MOST_DIGITS = 400  # of a number in ASCII
@@ -54,7 +54,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Channel:
-    """A column of the events.
+    """A column of the events, as it is stored.
 
     Attributes:
         number: from 1: the n of $PnN.
@@ -62,8 +62,6 @@ class Channel:
         marker: $PnS, or "".
         kind: A (ASCII), I (unsigned integer), F or D (floats of 32 or 64 bits).
         width: bytes of a value; None: ASCII of any length between delimiters.
-        mask: the bits of an integer that are part of the value; None: all.
-        scale: what is to be done with a value.
     """
 
     number: int
@@ -71,25 +69,50 @@ class Channel:
     marker: str
     kind: str
     width: int | None
-    mask: int | None = None
-    scale: Scale = field(default_factory=Scale)
 
 
-def read_channels(file: InputFile, found: DataSet) -> list[Channel]:
+@dataclass(frozen=True)
+class Reading:
+    """A channel that is read.
+
+    Attributes:
+        place: of the channel in an event, from 0.
+        channel: how it is stored.
+        mask: the bits of an integer that are part of the value; None: all.
+        scale: what is to be done with a value.
+    """
+
+    place: int
+    channel: Channel
+    mask: int | None
+    scale: Scale
+
+
+def stored_channels(file: InputFile, found: DataSet) -> list[Channel]:
     """Return the $PAR channels of a data set.
 
     Raises:
-        DataError: a keyword of theirs is missing, makes no sense, or asks for what can't be read.
+        DataError: the type or the width of one is missing or can't be read, so that none can be.
     """
     keywords = found.keywords
     keywords.required("$PAR")
     count = keywords.whole("$PAR") or 0
     common = _kind(file, keywords, "$DATATYPE", "AIFD")
     # However many $PAR announces: the first channel without a width ($PnB) ends it.
-    channels = [_Parameter(file, found, number, common).channel() for number in range(1, count + 1)]
+    channels = [_stored(file, found, number, common) for number in range(1, count + 1)]
     if keywords.text(f"$P{count + 1}N") is not None:
         raise refuse(file, f"names a channel {count + 1} ($P{count + 1}N), and announces {count} ($PAR)")
     return channels
+
+
+def reading_of(file: InputFile, found: DataSet, channel: Channel) -> Reading:
+    """Return how the values of a channel become what was measured.
+
+    Raises:
+        DataError: a keyword of the channel makes no sense.
+    """
+    parameter = _Parameter(file, found, channel)
+    return Reading(channel.number - 1, channel, parameter.mask(), parameter.scale())
 
 
 def _kind(file: InputFile, keywords: Keywords, name: str, allowed: str) -> str:
@@ -99,75 +122,63 @@ def _kind(file: InputFile, keywords: Keywords, name: str, allowed: str) -> str:
     return kind
 
 
+def _stored(file: InputFile, found: DataSet, number: int, common: str) -> Channel:
+    keywords = found.keywords
+    name = keywords.text(f"$P{number}N") or f"P{number}"  # $PnN is optional up to FCS 3.0
+    marker = (keywords.text(f"$P{number}S") or "").strip()
+    kind = _own_kind(file, found, f"$P{number}DATATYPE", common, name)
+    return Channel(number, name, marker, kind, _width(file, keywords, f"$P{number}B", kind, name))
+
+
+def _own_kind(file: InputFile, found: DataSet, keyword: str, common: str, name: str) -> str:
+    """Return $DATATYPE, or the channel's own type (FCS 3.2, $PnDATATYPE)."""
+    if found.keywords.text(keyword) is None:
+        return common
+    kind = _kind(file, found.keywords, keyword, "IFD")
+    if kind != common and found.version != "FCS3.2":
+        raise refuse(
+            file,
+            f"{keyword} is {kind} beside $DATATYPE {common}, but {found.version} has no types by channel: export the "
+            "file as FCS3.2, or with one type for all",
+            column=name,
+        )
+    return kind
+
+
+def _width(file: InputFile, keywords: Keywords, keyword: str, kind: str, name: str) -> int | None:
+    """Return the bytes of a value (3.2.20 $PnB, $DATATYPE)."""
+    written = keywords.required(keyword)
+    if kind == "A" and written == "*":
+        return None
+    bits = keywords.whole(keyword) or 0
+    if kind == "A":
+        good, allowed = 0 < bits <= _MOST_DIGITS, f"1 to {_MOST_DIGITS} characters, or *, can be read"
+    elif kind == "I":
+        good = bits % 8 == 0 and 8 <= bits <= 64
+        allowed = "integers of 8, 16, 24 and so on to 64 bits can be read, packed ones can't: export it with 16 or 32"
+    else:
+        good, allowed = bits == _FLOATS[kind], f"values of the type {kind} have {_FLOATS[kind]} bits"
+    if not good:
+        raise refuse(file, f"{keyword} is {written[:100]!r}: {allowed}", column=name)
+    return bits if kind == "A" else bits // 8
+
+
 class _Parameter:
-    """Reads the keywords $Pn... of one channel."""
+    """Reads the keywords $Pn... of one channel that say what its values mean."""
 
-    def __init__(self, file: InputFile, found: DataSet, number: int, common: str) -> None:
-        self._file, self._found, self._keywords, self._number = file, found, found.keywords, number
-        name = self._keywords.text(self._key("N"))
-        self._name = f"P{number}" if name is None else name
-        self._named = name is not None
-        self._kind = self._own_kind(common)
+    def __init__(self, file: InputFile, found: DataSet, channel: Channel) -> None:
+        self._file, self._found, self._keywords, self._channel = file, found, found.keywords, channel
+        self._name, self._is_float = channel.name, channel.kind in _FLOATS
 
-    def channel(self) -> Channel:
-        marker = (self._keywords.text(self._key("S")) or "").strip()
-        width = self._width()
-        mask = self._mask(width) if self._kind == "I" and width is not None else None
-        scale = self._scale()
-        if not self._named:  # $PnN is optional up to FCS 3.0
-            scale = _noting(scale, f"channel {self._number} has no name ({self._key('N')}): it is called {self._name}")
-        return Channel(self._number, self._name, marker, self._kind, width, mask, scale)
-
-    def _key(self, ending: str) -> str:
-        return f"$P{self._number}{ending}"
-
-    def _refused(self, what: str) -> DataError:
-        return refuse(self._file, what, column=self._name)
-
-    def _own_kind(self, common: str) -> str:
-        """Return $DATATYPE, or the channel's own type (FCS 3.2, $PnDATATYPE)."""
-        name, version = self._key("DATATYPE"), self._found.version
-        if self._keywords.text(name) is None:
-            return common
-        kind = _kind(self._file, self._keywords, name, "IFD")
-        if kind != common and version != "FCS3.2":
-            raise self._refused(
-                f"{name} is {kind} beside $DATATYPE {common}, but {version} has no types by channel: export the file "
-                "as FCS3.2, or with one type for all",
-            )
-        return kind
-
-    def _width(self) -> int | None:
-        """Return the bytes of a value (3.2.20 $PnB, $DATATYPE)."""
-        name, kind = self._key("B"), self._kind
-        written = self._keywords.required(name)
-        if kind == "A" and written == "*":
-            return None
-        bits = self._keywords.whole(name) or 0
-        if kind == "A":
-            if not 0 < bits <= _MOST_DIGITS:
-                raise self._refused(f"{name} is {written[:100]!r}: 1 to {_MOST_DIGITS} characters, or *, can be read")
-            return bits
-        if kind == "I" and (bits % 8 or not 8 <= bits <= 64):
-            raise self._refused(
-                f"{name} is {written[:100]!r}: integers of 8, 16, 24 and so on to 64 bits can be read, packed ones "
-                "can't: export the file with $PnB 16 or 32"
-            )
-        if kind in _FLOATS and bits != _FLOATS[kind]:
-            raise self._refused(f"{name} is {written[:100]!r}: values of the type {kind} have {_FLOATS[kind]} bits")
-        return bits // 8
-
-    def _range(self) -> Decimal:
-        self._keywords.required(self._key("R"))
-        return self._keywords.number(self._key("R")) or Decimal(0)
-
-    def _mask(self, width: int) -> int | None:
+    def mask(self) -> int | None:
         """Return the bits that a value below $PnR can have: those of the next power of two (3.3; FCS 3.1, $PnR)."""
+        if self._channel.kind != "I":
+            return None
         bits = (int(self._range().to_integral_value(ROUND_CEILING)) - 1).bit_length()
         # A range of 0 says nothing; flowCore masks nothing then.
-        return None if self._range() <= 0 or bits >= 8 * width else (1 << bits) - 1
+        return None if self._range() <= 0 or bits >= 8 * (self._channel.width or 0) else (1 << bits) - 1
 
-    def _scale(self) -> Scale:
+    def scale(self) -> Scale:
         """Return what $PnE, $PnG and $TIMESTEP say of the channel."""
         # 3.2.20 $TIMESTEP: the channel named TIME; FCS 3.2: or of the type Time
         endings = ("N", "TYPE") if self._found.version == "FCS3.2" else ("N",)
@@ -176,22 +187,37 @@ class _Parameter:
         if time and scale.decades:
             raise self._refused(f"{self._key('E')} gives time a logarithmic scale, but time is linear (FCS 3.2, $PnE)")
         scale = self._gained(scale, time)
-        return self._stepped(scale) if time else scale
+        scale = self._stepped(scale) if time else scale
+        if self._keywords.text(self._key("N")) is None:
+            number, name = self._channel.number, self._key("N")
+            scale = _noting(scale, f"channel {number} has no name ({name}): it is called {self._name}")
+        return scale
+
+    def _key(self, ending: str) -> str:
+        return f"$P{self._channel.number}{ending}"
+
+    def _refused(self, what: str) -> DataError:
+        return refuse(self._file, what, column=self._name)
+
+    def _range(self) -> Decimal:
+        self._keywords.required(self._key("R"))
+        return self._keywords.number(self._key("R")) or Decimal(0)
 
     def _amplified(self) -> Scale:
         """Return the scale of the amplifier: what was measured is f2 * 10^(f1 * value / $PnR) (3.2.20 $PnE).
 
         Floating-point values are linear, whatever the keyword still says of an amplifier (FCS 3.1, $PnE).
         """
-        name, is_float = self._key("E"), self._kind in _FLOATS
+        name = self._key("E")
         if self._keywords.text(name) is None:
             notes = (f"channel {self._name} has no amplifier type ({name}) and was taken as linear",)
-            return Scale(notes=() if is_float else notes)
+            return Scale(notes=() if self._is_float else notes)
         written = self._keywords.required(name)[:100]
         parts = [float(part) if NUMBER.fullmatch(part) else -1.0 for part in map(str.strip, written.split(","))]
         if len(parts) == 2 and parts[0] == 0:
             return Scale()
-        if is_float:
+        if self._is_float:
+            self._refuse_ambiguous_gain(written)
             what = f"{name} {written} of channel {self._name} was not applied, since floating-point values are linear"
             return Scale(notes=(what,))
         if len(parts) != 2 or not 0 < parts[0] < 100 or not 0 <= parts[1] < math.inf:
@@ -201,6 +227,14 @@ class _Parameter:
         note = f"{parts[0]:g} decades of channel {self._name} ({name} {written}) were applied"
         # A logarithm starts above 0: FCS 3.1 has readers take 4,0 as 4,1, and flowCore does.
         return Scale(parts[0], parts[1] or 1.0, float(self._range()), notes=(note,))
+
+    def _refuse_ambiguous_gain(self, written: str) -> None:
+        """Refuse floats with decades and a gain: some instruments store logarithms so, which no gain divides."""
+        if (gain := self._keywords.number(self._key("G"))) not in (None, 0, 1):
+            raise self._refused(
+                f"holds floating-point values with decades ({self._key('E')} {written}) and a gain ({self._key('G')} "
+                f"{gain}), which no linear channel has both: leave it out of data.columns, or export it without one"
+            )
 
     def _gained(self, scale: Scale, time: bool) -> Scale:
         """Return ``scale`` with the gain (3.2.20 $PnG), which only linear channels other than time have (FCS 3.2)."""

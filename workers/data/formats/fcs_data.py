@@ -5,6 +5,7 @@ Sections are those of FCS 3.0 and 3.1 (3.3 DATA, 3.2.20 for the keywords), unles
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
@@ -12,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from symadj.workers.data.formats.fcs_channels import Channel
+from symadj.workers.data.formats.fcs_channels import Channel, Reading
 from symadj.workers.data.formats.fcs_text import DataSet
 from symadj.workers.data.formats.raw import InputFile, refuse, refuse_larger_than_memory
 
@@ -26,9 +27,14 @@ Events = NDArray[np.float64]
 
 
 def read_events(
-    file: InputFile, stream: BinaryIO, size: int, found: DataSet, channels: Sequence[Channel]
+    file: InputFile,
+    stream: BinaryIO,
+    size: int,
+    found: DataSet,
+    channels: Sequence[Channel],
+    wanted: Sequence[Reading],
 ) -> tuple[Events, list[str]]:
-    """Return the scaled events [n, channels] of a data set in a file of ``size`` bytes, and notes on what was done.
+    """Return the scaled events [n, wanted] of a data set in a file of ``size`` bytes, and notes on what was done.
 
     Raises:
         DataError: the events are not what the keywords announce, are too many for the memory, or can't be read.
@@ -37,28 +43,29 @@ def read_events(
     delimited = [channel.width is None for channel in channels]
     if any(delimited) and not all(delimited):
         raise refuse(file, f"$P{1 + delimited.index(True)}B is * (ASCII between delimiters), that of others is not")
-    if not channels:
-        raise refuse(file, "has no channels ($PAR is 0)")
     begin, ends = _place(file, found)
     if all(delimited):
-        return _read_delimited(file, stream, (begin, _last(file, found, begin, ends, size)), found, channels), []
+        place = begin, _last(file, found, begin, ends, size)
+        return _read_delimited(file, stream, place, found, len(channels), wanted), []
     total = _total(file, found, begin, ends, [channel.width or 0 for channel in channels])
-    layout = _Layout(file, found, channels)
+    layout = _Layout(file, found, channels, wanted)
     if total and found.start + begin + total * layout.row_bytes > size:
         raise refuse(
             file,
             f"announces {total} events ($TOT) of {layout.row_bytes} bytes from byte {found.start + begin} on, and has "
             f"only {size} bytes: it is cut",
         )
-    refuse_larger_than_memory(file, 8 * total * len(channels))
-    events = np.empty((total, len(channels)))
+    refuse_larger_than_memory(file, 8 * total * len(wanted))
+    events = np.empty((total, len(wanted)))
     masked: set[Channel] = set()
     stream.seek(found.start + begin)
     for first in range(0, total, layout.block_rows):
         block = events[first : first + layout.block_rows]
         masked |= layout.decode(stream.read(len(block) * layout.row_bytes), block, first)
-    cut = [f"bits above its range ($P{channel.number}R) were taken from channel {channel.name}" for channel in masked]
-    return events, sorted(cut)
+    numbers = {channel.number: channel.name for channel in masked}
+    return events, [
+        f"bits above the range of channel {numbers[number]} ($P{number}R) were masked" for number in sorted(numbers)
+    ]
 
 
 def _refuse_histograms(file: InputFile, found: DataSet) -> None:
@@ -125,39 +132,35 @@ def _last(file: InputFile, found: DataSet, begin: int, ends: Sequence[int], size
 class _Layout:
     """How an event of fixed width is stored.
 
-    numpy reads integers of 1, 2, 4 and 8 bytes and floats, in either order. The bytes of others are moved first.
+    numpy reads integers of 1, 2, 4 and 8 bytes and floats where they are, the least or the most significant byte first.
+    Where a wanted channel is stored otherwise, the bytes are moved to such places first.
     """
 
-    def __init__(self, file: InputFile, found: DataSet, channels: Sequence[Channel]) -> None:
-        self._file, self._channels = file, channels
-        in_bytes = all(channel.kind == "A" or channel.width == 1 for channel in channels)
+    def __init__(self, file: InputFile, found: DataSet, channels: Sequence[Channel], wanted: Sequence[Reading]) -> None:
+        self._file, self._wanted = file, wanted
+        begins = [0, *itertools.accumulate(channel.width or 0 for channel in channels)]
+        self.row_bytes = begins[-1]
+        offsets = [begins[one.place] for one in wanted]
+        in_bytes = all(one.channel.kind == "A" or one.channel.width == 1 for one in wanted)
         order = (1,) if in_bytes else _byte_order(file, found)
-        self.row_bytes = 0
-        sources: list[int] = []
-        targets: list[int] = []
-        formats: list[str] = []
-        offsets: list[int] = []
-        room = 0
-        for channel in channels:
-            width = channel.width or 0
-            if channel.kind == "A":
-                formats.append(f"S{width}")
-                places = list(range(width))
-            else:
-                places = _significance(file, order, channel)
-                formats.append(f"<{'f' if channel.kind in 'FD' else 'u'}{1 << (width - 1).bit_length()}")
-            offsets.append(room)
-            sources += [self.row_bytes + place for place in places]
-            targets += range(room, room + width)
-            room += np.dtype(formats[-1]).itemsize
-            self.row_bytes += width
-        self._moves = (np.array(sources), np.array(targets)) if sources != targets or room != self.row_bytes else None
-        self.block_rows = max(1, _BLOCK_BYTES // room)
-        names = [str(place) for place in range(len(channels))]
+        significance = [_significance(file, order, one.channel) for one in wanted]
+        formats = [_format(one.channel, places) for one, places in zip(wanted, significance, strict=True)]
+        self._moves: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None
+        room = self.row_bytes
+        if None in formats:
+            formats = [_moved_format(one.channel) for one in wanted]
+            sources = [begin + place for begin, places in zip(offsets, significance, strict=True) for place in places]
+            *offsets, room = itertools.accumulate((np.dtype(one).itemsize for one in formats), initial=0)
+            targets = [
+                begin + n for begin, places in zip(offsets, significance, strict=True) for n in range(len(places))
+            ]
+            self._moves = np.array(sources), np.array(targets)
+        self.block_rows = max(1, _BLOCK_BYTES // max(room, 8 * len(wanted)))
+        names = [str(column) for column in range(len(wanted))]
         self._dtype = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": room})
 
     def decode(self, raw: bytes, events: Events, first: int) -> set[Channel]:
-        """Write the scaled events [n, channels] that ``raw`` holds, whose first is the file's event ``first``.
+        """Write the scaled events [n, wanted] that ``raw`` holds, whose first is the file's event ``first``.
 
         Return the channels that had bits above their range.
         """
@@ -169,20 +172,38 @@ class _Layout:
             moved[:, targets] = block[:, sources]
             block = moved
         rows = block.view(self._dtype)[:, 0]
-        for place, channel in enumerate(self._channels):
-            stored = rows[str(place)]
-            column = events[:, place]
-            if channel.kind == "A":
-                column[:] = _numbers(self._file, stored, channel, first)
+        for column, one in enumerate(self._wanted):
+            stored = rows[str(column)]
+            if one.channel.kind == "A":
+                events[:, column] = _numbers(self._file, stored, one.channel, first)
             else:
-                if channel.mask is not None:
-                    if (stored > channel.mask).any():
-                        masked.add(channel)
-                    stored = stored & stored.dtype.type(channel.mask)
-                _refuse_inexact(self._file, stored, channel, first)
-                column[:] = stored
-            channel.scale.apply(column)
+                if one.mask is not None:
+                    if (stored > one.mask).any():
+                        masked.add(one.channel)
+                    stored = stored & stored.dtype.type(one.mask)
+                _refuse_inexact(self._file, stored, one.channel, first)
+                events[:, column] = stored
+            one.scale.apply(events[:, column])
         return masked
+
+
+def _format(channel: Channel, significance: Sequence[int]) -> str | None:
+    """Return numpy's name of what is stored with its bytes at ``significance``; None: it has none."""
+    width = channel.width or 0
+    if channel.kind == "A":
+        return f"S{width}"
+    ascending = list(significance) == list(range(width))
+    if width not in (1, 2, 4, 8) or not (ascending or list(significance) == list(range(width))[::-1]):
+        return None
+    return f"{'<' if ascending else '>'}{'u' if channel.kind == 'I' else 'f'}{width}"
+
+
+def _moved_format(channel: Channel) -> str:
+    """Return numpy's name of what has its bytes in order from the least significant on, in the next width it knows."""
+    width = channel.width or 0
+    return (
+        f"S{width}" if channel.kind == "A" else f"<{'u' if channel.kind == 'I' else 'f'}{1 << (width - 1).bit_length()}"
+    )
 
 
 def _byte_order(file: InputFile, found: DataSet) -> tuple[int, ...]:
@@ -200,9 +221,9 @@ def _byte_order(file: InputFile, found: DataSet) -> tuple[int, ...]:
 
 
 def _significance(file: InputFile, order: tuple[int, ...], channel: Channel) -> list[int]:
-    """Return where in a value of ``channel`` its bytes are, from the least significant to the most."""
+    """Return where in a value of ``channel`` its bytes are, from the least significant to the most; ASCII in order."""
     width = channel.width or 0
-    if width == 1 or (len(order) > 1 and list(order) == sorted(order)):
+    if channel.kind == "A" or width == 1 or (len(order) > 1 and list(order) == sorted(order)):
         return list(range(width))
     if len(order) > 1 and list(order) == sorted(order, reverse=True):
         return list(range(width))[::-1]
@@ -248,30 +269,32 @@ def _numbers(file: InputFile, written: NDArray[np.bytes_], channel: Channel, fir
 
 
 def _read_delimited(
-    file: InputFile, stream: BinaryIO, place: tuple[int, int], found: DataSet, channels: Sequence[Channel]
+    file: InputFile, stream: BinaryIO, place: tuple[int, int], found: DataSet, width: int, wanted: Sequence[Reading]
 ) -> Events:
-    """Read ASCII values between delimiters, several of which are as one (3.2.20 $DATATYPE A, $PnB *)."""
+    """Read ASCII values between delimiters, several of which are as one (3.2.20 $DATATYPE A, $PnB *).
+
+    An event has ``width`` of them.
+    """
     announced = found.keywords.whole("$TOT")
     count = sum(len(tokens) for tokens in _tokens(stream, found.start, place))
-    if count % len(channels) or announced not in (None, count // len(channels)):
+    if count % width or announced not in (None, count // width):
         raise refuse(
             file,
             f"holds {count} values in ASCII, not the {'' if announced is None else announced} events ($TOT) of "
-            f"{len(channels)} channels ($PAR) that it announces",
+            f"{width} channels ($PAR) that it announces",
         )
-    refuse_larger_than_memory(file, 8 * count)
-    events = np.empty((count // len(channels), len(channels)))
-    flat, done = events.reshape(-1), 0
+    refuse_larger_than_memory(file, 8 * count // width * len(wanted))
+    events = np.empty((count // width, len(wanted)))
+    done = 0
     for tokens in _tokens(stream, found.start, place):
-        for offset, channel in enumerate(channels):
-            at = (offset - done) % len(channels)
-            written = np.array(tokens[at :: len(channels)], np.bytes_)
-            flat[done + at : done + len(tokens) : len(channels)] = _numbers(
-                file, written, channel, (done + at) // len(channels)
-            )
+        for column, one in enumerate(wanted):
+            skipped = (one.place - done) % width
+            written = np.array(tokens[skipped::width], np.bytes_)
+            row = (done + skipped) // width
+            events[row : row + len(written), column] = _numbers(file, written, one.channel, row)
         done += len(tokens)
-    for column, channel in enumerate(channels):
-        channel.scale.apply(events[:, column])
+    for column, one in enumerate(wanted):
+        one.scale.apply(events[:, column])
     return events
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from symadj.workers.data.formats.fcs_channels import Channel
 from symadj.workers.data.formats.fcs_text import NUMBER, Keywords
 from symadj.workers.data.formats.raw import InputFile, refuse
 
-__all__ = ["compensate", "written_spillover"]
+__all__ = ["Spillover", "read_spillover", "written_spillover"]
 
 # The standard's keyword first; instruments wrote the same matrix by other names before there was one.
 _NAMES = ("$SPILLOVER", "SPILL", "$SPILL", "SPILLOVER")
@@ -24,14 +25,34 @@ def written_spillover(keywords: Keywords) -> str | None:
     return next((name for name in _NAMES if keywords.text(name) is not None), None)
 
 
-def compensate(file: InputFile, keywords: Keywords, channels: Sequence[Channel], events: NDArray[np.float64]) -> str:
-    """Take spillover out of ``events`` [n, channels], in place, and return a note on it.
+@dataclass(frozen=True, eq=False)
+class Spillover:
+    """What each label shows in each channel.
 
-    Row i of the matrix says how the label of channel i shows in each channel, so that what was measured is what was
-    emitted times the matrix.
+    Attributes:
+        places: of the channels among those of the file, from 0.
+        matrix: [channels, channels]; row i says how the label of channel i shows in each channel, so that what was
+            measured is what was emitted times the matrix.
+        note: that it was taken out.
+    """
+
+    places: tuple[int, ...]
+    matrix: NDArray[np.float64]
+    note: str
+
+    def take_out(self, events: NDArray[np.float64], places: Sequence[int]) -> None:
+        """Take spillover out of ``events`` [n, places] of the file's channels ``places``, in place."""
+        columns = [places.index(place) for place in self.places]
+        for first in range(0, len(events), _BLOCK_ROWS):
+            block = events[first : first + _BLOCK_ROWS]
+            block[:, columns] = np.linalg.solve(self.matrix.T, block[:, columns].T).T
+
+
+def read_spillover(file: InputFile, keywords: Keywords, channels: Sequence[Channel]) -> Spillover:
+    """Return the spillover matrix of a file.
 
     Raises:
-        DataError: the file has no such matrix, or one that can't be applied.
+        DataError: the file has no such matrix, or one that can't be taken out.
     """
     name = written_spillover(keywords)
     if name is None:
@@ -39,10 +60,8 @@ def compensate(file: InputFile, keywords: Keywords, channels: Sequence[Channel],
     places, matrix = _matrix(file, keywords, name, channels)
     if not np.linalg.cond(matrix) < _WORST_CONDITION:
         raise refuse(file, f"its spillover matrix ({name}) is singular, or too near to it to be taken out")
-    for first in range(0, len(events), _BLOCK_ROWS):
-        block = events[first : first + _BLOCK_ROWS]
-        block[:, places] = np.linalg.solve(matrix.T, block[:, places].T).T
-    return f"spillover ({name}) was taken out of {', '.join(channels[place].name for place in places)}"
+    note = f"spillover ({name}) was taken out of {', '.join(channels[place].name for place in places)}"
+    return Spillover(tuple(places), matrix, note)
 
 
 def _by_hardware(keywords: Keywords) -> str:
