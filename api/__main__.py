@@ -7,8 +7,8 @@ import sys
 
 import uvicorn
 
-from symadj.api.listening import Exposed, check_exposure
-from symadj.service.contract.storage import StorageUnreachable
+from symadj.api.listening import ExposedError, check_exposure
+from symadj.service.contract.storage import StorageUnreachableError
 from symadj.service.settings import SettingsError, read_settings
 
 
@@ -23,9 +23,9 @@ def main() -> None:
         settings = read_settings()
         check_exposure(settings, arguments.host, insecure=arguments.insecure)
         settings.check_buckets()
-    except (Exposed, SettingsError) as error:
+    except (ExposedError, SettingsError) as error:
         sys.exit(str(error))
-    except StorageUnreachable as error:
+    except StorageUnreachableError as error:
         # It may answer again, and most of the API does without.
         print(f"a bucket does not answer: {error}", file=sys.stderr)
     # Not by uvicorn's own command line, which puts the current folder before the installed packages.

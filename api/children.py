@@ -55,7 +55,7 @@ class Child:
 
     @property
     def mark(self) -> str:
-        """What tells its family from other processes."""
+        """What distinguishes its processes from others."""
         return f"{self.name}:{self.data}"
 
     def start(self) -> None:

@@ -19,7 +19,7 @@ from symadj.api.schemas.jobs import AttemptList, CheckpointList, EventList, JobL
 from symadj.api.schemas.service import UsageRead
 from symadj.api.schemas.telemetry import ArtifactList, MemorySummary, MetricList, MetricSeriesRead
 
-__all__ = ["ApiProblem", "ApiUnreachable", "BadRequest", "Client"]
+__all__ = ["ApiProblemError", "ApiUnreachableError", "BadRequestError", "Client"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -28,7 +28,7 @@ SUBMIT_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
 
 
-class ApiProblem(Exception):
+class ApiProblemError(Exception):
     """The server answered with an error.
 
     Attributes: ``status`` (HTTP), ``title``, ``detail``, and ``errors``: (pointer, detail) of each wrong field.
@@ -42,11 +42,11 @@ class ApiProblem(Exception):
         self.errors = errors
 
 
-class BadRequest(ValueError):
+class BadRequestError(ValueError):
     """What was asked for can't be sent: an address, a job id, an API key or a repeatable key that can't be one."""
 
 
-class ApiUnreachable(Exception):
+class ApiUnreachableError(Exception):
     """No answer from the server.
 
     Attributes: ``sent``: whether the request may have reached it.
@@ -73,7 +73,9 @@ class Client:
             transport = httpx.HTTPTransport(retries=2)
             self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout, transport=transport)
         except httpx.InvalidURL as error:
-            raise BadRequest(f"{url!r} is no address of a server ({error}): write http://host:port") from error
+            raise BadRequestError(
+                f"{url!r} is not the address of a server ({error}): write http://host:port"
+            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -89,7 +91,7 @@ class Client:
 
     @contextmanager
     def patience(self, tell: Callable[[str], None]) -> Iterator[None]:
-        """Within this, what only reads waits for a server that is away, however long; ``tell`` is told of it."""
+        """Let reads wait for a server that is away, however long; ``tell`` gets a sentence as a wait begins and ends."""
         self._on_silence = tell
         try:
             yield
@@ -103,12 +105,12 @@ class Client:
         while True:
             try:
                 response = self._send(method, path, **arguments)
-            except (ApiUnreachable, ApiProblem) as error:
-                if isinstance(error, ApiProblem) and error.status < 500:
+            except (ApiUnreachableError, ApiProblemError) as error:
+                if isinstance(error, ApiProblemError) and error.status < 500:
                     raise
                 if not away:
-                    words = f"status {error.status}" if isinstance(error, ApiProblem) else "no connection"
-                    self._on_silence(f"the API does not answer ({words}); asking again until it does, jobs run on")
+                    what = f"status {error.status}" if isinstance(error, ApiProblemError) else "no connection"
+                    self._on_silence(f"the API does not answer ({what}); asking again until it does, jobs run on")
                 away = True
                 time.sleep(PAUSE_SECONDS)
                 continue
@@ -120,9 +122,9 @@ class Client:
         try:
             response = self._http.request(method, path, **arguments)
         except httpx.UnsupportedProtocol as error:
-            raise BadRequest(f"{self.url!r} is no address of a server: write http://host:port") from error
+            raise BadRequestError(f"{self.url!r} is not the address of a server: write http://host:port") from error
         except httpx.TransportError as error:
-            raise ApiUnreachable(
+            raise ApiUnreachableError(
                 f"no answer from {self.url} ({error or type(error).__name__}): is the service running there? "
                 "`symadj serve` starts one, --url names another",
                 sent=not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout),
@@ -140,28 +142,28 @@ class Client:
         A request that may have arrived is repeated under its key until there is an answer.
 
         Raises:
-            ApiProblem: the spec is not valid (422), its ``errors`` name the fields; or too many jobs wait (429).
-            ApiUnreachable: nobody is there, or there was no answer for a minute; then the message names the key.
+            ApiProblemError: the spec is not valid (422), its ``errors`` name the fields; or too many jobs wait (429).
+            ApiUnreachableError: no server is there, or none answered for a minute; then the message names the key.
         """
         if idempotency_key is not None and re.fullmatch(r"[\x21-\x7e]{1,255}", idempotency_key) is None:
-            raise BadRequest(f"{idempotency_key!r} is no Idempotency-Key: 1 to 255 visible ASCII characters")
+            raise BadRequestError(f"{idempotency_key!r} is not an Idempotency-Key: 1 to 255 visible ASCII characters")
         key = idempotency_key or str(uuid.uuid4())
         deadline = time.monotonic() + SUBMIT_SECONDS
         sent = False
         while True:
             try:
                 return self._read(JobRead, "POST", "/api/v1/jobs", json=spec, headers={"Idempotency-Key": key})
-            except ApiUnreachable as error:
+            except ApiUnreachableError as error:
                 sent = sent or error.sent
                 if not sent:
                     raise
                 if time.monotonic() > deadline:
-                    raise ApiUnreachable(
+                    raise ApiUnreachableError(
                         f"{error}. The job may have been accepted: repeat the same spec under the Idempotency-Key "
                         f"{key}, and there is one job in any case",
                         sent=True,
                     ) from error
-            except ApiProblem as problem:
+            except ApiProblemError as problem:
                 if problem.status not in {502, 503, 504} or time.monotonic() > deadline:
                     raise
                 sent = True
@@ -247,14 +249,14 @@ def _headers(api_key: str | None) -> dict[str, str]:
     if not api_key:
         return {}
     if re.fullmatch(r"[\x21-\x7e]+", api_key) is None:
-        raise BadRequest("what was given as the API key is none: it is one word that begins with symadj_")
+        raise BadRequestError("what was given as the API key is none: it is one word that begins with symadj_")
     return {"Authorization": f"Bearer {api_key}"}
 
 
 def _job_path(job_id: str) -> str:
     """Return the path of a job; an id that would lead elsewhere is refused."""
     if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", job_id) is None:
-        raise BadRequest(f"{job_id!r} is no job's id; `symadj list` shows them")
+        raise BadRequestError(f"{job_id!r} is not a job's id; `symadj list` shows them")
     return f"/api/v1/jobs/{job_id}"
 
 
@@ -262,11 +264,11 @@ def _given(parameters: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if value is not None}
 
 
-def _problem(response: httpx.Response) -> ApiProblem:
+def _problem(response: httpx.Response) -> ApiProblemError:
     try:
         body = response.json()
         errors = [(str(item["pointer"]), str(item["detail"])) for item in body.get("errors", [])]
-        return ApiProblem(response.status_code, body["title"], body["detail"], errors)
+        return ApiProblemError(response.status_code, body["title"], body["detail"], errors)
     except (ValueError, KeyError, TypeError, AttributeError):
         # Not from us: a proxy in between, perhaps.
-        return ApiProblem(response.status_code, response.reason_phrase, response.text[:500], [])
+        return ApiProblemError(response.status_code, response.reason_phrase, response.text[:500], [])

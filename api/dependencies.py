@@ -8,7 +8,13 @@ from fastapi import Depends, Path, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from symadj.service import keys
-from symadj.service.errors import Forbidden, InvalidParameter, NotFound, Unauthorized, UnsupportedMediaType
+from symadj.service.errors import (
+    ForbiddenError,
+    InvalidParameterError,
+    NotFoundError,
+    UnauthorizedError,
+    UnsupportedMediaTypeError,
+)
 from symadj.service.roles import LOCAL, Principal, Role
 from symadj.service.settings import Settings
 from symadj.service.store import Database, jobs
@@ -56,12 +62,12 @@ def authenticate(
     """Return who asks, by their API key.
 
     Raises:
-        Unauthorized: there is none, or it is not valid.
+        UnauthorizedError: there is none, or it is not valid.
     """
     if settings.auth == "none":
         return LOCAL
     if credentials is None:
-        raise Unauthorized(
+        raise UnauthorizedError(
             "send an API key: `Authorization: Bearer symadj_...`; the command line takes it from SYMADJ_API_KEY or "
             "--api-key-file, and an admin makes one with `symadj keys create`"
         )
@@ -74,45 +80,45 @@ Asker = Annotated[Principal, Depends(authenticate)]
 def _owner(asker: Asker) -> str:
     """Return who changes something."""
     if asker.role is Role.VIEWER:
-        raise Forbidden(f"the key of {asker.name} is a viewer's, which only reads: this takes another role")
+        raise ForbiddenError(f"the key of {asker.name} is a viewer's, which only reads: this takes another role")
     return asker.name
 
 
 def require_admin(asker: Asker) -> None:
     """Refuse all but admins."""
     if asker.role is not Role.ADMIN:
-        raise Forbidden(f"the key of {asker.name} is a {asker.role}'s: this takes an admin's")
+        raise ForbiddenError(f"the key of {asker.name} is a {asker.role}'s: this takes an admin's")
 
 
 def require_overview(asker: Asker) -> None:
-    """Refuse whoever sees their own jobs only."""
+    """Refuse users who see their own jobs only."""
     if asker.confined_to is not None:
-        raise Forbidden(f"the key of {asker.name} is for their own jobs: this takes a viewer's or an admin's")
+        raise ForbiddenError(f"the key of {asker.name} is for their own jobs: this takes a viewer's or an admin's")
 
 
 def _visible_job(asker: Asker, store: Store, job_id: Annotated[str, Path(max_length=64)]) -> str:
-    """Return the id of a job that the asker may see; another one's is not there for them."""
+    """Return the id of a job that the asker may see; for any other job the answer is that there is none."""
     if asker.confined_to is not None:
         with store.read_session() as session:
             if jobs.get(session, job_id).owner != asker.confined_to:
-                raise NotFound(f"there is no job {job_id!r}")
+                raise NotFoundError(f"there is no job {job_id!r}")
     return job_id
 
 
 def refuse_nul(request: Request) -> None:
     """Refuse an address with a NUL in it: nothing has such a name, and PostgreSQL can't be asked for one."""
     if "\0" in request.url.path:
-        raise InvalidParameter("the path has a NUL (%00) in it: no name has one")
+        raise InvalidParameterError("the path has a NUL (%00) in it: no name has one")
     for name, value in request.query_params.multi_items():
         if "\0" in name or "\0" in value:
-            raise InvalidParameter(f"{name} has a NUL (%00) in it: no name has one", pointer=name)
+            raise InvalidParameterError(f"{name} has a NUL (%00) in it: no name has one", pointer=name)
 
 
 def require_json(request: Request) -> None:
     """Refuse a body that does not say that it is JSON; `curl -d` says that it is a form."""
     given = request.headers.get("content-type", "")
     if given.partition(";")[0].strip().lower() not in {"application/json", "text/json"}:
-        raise UnsupportedMediaType(
+        raise UnsupportedMediaTypeError(
             f"Content-Type is {given or 'missing'}: send JSON with the header `Content-Type: application/json`"
         )
 
@@ -124,7 +130,7 @@ def _attempt_token(
     ],
 ) -> str:
     if credentials is None:
-        raise Unauthorized("send the attempt's token: `Authorization: Bearer ...`")
+        raise UnauthorizedError("send the attempt's token: `Authorization: Bearer ...`")
     return credentials.credentials
 
 

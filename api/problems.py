@@ -32,7 +32,7 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error, told by RFC 9457."""
+    """An error, in the form of RFC 9457."""
 
     type: str = Field(description="urn:symadj:problem: and a short code.")
     title: str
@@ -136,7 +136,7 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     title = http.HTTPStatus(error.status_code).phrase
     detail = str(error.detail)
     if error.status_code == 404 and detail == title:
-        detail = f"there is nothing at {request.url.path}; /docs and /openapi.json tell what there is"
+        detail = f"there is nothing at {request.url.path}; /docs and /openapi.json show what there is"
     elif error.status_code == 405:
         detail = f"{request.url.path} does not take {request.method}"
     headers = dict(error.headers) if error.headers else None

@@ -1,8 +1,8 @@
 """``symadj serve``: the whole service on one machine, in the foreground.
 
 A supervisor of three children: a local Ray head, the API (uvicorn) and the dispatcher. It starts them in this order,
-starts again the one that dies, and stops them all when it is told to stop. Should it be killed itself, the kernel
-stops them (Linux). With the address of a Ray cluster that runs elsewhere, there is no first child.
+restarts one that dies, and stops them all when it must stop. If it is killed itself, the kernel stops them (Linux).
+ With the address of a Ray cluster that runs elsewhere, there is no first child.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import httpx
 from pydantic import SecretStr
 
 from symadj.api.children import Child, ServeError, end_processes_of
-from symadj.api.listening import Exposed, check_exposure
-from symadj.service.contract.storage import StorageUnreachable
+from symadj.api.listening import ExposedError, check_exposure
+from symadj.service.contract.storage import StorageUnreachableError
 from symadj.service.settings import SettingsError, read_settings
 
 __all__ = ["ServeError", "serve"]
@@ -67,7 +67,7 @@ def serve(
         settings = read_settings()
         check_exposure(settings, host, insecure=insecure)
         settings.check_buckets()
-    except (Exposed, SettingsError, StorageUnreachable) as error:
+    except (ExposedError, SettingsError, StorageUnreachableError) as error:
         raise ServeError(str(error)) from error
     data = data.resolve()
     (data / "logs").mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,7 @@ class _StopSignal:
 
 
 def _local_ray(environment: dict[str, str], data: Path, ray_folder: Path, cpus: int | None) -> Child:
-    """Return a Ray head whose environment tells the others how to reach it."""
+    """Return a Ray head, whose environment says how the others reach it."""
     gcs, dashboard, client, agent_http, agent_grpc, runtime_env, metrics = _free_ports(7)
     token = secrets.token_hex(32)
     environment = environment | {

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
-    "Conflict",
-    "Forbidden",
-    "IdempotencyMismatch",
-    "InvalidParameter",
-    "InvalidSpec",
-    "NotFound",
+    "ConflictError",
+    "ForbiddenError",
+    "IdempotencyMismatchError",
+    "InvalidParameterError",
+    "InvalidSpecError",
+    "NotFoundError",
     "SymadjError",
-    "TooManyRequests",
-    "Unauthorized",
-    "UnsupportedMediaType",
+    "TooManyRequestsError",
+    "UnauthorizedError",
+    "UnsupportedMediaTypeError",
 ]
 
 
@@ -30,7 +30,7 @@ class SymadjError(Exception):
         self.extensions = extensions
 
 
-class NotFound(SymadjError):
+class NotFoundError(SymadjError):
     """What was asked for does not exist."""
 
     status = 404
@@ -38,7 +38,7 @@ class NotFound(SymadjError):
     title = "Not found"
 
 
-class Conflict(SymadjError):
+class ConflictError(SymadjError):
     """The thing exists but is not in a state that allows the request."""
 
     status = 409
@@ -46,7 +46,7 @@ class Conflict(SymadjError):
     title = "Conflict with the current state"
 
 
-class InvalidParameter(SymadjError):
+class InvalidParameterError(SymadjError):
     """A parameter has the right type but no meaning here."""
 
     status = 422
@@ -54,7 +54,7 @@ class InvalidParameter(SymadjError):
     title = "Invalid parameter"
 
 
-class InvalidSpec(SymadjError):
+class InvalidSpecError(SymadjError):
     """A part of a job spec does not go with what is in the store; the extension ``pointer`` says which part."""
 
     status = 422
@@ -62,7 +62,7 @@ class InvalidSpec(SymadjError):
     title = "The job spec does not fit"
 
 
-class TooManyRequests(SymadjError):
+class TooManyRequestsError(SymadjError):
     """The owner has as much as the service grants one."""
 
     status = 429
@@ -70,7 +70,7 @@ class TooManyRequests(SymadjError):
     title = "Too many jobs of one owner"
 
 
-class IdempotencyMismatch(SymadjError):
+class IdempotencyMismatchError(SymadjError):
     """An Idempotency-Key was used before, with another body."""
 
     status = 422
@@ -78,7 +78,7 @@ class IdempotencyMismatch(SymadjError):
     title = "Idempotency-Key used with another body"
 
 
-class UnsupportedMediaType(SymadjError):
+class UnsupportedMediaTypeError(SymadjError):
     """The body is not in a format that is understood."""
 
     status = 415
@@ -86,7 +86,7 @@ class UnsupportedMediaType(SymadjError):
     title = "Unsupported media type"
 
 
-class Unauthorized(SymadjError):
+class UnauthorizedError(SymadjError):
     """No key or token, or one that opens nothing here."""
 
     status = 401
@@ -94,7 +94,7 @@ class Unauthorized(SymadjError):
     title = "Unauthorized"
 
 
-class Forbidden(SymadjError):
+class ForbiddenError(SymadjError):
     """The key is known, and its role does not allow this."""
 
     status = 403

@@ -21,7 +21,7 @@ from symadj.service.contract.records import (
     StepRecord,
 )
 from symadj.service.contract.states import JobState, StopReason
-from symadj.service.errors import Conflict, Unauthorized
+from symadj.service.errors import ConflictError, UnauthorizedError
 from symadj.service.lifecycle import attempts
 from symadj.service.store import artifacts, checkpoints, events, jobs, memory, metrics, sources
 from symadj.service.store.tables import Attempt, IngestSource, Job
@@ -33,11 +33,11 @@ def authenticate(session: Session, token: str) -> Attempt:
     """Return the attempt to which a token belongs.
 
     Raises:
-        Unauthorized: to none.
+        UnauthorizedError: to none.
     """
     attempt = jobs.attempt_by_token(session, attempts.hash_token(token))
     if attempt is None:
-        raise Unauthorized("the token belongs to no attempt: its job was deleted, or it is not one of ours")
+        raise UnauthorizedError("the token belongs to no attempt: its job was deleted, or it is not one of ours")
     return attempt
 
 
@@ -51,16 +51,16 @@ def store_batch(
     before the next attempt, should an outcome ask for one.
 
     Raises:
-        Conflict: records before this batch are missing; the extension ``next_seq`` names the first of them.
-        Unauthorized: a later attempt has taken this one's place.
+        ConflictError: records before this batch are missing; the extension ``next_seq`` names the first of them.
+        UnauthorizedError: a later attempt has taken this one's place.
     """
     job = jobs.lock(session, attempt.job_id)
     session.refresh(attempt)
     if live and attempt.number != job.attempt:
-        raise Unauthorized(f"attempt {attempt.number} of {job.id} was replaced by attempt {job.attempt}")
+        raise UnauthorizedError(f"attempt {attempt.number} of {job.id} was replaced by attempt {job.attempt}")
     position = sources.get(session, job.id, attempt.number, batch.source)
     if batch.first_seq > position.next_seq:
-        raise Conflict(
+        raise ConflictError(
             f"{batch.source} sent records from {batch.first_seq}, but {position.next_seq} has not arrived",
             next_seq=position.next_seq,
         )

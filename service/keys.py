@@ -1,4 +1,4 @@
-"""API keys: made, told apart, revoked. What is stored of a key is its HMAC under a secret that the store does not know.
+"""API keys: made, recognised, revoked. What is stored of a key is its HMAC under a secret that the store does not know.
 
 A key is ``symadj_``, 8 characters that name it, 32 random ones, and a checksum of 7: a mistyped key is recognised
 without a look at the store, and so is a key in a text by a scanner of secrets.
@@ -21,7 +21,7 @@ from pathlib import Path
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from symadj.service.errors import Unauthorized
+from symadj.service.errors import UnauthorizedError
 from symadj.service.roles import Principal, Role
 from symadj.service.store import Database, keys
 from symadj.service.store.tables import ApiKey
@@ -51,7 +51,7 @@ def _hash(key: str, secret: bytes) -> bytes:
 def create(
     session: Session, secret: bytes, *, name: str, role: Role, expires_in: timedelta | None = None
 ) -> tuple[ApiKey, str]:
-    """Store a new key; return its row and the key itself, which nobody can read again."""
+    """Store a new key; return its row and the key itself, which can't be read again."""
     body = _base32(secrets.token_bytes(25))
     key = f"symadj_{body}{checksum(body)}"
     now = datetime.now(UTC)
@@ -71,23 +71,25 @@ def authenticate(database: Database, key: str, secret: bytes) -> Principal:
     """Return whose key this is, and note its use.
 
     Raises:
-        Unauthorized: it is no key of ours, or is revoked or expired.
+        UnauthorizedError: it is not a key of this server, or is revoked or expired.
     """
     form = _FORM.fullmatch(key)
     if form is None or checksum(form[1]) != form[3]:
-        raise Unauthorized(
-            "this is no API key: a character is wrong or missing; copy it again, from symadj_ to its end"
+        raise UnauthorizedError(
+            "this is not an API key: a character is wrong or missing; copy it again, from symadj_ to its end"
         )
     with database.read_session() as session:
         row = keys.find(session, form[2])
     # In constant time: how much of the hash is right is not to be measured.
     if not hmac.compare_digest(row.hash if row is not None else bytes(32), _hash(key, secret)) or row is None:
-        raise Unauthorized("nobody has this API key here: it is of another server, or its secret was changed")
+        raise UnauthorizedError(
+            "this server has no such API key: it belongs to another server, or the server's secret was changed"
+        )
     now = datetime.now(UTC)
     if row.revoked_at is not None:
-        raise Unauthorized(f"this API key was revoked at {row.revoked_at:%Y-%m-%d %H:%M} UTC: ask for a new one")
+        raise UnauthorizedError(f"this API key was revoked at {row.revoked_at:%Y-%m-%d %H:%M} UTC: ask for a new one")
     if row.expires_at is not None and row.expires_at <= now:
-        raise Unauthorized(f"this API key expired at {row.expires_at:%Y-%m-%d %H:%M} UTC: ask for a new one")
+        raise UnauthorizedError(f"this API key expired at {row.expires_at:%Y-%m-%d %H:%M} UTC: ask for a new one")
     if row.last_used_at is None or now - row.last_used_at >= _USE_GRAIN:
         _note_use(database, row.id, now)
     return Principal(row.name, Role(row.role))
@@ -98,7 +100,7 @@ def _note_use(database: Database, key_id: str, now: datetime) -> None:
         with database.session() as session:
             keys.note_use(session, key_id, now)
     except OperationalError:
-        # Whoever only reads is not to fail because something could not be written.
+        # A read must not fail because something could not be written.
         log.warning("the use of key %s could not be noted: the store takes no writes", key_id)
 
 
@@ -106,7 +108,7 @@ def revoke(session: Session, key_id: str) -> ApiKey:
     """Make a key worth nothing from now on. Repeating it changes nothing.
 
     Raises:
-        NotFound: there is no such key.
+        NotFoundError: there is no such key.
     """
     row = keys.get(session, key_id)
     if row.revoked_at is None:
@@ -117,7 +119,7 @@ def revoke(session: Session, key_id: str) -> ApiKey:
 def bootstrap(session: Session, secret: bytes, path: Path) -> bool:
     """Make an admin key and write it to a file that its owner alone can read, unless a usable admin key exists.
 
-    The caller commits; the file is written before, so that no key is stored that nobody has. Of several at once, one
+    The caller commits; the file is written before, so that no key is stored that nobody holds. Of several at once, one
     makes a key. Returns whether this one did.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A client of Ray's HTTP interface: jobs and nodes. HTTP alone, so that nobody here needs to load Ray."""
+"""A client of Ray's HTTP interface: jobs and nodes. HTTP alone, so that nothing here needs to load Ray."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 import httpx
 
-__all__ = ["Node", "RayJob", "RayJobs", "RayRefused", "RayUnreachable"]
+__all__ = ["Node", "RayJob", "RayJobs", "RayRefusedError", "RayUnreachableError"]
 
 
-class RayUnreachable(Exception):
+class RayUnreachableError(Exception):
     """Ray does not answer; what was asked may or may not have happened. Ask again later."""
 
 
-class RayRefused(Exception):
+class RayRefusedError(Exception):
     """Ray answered, and the answer is no."""
 
 
@@ -29,7 +29,7 @@ class Node:
 
 @dataclass(frozen=True)
 class RayJob:
-    """State of one Ray job: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED, and Ray's words."""
+    """State of one Ray job: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED, and Ray's message."""
 
     status: str
     message: str
@@ -64,20 +64,20 @@ class RayJobs:
         try:
             response = self._client.request(method, path, **arguments)
         except httpx.TransportError as error:
-            raise RayUnreachable(f"{method} {path}: {error or type(error).__name__}") from error
+            raise RayUnreachableError(f"{method} {path}: {error or type(error).__name__}") from error
         if response.status_code in {401, 403}:
-            raise RayRefused(f"Ray asks for another token (status {response.status_code}): set SYMADJ_RAY_TOKEN")
+            raise RayRefusedError(f"Ray asks for another token (status {response.status_code}): set SYMADJ_RAY_TOKEN")
         return response
 
     def nodes(self) -> list[Node]:
         """Return the living nodes.
 
         Raises:
-            RayUnreachable: no answer.
+            RayUnreachableError: no answer.
         """
         response = self._request("GET", "/api/v0/nodes", params={"detail": "true", "limit": 10_000})
         if response.status_code != 200:
-            raise RayUnreachable(f"GET /api/v0/nodes: status {response.status_code}: {response.text[:500]}")
+            raise RayUnreachableError(f"GET /api/v0/nodes: status {response.status_code}: {response.text[:500]}")
         nodes = []
         for node in response.json()["data"]["result"]["result"]:
             if node["state"] == "ALIVE":
@@ -93,8 +93,8 @@ class RayJobs:
         The driver itself reserves no CPU: with one each, two drivers could hold what their own workers wait for.
 
         Raises:
-            RayUnreachable: no answer: it may or may not have started.
-            RayRefused: Ray will not start it.
+            RayUnreachableError: no answer: it may or may not have started.
+            RayRefusedError: Ray will not start it.
         """
         response = self._request(
             "POST",
@@ -109,19 +109,19 @@ class RayJobs:
         )
         if response.status_code == 200 or "already exists" in response.text:
             return
-        raise RayRefused(f"status {response.status_code}: {_last_line(response.text)}")
+        raise RayRefusedError(f"status {response.status_code}: {_last_line(response.text)}")
 
     def job(self, submission_id: str) -> RayJob | None:
         """Return the state of a job, None if Ray knows none of this id.
 
         Raises:
-            RayUnreachable: no answer.
+            RayUnreachableError: no answer.
         """
         response = self._request("GET", f"/api/jobs/{submission_id}")
         if response.status_code == 404:
             return None
         if response.status_code != 200:
-            raise RayUnreachable(f"GET job: status {response.status_code}: {_last_line(response.text)}")
+            raise RayUnreachableError(f"GET job: status {response.status_code}: {_last_line(response.text)}")
         body = response.json()
         return RayJob(body["status"], body.get("message") or "", body.get("driver_exit_code"), body.get("error_type"))
 
@@ -129,7 +129,7 @@ class RayJobs:
         """Return the last lines that a job printed; empty where there are none to be had."""
         try:
             response = self._request("GET", f"/api/jobs/{submission_id}/logs")
-        except (RayUnreachable, RayRefused):
+        except (RayUnreachableError, RayRefusedError):
             return ""
         if response.status_code != 200:
             return ""
@@ -139,7 +139,7 @@ class RayJobs:
         """Ask Ray to stop a job; no error if it has ended or never was.
 
         Raises:
-            RayUnreachable: no answer.
+            RayUnreachableError: no answer.
         """
         self._request("POST", f"/api/jobs/{submission_id}/stop")
 
@@ -150,4 +150,4 @@ class RayJobs:
 
 def _last_line(text: str) -> str:
     lines = [line for line in text.strip().splitlines() if line.strip()]
-    return lines[-1][:500] if lines else "no words"
+    return lines[-1][:500] if lines else "no message"

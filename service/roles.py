@@ -32,5 +32,5 @@ class Principal:
         return self.name if self.role is Role.SUBMITTER else None
 
 
-# Where no keys are asked for: whoever reaches the API.
+# Without keys: anyone who reaches the API.
 LOCAL = Principal("local", Role.ADMIN)

@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from symadj.service.contract.storage import Storage, StorageUnusable, is_url, open_storage, split_places
+from symadj.service.contract.storage import Storage, StorageUnusableError, is_url, open_storage, split_places
 
 __all__ = ["Settings", "SettingsError", "read_settings"]
 
@@ -41,9 +41,9 @@ class _NamedFiles(PydanticBaseSettingsSource):
 
 
 class Settings(BaseSettings):
-    """What the processes of a deployment are told; ``symadj serve`` sets it all for a laptop.
+    """Settings of the processes of a deployment; ``symadj serve`` sets them all for a laptop.
 
-    ``SYMADJ_X_FILE`` names a file that holds ``SYMADJ_X``, for secrets that are to stand in no environment. A variable
+    ``SYMADJ_X_FILE`` names a file that holds ``SYMADJ_X``, for secrets that must not be in an environment. A variable
     that is set goes before a file.
 
     Raises:
@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     )
     poll_seconds: float = Field(0.5, gt=0, le=60, description="Pause between two rounds of the dispatcher.")
     cancel_grace_seconds: float = Field(
-        15.0, ge=0, description="How long a run may take to stop by itself before Ray is told to stop it."
+        15.0, ge=0, description="How long a run may take to stop by itself before Ray stops it."
     )
     run_lease_seconds: float = Field(
         60.0,
@@ -120,10 +120,10 @@ class Settings(BaseSettings):
     )
 
     auth: Literal["none", "keys"] = Field(
-        "none", description="Whether the API asks for keys; with none, whoever reaches it may do everything."
+        "none", description="Whether the API asks for keys; with none, anyone who reaches it may do everything."
     )
     key_secret: SecretStr | None = Field(
-        None, min_length=32, description="Under which API keys are hashed; whoever changes it voids them all."
+        None, min_length=32, description="Under which API keys are hashed; changing it makes them all invalid."
     )
 
     @classmethod
@@ -146,7 +146,7 @@ class Settings(BaseSettings):
         """Return the storage in which every job has a folder of its own.
 
         Raises:
-            StorageUnusable: its URL's protocol is not known, its library is missing, or it has a password in it.
+            StorageUnusableError: its URL's protocol is not known, its library is missing, or it has a password in it.
         """
         return open_storage(self.storage or str(self.data / "jobs"))
 
@@ -163,14 +163,14 @@ class Settings(BaseSettings):
 
         Raises:
             SettingsError: a protocol is not known or its library missing, there is no such bucket, or no permission.
-            StorageUnreachable: a bucket does not answer.
+            StorageUnreachableError: a bucket does not answer.
         """
         places = {"SYMADJ_STORAGE": [self.storage or ""], "SYMADJ_DATA_ROOTS": list(self.resolved_data_roots())}
         for variable, urls in places.items():
             for url in filter(is_url, urls):
                 try:
                     open_storage(url).check(write=variable == "SYMADJ_STORAGE")
-                except StorageUnusable as error:
+                except StorageUnusableError as error:
                     raise SettingsError(f"{variable}: {error}") from error
 
     def required_key_secret(self) -> bytes:

@@ -126,7 +126,7 @@ def callbacks_of(field: Any, shapes: Shapes | None, suffix: str = "") -> Callbac
         callback = getattr(field, name + suffix, None)
         if callback is None:
             return None
-        # torchdiffeq tells the size of a step, not its direction.
+        # torchdiffeq gives the size of a step, not its direction.
         if shapes is None or suffix:
             return lambda t0, y0, dt: callback(t0, y0, dt.abs())
         return lambda t0, y0, dt: callback(t0, split(y0, shapes), dt.abs())

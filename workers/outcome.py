@@ -1,4 +1,4 @@
-"""The reason for which a run ended before its time, in the words that the user gets."""
+"""Why a run ended before its time, with the message that the user gets."""
 
 from __future__ import annotations
 

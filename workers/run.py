@@ -19,7 +19,7 @@ from symadj.service.contract.order import PLACE_VARIABLE, TOKEN_VARIABLE, RunOrd
 from symadj.service.contract.records import ClosedRecord, EventRecord, OutcomeRecord
 from symadj.service.contract.spec.resources import GpuResources
 from symadj.service.contract.states import ReasonCode
-from symadj.service.contract.storage import Bucket, StorageUnreachable, open_storage
+from symadj.service.contract.storage import Bucket, StorageUnreachableError, open_storage
 from symadj.workers.data import DataError, data_roots, load_data
 from symadj.workers.delivery.outbox import Outbox, TelemetryError
 from symadj.workers.delivery.sender import open_sender
@@ -43,7 +43,7 @@ _RAY_TRAIN_SETTINGS = {
     # Watches for nodes that are about to be taken back: a process of its own, and we do not act on it.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
-# As long as a run waits for a storage, where its order does not say otherwise: that is what is to be read.
+# As long as a run waits for a storage by default: its order, which may say otherwise, is what must be read.
 _PATIENCE_FOR_THE_ORDER_S = 1200.0
 # Starts of the worker group that may fail before the attempt does.
 _START_FAILURES = 2
@@ -73,7 +73,7 @@ def main() -> int:
 
 
 @tenacity.retry(
-    retry=tenacity.retry_if_exception_type(StorageUnreachable),
+    retry=tenacity.retry_if_exception_type(StorageUnreachableError),
     wait=tenacity.wait_fixed(1.0),
     stop=tenacity.stop_after_delay(_PATIENCE_FOR_THE_ORDER_S),
     before_sleep=tenacity.before_sleep_log(log, logging.WARNING),

@@ -17,7 +17,7 @@ def read_spec(path: Path) -> dict[str, Any]:
     """Return a spec from a file, or from standard input (``-``).
 
     Raises:
-        typer.BadParameter: there is no such file, or what it holds can't be a spec.
+        typer.BadParameter: the file does not exist, or its content can't be a spec.
     """
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text()
@@ -43,12 +43,12 @@ def set_fields(document: dict[str, Any], settings: list[str] | None) -> None:
 
 
 def _check_json(document: Any, where: str) -> None:
-    """Refuse what YAML has and JSON has not: dates, infinities, binaries, keys that are no strings, cycles."""
+    """Refuse what YAML has and JSON does not: dates, infinities, binaries, keys that are not strings, cycles."""
     try:
         json.dumps(document, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        hint = "quote dates and other words that YAML takes for something else"
-        raise typer.BadParameter(f"not to be written as JSON: {error}; {hint}", param_hint=where) from error
+        hint = "quote dates and other text that YAML reads as something else"
+        raise typer.BadParameter(f"can't be written as JSON: {error}; {hint}", param_hint=where) from error
 
 
 def _set_field(document: dict[str, Any], setting: str) -> None:

@@ -53,7 +53,8 @@ def create(
 
     if re.fullmatch(NAME, name) is None:
         raise typer.BadParameter(
-            f"{name!r} is no name: 1 to 100 letters, digits and . _ @ + -, a letter or digit first", param_hint="NAME"
+            f"{name!r} is not a name: 1 to 100 letters, digits and . _ @ + -, a letter or digit first",
+            param_hint="NAME",
         )
     secret = read_settings().required_key_secret()
     expires_in = timedelta(days=expires_days) if expires_days is not None else None

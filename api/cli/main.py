@@ -14,7 +14,7 @@ from symadj.api import __version__
 from symadj.api.children import ServeError
 from symadj.api.cli import keys, render, running, showing
 from symadj.api.cli.shared import console
-from symadj.api.client import ApiProblem, ApiUnreachable, BadRequest
+from symadj.api.client import ApiProblemError, ApiUnreachableError, BadRequestError
 from symadj.api.serve import serve
 from symadj.service.settings import SettingsError
 
@@ -31,12 +31,12 @@ def main() -> None:
     """Run the command line. Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 cancelled."""
     try:
         app()
-    except ApiProblem as problem:
+    except ApiProblemError as problem:
         errors.print(f"[red]{escape(problem.title)}[/red] (status {problem.status})")
         for pointer, detail in problem.errors or [("", problem.detail)]:
             errors.print(f"  {escape(pointer)}: {escape(detail)}" if pointer else f"  {escape(detail)}", soft_wrap=True)
         sys.exit(1)
-    except (ApiUnreachable, ServeError, SettingsError, BadRequest) as error:
+    except (ApiUnreachableError, ServeError, SettingsError, BadRequestError) as error:
         errors.print(f"[red]symadj:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
 

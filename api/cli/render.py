@@ -70,7 +70,7 @@ def _when(time: datetime | None) -> str:
 
 
 def _standing(job: JobSummary) -> str:
-    """Return the state of a job, and what is to come of it."""
+    """Return the state of a job, and what comes next."""
     words = [_state(job.state)]
     if job.attempt:
         words.append(f"attempt {job.attempt}")

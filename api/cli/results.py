@@ -18,7 +18,7 @@ __all__ = ["likelihoods", "memory_table", "print_parts", "size"]
 
 
 def size(count: int | None) -> str:
-    """Return bytes in a unit that a person reads; a dash where there is no figure."""
+    """Return bytes in a unit that a person reads, a dash for none; GiB with two digits, where pydantic gives one."""
     if count is None:
         return "-"
     value = float(count)

@@ -18,7 +18,7 @@ __all__ = ["AsJson", "JobId", "client_command", "console"]
 
 Command = Callable[..., None]
 
-# Where there is no terminal, nobody's columns need to be saved.
+# Without a terminal, no columns need to be saved.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
 _Url = Annotated[str, typer.Option("--url", envvar="SYMADJ_URL", help="The server.")]

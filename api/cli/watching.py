@@ -26,7 +26,7 @@ from symadj.service.contract.states import TERMINAL, JobState
 __all__ = ["watch"]
 
 POLL_SECONDS = 1.0
-# Where there is no terminal to redraw, one line in so many seconds.
+# Without a terminal to redraw, one line every so many seconds.
 LINE_SECONDS = 10.0
 
 
@@ -35,7 +35,7 @@ def watch(client: Client, job_id: str, console: Console) -> JobRead | None:
     view = _Bar(console) if console.is_terminal else _Lines(console)
     seen = 0
     try:
-        client.job(job_id)  # a job or a server that is not there is told at once
+        client.job(job_id)  # a missing job or server is reported at once
         with view.live(), client.patience(view.note):
             while True:
                 # The job first: events that came with its end are then there to be read.
@@ -44,7 +44,8 @@ def watch(client: Client, job_id: str, console: Console) -> JobRead | None:
                 seen = events.next_after_seq
                 for event in events.items:
                     view.event(event)
-                    if event.name == JobState.PAUSED and job.state is JobState.PAUSED:
+                    # The job was read before its events, and may not have been paused by then.
+                    if event.name == JobState.PAUSED and event is events.items[-1]:
                         view.note(f"paused until `symadj resume {job_id}`; this watch goes on")
                 view.update(job)
                 if job.state in TERMINAL:
@@ -104,7 +105,7 @@ class _Lines:
             )
 
     def _eta(self, job: JobRead, now: float) -> str:
-        """Return the time that is left at the pace since the first step seen; empty where there is no telling."""
+        """Return the time that is left at the pace since the first step seen; empty while that is not known."""
         step, of = job.progress.step, job.progress.max_steps
         # Another attempt began at a step before, and some time later.
         if self._first is None or job.attempt != self._attempt or step < self._first[1]:

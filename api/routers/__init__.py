@@ -19,7 +19,7 @@ from fastapi import APIRouter
 
 __all__ = ["resources"]
 
-# Their callers have no API key: runs, which have tokens of their own, and whoever watches the service.
+# Their callers have no API key: runs, which have tokens of their own, and monitoring.
 _WITHOUT_API_KEY = {"ingest", "health"}
 
 

@@ -13,7 +13,7 @@ from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import ArtifactList, ArtifactRead
 from symadj.service.contract import layout
 from symadj.service.contract.storage import Folder
-from symadj.service.errors import NotFound
+from symadj.service.errors import NotFoundError
 from symadj.service.store import artifacts, jobs
 
 router = APIRouter(prefix="/jobs/{job_id}/artifacts", tags=["artifacts"])
@@ -54,24 +54,24 @@ def list_artifacts(store: Store, settings: SettingsOf, request: Request, job_id:
 def download_artifact(
     store: Store, settings: SettingsOf, job_id: JobId, name: Annotated[str, Path(max_length=200)]
 ) -> Response:
-    """Download a file. Its ETag is its SHA-256. Parts of it (Range) are to be had from a folder only."""
+    """Download a file. Its ETag is its SHA-256. Ranges are served from a folder only, not from a bucket."""
     with store.read_session() as session:
         jobs.get(session, job_id)
         artifact = artifacts.get(session, job_id, name)
     storage = settings.resolved_storage()
     path = f"{layout.artifact_folder(job_id, artifact.attempt)}/{artifact.name}"
     headers = {"ETag": f'"{artifact.sha256}"'}
-    gone = f"{name!r} was stored at {storage.name(path)}, but there is no such file any more"
+    gone = f"{name!r} was stored at {storage.name(path)}, but that file is gone"
     if isinstance(storage, Folder):
         file = storage.path(path)
         if not file.is_file():
-            raise NotFound(gone)
+            raise NotFoundError(gone)
         return FileResponse(file, media_type=artifact.media_type, filename=artifact.name, headers=headers)
     try:
         headers["Content-Length"] = str(storage.size(path))
         stream = storage.open(path)
     except FileNotFoundError as error:
-        raise NotFound(gone) from error
+        raise NotFoundError(gone) from error
     # A name has no character that would have to be quoted.
     headers["Content-Disposition"] = f'attachment; filename="{artifact.name}"'
     return StreamingResponse(_pieces(stream), media_type=artifact.media_type, headers=headers)

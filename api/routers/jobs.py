@@ -16,7 +16,7 @@ from symadj.service.contract import layout
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.job import LABEL_NAME
 from symadj.service.contract.states import JobState
-from symadj.service.errors import InvalidParameter
+from symadj.service.errors import InvalidParameterError
 from symadj.service.lifecycle import parents, requests
 from symadj.service.store import jobs, metrics
 from symadj.service.store.tables import Job
@@ -112,7 +112,7 @@ def _parse_label(label: str | None) -> tuple[str, str] | None:
         return None
     name, equals, value = label.partition("=")
     if not equals or re.fullmatch(LABEL_NAME, name) is None or "\0" in value:
-        raise InvalidParameter(f"label={label!r} is not of the form name=value", pointer="label")
+        raise InvalidParameterError(f"label={label!r} is not of the form name=value", pointer="label")
     return name, value
 
 

@@ -11,7 +11,7 @@ from symadj.api.dependencies import SettingsOf, Store, require_admin, require_js
 from symadj.api.problems import describe
 from symadj.api.schemas.keys import KeyCreated, KeyList, KeyRead, NewKey
 from symadj.service import keys
-from symadj.service.errors import Conflict
+from symadj.service.errors import ConflictError
 from symadj.service.settings import SettingsError
 from symadj.service.store import keys as stored_keys
 
@@ -20,14 +20,14 @@ router = APIRouter(prefix="/keys", tags=["keys"], dependencies=[Depends(require_
 
 @router.post("", status_code=201, dependencies=[Depends(require_json)], responses=describe(400, 409, 415))
 def create_key(new: NewKey, store: Store, settings: SettingsOf, response: Response) -> KeyCreated:
-    """Make a key. This answer alone has it: nobody can read it again.
+    """Make a key. Only this answer contains it: it can't be read again.
 
     Keys of one name are one owner, who sees the same jobs with each. 409 where the server has no secret for keys.
     """
     try:
         secret = settings.required_key_secret()
     except SettingsError as error:
-        raise Conflict(str(error)) from error
+        raise ConflictError(str(error)) from error
     expires_in = timedelta(days=new.expires_in_days) if new.expires_in_days is not None else None
     with store.session() as session:
         row, key = keys.create(session, secret, name=new.name, role=new.role, expires_in=expires_in)

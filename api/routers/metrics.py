@@ -13,7 +13,7 @@ from symadj.api.dependencies import AfterSeq, JobId, Limit, Store
 from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import BucketRead, MetricList, MetricPointRead, MetricRead, MetricSeriesRead
 from symadj.service.contract.states import TERMINAL, JobState
-from symadj.service.errors import NotFound
+from symadj.service.errors import NotFoundError
 from symadj.service.store import Database, jobs, metrics
 
 router = APIRouter(prefix="/jobs/{job_id}/metrics", tags=["metrics"])
@@ -86,7 +86,7 @@ def _read(store: Database, job_id: str, name: str, after_seq: int, limit: int, b
         ended = JobState(job.state) in TERMINAL
         if series is None and ended:
             known = ", ".join(item.name for item in metrics.series(session, job_id)) or "none"
-            raise NotFound(f"job {job_id!r} has no metric {name!r}; it has: {known}")
+            raise NotFoundError(f"job {job_id!r} has no metric {name!r}; it has: {known}")
         last_seq = series.last_seq if series is not None else 0
         if buckets is not None:
             drawn = metrics.buckets(session, job_id, name, count=buckets)

@@ -71,7 +71,7 @@ class JobSummary(Answer):
     not_before: datetime | None = Field(
         description="Of a job that waits after a lost attempt: when the next may start."
     )
-    stop_requested: StopReason | None = Field(description="It is to stop at its next step, for this reason.")
+    stop_requested: StopReason | None = Field(description="It must stop at its next step, for this reason.")
     stop_requested_at: datetime | None
     parent: ParentRead | None = Field(description="null: the job began from random weights.")
     reason: ReasonCode | None

@@ -1,4 +1,4 @@
-"""What a run is told: the order, a file in the job's storage."""
+"""The order: a file in the job's storage that tells a run what to do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKEN_VARIABLE = "SYMADJ_RUN_TOKEN"
 
 
 class RunOrder(BaseModel):
-    """All that a run is told, but for its token. No secret of the service is in it."""
+    """All that a run needs to know, except its token. It holds no secret of the service."""
 
     job_id: str
     attempt: int

@@ -1,4 +1,4 @@
-"""Gives queued jobs to Ray when it has room for them, and makes sure that none is forgotten.
+"""Gives queued jobs to Ray when it has room for them, and makes sure that none of them is forgotten.
 
 ``python -m symadj.service.dispatcher`` runs one. It holds nothing that the store does not hold: killed at any moment,
 the next one goes on from there. Several may run at once.
@@ -37,8 +37,8 @@ class Dispatcher:
         """Look once at every active job, then start what the cluster has room for, then tidy up.
 
         Raises:
-            RayUnreachable: Ray does not answer; nothing is lost, the next round will see.
-            RayRefused: Ray says no; likewise.
+            RayUnreachableError: Ray does not answer; nothing is lost, the next round will see.
+            RayRefusedError: Ray says no; likewise.
         """
         try:
             self._watcher.look()

@@ -1,4 +1,4 @@
-"""Runs a dispatcher until it is told to stop."""
+"""Runs a dispatcher until a signal stops it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 import threading
 from types import FrameType
 
-from symadj.service.contract.storage import StorageUnreachable
+from symadj.service.contract.storage import StorageUnreachableError
 from symadj.service.dispatcher import Dispatcher
-from symadj.service.ray_jobs import RayJobs, RayRefused, RayUnreachable
+from symadj.service.ray_jobs import RayJobs, RayRefusedError, RayUnreachableError
 from symadj.service.settings import SettingsError, read_settings
 from symadj.service.store import Database
 
@@ -35,7 +35,7 @@ def main() -> None:
         settings.check_buckets()
     except SettingsError as error:
         sys.exit(str(error))
-    except StorageUnreachable as error:
+    except StorageUnreachableError as error:
         log.warning("a bucket does not answer: %s", error)
     database = Database(settings.resolved_store_url())
     database.migrate()
@@ -45,7 +45,7 @@ def main() -> None:
     while not stopping.is_set():
         try:
             dispatcher.round()
-        except (RayUnreachable, RayRefused) as error:
+        except (RayUnreachableError, RayRefusedError) as error:
             if not unreachable:
                 log.warning("waiting for Ray: %s", error)
             unreachable = True

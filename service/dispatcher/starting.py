@@ -21,7 +21,7 @@ from symadj.service.dispatcher.stored_specs import StoredSpecs
 from symadj.service.dispatcher.sweeping import Sweeper
 from symadj.service.dispatcher.watching import ACTOR
 from symadj.service.lifecycle import attempts
-from symadj.service.ray_jobs import Node, RayJobs, RayRefused
+from symadj.service.ray_jobs import Node, RayJobs, RayRefusedError
 from symadj.service.settings import Settings
 from symadj.service.store import Database, events, jobs
 from symadj.service.store.tables import Job
@@ -78,7 +78,7 @@ class Starter:
         return jobs.next_queued(session, limit=WINDOW, now=datetime.now(UTC), passed_over=passed_over, owners=full)
 
     def _previous_run_is_over(self, job: Job) -> bool:
-        """Return whether Ray has ended the last attempt, and bring in what it left; else tell Ray to stop it."""
+        """Return whether Ray has ended the last attempt, and bring in what it left; else make Ray stop it."""
         if job.attempt == 0 or (job.id, job.attempt) in self._over:
             return True
         with self._database.read_session() as session:
@@ -92,7 +92,7 @@ class Starter:
         return True
 
     def _claim_next(self, nodes: Sequence[Node], not_over: set[str]) -> tuple[attempts.Claim, JobSpec] | None:
-        """Claim the next job that fits, or return None when nobody may start now.
+        """Claim the next job that fits, or return None when no job may start now.
 
         What is active, whether the next one fits beside it, and the claim are one transaction, in which no other
         dispatcher does the same: two of them never give the same room away twice.
@@ -114,7 +114,7 @@ class Starter:
                     continue
                 workers = capacity.choose_workers(spec.resources, spec.data.batch_size, nodes, taken)
                 if workers is None:
-                    return None  # first come, first served: nobody overtakes
+                    return None  # first come, first served: no job overtakes another
                 claim = attempts.claim(session, job, actor=ACTOR, workers=workers)
                 if claim is not None:
                     return claim, spec
@@ -138,7 +138,7 @@ class Starter:
         if job.started_at is None and not self._settings.cluster_may_grow:
             attempts.refuse(session, job, ReasonCode.CANNOT_FIT, lack, actor=ACTOR)
         else:
-            # It ran once, or the cluster may grow: it waits, and nobody has to wait for it.
+            # It ran once, or the cluster may grow: it waits, and no other job waits for it.
             job.not_before = datetime.now(UTC) + timedelta(seconds=SECONDS_UNTIL_IT_MAY_HAVE_GROWN)
         return False
 
@@ -146,8 +146,8 @@ class Starter:
         """Give a claimed job to Ray; return False where the storage takes no order, and so none of another job.
 
         Raises:
-            RayUnreachable: no answer: the claim expires, and whether Ray has the job decides.
-            RayRefused: Ray will not start it; the job is put back.
+            RayUnreachableError: no answer: the claim expires, and whether Ray has the job decides.
+            RayRefusedError: Ray will not start it; the job is put back.
         """
         storage, settings = self._settings.resolved_storage(), self._settings
         order = self._order(claim, spec, storage.location)
@@ -174,7 +174,7 @@ class Starter:
                 environment,
                 {"symadj_job": claim.job.id, "symadj_name": claim.job.name},
             )
-        except RayRefused as error:
+        except RayRefusedError as error:
             self._refused(claim, str(error))
             raise
         # Where Ray did not answer, nothing is written: the claim expires, and whether Ray has the job decides.

@@ -1,4 +1,4 @@
-"""Brings in what dead runs left, and removes what nobody needs any more."""
+"""Brings in what dead runs left, and removes what is no longer needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Sweeper"]
 
 log = logging.getLogger("symadj.dispatcher")
 
-# Between two looks for what only a crash leaves behind.
+# Between two searches for what only a crash leaves behind.
 RARE_SECONDS = 30.0
 # Time in which a run has to end after its outcome; and for how long it is looked after.
 LINGER_SECONDS = 60.0
@@ -77,10 +77,10 @@ class Sweeper:
                 self._deliver(job_id, number)
 
     def _sweep_folders(self) -> None:
-        """Settle the folders that a deletion set aside and did not come to remove."""
+        """Settle the folders that a deletion set aside and did not remove."""
         storage = self._settings.resolved_storage()
         for job_id in storage.all_set_aside():
-            # The job's row is locked by whoever is deleting it: when we hold it, that one has committed, or has not.
+            # A deletion locks the job's row: once we hold the lock, it has either committed or failed.
             with self._database.session() as session:
                 job = jobs.find_locked(session, job_id)
                 if job is not None:

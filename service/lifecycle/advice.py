@@ -6,7 +6,7 @@ from symadj.service.contract.states import ReasonCode
 
 __all__ = ["ADVICE"]
 
-# In general: where a run knows better, its own words stand in the place of these.
+# For the general case: a run that knows better gives its own advice in place of this.
 ADVICE = {
     ReasonCode.DIVERGED: "lower optimizer.learning_rate or give it warmup_steps, set optimizer.clip_norm, tighten the "
     "solver's tolerances, or let the training get over it (on_divergence); the last checkpoint is kept",

@@ -1,7 +1,7 @@
 """The tries at a job: how one begins, and what becomes of the job when one ends.
 
-One attempt is one Ray job. Whoever reports an end (the run itself, or a dispatcher that found it dead), the decision
-what follows is made here: the job ends, waits as the user wished, or waits for its next attempt.
+One attempt is one Ray job. Its end is reported by the run itself, or by a dispatcher that found it dead; what follows
+is decided here: the job ends, waits as the user requested, or waits for its next attempt.
 """
 
 from __future__ import annotations
@@ -94,12 +94,12 @@ def pause_after(losses: int, retry_seconds: float) -> float:
 
 
 def put_back(session: Session, job: Job, *, actor: str, message: str, pause_seconds: float = 0.0) -> None:
-    """Return a job that the cluster did not take to the queue; where a wish to stop came in between, it is met.
+    """Put a job that the cluster did not take back into the queue, or carry out a request to stop that came meanwhile.
 
     Nothing was lost by it: it does not count towards ``max_attempts``.
     """
     if job.stop_requested is not None:
-        _obey(session, job, StopReason(job.stop_requested), "It had not started.", actor=actor)
+        _stop(session, job, StopReason(job.stop_requested), "It had not started.", actor=actor)
         return
     now = datetime.now(UTC)
     _close(session, job, NOT_STARTED, ReasonCode.CLUSTER_LOST, message)
@@ -128,7 +128,7 @@ def end(session: Session, job: Job, outcome: OutcomeRecord, *, actor: str, retry
         return
     if job.state == JobState.STARTING and outcome.state is JobState.SUCCEEDED:
         jobs.transition(session, job, JobState.RUNNING, actor=actor, message="The run reports.")
-    wish = StopReason(job.stop_requested) if job.stop_requested is not None else None
+    requested = StopReason(job.stop_requested) if job.stop_requested is not None else None
     reason, message, data = outcome.reason, outcome.message, outcome.data or None
     if outcome.state is JobState.SUCCEEDED:
         _close(session, job, JobState.SUCCEEDED, None, message)
@@ -149,14 +149,14 @@ def end(session: Session, job: Job, outcome: OutcomeRecord, *, actor: str, retry
             lose(session, job, reason, message, actor=actor, retry_seconds=retry_seconds, data=data)
         else:
             _fail(session, job, reason, message, data, actor=actor)
-    elif wish is not None:
-        _obey(session, job, wish, message, actor=actor, data=data)
+    elif requested is not None:
+        _stop(session, job, requested, message, actor=actor, data=data)
     elif outcome.state is JobState.CANCELLED:
-        _obey(session, job, StopReason.CANCEL, message, actor=actor, data=data)
+        _stop(session, job, StopReason.CANCEL, message, actor=actor, data=data)
     elif reason is ReasonCode.TIMEOUT:
         _fail(session, job, reason, message, data, actor=actor)
     else:
-        _fail(session, job, ReasonCode.INTERNAL, f"The run paused, and nobody had asked. {message}", data, actor=actor)
+        _fail(session, job, ReasonCode.INTERNAL, f"The run paused without a request. {message}", data, actor=actor)
 
 
 def lose(
@@ -171,15 +171,15 @@ def lose(
 ) -> None:
     """End the job's attempt, whose run can't speak for itself any more, and decide what follows.
 
-    A wish to stop is met, however the run stopped. Else what is worth another try gets one, ``retry_seconds`` later and
-    twice as long after every loss, until ``max_attempts`` were lost in a row. A new checkpoint starts that row afresh:
-    a long training on machines that come and go is not to fail for it.
+    A request to stop is carried out, however the run stopped. Otherwise a job that deserves another attempt gets one,
+    ``retry_seconds`` later and twice as long after every loss, until ``max_attempts`` were lost in a row. A new
+    checkpoint restarts that count: a long training on machines that come and go must not fail for it.
     """
     if JobState(job.state) not in ACTIVE:
         return
     if job.stop_requested is not None:
-        wish = StopReason(job.stop_requested)
-        _obey(session, job, wish, f"The run did not stop by itself. {message}", actor=actor, data=data)
+        requested = StopReason(job.stop_requested)
+        _stop(session, job, requested, f"The run did not stop by itself. {message}", actor=actor, data=data)
         return
     if not _may_retry(job, reason):
         _fail(session, job, reason, message, data, actor=actor)
@@ -188,14 +188,19 @@ def lose(
     most = int(job.spec.get("max_attempts", JobSpec.model_fields["max_attempts"].default))
     if in_a_row >= most:
         times = "1 attempt was" if in_a_row == 1 else f"{in_a_row} attempts in a row were"
-        words = f"{message} {times} lost without a new checkpoint, and max_attempts is {most}.".strip()
-        _fail(session, job, reason, words, data, actor=actor, outcome=LOST, attempts_lost=lost)
+        message = f"{message} {times} lost without a new checkpoint, and max_attempts is {most}.".strip()
+        _fail(session, job, reason, message, data, actor=actor, outcome=LOST, attempts_lost=lost)
         return
     pause = pause_after(in_a_row, retry_seconds)
     not_before = datetime.now(UTC) + timedelta(seconds=pause)
     _close(session, job, LOST, reason, message)
-    told = {"reason": reason.value, "attempts_lost": lost, "max_attempts": most, "next_start": not_before.isoformat()}
-    events.append(session, job, actor=actor, name="attempt_lost", message=message, data=told | (data or {}))
+    details = {
+        "reason": reason.value,
+        "attempts_lost": lost,
+        "max_attempts": most,
+        "next_start": not_before.isoformat(),
+    }
+    events.append(session, job, actor=actor, name="attempt_lost", message=message, data=details | (data or {}))
     jobs.transition(
         session,
         job,
@@ -224,16 +229,16 @@ def _may_retry(job: Job, reason: ReasonCode) -> bool:
     return reason in RETRYABLE or (reason is ReasonCode.CANNOT_FIT and job.started_at is not None)
 
 
-def _obey(
-    session: Session, job: Job, wish: StopReason, message: str, *, actor: str, data: dict[str, Any] | None = None
+def _stop(
+    session: Session, job: Job, requested: StopReason, message: str, *, actor: str, data: dict[str, Any] | None = None
 ) -> None:
     """End the attempt as was asked for."""
-    if wish is StopReason.TIMEOUT:
+    if requested is StopReason.TIMEOUT:
         minutes = job.spec.get("timeout_minutes")
-        words = f"The job is over its timeout_minutes {minutes:g}. {message}".strip()
-        _fail(session, job, ReasonCode.TIMEOUT, words, data, actor=actor)
+        message = f"The job is over its timeout_minutes {minutes:g}. {message}".strip()
+        _fail(session, job, ReasonCode.TIMEOUT, message, data, actor=actor)
         return
-    to = JobState.CANCELLED if wish is StopReason.CANCEL else JobState.PAUSED
+    to = JobState.CANCELLED if requested is StopReason.CANCEL else JobState.PAUSED
     _close(session, job, to, None, message)
     jobs.transition(session, job, to, actor=actor, message=message, data=data, **_NO_WISH)
     if to is JobState.CANCELLED:

@@ -16,7 +16,7 @@ from symadj.service.contract.layout import MANIFEST, CheckpointName, checkpoint_
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.training import StopAfterSteps
 from symadj.service.contract.storage import Storage
-from symadj.service.errors import InvalidSpec
+from symadj.service.errors import InvalidSpecError
 from symadj.service.store import checkpoints, jobs
 from symadj.service.store.tables import Checkpoint, Job
 
@@ -29,19 +29,19 @@ def checkpoint_of(session: Session, spec: JobSpec, *, owner: str) -> Checkpoint 
     """Return the checkpoint that a new job begins with, None if its spec names no parent.
 
     Raises:
-        InvalidSpec: there is no such job of this owner, or no such checkpoint, or it belongs to another flow, other
-            data or another kind of optimiser.
+        InvalidSpecError: this owner has no such job, or the job has no such checkpoint, or it belongs to another flow,
+            other data or another kind of optimiser.
     """
     if spec.parent is None:
         return None
     # Held until the commit, so that the parent is not deleted in between.
     parent = jobs.find_locked(session, spec.parent.job)
     if parent is None or parent.owner != owner:
-        raise InvalidSpec(f"parent.job {spec.parent.job!r} is not a job of {owner}", pointer="/parent/job")
+        raise InvalidSpecError(f"parent.job {spec.parent.job!r} is not a job of {owner}", pointer="/parent/job")
     try:
         theirs = JobSpec.model_validate(parent.spec).stored()
     except ValidationError as error:
-        raise InvalidSpec(
+        raise InvalidSpecError(
             f"the spec of parent.job {parent.id!r} was stored by another version, which this one can't read",
             pointer="/parent/job",
         ) from error
@@ -50,10 +50,10 @@ def checkpoint_of(session: Session, spec: JobSpec, *, owner: str) -> Checkpoint 
         steps = sorted({item.step for item in checkpoints.of_job(session, parent.id)})
         has = f"it has those of steps {', '.join(map(str, steps))}" if steps else "it has none"
         which = "no checkpoint" if spec.parent.step is None else f"no checkpoint of step {spec.parent.step}"
-        raise InvalidSpec(f"parent.job {parent.id!r} has {which}: {has}", pointer="/parent/step")
+        raise InvalidSpecError(f"parent.job {parent.id!r} has {which}: {has}", pointer="/parent/step")
     _check_likeness(spec.stored(), theirs)
     if isinstance(spec.stop, StopAfterSteps) and spec.stop.max_steps <= checkpoint.step:
-        raise InvalidSpec(
+        raise InvalidSpecError(
             f"stop.max_steps {spec.stop.max_steps} is not above the {checkpoint.step} steps that the parent's "
             "checkpoint has: these count, and nothing would be left to train",
             pointer="/stop/max_steps",
@@ -65,7 +65,7 @@ def adopt_checkpoint(job: Job, storage: Storage) -> None:
     """Give the parent's checkpoint to a job that was submitted just now, as of its attempt 0.
 
     Raises:
-        InvalidSpec: the parent has removed it in the meantime.
+        InvalidSpecError: the parent has removed it in the meantime.
         OSError: the storage can't be written, or does not answer.
     """
     if job.parent_id is None or job.parent_checkpoint is None:
@@ -77,7 +77,7 @@ def adopt_checkpoint(job: Job, storage: Storage) -> None:
         storage.copy(source, f"{checkpoint_folder(job.id)}/{replace(name, attempt=0)}", last=MANIFEST)
     except FileNotFoundError as error:
         storage.remove(job_folder(job.id))
-        raise InvalidSpec(
+        raise InvalidSpecError(
             f"the files of {job.parent_checkpoint} of parent.job {job.parent_id!r} are gone: choose another step",
             pointer="/parent/step",
         ) from error
@@ -93,7 +93,7 @@ def _check_likeness(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         difference = _difference(pointer, mine, other)
         if difference is not None:
             where, here, there = difference
-            raise InvalidSpec(
+            raise InvalidSpecError(
                 f"{where[1:].replace('/', '.')} is {here!r} here and {there!r} in the parent, whose weights and "
                 "optimiser can go on only with the same one",
                 pointer=where,

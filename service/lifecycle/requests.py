@@ -12,7 +12,7 @@ from symadj.service.contract.layout import job_folder
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.states import ACTIVE, TERMINAL, JobState, StopReason
 from symadj.service.contract.storage import Storage
-from symadj.service.errors import Conflict, IdempotencyMismatch, TooManyRequests
+from symadj.service.errors import ConflictError, IdempotencyMismatchError, TooManyRequestsError
 from symadj.service.identifiers import new_job_id
 from symadj.service.lifecycle import parents
 from symadj.service.store import events, jobs
@@ -36,9 +36,9 @@ def submit(
     Under an ``idempotency_key`` that this owner used before with the same spec, the job of then is returned.
 
     Raises:
-        IdempotencyMismatch: the key was used before with another spec.
-        TooManyRequests: ``max_queued`` jobs of this owner wait already.
-        InvalidSpec: the spec's parent has no such checkpoint, or trains something else.
+        IdempotencyMismatchError: the key was used before with another spec.
+        TooManyRequestsError: ``max_queued`` jobs of this owner wait already.
+        InvalidSpecError: the spec's parent has no such checkpoint, or trains something else.
     """
     stored = spec.stored()
     # What the user wrote, without defaults: those may change with a release, and the user's retry would not match.
@@ -48,7 +48,7 @@ def submit(
         known = jobs.idempotency_key(session, owner, idempotency_key)
         if known is not None:
             if known.body_hash != body_hash:
-                raise IdempotencyMismatch(
+                raise IdempotencyMismatchError(
                     f"Idempotency-Key {idempotency_key!r} was used for job {known.job_id!r} with another spec: "
                     "repeat the same spec, or take a new key"
                 )
@@ -82,7 +82,7 @@ def _check_room(session: Session, owner: str, max_queued: int) -> None:
     jobs.lock_queue(session)  # or two at once would both find the last place free
     queued = jobs.count_queued(session, owner)
     if queued >= max_queued:
-        raise TooManyRequests(
+        raise TooManyRequestsError(
             f"{owner} has {queued} jobs in the queue, and {max_queued} may wait: submit again when one has started, or "
             "cancel one",
             queued=queued,
@@ -91,16 +91,16 @@ def _check_room(session: Session, owner: str, max_queued: int) -> None:
 
 
 def cancel(session: Session, job: Job, *, actor: str) -> None:
-    """Cancel a job: at once if it waits, at its next step if it runs. Cancelling twice is no error.
+    """Cancel a job: at once if it waits, at its next step if it runs. Cancelling twice is not an error.
 
     Raises:
-        Conflict: the job succeeded or failed before.
+        ConflictError: the job succeeded or failed before.
     """
     state = JobState(job.state)
     if state is JobState.CANCELLED:
         return
     if state in TERMINAL:
-        raise Conflict(f"job {job.id!r} is {job.state}: there is nothing to cancel", state=job.state)
+        raise ConflictError(f"job {job.id!r} is {job.state}: there is nothing to cancel", state=job.state)
     if state not in ACTIVE:
         message = f"Cancelled while it was {job.state}."
         jobs.transition(session, job, JobState.CANCELLED, actor=actor, message=message, not_before=None)
@@ -112,16 +112,16 @@ def cancel(session: Session, job: Job, *, actor: str) -> None:
 
 
 def pause(session: Session, job: Job, *, actor: str) -> None:
-    """Pause a job: at once if it waits, at its next step, with a checkpoint, if it runs. Twice is no error.
+    """Pause a job: at once if it waits, at its next step, with a checkpoint, if it runs. Pausing twice is not an error.
 
     Raises:
-        Conflict: the job has ended, or is about to.
+        ConflictError: the job has ended, or is about to.
     """
     state = JobState(job.state)
     if state in TERMINAL:
-        raise Conflict(f"job {job.id!r} is {job.state}: there is nothing to pause", state=job.state)
+        raise ConflictError(f"job {job.id!r} is {job.state}: there is nothing to pause", state=job.state)
     if job.stop_requested not in {None, StopReason.PAUSE}:
-        raise Conflict(
+        raise ConflictError(
             f"job {job.id!r} is stopping for good ({job.stop_requested}): it can't be paused any more", state=job.state
         )
     if state is JobState.QUEUED:
@@ -143,12 +143,12 @@ def resume(session: Session, job: Job, *, actor: str) -> None:
     """Put a paused job back into the queue, where it keeps its place by priority and time of submission.
 
     Raises:
-        Conflict: the job is not paused.
+        ConflictError: the job is not paused.
     """
     if job.state == JobState.PAUSING:
-        raise Conflict(f"job {job.id!r} is pausing: wait until it is paused, then resume it", state=job.state)
+        raise ConflictError(f"job {job.id!r} is pausing: wait until it is paused, then resume it", state=job.state)
     if job.state != JobState.PAUSED:
-        raise Conflict(f"job {job.id!r} is {job.state}: only a paused job can be resumed", state=job.state)
+        raise ConflictError(f"job {job.id!r} is {job.state}: only a paused job can be resumed", state=job.state)
     message = "Resumed: it waits for its next attempt."
     jobs.transition(session, job, JobState.QUEUED, actor=actor, message=message, not_before=None)
 
@@ -157,11 +157,11 @@ def ask_checkpoint(session: Session, job: Job, *, actor: str) -> None:
     """Ask a run for a checkpoint of its next step.
 
     Raises:
-        Conflict: the job does not run, or is stopping, with a checkpoint anyway.
+        ConflictError: the job does not run, or is stopping, with a checkpoint anyway.
     """
     if job.state not in {JobState.STARTING, JobState.RUNNING}:
         hint = "it writes one as it stops" if job.state == JobState.PAUSING else "only a job that runs can write one"
-        raise Conflict(f"job {job.id!r} is {job.state}: {hint}", state=job.state)
+        raise ConflictError(f"job {job.id!r} is {job.state}: {hint}", state=job.state)
     job.checkpoints_asked += 1
     job.updated_at = datetime.now(UTC)
     events.append(session, job, actor=actor, name="checkpoint_requested", message="To be written at its next step.")
@@ -174,11 +174,11 @@ def delete(session: Session, job: Job, *, storage: Storage) -> bool:
     transaction. Returned is whether there is one.
 
     Raises:
-        Conflict: the job has not ended.
+        ConflictError: the job has not ended.
         OSError: the storage can't be written, or does not answer.
     """
     if JobState(job.state) not in TERMINAL:
-        raise Conflict(
+        raise ConflictError(
             f"job {job.id!r} is {job.state}: only an ended job can be deleted; cancel it first",
             state=job.state,
         )

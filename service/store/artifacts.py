@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from symadj.service.contract.records import ArtifactRecord
-from symadj.service.errors import NotFound
+from symadj.service.errors import NotFoundError
 from symadj.service.store.tables import Artifact, Job
 
 __all__ = ["add", "get", "of_job"]
@@ -41,10 +41,10 @@ def get(session: Session, job_id: str, name: str) -> Artifact:
     """Return one artifact.
 
     Raises:
-        NotFound: the job has none of this name.
+        NotFoundError: the job has no file of this name.
     """
     artifact = session.get(Artifact, (job_id, name))
     if artifact is None:
         names = ", ".join(item.name for item in of_job(session, job_id)) or "none yet"
-        raise NotFound(f"job {job_id!r} has no artifact {name!r}; it has: {names}")
+        raise NotFoundError(f"job {job_id!r} has no artifact {name!r}; it has: {names}")
     return artifact

@@ -8,7 +8,7 @@ import json
 import re
 from datetime import UTC, datetime
 
-from symadj.service.errors import InvalidParameter
+from symadj.service.errors import InvalidParameterError
 
 __all__ = ["decode", "encode"]
 
@@ -22,7 +22,7 @@ def decode(cursor: str) -> tuple[datetime, str]:
     """Return what ``encode`` was given.
 
     Raises:
-        InvalidParameter: the cursor is not one of ours.
+        InvalidParameterError: the cursor is not one of ours.
     """
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
@@ -32,7 +32,7 @@ def decode(cursor: str) -> tuple[datetime, str]:
             raise ValueError(raw)
         time = time.astimezone(UTC)
     except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error) as error:
-        raise InvalidParameter(
+        raise InvalidParameterError(
             f"after={cursor!r} is not a cursor: pass the `next_after` of the page before, unchanged",
             pointer="after",
         ) from error

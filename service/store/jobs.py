@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from symadj.service.contract.states import ACTIVE, TRANSITIONS, JobState
-from symadj.service.errors import NotFound
+from symadj.service.errors import NotFoundError
 from symadj.service.store import cursors, events
 from symadj.service.store.tables import Attempt, IdempotencyKey, Job
 
@@ -63,11 +63,11 @@ def get(session: Session, job_id: str) -> Job:
     """Return a job.
 
     Raises:
-        NotFound: there is none of this id.
+        NotFoundError: there is none of this id.
     """
     job = session.get(Job, job_id)
     if job is None:
-        raise NotFound(f"there is no job {job_id!r}")
+        raise NotFoundError(f"there is no job {job_id!r}")
     return job
 
 
@@ -80,11 +80,11 @@ def lock(session: Session, job_id: str) -> Job:
     """Return a job and hold its row until the session commits: who holds it gives out its sequence numbers.
 
     Raises:
-        NotFound: there is none of this id.
+        NotFoundError: there is none of this id.
     """
     job = find_locked(session, job_id)
     if job is None:
-        raise NotFound(f"there is no job {job_id!r}")
+        raise NotFoundError(f"there is no job {job_id!r}")
     return job
 
 
@@ -94,7 +94,7 @@ def find_locked(session: Session, job_id: str) -> Job | None:
 
 
 def lock_queue(session: Session) -> None:
-    """Let nobody else decide about the queue until the session commits: not two dispatchers, not two submissions.
+    """Keep all others from deciding about the queue until the session commits: dispatchers and submissions alike.
 
     On SQLite a session that writes is alone anyway.
     """

@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from symadj.service.errors import NotFound
+from symadj.service.errors import NotFoundError
 from symadj.service.store.tables import ApiKey
 
 __all__ = ["add", "every", "find", "get", "lock", "note_use", "usable"]
@@ -31,11 +31,11 @@ def get(session: Session, key_id: str) -> ApiKey:
     """Return a key by its public part, its row held until the session commits.
 
     Raises:
-        NotFound: there is none.
+        NotFoundError: there is none.
     """
     key = session.get(ApiKey, key_id, with_for_update=True)
     if key is None:
-        raise NotFound(f"there is no key {key_id!r}")
+        raise NotFoundError(f"there is no key {key_id!r}")
     return key
 
 
@@ -60,6 +60,6 @@ def note_use(session: Session, key_id: str, now: datetime) -> None:
 
 
 def lock(session: Session) -> None:
-    """Let nobody else make the first key until the session commits. On SQLite a session that writes is alone anyway."""
+    """Keep others from making the first key until the session commits; on SQLite a writing session is alone anyway."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(sa.select(sa.func.pg_advisory_xact_lock(_KEYS_LOCK)))

@@ -98,7 +98,7 @@ class Job(Base):
     updated_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
-    # A wish that the run stops at its next step (cancel, pause, timeout), and since when.
+    # Why the run must stop at its next step (cancel, pause, timeout), and since when.
     stop_requested: Mapped[str | None] = mapped_column(String(16))
     stop_requested_at: Mapped[datetime | None]
     # Checkpoints that were asked for, in all: the run writes one whenever the number has grown.
@@ -270,7 +270,7 @@ class IdempotencyKey(Base):
 
 
 class ApiKey(Base):
-    """A key to the API. Its ``id`` is a part of the key that tells nothing; ``hash`` is its keyed hash."""
+    """A key to the API. Its ``id`` is a part of the key that is not secret; ``hash`` is its keyed hash."""
 
     __tablename__ = "api_keys"
 

@@ -163,7 +163,7 @@ class Flow(nn.Module, Distribution):
 
         Raises:
             ValueError: x does not end in D, the context not in C, or it does not broadcast.
-            TypeError: x is no floating tensor, or is not of the dtype or on the device of the weights.
+            TypeError: x is not a floating tensor, or not of the dtype or on the device of the weights.
             SolverError: a block could not be solved.
         """
         log_prob, _ = self.regularised_log_prob(x, seed=seed, step=step, sample_index=sample_index, context=context)

@@ -28,7 +28,7 @@ class PartialBlock(Block):
         options: as for `Block`.
 
     Raises:
-        ValueError: as `Block`; entries that are no such numbers; a field or a divergence for another number of them.
+        ValueError: as `Block`; entries that are not such numbers; a field or a divergence for another number of them.
     """
 
     entries: Tensor

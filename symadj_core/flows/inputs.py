@@ -28,7 +28,7 @@ def flattened(x: Tensor, dim: int, sample_index: Tensor | None, context: Tensor 
 
     Raises:
         ValueError: shapes that do not fit.
-        TypeError: x is no floating point tensor.
+        TypeError: x is not a floating point tensor.
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         given = x.dtype if isinstance(x, Tensor) else type(x).__name__

@@ -24,7 +24,7 @@ def flow_matching_loss(flow: Flow, x: Tensor, z: Tensor, time: Tensor, context: 
     Args:
         flow: its fields take times of shape [B].
         x: [B, D], data.
-        z: [B, D], samples of the base, those that the x are to be carried to.
+        z: [B, D], samples of the base, to which the x must be carried.
         time: s, [B], in [0, 1).
         context: [B, C], for a conditional flow.
 

@@ -23,7 +23,7 @@ Event = Callable[[Tensor, Tensor], Tensor]
 _FAR = 1e9
 
 
-class _Found(Exception):
+class _FoundError(Exception):
     """Ends the march at the event."""
 
     def __init__(self, time: float) -> None:
@@ -61,7 +61,7 @@ class _Watch:
             low, high = (middle, high) if self.value(t, y) > 0 else (low, middle)
             if (high - low) * abs(record.length) <= math.ulp(abs(record.end)):
                 break
-        raise _Found(record.start + high * record.length)
+        raise _FoundError(record.start + high * record.length)
 
 
 def find(
@@ -100,7 +100,7 @@ def find(
         problem = Problem(System(field, None), y0, None, t, [start, end], tableau, controller, (), (), False, Stats())
         try:
             march(problem, Outputs(y0, None), watch, always_dense=True)
-        except _Found as found:
+        except _FoundError as found:
             return torch.tensor(found.time, dtype=t.dtype, device=t.device)
     raise SolverError(Status.MAX_STEPS, t=end, dt=0.0, step=problem.stats.accepted)
 

@@ -1,4 +1,4 @@
-"""What one solve is asked to do, and what it tells about itself."""
+"""What one solve must do, and what it reports about itself."""
 
 from __future__ import annotations
 

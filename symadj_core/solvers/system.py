@@ -112,7 +112,7 @@ def _as_slope(dy: Tensor, y: Tensor) -> Tensor:
     """What the field returned, in the state's dtype.
 
     Raises:
-        TypeError, ValueError: it is no slope of y.
+        TypeError, ValueError: it is not a slope of y.
         RuntimeError: it is batched by torch.func.vmap where y is not.
     """
     if not isinstance(dy, Tensor):

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from symadj.api import client as module
-from symadj.api.client import ApiUnreachable, Client
+from symadj.api.client import ApiUnreachableError, Client
 from tests.api.test_cli import SYMADJ
 from tests.conftest import TOY, ApiServer, free_port, running_api
 
@@ -55,7 +55,7 @@ def test_a_lost_answer_to_a_submission_makes_no_second_job(forgetful: str, api: 
 
 
 def test_a_submission_to_nobody_is_refused_at_once() -> None:
-    with Client(f"http://127.0.0.1:{free_port()}") as client, pytest.raises(ApiUnreachable) as caught:
+    with Client(f"http://127.0.0.1:{free_port()}") as client, pytest.raises(ApiUnreachableError) as caught:
         client.submit(TOY)
     assert not caught.value.sent
 

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from symadj.api.app import create_app
 from symadj.api.client import Client
-from symadj.api.listening import Exposed, check_exposure
+from symadj.api.listening import ExposedError, check_exposure
 from symadj.service.roles import Role
 from symadj.service.settings import Settings
 from tests.api.test_jobs import TOY, assert_problem
@@ -288,7 +288,7 @@ def test_without_keys_the_api_listens_to_this_machine(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.0.2.1", "fe80::1"])
 def test_without_keys_the_api_does_not_listen_to_others_unless_told(host: str) -> None:
-    with pytest.raises(Exposed, match="SYMADJ_AUTH=keys"):
+    with pytest.raises(ExposedError, match="SYMADJ_AUTH=keys"):
         check_exposure(Settings(auth="none"), host, insecure=False)
     check_exposure(Settings(auth="none"), host, insecure=True)
     check_exposure(Settings(auth="keys", key_secret=SECRET), host, insecure=False)

@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 
 import httpx
 
-__all__ = ["Cluster", "Gone"]
+__all__ = ["Cluster", "GoneError"]
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 ADDRESS = "127.0.0.1:18000"
 
 
-class Gone(Exception):
+class GoneError(Exception):
     """The API did not answer."""
 
 
@@ -104,7 +104,7 @@ class Cluster:
         """Return the JSON that the API answers.
 
         Raises:
-            Gone: it does not answer, or says that its database does not.
+            GoneError: it does not answer, or says that its database does not.
         """
         return self._ask(method, path, **arguments).json()
 
@@ -113,9 +113,9 @@ class Cluster:
             headers = {"Authorization": f"Bearer {self.key}"}
             answer = self._http.request(method, path, headers=headers, **arguments)
         except httpx.TransportError as error:
-            raise Gone(repr(error)) from error
+            raise GoneError(repr(error)) from error
         if answer.status_code in {502, 503}:
-            raise Gone(answer.text)
+            raise GoneError(answer.text)
         assert answer.is_success, answer.text
         return answer
 
@@ -176,7 +176,7 @@ class Cluster:
         while time.monotonic() - began < seconds:
             try:
                 last = look()
-            except Gone as error:
+            except GoneError as error:
                 last = error
             else:
                 if last:

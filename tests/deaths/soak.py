@@ -32,7 +32,7 @@ SECONDS_BETWEEN_HEADS = 180.0
 VICTIMS = {"driver": 2, "controller": 1, "worker": 4, "API": 3, "dispatcher": 3, "Ray's head": 1}
 
 
-class NotThere(Exception):
+class NotThereError(Exception):
     """What was to be killed is not there now."""
 
 
@@ -90,7 +90,7 @@ def _kill_something(soaked: World, chance: random.Random, *, spared: set[str]) -
         try:
             _victim(soaked, kind, chance).kill()
             return kind
-        except (NotThere, psutil.NoSuchProcess):
+        except (NotThereError, psutil.NoSuchProcess):
             continue
     return "nothing"
 
@@ -112,7 +112,7 @@ def _victim(soaked: World, kind: str, chance: random.Random) -> psutil.Process:
         runs = [process for process in run_processes(soaked.service.data) if process.name() != "sh"]
         found = [process for process in runs if word in " ".join(process.cmdline())]
     if not found:
-        raise NotThere(kind)
+        raise NotThereError(kind)
     return chance.choice(found)
 
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from symadj.api.client import ApiUnreachable, Client
+from symadj.api.client import ApiUnreachableError, Client
 from symadj.api.schemas.jobs import JobRead
 from symadj.service.contract.states import JobState
 from tests.e2e.conftest import Service, ended, running_service
@@ -110,7 +110,7 @@ def _step_when_it_answers(client: Client, job_id: str) -> int:
     while True:
         try:
             return client.job(job_id).progress.step
-        except ApiUnreachable:
+        except ApiUnreachableError:
             assert time.monotonic() < deadline
 
 

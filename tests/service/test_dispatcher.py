@@ -12,7 +12,7 @@ from symadj.service.contract.order import PLACE_VARIABLE, read_order
 from symadj.service.contract.states import JobState
 from symadj.service.dispatcher import MAX_REFUSALS, Dispatcher
 from symadj.service.lifecycle import attempts, requests
-from symadj.service.ray_jobs import RayJobs, RayRefused, RayUnreachable
+from symadj.service.ray_jobs import RayJobs, RayRefusedError, RayUnreachableError
 from symadj.service.settings import Settings
 from symadj.service.store import Database, events, jobs, metrics
 from tests.service.lives import submit
@@ -106,7 +106,7 @@ def test_a_starting_job_is_stopped_by_ray_when_it_is_cancelled(
 def test_while_ray_does_not_answer_jobs_wait(database: Database, ray: RayServer, tmp_path: Path) -> None:
     job_id = submit(database)
     lost = Dispatcher(database, RayJobs("http://127.0.0.1:9"), Settings(data=tmp_path))
-    with pytest.raises(RayUnreachable):
+    with pytest.raises(RayUnreachableError):
         lost.round()
     assert state(database, job_id) == ("queued", None)
 
@@ -117,10 +117,10 @@ def test_a_job_that_ray_refuses_returns_to_the_queue_but_not_for_ever(
     job_id = submit(database)
     ray.refusal = "RuntimeError: No available agent to submit job, please try again later."
     for _ in range(MAX_REFUSALS - 1):
-        with pytest.raises(RayRefused):
+        with pytest.raises(RayRefusedError):
             dispatcher.round()
         assert state(database, job_id) == ("queued", None)
-    with pytest.raises(RayRefused):
+    with pytest.raises(RayRefusedError):
         dispatcher.round()
     assert state(database, job_id) == ("failed", "cluster_lost")
     with database.read_session() as session:

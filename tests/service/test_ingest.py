@@ -28,7 +28,7 @@ from symadj.service.contract.records import (
     StepRecord,
 )
 from symadj.service.contract.states import ReasonCode, StopReason
-from symadj.service.errors import Conflict, Unauthorized
+from symadj.service.errors import ConflictError, UnauthorizedError
 from symadj.service.lifecycle import attempts, requests
 from symadj.service.lifecycle.advice import ADVICE
 from symadj.service.store import Database, artifacts, checkpoints, events, jobs, memory, metrics, sources
@@ -65,7 +65,7 @@ def test_whatever_is_sent_again_or_out_of_turn_each_record_is_stored_once(sends:
         for start, length in sends:
             batch = all_records[start : start + length]
             if start > stored:
-                with pytest.raises(Conflict) as caught:
+                with pytest.raises(ConflictError) as caught:
                     send(database, started.token, start + 1, *batch)
                 assert caught.value.extensions == {"next_seq": stored + 1}
             else:
@@ -139,10 +139,10 @@ def test_a_token_of_a_replaced_attempt_is_refused(database: Database) -> None:
         attempts.put_back(session, job, actor="d", message="")
         second = attempts.claim(session, job, actor="d", lease_seconds=60)
     assert second is not None
-    with pytest.raises(Unauthorized, match="replaced by attempt 2"):
+    with pytest.raises(UnauthorizedError, match="replaced by attempt 2"):
         send(database, first.token, 1, step(1))
     assert send(database, second.token, 1, step(1)) == 2
-    with pytest.raises(Unauthorized, match="no attempt"):
+    with pytest.raises(UnauthorizedError, match="no attempt"):
         send(database, "made-up", 1, step(1))
 
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from pydantic_settings import SettingsError
 
 from symadj.service import keys
-from symadj.service.errors import NotFound, Unauthorized
+from symadj.service.errors import NotFoundError, UnauthorizedError
 from symadj.service.roles import Principal, Role
 from symadj.service.settings import Settings, read_settings
 from symadj.service.store import Database
@@ -51,7 +51,7 @@ def test_the_store_holds_nothing_that_opens(database: Database) -> None:
 
 def test_another_secret_voids_the_keys(database: Database) -> None:
     key = make(database)
-    with pytest.raises(Unauthorized, match="its secret was changed"):
+    with pytest.raises(UnauthorizedError, match="its secret was changed"):
         keys.authenticate(database, key, b"another secret")
 
 
@@ -72,7 +72,7 @@ def test_a_mistyped_key_is_told_apart_without_a_look_at_the_store(spoil: object,
     nowhere = Database(f"sqlite:///{tmp_path / 'never-migrated.sqlite'}")
     key = "symadj_" + (body := "abcdefgh234567abcdefgh234567abcdefgh2345") + keys.checksum(body)
     assert callable(spoil)
-    with pytest.raises(Unauthorized, match="a character is wrong or missing"):
+    with pytest.raises(UnauthorizedError, match="a character is wrong or missing"):
         keys.authenticate(nowhere, spoil(key), SECRET)
 
 
@@ -80,7 +80,7 @@ def test_a_key_of_nobody_is_unknown_whatever_part_of_another_it_has(database: Da
     key, other = make(database), make(database)
     body = key[7:15] + other[15:47]
     for stranger in ("symadj_" + body + keys.checksum(body), "symadj_" + "a" * 40 + keys.checksum("a" * 40)):
-        with pytest.raises(Unauthorized, match="nobody has this API key here"):
+        with pytest.raises(UnauthorizedError, match="nobody has this API key here"):
             keys.authenticate(database, stranger, SECRET)
 
 
@@ -90,19 +90,19 @@ def test_a_revoked_key_opens_nothing_and_another_of_its_name_still_does(database
         first = keys.revoke(session, old[7:15]).revoked_at
     with database.session() as session:
         assert keys.revoke(session, old[7:15]).revoked_at == first, "the time of the first revocation stays"
-    with pytest.raises(Unauthorized, match="was revoked at"):
+    with pytest.raises(UnauthorizedError, match="was revoked at"):
         keys.authenticate(database, old, SECRET)
     assert keys.authenticate(database, new, SECRET).name == "ada"
 
 
 def test_what_is_no_key_is_not_revoked(database: Database) -> None:
-    with database.session() as session, pytest.raises(NotFound, match="no key 'aaaaaaaa'"):
+    with database.session() as session, pytest.raises(NotFoundError, match="no key 'aaaaaaaa'"):
         keys.revoke(session, "aaaaaaaa")
 
 
 def test_a_key_opens_until_it_expires(database: Database) -> None:
     keys.authenticate(database, make(database, days=1), SECRET)
-    with pytest.raises(Unauthorized, match="expired at"):
+    with pytest.raises(UnauthorizedError, match="expired at"):
         keys.authenticate(database, make(database, days=-1), SECRET)
 
 

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 
 from symadj.service.contract.records import OutcomeRecord
 from symadj.service.contract.states import ACTIVE, TERMINAL, TRANSITIONS, JobState, ReasonCode
-from symadj.service.errors import Conflict, Unauthorized
+from symadj.service.errors import ConflictError, UnauthorizedError
 from symadj.service.lifecycle import attempts
 from symadj.service.store import Database, events, jobs
 from symadj.service.store.tables import Job
@@ -67,7 +67,7 @@ class Life(RuleBasedStateMachine):
         if wish == "pause" and before.stop_requested in {"cancel", "timeout"}:
             allowed = False
         if not allowed:
-            with pytest.raises(Conflict):
+            with pytest.raises(ConflictError):
                 ask(self.database, self.job_id, wish)
             assert (self.job.state, self.job.event_seq) == (before.state, before.event_seq)
             return
@@ -175,7 +175,7 @@ class Life(RuleBasedStateMachine):
         sent = self.sent[number - 1]
         try:
             answer = send(self.database, self.tokens[number - 1], sent.get(source, 0) + 1, record, source=source)
-        except Unauthorized:
+        except UnauthorizedError:
             assert number < len(self.tokens)
             return None
         assert number == len(self.tokens)

@@ -10,7 +10,7 @@ import pytest
 from symadj.service.contract import layout
 from symadj.service.contract.states import TERMINAL, TRANSITIONS, JobState, ReasonCode
 from symadj.service.contract.storage import Storage
-from symadj.service.errors import Conflict, IdempotencyMismatch, NotFound
+from symadj.service.errors import ConflictError, IdempotencyMismatchError, NotFoundError
 from symadj.service.lifecycle import attempts, requests
 from symadj.service.store import Database, jobs
 from symadj.service.store.tables import Job
@@ -63,7 +63,7 @@ def test_the_same_idempotency_key_submits_once(database: Database) -> None:
         other, other_created = requests.submit(session, toy_spec(), owner="bob", idempotency_key="k")
     assert (created, again, other_created) == (True, False, True)
     assert first.id == second.id != other.id
-    with pytest.raises(IdempotencyMismatch, match=first.id), database.session() as session:
+    with pytest.raises(IdempotencyMismatchError, match=first.id), database.session() as session:
         requests.submit(session, toy_spec(seed=1), owner="ada", idempotency_key="k")
 
 
@@ -79,7 +79,7 @@ def test_an_ended_job_cannot_be_cancelled(database: Database) -> None:
     job_id = submit(database)
     with database.session() as session:
         attempts.refuse(session, jobs.lock(session, job_id), ReasonCode.CANNOT_FIT, "too large", actor="d")
-    with pytest.raises(Conflict, match="is failed"), database.session() as session:
+    with pytest.raises(ConflictError, match="is failed"), database.session() as session:
         requests.cancel(session, jobs.lock(session, job_id), actor="ada")
 
 
@@ -109,7 +109,7 @@ def test_deleting_takes_rows_and_files_of_an_ended_job_alone(database: Database,
     storage.write(weights, b"w")
     # One whose name begins as the other's.
     storage.write(f"{job_id}x/weights.safetensors", b"w")
-    with pytest.raises(Conflict, match="cancel it first"), database.session() as session:
+    with pytest.raises(ConflictError, match="cancel it first"), database.session() as session:
         requests.delete(session, jobs.lock(session, job_id), storage=storage)
     assert storage.read(weights) == b"w"
     end(database, job_id, "succeeded", result={"test_nll": 1.0})
@@ -119,7 +119,7 @@ def test_deleting_takes_rows_and_files_of_an_ended_job_alone(database: Database,
     storage.discard(layout.job_folder(job_id))
     assert storage.all_set_aside() == []
     assert list(storage.sizes()) == [f"{job_id}x"]
-    with pytest.raises(NotFound), database.read_session() as session:
+    with pytest.raises(NotFoundError), database.read_session() as session:
         jobs.get(session, job_id)
     assert event_names(database, job_id) == []
     assert event_names(database, other) == ["queued"]

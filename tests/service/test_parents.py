@@ -8,7 +8,7 @@ import pytest
 
 from symadj.service.contract import layout
 from symadj.service.contract.storage import Bucket, Storage
-from symadj.service.errors import InvalidSpec
+from symadj.service.errors import InvalidSpecError
 from symadj.service.lifecycle import parents
 from symadj.service.store import Database, jobs
 from tests.buckets import BucketServer
@@ -59,7 +59,7 @@ def test_what_the_weights_do_not_depend_on_may_change(database: Database, parent
 def test_what_the_weights_depend_on_must_be_the_same(
     database: Database, parent: str, changes: dict[str, Any], pointer: str, values: str
 ) -> None:
-    with pytest.raises(InvalidSpec, match=values) as caught:
+    with pytest.raises(InvalidSpecError, match=values) as caught:
         submit(database, parent={"job": parent}, **changes)
     assert caught.value.extensions == {"pointer": pointer}
 
@@ -77,7 +77,7 @@ def test_a_parent_must_be_the_users_own_and_have_the_checkpoint(database: Databa
             "of step 11: it has those of steps 5, 10, 20",
         ),
     ):
-        with pytest.raises(InvalidSpec, match=words) as caught:
+        with pytest.raises(InvalidSpecError, match=words) as caught:
             submit(database, owner=owner, parent=wanted)
         assert caught.value.extensions == {"pointer": pointer}
 
@@ -115,7 +115,7 @@ def test_a_checkpoint_that_was_removed_meanwhile_is_refused_and_nothing_is_left(
     for name in left:
         storage.write(f"{layout.checkpoint_folder(parent)}/step-000000010-attempt-1/{name}", b"")
     child = submit(database, parent={"job": parent, "step": 10})
-    with pytest.raises(InvalidSpec, match="are gone: choose another step"):
+    with pytest.raises(InvalidSpecError, match="are gone: choose another step"):
         adopt(database, storage, child)
     assert storage.children(layout.job_folder(child)) == []
     assert child not in storage.children("")
@@ -135,6 +135,6 @@ def test_a_checkpoint_that_is_replaced_while_it_is_copied_is_not_taken_by_halves
 
     monkeypatch.setattr(Bucket, "read", read_and_replace)
     child = submit(database, parent={"job": parent, "step": 10})
-    with pytest.raises(InvalidSpec, match="are gone"):
+    with pytest.raises(InvalidSpecError, match="are gone"):
         adopt(database, storage, child)
     assert child not in storage.children("")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from symadj.service.errors import Conflict, TooManyRequests
+from symadj.service.errors import ConflictError, TooManyRequestsError
 from symadj.service.lifecycle import requests
 from symadj.service.store import Database, jobs
 from tests.service.lives import (
@@ -38,7 +38,7 @@ def test_a_run_pauses_when_it_says_so_and_its_job_goes_on_with_another_attempt(d
     ask(database, job_id, "pause")
     ask(database, job_id, "pause")
     assert (read(database, job_id).state, read(database, job_id).stop_requested) == ("pausing", "pause")
-    with pytest.raises(Conflict, match="wait until it is paused"):
+    with pytest.raises(ConflictError, match="wait until it is paused"):
         ask(database, job_id, "resume")
     end(database, job_id, "paused")
     assert (read(database, job_id).state, read(database, job_id).stop_requested) == ("paused", None)
@@ -60,7 +60,7 @@ def test_a_cancel_overtakes_a_pause(database: Database) -> None:
     ask(database, pausing, "pause")
     ask(database, pausing, "cancel")
     assert (read(database, pausing).state, read(database, pausing).stop_requested) == ("pausing", "cancel")
-    with pytest.raises(Conflict, match="stopping for good"):
+    with pytest.raises(ConflictError, match="stopping for good"):
         ask(database, pausing, "pause")
     end(database, pausing, "paused")
     assert read(database, pausing).state == "cancelled"
@@ -73,13 +73,13 @@ def test_a_cancel_overtakes_a_pause(database: Database) -> None:
 def test_of_an_ended_job_nothing_can_be_asked(database: Database, wish: str) -> None:
     job_id = running(database)
     end(database, job_id, "succeeded")
-    with pytest.raises(Conflict, match="is succeeded"):
+    with pytest.raises(ConflictError, match="is succeeded"):
         ask(database, job_id, wish)
 
 
 def test_a_checkpoint_can_be_asked_of_a_run_alone_and_the_run_hears_of_it(database: Database) -> None:
     waiting, job_id = submit(database), submit(database)
-    with pytest.raises(Conflict, match="only a job that runs"):
+    with pytest.raises(ConflictError, match="only a job that runs"):
         ask(database, waiting, "ask_checkpoint")
     token = claim(database, job_id).token
     assert send(database, token, 1).checkpoints_asked == 0
@@ -88,7 +88,7 @@ def test_a_checkpoint_can_be_asked_of_a_run_alone_and_the_run_hears_of_it(databa
     answer = send(database, token, 1)
     assert (answer.checkpoints_asked, answer.stop) == (2, None)
     ask(database, job_id, "pause")
-    with pytest.raises(Conflict, match="writes one as it stops"):
+    with pytest.raises(ConflictError, match="writes one as it stops"):
         ask(database, job_id, "ask_checkpoint")
 
 
@@ -99,7 +99,7 @@ def test_an_owner_may_have_so_many_jobs_in_the_queue_and_is_told_the_numbers(dat
 
     assert post("ada", "k")
     assert post("ada")
-    with pytest.raises(TooManyRequests, match="has 2 jobs in the queue, and 2 may wait") as caught:
+    with pytest.raises(TooManyRequestsError, match="has 2 jobs in the queue, and 2 may wait") as caught:
         post("ada")
     assert caught.value.extensions == {"queued": 2, "max_queued": 2}
     assert post("bob")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from symadj.service.contract.layout import CheckpointName
-from symadj.service.contract.storage import Folder, Storage, StorageUnusable, open_storage, split_places
+from symadj.service.contract.storage import Folder, Storage, StorageUnusableError, open_storage, split_places
 from symadj.service.settings import Settings
 
 
@@ -41,7 +41,7 @@ def test_a_url_of_a_file_system_is_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_url_with_a_password_is_refused_without_saying_it() -> None:
-    with pytest.raises(StorageUnusable) as caught:
+    with pytest.raises(StorageUnusableError) as caught:
         open_storage("sftp://ada:enigma@host/folder")
     assert "enigma" not in str(caught.value)
 

@@ -11,7 +11,7 @@ import pytest
 
 from symadj.service.contract import layout
 from symadj.service.dispatcher import Dispatcher
-from symadj.service.ray_jobs import RayRefused
+from symadj.service.ray_jobs import RayRefusedError
 from symadj.service.settings import Settings
 from symadj.service.store import Database, jobs, metrics
 from tests.buckets import BucketServer
@@ -44,7 +44,7 @@ def test_spools_of_a_lost_attempt_are_in_the_store_before_the_next_one_starts(
         jobs.get(session, job_id).not_before = None
     leave(settings, job_id, 1, step(1), step(2))
     ray.refusal = "not now"
-    with pytest.raises(RayRefused):
+    with pytest.raises(RayRefusedError):
         dispatcher.round()
     assert steps(database, job_id) == [(1, 1), (2, 1)]
 

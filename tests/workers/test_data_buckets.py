@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from symadj.service.contract.spec.data import FileData, MafData, ParquetStreamData
-from symadj.service.contract.storage import Bucket, StorageUnreachable
+from symadj.service.contract.storage import Bucket, StorageUnreachableError
 from symadj.workers.data import DataError
 from tests.buckets import BucketServer
 from tests.workers.loading import load_data, load_table, roots
@@ -171,7 +171,7 @@ def test_what_is_not_there_is_told_with_the_roots_and_what_to_do(bucket: Bucket,
 def test_a_root_without_a_bucket_is_told_and_one_that_is_away_is_no_fault_of_the_data(
     bucket: Bucket, bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with bucket_server.away(), pytest.raises(StorageUnreachable):
+    with bucket_server.away(), pytest.raises(StorageUnreachableError):
         load_table(spec())
     monkeypatch.setenv("SYMADJ_DATA_ROOTS", "s3://there-is-none/prefix")
     with pytest.raises(DataError, match=r"s3://there-is-none/prefix .*no such bucket"):

@@ -29,13 +29,13 @@ WITHOUT_PLOTS = {"validate_every_steps": None, "mixture_components": 0, "plots":
 
 
 def test_work_is_given_up_where_the_user_wants_the_job_to_stop() -> None:
-    class Asked(Exception):
+    class AskedError(Exception):
         pass
 
     class Outbox(KeepingOutbox):
         def raise_if_stopped(self) -> None:
             if working.is_set():
-                raise Asked
+                raise AskedError
 
     working, released = threading.Event(), threading.Event()
 
@@ -43,7 +43,7 @@ def test_work_is_given_up_where_the_user_wants_the_job_to_stop() -> None:
         working.set()
         return released.wait(60)
 
-    with pytest.raises(Asked):
+    with pytest.raises(AskedError):
         interruptible(Outbox(), work)
     assert not released.is_set()
     released.set()

@@ -33,7 +33,7 @@ def fetch(bucket: Bucket, path: str, name: str, cache: Path | None) -> Path:
         cache: folder for copies; None is one of this user's in the system's temporary folder.
 
     Raises:
-        DataError: it is replaced again and again, or there is no folder for copies.
+        DataError: it is replaced again and again, or no folder can take copies.
         OSError: the bucket can't be read or does not answer, or the disk is full.
     """
     folder = _folder(name, cache)

@@ -182,7 +182,7 @@ def _bsds300(roots: DataRoots, folder: str) -> Table:
 
 
 def _array(roots: DataRoots, folder: str, name: str, width: int | None) -> tuple[InputFile, Rows]:
-    # A folder that is not there is told as such, not as a file that is missing in it.
+    # A missing folder is reported as such, not as a file that is missing in it.
     roots.resolve(folder)
     file = roots.find_file(str(PurePosixPath(folder, name)))
     values = read_npy(file).values
@@ -221,7 +221,7 @@ def _table(
 
 
 def _standardise(data: Rows, ddof: int) -> FittedTransform:
-    with np.errstate(invalid="ignore", divide="ignore"):  # told of by the checks that every table goes through
+    with np.errstate(invalid="ignore", divide="ignore"):  # reported by the checks that every table goes through
         return standardise(data.mean(0), data.std(0, ddof=ddof))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from symadj.service.contract.order import RunOrder
-from symadj.service.contract.storage import Bucket, StorageError, StorageUnreachable, open_storage
+from symadj.service.contract.storage import Bucket, StorageError, StorageUnreachableError, open_storage
 from symadj.workers.data.copies import fetch
 from symadj.workers.data.errors import DataError
 from symadj.workers.data.formats.raw import InputFile
@@ -52,7 +52,7 @@ def _in_bucket(root: Bucket, path: str) -> InBucket | None:
         return None
     except IsADirectoryError:
         return InBucket(root, below, is_folder=True)
-    except StorageUnreachable:
+    except StorageUnreachableError:
         raise
     except StorageError as error:
         raise DataError(
@@ -87,7 +87,7 @@ class DataRoots:
 
         Raises:
             DataError: there is no such file below a root, or a root can't be read.
-            StorageUnreachable: a bucket does not answer.
+            StorageUnreachableError: a bucket does not answer.
         """
         roots = self._roots()
         folders = [root.resolve() for root in roots if isinstance(root, Path)]
@@ -110,7 +110,7 @@ class DataRoots:
 
         Raises:
             DataError: it is missing, or is a folder or a pipe, or can't be fetched.
-            StorageUnreachable: a bucket does not answer.
+            StorageUnreachableError: a bucket does not answer.
         """
         found = self.resolve(name)
         if found.is_folder if isinstance(found, InBucket) else found.is_dir():
@@ -121,7 +121,7 @@ class DataRoots:
         if isinstance(found, InBucket):
             try:
                 return InputFile(fetch(found.bucket, found.path, name, self._cache), name)
-            except StorageUnreachable:
+            except StorageUnreachableError:
                 raise
             except OSError as error:
                 raise DataError(f"{name} can't be fetched to this node: {error}", file=name) from error
@@ -134,7 +134,7 @@ class DataRoots:
 
         Raises:
             DataError: there is no such folder.
-            StorageUnreachable: a bucket does not answer.
+            StorageUnreachableError: a bucket does not answer.
         """
         found = self.resolve(path)
         if isinstance(found, InBucket):

@@ -41,7 +41,7 @@ class Table:
         context_columns: names of what the flow is conditioned on.
         context: [n, context dim] of any real dtype, or None.
         shape: (channels, height, width) of the image in a row, or None.
-        validation_from: the row with which the validation rows of a given split begin; None: there is no such split.
+        validation_from: the row with which the validation rows of a given split begin; None: it is not given.
         test_from: likewise for the test rows, which reach to the end.
         transforms: what the data set's own preprocessing ends with, to be applied before the spec's transforms.
         sources: the files that the rows come from.

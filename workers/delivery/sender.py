@@ -25,7 +25,7 @@ __all__ = ["Sender", "open_sender"]
 log = logging.getLogger(__name__)
 
 SEND_INTERVAL_S = 0.5
-# So long without records, an empty batch asks whether the job is to stop.
+# After so long without records, an empty batch asks whether the job must stop.
 SIGN_OF_LIFE_S = 2.0
 SEND_AT_ONCE = 500  # records waiting
 MAX_BATCH_BYTES = 1_000_000
@@ -43,7 +43,7 @@ class Sender:
 
     Connection errors, timeouts and the API's own errors (5xx, 429) are retried for ever with a growing, jittered
     pause, so that the API may be restarted or away for long without a record lost. A batch whose answer was lost is
-    sent again, and the API tells by its sequence numbers what of it is new.
+    sent again, and the API sees by its sequence numbers which of its records are new.
     """
 
     def __init__(self, spool: Spool, api_url: str, token: str, source: str, checkpoints_asked: int = 0) -> None:
@@ -143,7 +143,7 @@ class Sender:
         while not self._over:
             first = self._acknowledged + 1
             # Read anew for every try: records made meanwhile go along. Without records to send, an empty batch: its
-            # answer says whether the job is to stop.
+            # answer says whether the job must stop.
             lines = self._spool.read(first, MAX_BATCH_RECORDS, MAX_BATCH_BYTES)
             # The records are JSON already: the batch is put together around them.
             head = f'{{"source":"{self._source}","first_seq":{first},"records":['.encode()

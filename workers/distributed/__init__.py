@@ -1,1 +1,1 @@
-"""What the ranks of a run do together, and whose failure is told when several fail."""
+"""What the ranks of a run do together, and whose failure is reported when several fail."""

@@ -24,7 +24,7 @@ def diagnose(error: Exception, where: dict[str, Any]) -> Failure:
     """Return why ``error`` ends the run.
 
     Args:
-        error: what a rank's own work raised; the loss of a peer is told elsewhere.
+        error: what a rank's own work raised; the loss of a peer is reported elsewhere.
         where: rank, phase, step and last measured memory, for the outcome's data.
     """
     match error:
@@ -40,10 +40,10 @@ def diagnose(error: Exception, where: dict[str, Any]) -> Failure:
             return Failure(ReasonCode.DATA_ERROR, str(error), where | error.place)
     if _is_out_of_memory(error):
         of = "device" if isinstance(error, torch.OutOfMemoryError) else "host"
-        told = where | {"of": of, "advice": LESS_MEMORY}
-        return Failure(ReasonCode.OUT_OF_MEMORY, f"out of memory on the {of}: {error}", told)
+        data = where | {"of": of, "advice": LESS_MEMORY}
+        return Failure(ReasonCode.OUT_OF_MEMORY, f"out of memory on the {of}: {error}", data)
     if isinstance(error, OSError) and error.errno in FULL:
-        advice = "make room on the storage (GET /api/v1/usage tells who uses it) and submit the job again"
+        advice = "make room on the storage (GET /api/v1/usage shows who uses it) and submit the job again"
         return Failure(ReasonCode.INTERNAL, f"there was no room on the storage: {error}", where | {"advice": advice})
     if isinstance(error, StorageError):
         advice = "see to the bucket, its credentials and SYMADJ_STORAGE, and submit the job again; checkpoints are kept"

@@ -87,7 +87,7 @@ class Ranks:
             raise AttemptFailedError(self.first(failure))
 
     def first(self, failure: Failure | None) -> Failure:
-        """Return the failure of the first rank that has one, the gravest kind first: one that is no divergence.
+        """Return the failure of the first rank that has one, the most serious kind first: one that is not a divergence.
 
         Called once all know that there is one.
         """
@@ -98,7 +98,7 @@ class Ranks:
         """Return this rank's ``work()``, which holds no collective, when it succeeded on all ranks.
 
         Raises:
-            AttemptFailedError: it failed on a rank; told at ``place``.
+            AttemptFailedError: it failed on a rank; reported with ``place``.
         """
         failure, result = None, None
         try:

@@ -9,7 +9,7 @@ A checkpoint is a folder ``{storage}/{job_id}/checkpoints/step-{step}-attempt-{n
 In a folder it is made under another name and renamed when all of it is on the disk. In a bucket the two files lie below
 a name that no other try to write them has; the manifest says which, and so makes them count. The attempt is a part of
 the checkpoint's name, so that an attempt which was given up, and does not know it yet, writes over nothing of the next
-one's. An empty file ``.begun-{n}`` tells that attempt n has begun: those before it write and remove nothing any more.
+one's. An empty file ``.begun-{n}`` says that attempt n has begun: earlier ones no longer write or remove anything.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class CheckpointFolder:
                 safetensors.torch.save_file(_flatten(state["weights"]), making.path / _WEIGHTS)
                 torch.save({key: value for key, value in state.items() if key != "weights"}, making.path / _TRAINING)
             except (safetensors.SafetensorError, RuntimeError) as error:
-                # Their own words for a full disk.
+                # Their own messages for a full disk.
                 raise OSError(f"{making.path}: {error}") from error
             manifest = {
                 "format": _FORMAT,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from symadj.service.contract.records import EventRecord
-from symadj.service.contract.storage import StorageUnreachable
+from symadj.service.contract.storage import StorageUnreachableError
 from symadj.workers.delivery.outbox import Outbox
 
 __all__ = ["FULL", "Retries"]
@@ -40,7 +40,7 @@ class Retries:
             StopRequestedError: the run must stop.
             OSError: there was no room for all that time, or something else is wrong with the storage.
         """
-        return self._retry(write, lambda error: error.errno in FULL or isinstance(error, StorageUnreachable))
+        return self._retry(write, lambda error: error.errno in FULL or isinstance(error, StorageUnreachableError))
 
     def while_unreachable(self, ask: Callable[[], T]) -> T:
         """Return ``ask()``, tried again while the bucket does not answer.
@@ -49,7 +49,7 @@ class Retries:
             StopRequestedError: the run must stop.
             OSError: there was no answer for all that time, or something else is wrong with the storage.
         """
-        return self._retry(ask, lambda error: isinstance(error, StorageUnreachable))
+        return self._retry(ask, lambda error: isinstance(error, StorageUnreachableError))
 
     def _retry(self, work: Callable[[], T], passes: Callable[[OSError], bool]) -> T:
         until = time.monotonic() + self._patience
@@ -61,7 +61,7 @@ class Retries:
                 if not passes(error) or time.monotonic() >= until or self._outbox.superseded:
                     raise
                 if not reported:
-                    away = isinstance(error, StorageUnreachable)
+                    away = isinstance(error, StorageUnreachableError)
                     name = "storage_unreachable" if away else "storage_full"
                     what = "until the storage answers" if away else "for room on the storage"
                     message = f"The run waits {what}: {error}"

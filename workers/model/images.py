@@ -9,7 +9,7 @@ __all__ = ["check_images", "image_shape"]
 
 
 def check_images(flow: Flow, shape: tuple[int, int, int] | None) -> None:
-    """Refuse data that ``flow`` can't take since they are no images, or images of another size.
+    """Refuse data that ``flow`` can't take because they are not images, or are images of another size.
 
     Args:
         flow: of the spec.
@@ -26,7 +26,7 @@ def image_shape(flow: MultiscaleFlow, shape: tuple[int, int, int] | None) -> tup
     """Return ``shape``, if ``flow`` can take such images; refuse others as ``check_images`` does."""
     if shape is None:
         raise DataError(
-            "the rows are no images, which flow.kind multiscale needs: give an array [rows, height, width] or [rows, "
+            "the rows are not images, which flow.kind multiscale needs: give an array [rows, height, width] or [rows, "
             "channels, height, width] (IDX, npy, npz or HDF5), or take flow.kind cnf"
         )
     _, height, width = shape

@@ -31,7 +31,7 @@ def draw_density(
     left, *others = all_axes
     # The points are the middles of cells.
     extent = [edge for points in (density.x, density.y) for edge in _edges(points)]
-    # Peaks are a few times as high as what else there is to see.
+    # Peaks are a few times as high as the rest.
     image = left.imshow(np.sqrt(density.density).T, origin="lower", extent=extent, aspect="auto", cmap="magma")
     left.set_title(f"density, integral over the plane {density.integral:.5f}", fontsize=10, loc="left")
     figure.colorbar(image, ax=list(all_axes), label="square root of the density", shrink=0.85)

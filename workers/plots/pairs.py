@@ -22,7 +22,7 @@ Rows = NDArray[np.float64]
 MAX_PAIR_COLUMNS = 10
 _MOST_BINS = 60
 _FEWEST_BINS = 12
-_FEWEST_ROWS = 1000  # for a density of two columns; of fewer, the points tell more
+_FEWEST_ROWS = 1000  # for a density of two columns; with fewer, the points show more
 _LONGEST_NAME = 14  # of a column, in characters; as many as there is room for
 
 

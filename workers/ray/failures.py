@@ -22,7 +22,7 @@ _OUT_OF_MEMORY = frozenset({"OutOfMemoryError", "MemoryError"})  # torch's and P
 
 
 def diagnose(error: BaseException) -> Failure:
-    """Return why the attempt failed, told by the exceptions within ``error``."""
+    """Return why the attempt failed, according to the exceptions within ``error``."""
     chain = list(_within(error))
     names = [type(part).__name__ for part in chain]
     # Ray's texts hold whole tracebacks: for the data, where a developer finds them.

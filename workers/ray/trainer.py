@@ -13,7 +13,7 @@ __all__ = ["Trainer"]
 class Trainer(DataParallelTrainer):  # type: ignore[misc]
     """Starts no detached actor that watches over the placement group.
 
-    Ray 2.60's is to end itself when the run's controller has died, and can't: it asks for that from a thread in which
+    Ray 2.60's should end itself when the run's controller has died, and can't: it asks for that from a thread in which
     Ray does not allow it. Each killed run would leave a process of some 200 MB. Our runs need none: the placement group
     belongs to the run's Ray job and goes with it.
     """

@@ -133,7 +133,7 @@ class Checkpointer:
         A job that goes on from another one finds that one's checkpoint in its own folder, as of attempt 0.
 
         Raises:
-            CorruptCheckpointError: of such a job none is whole.
+            CorruptCheckpointError: such a job has no whole checkpoint.
             DataError: it was trained on other data than those that are there now.
             OSError: the storage can't be read, or did not answer for as long as the run waits for it.
             StopRequestedError: the run must stop.
@@ -151,7 +151,7 @@ class Checkpointer:
                 return checkpoint
         if self._order.spec.parent is not None:
             raise CorruptCheckpointError(
-                f"no checkpoint in {self.folder.name} is whole, and this job was to go on from one: submit it again "
+                f"no checkpoint in {self.folder.name} is whole, and this job must go on from one: submit it again "
                 "with another parent.step"
             )
         return None
@@ -163,7 +163,7 @@ class Checkpointer:
 
 
 def _mark(state: TrainingState) -> tuple[int, bool]:
-    """Return what tells a state from the others of its training: its step, and whether that was validated."""
+    """Return what identifies a state within its training: its step, and whether that was validated."""
     return state.step, bool(state.validations) and state.validations[-1].step == state.step
 
 

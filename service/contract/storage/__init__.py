@@ -14,8 +14,8 @@ from symadj.service.contract.storage.storage import (
     Making,
     Storage,
     StorageError,
-    StorageUnreachable,
-    StorageUnusable,
+    StorageUnreachableError,
+    StorageUnusableError,
 )
 
 __all__ = [
@@ -25,8 +25,8 @@ __all__ = [
     "Making",
     "Storage",
     "StorageError",
-    "StorageUnreachable",
-    "StorageUnusable",
+    "StorageUnreachableError",
+    "StorageUnusableError",
     "is_url",
     "open_storage",
     "split_places",
@@ -37,7 +37,7 @@ def open_storage(place: str) -> Folder | Bucket:
     """Return the storage at ``place``, the path of a folder or a URL. Nothing is asked of it yet.
 
     Raises:
-        StorageUnusable: the URL's protocol is not known, its library is missing, or the URL has a password in it.
+        StorageUnusableError: the URL's protocol is not known, its library is missing, or the URL has a password in it.
     """
     if not is_url(place):
         return Folder(place)

@@ -14,13 +14,19 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from symadj.service.contract.storage.storage import Making, Storage, StorageError, StorageUnreachable, StorageUnusable
+from symadj.service.contract.storage.storage import (
+    Making,
+    Storage,
+    StorageError,
+    StorageUnreachableError,
+    StorageUnusableError,
+)
 
 __all__ = ["Bucket"]
 
 # The folder of the marks of those that are about to be removed.
 _SET_ASIDE = ".deleted"
-# What is read ahead of whoever takes a file piece by piece.
+# Bytes read ahead when a file is read piece by piece.
 _PIECE_BYTES = 2 * 2**20
 
 
@@ -33,7 +39,7 @@ class Bucket(Storage):
         url: such as ``s3://bucket/prefix``.
 
     Raises:
-        StorageUnusable: the protocol is not known, its library is missing, or there is a password in the URL.
+        StorageUnusableError: the protocol is not known, its library is missing, or there is a password in the URL.
     """
 
     def __init__(self, url: str) -> None:
@@ -61,11 +67,11 @@ class Bucket(Storage):
                     self.files.ls(self.path(""), detail=False)
         except FileNotFoundError:
             pass  # nothing is there yet
-        except (StorageUnreachable, StorageUnusable):
+        except (StorageUnreachableError, StorageUnusableError):
             raise
         except OSError as error:
             hint = " (see AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)" if _is_s3(self.location) else ""
-            raise StorageUnusable(f"{error}{hint}") from error
+            raise StorageUnusableError(f"{error}{hint}") from error
 
     def read(self, path: str) -> bytes:
         with self._asking(path):
@@ -96,7 +102,7 @@ class Bucket(Storage):
         """Return the bytes of an object, and a word that changes when it is replaced.
 
         Raises:
-            FileNotFoundError: there is no such object.
+            FileNotFoundError: the object does not exist.
             IsADirectoryError: there are objects below it.
             StorageError: the bucket can't be read, or does not answer.
         """
@@ -157,7 +163,7 @@ class Bucket(Storage):
         self.write(f"{target}/{last}", content)
 
     def set_aside(self, folder: str) -> bool:
-        """Note that the folder is to go: a bucket renames nothing."""
+        """Note that the folder must be deleted: a bucket renames nothing."""
         self.mark(f"{_SET_ASIDE}/{folder}")
         return True
 
@@ -236,7 +242,7 @@ def _opened(url: str, _process: int) -> tuple[Any, str]:
     """Return the file system of a URL and what it calls it. A forked process needs one of its own."""
     if "@" in urlsplit(url).netloc:
         # Places are shown: in answers, logs and error messages.
-        raise StorageUnusable(
+        raise StorageUnusableError(
             f"{urlsplit(url).scheme}://...: a URL with a user or a password in it is not taken: give them by the "
             "variables of the protocol's library (for s3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
         )
@@ -247,9 +253,9 @@ def _opened(url: str, _process: int) -> tuple[Any, str]:
         files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
         extra = ": `pip install 'symadj[s3]'` brings it" if _is_s3(url) else ""
-        raise StorageUnusable(f"{url}: a library is missing here{extra} ({error})") from error
+        raise StorageUnusableError(f"{url}: a library is missing here{extra} ({error})") from error
     except ValueError as error:
-        raise StorageUnusable(f"{url}: {error}") from error
+        raise StorageUnusableError(f"{url}: {error}") from error
     return files, root.rstrip("/")
 
 
@@ -269,17 +275,17 @@ def _explained(error: Exception, what: str) -> OSError:
     status = about.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     code = about.get("Error", {}).get("Code", "")
     if code == "NoSuchBucket":
-        return StorageUnusable(f"{what}: there is no such bucket")
+        return StorageUnusableError(f"{what}: there is no such bucket")
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, str(error), what)
-    words = f"{what}: {error or type(error).__name__}"
+    message = f"{what}: {error or type(error).__name__}"
     if status == 507 or code == "QuotaExceeded":
-        return StorageError(errno.ENOSPC, words)
+        return StorageError(errno.ENOSPC, message)
     if status in {429, 500, 502, 503, 504} or _is_no_answer(error):
-        return StorageUnreachable(words)
+        return StorageUnreachableError(message)
     if isinstance(error, OSError) and error.errno is not None:
-        return StorageError(error.errno, words)
-    return StorageError(words)
+        return StorageError(error.errno, message)
+    return StorageError(message)
 
 
 def _is_no_answer(error: Exception) -> bool:

@@ -19,7 +19,7 @@ _SET_ASIDE = ".deleted-"
 
 
 class Folder(Storage):
-    """Files below a folder. Renaming is what makes things appear whole; what is told of is on the disk before.
+    """Files below a folder. A rename makes a file appear whole; it is on the disk before it is reported.
 
     Args:
         root: the folder, which need not be there yet.
@@ -101,7 +101,7 @@ class Folder(Storage):
             raise
 
     def copy(self, source: str, target: str, *, last: str) -> None:
-        """Link the files, which nobody writes to any more."""
+        """Link the files, which are no longer written to."""
         parent = self.path(target).parent
         parent.mkdir(parents=True, exist_ok=True)
         making = Path(tempfile.mkdtemp(dir=parent, prefix=HALF_MADE))

@@ -1,4 +1,4 @@
-"""Folders and URLs, told apart by how they are written."""
+"""Folders and URLs, distinguished by how they are written."""
 
 from __future__ import annotations
 

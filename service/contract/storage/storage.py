@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["HALF_MADE", "Making", "Storage", "StorageError", "StorageUnreachable", "StorageUnusable"]
+__all__ = ["HALF_MADE", "Making", "Storage", "StorageError", "StorageUnreachableError", "StorageUnusableError"]
 
-# What the name of a folder begins with that is being made beside the one that it is to be.
+# Prefix of the name of a folder while it is being made; it is renamed when it is complete.
 HALF_MADE = ".making-"
 
 
@@ -17,11 +17,11 @@ class StorageError(OSError):
     """A bucket can't be read or written, which says nothing about the files in it."""
 
 
-class StorageUnreachable(StorageError):
+class StorageUnreachableError(StorageError):
     """A bucket does not answer now, and may again."""
 
 
-class StorageUnusable(StorageError):
+class StorageUnusableError(StorageError):
     """A storage is wrongly set: the message says what is wrong and what to do."""
 
 
@@ -38,7 +38,7 @@ class Making(ABC):
 
     @abstractmethod
     def bring(self) -> None:
-        """Bring the files to the storage, where nobody takes them for finished yet: all that takes long.
+        """Copy the files to the storage, where they do not count as finished yet: this is the slow part.
 
         Raises:
             OSError: the storage is full, can't be written, or does not answer.
@@ -74,8 +74,8 @@ class Storage(ABC):
         """Find out whether it can be used, before anybody does; with ``write`` also whether it can be written.
 
         Raises:
-            StorageUnusable: there is no such bucket, or no permission.
-            StorageUnreachable: it does not answer.
+            StorageUnusableError: there is no such bucket, or no permission.
+            StorageUnreachableError: it does not answer.
         """
 
     @abstractmethod
@@ -156,4 +156,4 @@ class Storage(ABC):
 
     @abstractmethod
     def free_bytes(self) -> int | None:
-        """Return what is left on the disk; None where nobody tells."""
+        """Return the free bytes of the disk; None if the storage does not report them."""

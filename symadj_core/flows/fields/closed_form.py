@@ -45,7 +45,7 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Perceptron:
-    """What of a perceptron and of the quantities asked for is no tensor.
+    """All of a perceptron, and of the quantities asked for, but the tensors.
 
     Attributes:
         kinds: of its layers.
@@ -246,7 +246,7 @@ def _along(
     coefficients: Coefficients,
     differentiable: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """f [B, D], and the sums over the probes for div f [B] and |J|^2 [B]; `differentiable` by autograd if so wished."""
+    """f [B, D], and the sums over the probes for div f [B] and |J|^2 [B]; `differentiable` by autograd if asked."""
     a, kinds = x, perceptron.kinds
     evaluate = perceptron.activation.with_graph if differentiable else perceptron.activation.evaluate
     for kind, own in zip(kinds[:-1], coefficients[:-1], strict=True):
