@@ -91,7 +91,7 @@ class Client:
 
     @contextmanager
     def patience(self, tell: Callable[[str], None]) -> Iterator[None]:
-        """Let reads wait for a server that is away, however long; ``tell`` gets a sentence as a wait begins and ends."""
+        """Let reads wait for a server that is away, however long; ``tell`` gets a sentence when one begins and ends."""
         self._on_silence = tell
         try:
             yield

@@ -257,7 +257,7 @@ def test_the_command_line_makes_lists_and_revokes_keys(settings: Settings, clien
 @pytest.mark.parametrize(
     ("words", "environment", "told"),
     [
-        (("keys", "create", "a b", "--role", "viewer"), {}, "is no name"),
+        (("keys", "create", "a b", "--role", "viewer"), {}, "is not a name"),
         (("keys", "create", "a", "--role", "king"), {}, "viewer"),
         (("keys", "create", "a", "--role", "viewer"), {"SYMADJ_KEY_SECRET": ""}, "set SYMADJ_KEY_SECRET"),
         (("keys", "create", "a", "--role", "viewer"), {"SYMADJ_KEY_SECRET": "short"}, "SYMADJ_KEY_SECRET: "),

@@ -51,7 +51,7 @@ def test_the_store_holds_nothing_that_opens(database: Database) -> None:
 
 def test_another_secret_voids_the_keys(database: Database) -> None:
     key = make(database)
-    with pytest.raises(UnauthorizedError, match="its secret was changed"):
+    with pytest.raises(UnauthorizedError, match="the server's secret was changed"):
         keys.authenticate(database, key, b"another secret")
 
 
@@ -80,7 +80,7 @@ def test_a_key_of_nobody_is_unknown_whatever_part_of_another_it_has(database: Da
     key, other = make(database), make(database)
     body = key[7:15] + other[15:47]
     for stranger in ("symadj_" + body + keys.checksum(body), "symadj_" + "a" * 40 + keys.checksum("a" * 40)):
-        with pytest.raises(UnauthorizedError, match="nobody has this API key here"):
+        with pytest.raises(UnauthorizedError, match="this server has no such API key"):
             keys.authenticate(database, stranger, SECRET)
 
 

@@ -160,7 +160,7 @@ def test_a_regulariser_of_potentials_is_refused() -> None:
 @pytest.mark.parametrize(
     ("shape", "levels", "words"),
     [
-        (None, 1, r"no images.*give an array \[rows, height, width\]"),
+        (None, 1, r"not images.*give an array \[rows, height, width\]"),
         ((1, 28, 28), 4, r"28 x 28 can't be halved 3 times.*flow\.levels 3 at most.*multiples of 8"),
         ((3, 7, 8), 2, r"7 x 8 can't be halved 1 times.*flow\.levels 1 at most"),
     ],
@@ -174,7 +174,7 @@ def test_images_of_a_size_that_does_not_fit_are_refused_with_the_numbers(
 
 def test_the_driver_refuses_them_before_any_worker_is_placed(root: Path, tmp_path: Path) -> None:
     np.save(root / "rows.npy", np.random.default_rng(0).normal(size=(300, 3)))
-    for path, flow, words in (("noise-ubyte", {"levels": 4}, "4 x 8"), ("rows.npy", {}, "no images")):
+    for path, flow, words in (("noise-ubyte", {"levels": 4}, "4 x 8"), ("rows.npy", {}, "not images")):
         data = {"kind": "file", "path": path, "batch_size": 20}
         refusal = driver._unfit_data(order_of(tmp_path, flow, data))
         assert refusal is not None
