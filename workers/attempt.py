@@ -190,7 +190,7 @@ class AttemptRun:
             "job_id": self.order.job_id,
             "attempt": self.order.attempt,
             "spec": self.spec.stored(),
-            **data.stored(),
+            **data.config(),
             "versions": _versions(),
         }
         text = json.dumps(config, indent=2) + "\n"

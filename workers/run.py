@@ -24,7 +24,7 @@ from symadj.workers.data import DataError, data_roots, load_data
 from symadj.workers.delivery.outbox import Outbox, TelemetryError
 from symadj.workers.delivery.sender import open_sender
 from symadj.workers.files.retries import Retries
-from symadj.workers.model.images import check_images
+from symadj.workers.model.image_shapes import check_images
 from symadj.workers.outcome import LESS_MEMORY, Failure, StopRequestedError
 from symadj.workers.ray.oom_kills import oom_kills
 
@@ -98,10 +98,10 @@ def _attempt(order: RunOrder, token: str, outbox: Outbox) -> OutcomeRecord | Non
     except StopRequestedError as stop:
         return Failure.stopped(stop.reason, {"phase": "storage"}).outcome()
     except Exception as error:
-        from symadj.workers.ray.failures import diagnose
+        from symadj.workers.ray.failures import diagnose_attempt
 
         log.exception("the workers did not return")
-        failure = diagnose(error)
+        failure = diagnose_attempt(error)
         if failure.reason is ReasonCode.WORKER_LOST and oom_kills() != killed_before:
             failure = Failure(
                 ReasonCode.OUT_OF_MEMORY,

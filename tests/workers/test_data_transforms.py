@@ -169,7 +169,7 @@ def test_bits_per_dim_of_uniform_noise_is_that_of_the_levels() -> None:
 def test_digits_are_images_of_seventeen_levels() -> None:
     data = load_data(DIGITS)
     assert (data.dim, data.shape, data.levels) == (64, (1, 8, 8), 17)
-    assert data.stored()["transforms"][0] == {"kind": "dequantise", "levels": 17}
+    assert data.config()["transforms"][0] == {"kind": "dequantise", "levels": 17}
     table = load_table(DIGITS)
     np.testing.assert_array_equal(data.original_units(data.validation.rows), table.rows[data.validation.index])
 

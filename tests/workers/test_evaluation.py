@@ -14,10 +14,10 @@ import torch
 from symadj.service.contract.spec import JobSpec
 from symadj.workers.evaluation import report
 from symadj.workers.evaluation.baselines import fit_baselines
-from symadj.workers.evaluation.density import density_over_plane
 from symadj.workers.evaluation.interruptible import interruptible
-from symadj.workers.evaluation.paths import accepted_steps, sample_trajectories
+from symadj.workers.evaluation.plane import density_over_plane
 from symadj.workers.evaluation.samples import draw_samples
+from symadj.workers.evaluation.trajectories import accepted_steps, sample_trajectories
 from symadj.workers.model.build import build_flow, evaluation_flow
 from symadj.workers.model.likelihood import DeviceRows
 from symadj.workers.plane_density import PlaneDensity

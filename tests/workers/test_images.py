@@ -17,7 +17,7 @@ from symadj.service.contract.states import ReasonCode
 from symadj.workers import run as driver
 from symadj.workers.data import DataError
 from symadj.workers.model.build import build_flow, evaluation_flow, validation_flow
-from symadj.workers.model.images import check_images
+from symadj.workers.model.image_shapes import check_images
 from tests.workers.runs import order, run
 
 LEVELS = 256

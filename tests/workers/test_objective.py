@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from symadj.workers.training import pairing
-from symadj.workers.training.pairing import draw_pairs
+from symadj.workers.training.pairing import sample_pairs
 from tests.workers.runs import KeepingOutbox, run
 
 NONE: dict[str, Any] = {"evaluation": None}
@@ -122,7 +122,7 @@ def test_the_same_spec_with_everything_in_it_gives_the_same_bits_twice(tmp_path:
 
 
 def pairs(x: np.ndarray, step: int = 1, rank: int = 0, *, optimal: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    z, time = draw_pairs(torch.from_numpy(x), 0, step, rank, optimal_transport=optimal)
+    z, time = sample_pairs(torch.from_numpy(x), 0, step, rank, optimal_transport=optimal)
     return z.numpy(), time.numpy()
 
 
@@ -160,8 +160,8 @@ def test_every_context_is_met_with_samples_of_the_whole_base() -> None:
     met, cost = [], []
     for step in range(1, 20):
         context = torch.from_numpy(np.eye(2)[label])
-        z, _ = draw_pairs(x, 0, step, 0, optimal_transport=True, context=context)
-        plain, _ = draw_pairs(x, 0, step, 0, optimal_transport=False)
+        z, _ = sample_pairs(x, 0, step, 0, optimal_transport=True, context=context)
+        plain, _ = sample_pairs(x, 0, step, 0, optimal_transport=False)
         for kind in (0, 1):
             assert sorted(z[label == kind].tolist()) == sorted(plain[label == kind].tolist())
         met.append(float(z[label == 1].mean()))
@@ -170,8 +170,8 @@ def test_every_context_is_met_with_samples_of_the_whole_base() -> None:
     assert abs(np.mean(met)) < 0.05, "not those of the base that lie near the rows"
     assert max(cost) < 0.2, "but the nearest of them"
     unlike = torch.arange(400.0)[:, None]
-    alone, _ = draw_pairs(x, 0, 1, 0, optimal_transport=True, context=unlike)
-    assert torch.equal(alone, draw_pairs(x, 0, 1, 0, optimal_transport=False)[0])
+    alone, _ = sample_pairs(x, 0, 1, 0, optimal_transport=True, context=unlike)
+    assert torch.equal(alone, sample_pairs(x, 0, 1, 0, optimal_transport=False)[0])
 
 
 def test_more_rows_than_one_plan_holds_are_paired_in_several(monkeypatch: pytest.MonkeyPatch) -> None:

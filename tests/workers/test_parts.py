@@ -18,7 +18,7 @@ from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, Worker
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from symadj.service.contract.states import ReasonCode
-from symadj.workers.distributed.diagnosis import diagnose
+from symadj.workers.distributed.diagnosis import diagnose_rank
 from symadj.workers.distributed.ranks import PeerLostError
 from symadj.workers.evaluation.baselines import fit_baselines
 from symadj.workers.files.artifacts import ArtifactFolder
@@ -115,7 +115,7 @@ def test_a_state_that_became_non_finite_is_diverged_and_other_solver_errors_are_
         (Status.UNDERFLOW_IN_DT, ReasonCode.SOLVER_STUCK),
         (Status.MAX_STEPS, ReasonCode.SOLVER_STUCK),
     ):
-        failure = diagnose(SolverError(status, t=0.5, dt=0.1, step=3), {"step": 7})
+        failure = diagnose_rank(SolverError(status, t=0.5, dt=0.1, step=3), {"step": 7})
         assert failure.reason is reason
         assert failure.data.items() >= (place | {"step": 7, "solver_reason": status.value}).items()
 
@@ -130,11 +130,11 @@ def raised_by(work: object) -> Exception:
 
 def test_memory_that_cannot_be_had_is_out_of_memory() -> None:
     for error in (raised_by(lambda: torch.empty(2**60, dtype=torch.uint8)), MemoryError()):
-        assert diagnose(error, {}).reason is ReasonCode.OUT_OF_MEMORY
+        assert diagnose_rank(error, {}).reason is ReasonCode.OUT_OF_MEMORY
 
 
 def test_an_unexpected_error_is_internal_with_its_trace() -> None:
-    failure = diagnose(raised_by(lambda: dict[str, int]()["missing"]), {})
+    failure = diagnose_rank(raised_by(lambda: dict[str, int]()["missing"]), {})
     assert failure.reason is ReasonCode.INTERNAL
     assert "test_parts.py" in failure.data["traceback"]
 
@@ -172,7 +172,7 @@ def user_exception(error: Exception) -> UserExceptionWithTraceback:
     ],
 )
 def test_what_ray_raises_is_told_by_reason(error: Exception, reason: ReasonCode) -> None:
-    failure = failures.diagnose(error)
+    failure = failures.diagnose_attempt(error)
     assert failure.reason is reason
     assert "Traceback" not in failure.message
     assert "\n" not in failure.message

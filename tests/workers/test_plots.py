@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from PIL import Image
 
-from symadj.workers.evaluation.density import PlaneDensity
 from symadj.workers.history import History
+from symadj.workers.plane_density import PlaneDensity
 from symadj.workers.plots import (
     draw_curve,
     draw_density,

@@ -264,8 +264,8 @@ class PreparedData:
                 "Put the old data back, or begin a new training"
             )
 
-    def stored(self) -> dict[str, Any]:
-        """Return what is needed to use the flow on other rows, as JSON values."""
+    def config(self) -> dict[str, Any]:
+        """Return their part of ``config.json``, by which the flow is used on other rows, as JSON values."""
         context = self.context_transform
         return {
             "columns": list(self.columns),

@@ -15,12 +15,12 @@ from symadj.workers.files.retries import FULL
 from symadj.workers.outcome import LESS_MEMORY, Failure, StopRequestedError
 from symadj_core.errors import SolverError, Status
 
-__all__ = ["diagnose", "diverged"]
+__all__ = ["diagnose_rank", "diverged"]
 
 _LONGEST_TRACE = 8000
 
 
-def diagnose(error: Exception, where: dict[str, Any]) -> Failure:
+def diagnose_rank(error: Exception, where: dict[str, Any]) -> Failure:
     """Return why ``error`` ends the run.
 
     Args:

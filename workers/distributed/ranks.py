@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from symadj.workers.distributed.diagnosis import diagnose
+from symadj.workers.distributed.diagnosis import diagnose_rank
 from symadj.workers.outcome import DIVERGENCES, Failure
 
 __all__ = ["AttemptFailedError", "DataParallel", "PeerLostError", "Ranks"]
@@ -104,7 +104,7 @@ class Ranks:
         try:
             result = work()
         except Exception as error:
-            failure = diagnose(error, self.where(**place))
+            failure = diagnose_rank(error, self.where(**place))
         self.agree(failure)
         return result  # type: ignore[return-value]
 

@@ -14,11 +14,11 @@ from symadj.service.contract.spec.evaluation import Evaluation
 from symadj.workers import plots
 from symadj.workers.data import PreparedData
 from symadj.workers.evaluation.baselines import fit_baselines
-from symadj.workers.evaluation.density import density_over_plane
 from symadj.workers.evaluation.interruptible import interruptible
-from symadj.workers.evaluation.paths import accepted_steps, end_times, sample_trajectories
+from symadj.workers.evaluation.plane import density_over_plane
 from symadj.workers.evaluation.samples import draw_samples
 from symadj.workers.evaluation.scores import inverse_error, score_test_rows, tested_rows
+from symadj.workers.evaluation.trajectories import accepted_steps, end_times, sample_trajectories
 from symadj.workers.evaluation.two_sample import FEWEST_ROWS, two_sample_test
 from symadj.workers.history import History
 from symadj.workers.model.build import evaluation_flow

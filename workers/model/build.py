@@ -14,7 +14,7 @@ from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.evaluation import AutomaticDivergence, Evaluation
 from symadj.service.contract.spec.flow import CnfFlow, MultiscaleFlow
 from symadj.service.contract.spec.solver import AdaptiveSolver, FixedSolver, Gradient, Solver, SymplecticGradient
-from symadj.workers.model.images import image_shape
+from symadj.workers.model.image_shapes import image_shape
 from symadj_core import flows
 from symadj_core.flows import DIVERGENCES, FIELDS, Block, ConvField, Divergence, Exact, Flow, Hutchinson
 from symadj_core.gradients import GRADIENTS, GradientMethod

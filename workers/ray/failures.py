@@ -15,13 +15,13 @@ from ray.train.v2._internal.exceptions import (
 from symadj.service.contract.states import ReasonCode
 from symadj.workers.outcome import LESS_MEMORY, Failure
 
-__all__ = ["diagnose"]
+__all__ = ["diagnose_attempt"]
 
 _LONGEST_DETAIL = 8000
 _OUT_OF_MEMORY = frozenset({"OutOfMemoryError", "MemoryError"})  # torch's and Python's
 
 
-def diagnose(error: BaseException) -> Failure:
+def diagnose_attempt(error: BaseException) -> Failure:
     """Return why the attempt failed, according to the exceptions within ``error``."""
     chain = list(_within(error))
     names = [type(part).__name__ for part in chain]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from symadj.service.contract.spec import JobSpec
 from symadj.workers.model.likelihood import DeviceRows
-from symadj.workers.training.pairing import draw_pairs
+from symadj.workers.training.pairing import sample_pairs
 from symadj.workers.training.schedules import pretraining_steps, regulariser_weights
 from symadj_core.flows import Flow
 from symadj_core.flows.matching import flow_matching_loss
@@ -60,7 +60,7 @@ class Objective(nn.Module):
         spec = self._spec
         assert spec.pretraining is not None
         transport = spec.pretraining.optimal_transport
-        z, time = draw_pairs(rows.x, spec.seed, step, self._rank, optimal_transport=transport, context=rows.context)
+        z, time = sample_pairs(rows.x, spec.seed, step, self._rank, optimal_transport=transport, context=rows.context)
         loss = flow_matching_loss(self.flow, rows.x, z, time, rows.context).mean()
         return loss, {_MATCHING: loss}
 

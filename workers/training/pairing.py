@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["draw_pairs"]
+__all__ = ["sample_pairs"]
 
 # The exact assignment takes the cube of the rows: on one core 0.9 ms for so many, as long as a small field takes, and
 # 35 ms for 500.
@@ -17,7 +17,7 @@ _LARGEST_PLAN = 128
 _STREAM = 0x70616972
 
 
-def draw_pairs(
+def sample_pairs(
     x: Tensor, seed: int, step: int, rank: int, *, optimal_transport: bool, context: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Draw a base sample and a time for each row: a pure function of the arguments.

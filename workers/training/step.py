@@ -19,7 +19,7 @@ from symadj.service.contract.records import Phase, StepRecord
 from symadj.service.contract.spec.recovery import FailOnDivergence, HalveRate, SkipBatch
 from symadj.service.contract.states import StopReason
 from symadj.workers.data import Batches
-from symadj.workers.distributed.diagnosis import diagnose, diverged
+from symadj.workers.distributed.diagnosis import diagnose_rank, diverged
 from symadj.workers.distributed.ranks import AttemptFailedError, DataParallel
 from symadj.workers.model.likelihood import on_device
 from symadj.workers.outcome import DIVERGENCES, Failure
@@ -154,7 +154,7 @@ class OptimiserStep:
             with self.memory.phase(phase):
                 loss.backward()
         except Exception as error:
-            return figures, diagnose(error, self._where(step, phase))
+            return figures, diagnose_rank(error, self._where(step, phase))
         return figures, None
 
     def _exchange(self, step: int, figures: Mapping[str, Tensor], failure: Failure | None) -> _Totals:
@@ -214,7 +214,7 @@ class OptimiserStep:
                     message = f"the gradient's norm is {norm} at step {step}"
                     return norm, diverged(message, self._where(step, "optimizer"))
             except Exception as error:
-                failure = diagnose(error, self._where(step, "optimizer"))
+                failure = diagnose_rank(error, self._where(step, "optimizer"))
         self.ranks.agree(failure)
         return norm, None
 
