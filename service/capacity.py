@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydantic import ByteSize
+
 from symadj.service.contract.spec.resources import CpuResources, GpuResources
 from symadj.service.ray_jobs import Node
 
@@ -66,12 +68,16 @@ def never_fits(resources: AnyResources, nodes: Sequence[Node], batch_size: int) 
     if worker.gpus:
         wants += f", {worker.gpus:g} GPU"
     if worker.memory:
-        wants += f", {worker.memory / 2**30:.1f} GiB"
-    has = "; ".join(f"{n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory / 2**30:.1f} GiB" for n in nodes)
+        wants += f", {_size(worker.memory)}"
+    has = "; ".join(f"{n.cpus:g} CPUs, {n.gpus:g} GPUs, {_size(n.memory)}" for n in nodes)
     return (
         f"The job asks for {fewest} workers of {wants} each; the cluster, empty, has room for {room} "
         f"(nodes: {has}). Ask for fewer or smaller workers, or add nodes."
     )
+
+
+def _size(memory: float) -> str:
+    return ByteSize(int(memory)).human_readable(separator=" ")
 
 
 def fits_now(resources: AnyResources, nodes: Sequence[Node], taken: Sequence[AnyResources]) -> bool:

@@ -18,6 +18,13 @@ def test_a_job_that_never_fits_is_told_the_numbers() -> None:
     assert "2 CPUs, 0 GPUs, 8.0 GiB" in lack
 
 
+def test_a_job_that_never_fits_is_told_a_small_memory_in_its_own_unit() -> None:
+    small = CpuResources.model_validate({"workers": 3, "memory_budget": "32MiB"})
+    lack = never_fits(small, LAPTOP, 120)
+    assert lack is not None
+    assert "3 workers of 1 CPUs, 32.0 MiB each" in lack
+
+
 def test_a_worker_must_fit_into_one_node() -> None:
     assert never_fits(CpuResources(workers=1, cpus_per_worker=10), CLUSTER, 120) is not None
     assert never_fits(CpuResources(workers=2, cpus_per_worker=8), CLUSTER, 120) is None

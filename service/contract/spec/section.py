@@ -64,7 +64,10 @@ def misfit(pointer: str, message: str) -> PydanticCustomError:
 
 
 def _format_bytes(size: int) -> str:
-    """Return ``size`` in the largest binary unit that holds it exactly, e.g. ``"12GiB"``."""
+    """Return ``size`` in the largest binary unit that holds it exactly, e.g. ``"12GiB"``.
+
+    Not by ``ByteSize.human_readable``, which rounds to a digit: a stored spec must read back as the same size.
+    """
     for unit, factor in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size and size % factor == 0:
             return f"{size // factor}{unit}"

@@ -116,6 +116,7 @@ def refuse_larger_than_memory(file: InputFile, size: int) -> None:
     """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > memory:
+        # Four digits, where pydantic's ByteSize gives one: the two may differ by little.
         raise refuse(
             file,
             f"holds {size / 2**30:.4g} GiB of values, the machine has {memory / 2**30:.4g} GiB of memory: {_STREAM}",
