@@ -1,4 +1,4 @@
-"""One rank's part of an attempt: set up, train, evaluate, and say how it ended."""
+"""One rank's part of an attempt: set up, train, evaluate, and report how it ended."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _device(accelerated: bool) -> torch.device:
 
 
 class AttemptRun:
-    """The course of an attempt on one rank; all ranks go through it side by side."""
+    """An attempt on one rank; all ranks go through it side by side."""
 
     def __init__(self, run: RankRun) -> None:
         self.rank_run = run
@@ -125,7 +125,7 @@ class AttemptRun:
             stopped_early=ending == "stopped_early",
             weights_of_step=weights_of,
         )
-        # Before anything else can fail: this is what the user waited for.
+        # Before anything else can fail: the weights are what the user is waiting for.
         self.rank_run.on_rank_0(lambda: self._save_flow(state, data, weights_of), phase="artifacts")
         measured = EvaluationResult()
         if self.spec.evaluation is not None:
@@ -143,7 +143,7 @@ class AttemptRun:
         return OutcomeRecord(state=JobState.SUCCEEDED, result=result)
 
     def _resume(self, state: TrainingState, checkpointer: Checkpointer | None) -> None:
-        """Go back to the newest checkpoint that is whole, if there is one; all ranks to that which rank 0 finds."""
+        """Return to the newest complete checkpoint, if there is one; all ranks use the one that rank 0 finds."""
         while True:
             found = self.ranks.together(lambda: None if checkpointer is None else checkpointer.newest(), phase="resume")
             checkpoint = self.ranks.gather(found)[0]
@@ -153,7 +153,7 @@ class AttemptRun:
             problems = [said for said in self.ranks.gather(read if isinstance(read, str) else None) if said]
             if not isinstance(read, str) and not problems:
                 break
-            # Whole when rank 0 looked: removed or damaged since, or another rank does not see it.
+            # Complete when rank 0 looked: since then removed or damaged, or another rank does not see it.
             if checkpointer is not None:
                 checkpointer.give_up(checkpoint, problems[0])
         self.ranks.together(lambda: state.load_state_dict(read), phase="resume")
@@ -163,7 +163,7 @@ class AttemptRun:
             self.rank_run.outbox.put(ResumedRecord(step=state.step, checkpoint=checkpoint.name))
 
     def _read(self, checkpoint: StoredCheckpoint) -> dict[str, Any] | str:
-        """Return what a checkpoint holds, or a message that says why it can't be read."""
+        """Return the content of a checkpoint, or a message that says why it can't be read."""
         try:
             return self.rank_run.retries.while_unreachable(checkpoint.load)
         except CorruptCheckpointError as error:
@@ -175,14 +175,14 @@ class AttemptRun:
         return data, build_flow(self.spec, data.dim, data.context_dim, data.shape).to(self.ranks.device)
 
     def _save_flow(self, state: TrainingState, data: PreparedData, step: int) -> None:
-        """Store the weights to be used, those they are the average of where there is one, and how to read them."""
+        """Store the weights to use, with ``ema`` also the weights that they average, and the config to read them by."""
         flows = {"weights.safetensors": state.evaluated}
         if state.average is not None:
             flows["weights-not-averaged.safetensors"] = state.flow
         for name, flow in flows.items():
             weights = {key: value.detach().cpu().contiguous() for key, value in flow.state_dict().items()}
-            # Equal weights must make equal files: so no job's name, which config.json has, and one entry alone, since
-            # safetensors writes several in an order that changes from run to run.
+            # Equal weights must make equal files: so without the job's name, which config.json has, and with a single
+            # entry, since safetensors writes several in an order that changes from run to run.
             about = json.dumps({"steps": step, "dim": data.dim})
             content = safetensors.torch.save(weights, {"symadj": about})
             self.rank_run.store(name, "application/octet-stream", content)

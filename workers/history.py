@@ -48,7 +48,12 @@ class History:
         self._open: list[tuple[float, ...]] = []
 
     def add(self, metrics: Mapping[str, float], memory_bytes: int | None) -> None:
-        """Take one more step, by the names of its metrics."""
+        """Add a step.
+
+        Args:
+            metrics: of the step, by their names.
+            memory_bytes: its peak above what was held when it began; None where it is not known.
+        """
         figures = [metrics.get(name, math.nan) for name in ("flow_matching_loss", "nfe_forward", "nfe_backward")]
         nll = metrics.get("nll", metrics.get("loss", math.nan))  # the same where nothing is added to it
         self._open.append((nll, *figures, math.nan if memory_bytes is None else float(memory_bytes)))
@@ -61,12 +66,12 @@ class History:
             self._width *= 2
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that was collected, in numbers and lists."""
+        """Return everything collected so far, as numbers and lists."""
         points = [point.tolist() for point in self._points]
         return {"points": points, "width": self._width, "open": [list(step) for step in self._open]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Become the history that ``state_dict`` was taken of."""
+        """Restore what ``state_dict`` returned."""
         self._points = [np.asarray(point, np.float64) for point in state["points"]]
         self._width, self._open = state["width"], [tuple(step) for step in state["open"]]
 

@@ -20,12 +20,12 @@ __all__ = ["RankRun"]
 
 @dataclass(frozen=True)
 class RankRun:
-    """What the training, the checkpoints and the evaluation of an attempt share on one rank.
+    """The collaborators that training, checkpoints and evaluation of an attempt share on one rank.
 
     Attributes:
         order: what to do.
         ranks: this rank among the others.
-        outbox: takes this rank's records, and knows whether the run must stop.
+        outbox: takes this rank's records, and says whether the run must stop.
     """
 
     order: RunOrder
@@ -39,7 +39,7 @@ class RankRun:
 
     @cached_property
     def retries(self) -> Retries:
-        """Tries again what a storage that is full, or away, did not do."""
+        """Repeats what failed because the storage was full or did not answer."""
         return Retries(self.outbox, self.order.storage_patience_seconds)
 
     @cached_property

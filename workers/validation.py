@@ -1,4 +1,4 @@
-"""Validations while training, and what is decided by them alone."""
+"""Validations during training, and the decisions that rest on them alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Validation(NamedTuple):
 
 
 def stalls(nlls: Iterable[float], patience: int, min_improvement: float) -> int:
-    """Return how often ``patience`` values in a row brought no improvement; the count starts afresh after each time.
+    """Return how often ``patience`` values in a row brought no improvement; counting restarts each time.
 
     A value improves on the best one so far when it is lower by more than ``min_improvement``. A NaN never does.
     """

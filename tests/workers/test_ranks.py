@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from symadj.service.contract.records import OutcomeRecord
+from symadj.service.contract.result import JobResult
 from symadj.service.contract.states import StopReason
 from symadj.workers.attempt import AttemptRun
 from symadj.workers.distributed.ranks import DataParallel, PeerLostError, Ranks
@@ -181,7 +182,7 @@ def test_two_ranks_train_as_one_does_and_the_same_way_every_time(tmp_path: Path)
     assert first["memory"] == second["memory"] == 2 * 18
     assert second["events"] == []
     assert first["outcome"]["state"] == second["outcome"]["state"] == "succeeded"
-    assert first["outcome"]["result"]["test_rows"] == 40
+    assert JobResult.model_validate(first["outcome"]["result"]).test_rows == 40
 
 
 def test_the_ranks_end_with_the_same_weights_and_averages_after_pre_training_with_pairs_of_their_own(

@@ -1,4 +1,4 @@
-"""What is measured and drawn after training."""
+"""Measurements and pictures of a trained flow."""
 
 from symadj.workers.evaluation.report import Evaluator
 

@@ -14,7 +14,7 @@ __all__ = ["fit_baselines"]
 
 Rows = NDArray[np.float64]
 
-# Rows times components times squared columns. The other ranks wait for the fit, and not for ever.
+# Rows times components times squared columns. The other ranks wait for the fit, but not for ever.
 _MOST_WORK = 10**10
 
 
@@ -22,7 +22,7 @@ def fit_baselines(training: Rows, test: Rows, components: int, seed: int, thread
     """Fit a Gaussian and a Gaussian mixture with full covariances, and return their test NLL.
 
     Both are fitted to training rows, standardised by these so that the columns' units do not matter: the Gaussian to
-    all of them, the mixture to as many, drawn with ``seed``, as it can be in some minutes. The mixture is
+    all of them, the mixture to at most as many as take some minutes, drawn with ``seed``. The mixture is
     scikit-learn's: expectation-maximisation, the better of two k-means starts drawn with ``seed``; another seed may
     find another optimum.
 
@@ -30,8 +30,8 @@ def fit_baselines(training: Rows, test: Rows, components: int, seed: int, thread
         training: [n, dim].
         test: [m, dim], in the same space.
         components: of the mixture.
-        seed: of the mixture's rows and start.
-        threads: that linear algebra may use; left alone it takes all cores, the other ranks' too.
+        seed: draws the mixture's rows and its start.
+        threads: for linear algebra, which would otherwise take all cores, those of the other ranks too.
 
     Returns:
         NLLs in nats a row, in the space of the rows. Both are None where the covariance is singular (a column is a sum
@@ -66,7 +66,7 @@ def _some(rows: Rows, most: int, seed: int) -> Rows:
 def _mixture_nll(training: Rows, test: Rows, components: int, seed: int) -> float | None:
     from sklearn.mixture import GaussianMixture  # takes a second to import, and most processes never fit one
 
-    # In float32 twice as fast; where its rounding leaves a component's covariance without a Cholesky factor, again.
+    # In float32 twice as fast; in float64 where float32's rounding leaves a covariance without a Cholesky factor.
     for dtype in (np.float32, np.float64):
         mixture = GaussianMixture(components, n_init=2, random_state=seed)
         try:

@@ -1,4 +1,4 @@
-"""Work that can't stop by itself, in a run that must stop all the same."""
+"""Work that can't be stopped, in a run that must stop when it is asked to."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _LOOK_EVERY_S = 0.1
 
 
 def interruptible(outbox: Outbox, work: Callable[[], T]) -> T:
-    """Return ``work()``, but give up waiting for it where the run must stop.
+    """Return ``work()``, but stop waiting for it when the run must stop.
 
-    ``work`` runs in a thread of its own and can't be stopped: given up, it goes on until it is done or the process
-    ends, which it then does soon. So it must change nothing that others see.
+    ``work`` runs in a thread of its own, which can't be stopped: it continues until it is done or the process ends,
+    which is soon after. So it must not change anything that other parts see.
 
     Raises:
-        Exception: what ``outbox.raise_if_stopped`` raises where the run must stop, or what ``work`` raised.
+        Exception: that of ``outbox.raise_if_stopped`` when the run must stop, or of ``work``.
     """
     result: Future[T] = Future()
 
@@ -33,7 +33,7 @@ def interruptible(outbox: Outbox, work: Callable[[], T]) -> T:
         except BaseException as error:
             result.set_exception(error)
 
-    # A daemon: a process waits for other threads before it ends, and for those of an executor, too.
+    # A daemon thread: a process waits for all others before it ends, including those of an executor.
     threading.Thread(target=run, name="symadj-evaluation", daemon=True).start()
     while not wait([result], _LOOK_EVERY_S).done:
         outbox.raise_if_stopped()

@@ -39,7 +39,7 @@ def density_over_plane(run: RankRun, flow: Flow, rows: Rows) -> PlaneDensity:
         low, high = both.min(0), both.max(0)
         return low - _MARGIN * (high - low), high + _MARGIN * (high - low)
 
-    # One rank's, since samples may differ in their last digits from machine to machine.
+    # Rank 0's for all: the last digits of samples may differ from machine to machine.
     low, high = ranks.gather(ranks.together(extent, phase="evaluation"))[0]
     places = (np.arange(_POINTS) + 0.5) / _POINTS
     x, y = (low[axis] + places * (high[axis] - low[axis]) for axis in (0, 1))

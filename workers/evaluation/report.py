@@ -1,4 +1,4 @@
-"""The evaluation of a trained flow: what is measured, what is drawn, and on which rank."""
+"""The evaluation of a trained flow: its measurements and pictures, and the ranks that make them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["Evaluator"]
 Rows = NDArray[np.float64]
 
 _MOST_DRAWN = 5000
-_CARRIED = 100  # rows whose way is drawn
+_CARRIED = 100  # rows whose trajectories are drawn
 _POINTS_OF_PATH = 80
 _IMAGES_CARRIED, _IMAGES_OF_PATH = 8, 9
 
@@ -43,7 +43,7 @@ class Evaluator:
 
     Args:
         run: on this rank.
-        evaluation: what is wanted.
+        evaluation: the spec's section.
         flow: with training's solver.
         data: prepared.
     """
@@ -75,7 +75,7 @@ class Evaluator:
         if evaluation.plots and data.dim == 2 and not data.context_dim:
             tested, _ = evaluation_flow(self.flow, spec, evaluation)
             density = density_over_plane(run, tested.with_settings(divergence="exact"), data.test.rows)
-        # Shared out so that both take about as long: the first rank samples and draws while the last one fits.
+        # Divided so that both take about as long: the first rank samples and draws while the last one fits.
         shares = ranks.gather(ranks.together(partial(self._share, density), phase="evaluation"))
         two_sample, baselines = shares[0][0], shares[-1][1]
         if evaluation.plots:
@@ -92,7 +92,7 @@ class Evaluator:
         )
 
     def _share(self, density: PlaneDensity | None) -> tuple[TwoSampleTest | None, Baselines | None]:
-        """Do what one rank does alone; return the two-sample test and the baselines, from the ranks that made them."""
+        """Do the work of single ranks; return two-sample test and baselines, each on the rank that made it."""
         evaluation, data, ranks = self.evaluation, self.data, self.ranks
         two_sample, baselines = None, None
         if ranks.rank == 0:
@@ -115,7 +115,7 @@ class Evaluator:
         part = self.data.test.head(len(samples))
         rows = part.rows
         if part.context is not None:
-            # Of a conditional flow, given the same contexts: a sample must also suit its own.
+            # The samples of a conditional flow have the rows' contexts: each must also suit its own.
             rows, samples = np.hstack([rows, part.context]), np.hstack([samples, part.context])
         return two_sample_test(rows, samples, self.spec.seed, self._threads)
 

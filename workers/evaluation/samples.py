@@ -25,10 +25,10 @@ def draw_samples(
     """Draw ``count`` samples [count, dim] of the flow, ``piece`` at a time, with its solver.
 
     Args:
-        flow: to be sampled.
+        flow: whose samples are drawn.
         count: at least 1.
         seed: of the base samples; they depend on ``piece`` too.
-        piece: samples to draw at once.
+        piece: number of samples to draw at once.
         before_piece: called before every piece; ends the sampling by raising.
         context: [count, context dim], for a conditional flow; one sample is drawn for each.
 

@@ -20,14 +20,14 @@ __all__ = ["inverse_error", "score_test_rows", "tested_rows"]
 
 
 def tested_rows(evaluation: Evaluation, data: PreparedData) -> Part:
-    """Return the test rows whose likelihood is wanted."""
+    """Return the test rows that the spec asks to score."""
     return data.test if evaluation.test_rows is None else data.test.head(evaluation.test_rows)
 
 
 def score_test_rows(run: RankRun, evaluation: Evaluation, flow: Flow, data: PreparedData) -> EvaluationResult:
     """Compute the NLL of the test rows at tight tolerances and at training's, both with the evaluation's divergence.
 
-    The ranks share the rows. A request to stop ends it between two pieces of them.
+    The ranks share the rows, a piece at a time; a request to stop takes effect between two pieces.
 
     Returns:
         the result's fields about the test rows.
@@ -77,11 +77,11 @@ def _mean(values: Tensor, ranks: Ranks) -> tuple[float, float, int]:
 
 
 def inverse_error(run: RankRun, rows: int, flow: Flow, data: PreparedData) -> InverseError:
-    """Carry test rows to the base and back with training's solver, and return how far from themselves they end.
+    """Carry test rows to the base and back with training's solver; return how far they end from where they began.
 
     Args:
-        run: on this rank; a request to stop ends it between two pieces.
-        rows: of the test rows, the first so many.
+        run: on this rank; a request to stop takes effect between two pieces.
+        rows: how many test rows, from the first on.
         flow: with training's solver.
         data: prepared.
 

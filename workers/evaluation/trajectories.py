@@ -1,4 +1,4 @@
-"""How a flow gets from base to data: trajectories, and the solver's steps along them."""
+"""Trajectories of a flow between base and data, and the solver's steps along them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sample_trajectories(
 
     Args:
         flow: with training's solver.
-        count: of the samples.
+        count: number of samples.
         times: points of each path, at least 2.
         seed: of the samples.
         context: [count, context dim], for a conditional flow.
@@ -70,7 +70,7 @@ def accepted_steps(flow: Flow, rows: DeviceRows) -> tuple[Rows, Rows]:
 
     x = rows.x
     for block, end in zip(flow.stack(), end_times(flow), strict=True):
-        # As in the likelihood: there the log-determinant is integrated along, but takes no part in the step's choice.
+        # As in the likelihood, where the log-determinant is integrated too, but has no influence on the step size.
         times = torch.tensor([0.0, end - begin], dtype=torch.float64)
         x = block.trajectory(x, times, rows.context, Callbacks(step=note, reject=forget)).ys[-1]
         begin = end

@@ -14,15 +14,15 @@ __all__ = ["FEWEST_ROWS", "two_sample_test"]
 
 Rows = NDArray[np.float64]
 
-# With fewer rows there is nothing to learn from.
+# Fewer rows are too few to learn from.
 FEWEST_ROWS = 40
 
 
 def two_sample_test(data: Rows, samples: Rows, seed: int, threads: int) -> TwoSampleTest:
     """Train gradient-boosted trees on half of the rows and as many samples, and test them on the other halves.
 
-    A row and the sample of the same number are in the same half. Where both have the row's context, the trees so
-    never meet in the test a context that they learnt to be of a row, or of a sample.
+    A row and the sample of the same number are in the same half. So, where both have the row's context, the trees are
+    never tested on the context of a row that they were trained on.
 
     Args:
         data: [n, dim], held-out rows; n at least ``FEWEST_ROWS``.
@@ -31,7 +31,7 @@ def two_sample_test(data: Rows, samples: Rows, seed: int, threads: int) -> TwoSa
         threads: that the trees may use.
 
     Returns:
-        how well they were told apart; the standard errors are binomial and DeLong's (Biometrics 1988).
+        how well the trees distinguish them; the standard errors are binomial and DeLong's (Biometrics 1988).
     """
     from sklearn.ensemble import HistGradientBoostingClassifier  # takes a second to import
 
@@ -59,7 +59,7 @@ def _auc(low: Rows, high: Rows) -> tuple[float, float]:
     from scipy.stats import rankdata  # as slow to import
 
     ranks = rankdata(np.concatenate([low, high]))
-    # Each value's share of the other group that it is on the right side of.
+    # For each value, the share of the other group that it is on the correct side of.
     of_high = (ranks[len(low) :] - rankdata(high)) / len(low)
     of_low = 1 - (ranks[: len(low)] - rankdata(low)) / len(high)
     variance = of_high.var(ddof=1) / len(high) + of_low.var(ddof=1) / len(low)

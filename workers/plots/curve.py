@@ -29,9 +29,9 @@ def draw_curve(
 
     Args:
         history: of the training.
-        validations: of it, oldest first.
+        validations: of that training, oldest first.
         title: above the picture.
-        test_nll: nats a row, or None where nothing was tested.
+        test_nll: nats a row, or None without a test.
         baselines: test NLL of other models, by their names.
     """
     figure = figure_of(8.0, 7.2)
@@ -80,7 +80,7 @@ def _draw_loss(
         lines.append(axes.axhline(nll, color=GREY, lw=1, ls=style, label=f"{name} {nll:.2f}"))
     matched = np.isfinite(course.flow_matching_loss)
     if matched.any():
-        # Another quantity, on a scale of its own.
+        # A different quantity, on its own scale.
         beside = axes.twinx()
         lines += beside.plot(
             course.steps[matched],
@@ -104,9 +104,9 @@ def _draw_loss(
 def _limits(
     nll: NDArray[np.float64], validations: Sequence[float], levels: Iterable[float | None]
 ) -> tuple[float, float] | None:
-    """Return what of the axis to show: all but the first few steps, which may be far above all that follows.
+    """Return the part of the axis to show: all but the first few steps, which may lie far above the others.
 
-    A level far above (a Gaussian's, say) would press the curves flat just so; its value is in the legend.
+    A level far above (a Gaussian's, say) would flatten the curves in the same way; its value is in the legend.
     """
     shown: list[float] = []
     for series in (nll, np.asarray(validations, np.float64)):

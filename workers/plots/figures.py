@@ -1,4 +1,4 @@
-"""What the pictures share: canvas, colours, texts, PNG."""
+"""Canvas, colours, texts and PNG for all pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DATA", "GREY", "PRETRAINING", "SAMPLES", "TEST", "figure_of", "plain", "png", "short", "write"]
 
-# Told apart by those who see no red or green; lines of two of them differ in their style too, for prints in grey.
+# Distinct for people who can't see red or green; where two are drawn as lines, their styles differ too, for prints
+# in grey.
 DATA, SAMPLES, GREY = "#2b6cb0", "#dd6b20", "#555555"
 TEST, PRETRAINING = "#2f855a", "#b83280"
 
@@ -40,9 +41,9 @@ def short(text: str, most: int) -> str:
 
 
 def write(put: Callable[..., Any], text: str, most: int = 90, **style: Any) -> None:
-    """Have ``put``, a method like ``Axes.set_xlabel``, write a user's text as it is.
+    """Write a user's text as it is, by ``put``, a method like ``Axes.set_xlabel``.
 
-    A name may hold dollar signs, between which matplotlib would read mathematics, or fail to.
+    A name may contain dollar signs; matplotlib would read the text between two of them as a formula, or fail.
     """
     put(short(text, most), parse_math=False, **style)
 

@@ -23,7 +23,7 @@ def draw_images(data: Rows, samples: Rows, shape: Shape, levels: int | None, tit
     Args:
         data, samples: [n, dim] and [m, dim] in original units.
         shape: (channels, height, width), channels 1 or 3 (of others, the first is drawn).
-        levels: that a value can have, from 0 on; None: the range is the data's.
+        levels: number of values that a pixel can have, from 0 on; None: the range of the data is drawn.
         title: above the picture.
     """
     low, high = grey_range(data, levels)
@@ -40,7 +40,7 @@ def draw_images(data: Rows, samples: Rows, shape: Shape, levels: int | None, tit
 
 
 def draw_image_paths(paths: Rows, times: Sequence[float], shape: Shape, grey: tuple[float, float], title: str) -> bytes:
-    """Draw images on their way from base to data, one a row of the picture; return a PNG.
+    """Draw the trajectories of images from base to data, one in each row of the picture; return a PNG.
 
     Args:
         paths: [T, n, dim] in original units, base first.

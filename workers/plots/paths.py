@@ -1,4 +1,4 @@
-"""How a flow gets from base to data: trajectories, and the solver's steps along them."""
+"""Trajectories of a flow between base and data, and the solver's steps along them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def draw_steps(steps: Mapping[str, tuple[Rows, Rows]], ends: Sequence[float], ti
     """Draw the sizes of accepted steps along the flow's time; return a PNG.
 
     Args:
-        steps: by what they are called, times at their start [n] and sizes [n].
+        steps: by the name in the legend, times at their start [n] and sizes [n].
         ends: the flow's time at the end of each block.
         title: above the picture.
     """

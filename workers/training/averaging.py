@@ -15,7 +15,7 @@ class WeightAverage:
     """A flow whose weights follow those of another one.
 
     After step n they are ``d a + (1 - d) w`` with ``d = min(decay, (1 + n) / (10 + n))``: short at first, so that the
-    initial weights, which are no good, do not linger. torch's own ``AveragedModel`` counts its updates in a buffer and
+    initial weights are soon forgotten. torch's own ``AveragedModel`` counts its updates in a buffer and
     puts a prefix before the weights' names, which the checkpoints would have to carry; here the step is the argument.
 
     Attributes:
@@ -28,6 +28,6 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, flow: Flow, step: int) -> None:
-        """Take in the weights of ``flow`` after ``step``, counted from 1."""
+        """Include the weights of ``flow`` after ``step``, counted from 1."""
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.flow.parameters()), list(flow.parameters()), 1 - decay)

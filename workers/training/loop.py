@@ -1,7 +1,7 @@
 """The training loop of one rank.
 
-What follows a step (validation, early stop, checkpoint) depends on the state alone. So a training that goes on from a
-checkpoint first does what was left to do after its last step.
+What follows a step (validation, early stop, checkpoint) depends on the state alone. So a training that continues from
+a checkpoint begins with whatever should have followed its last step.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ Ending = Literal["finished", "stopped_early", "superseded"]
 
 
 def train(run: RankRun, state: TrainingState, data: PreparedData, checkpointer: Checkpointer | None = None) -> Ending:
-    """Go on training from ``state``, in place, on this rank's share of ``data``; all ranks call it.
+    """Continue the training of ``state``, in place, on this rank's share of ``data``; all ranks must call it.
 
     Args:
         run: on this rank.
-        state: to go on from.
+        state: to continue from.
         data: all rows; this rank takes its share.
-        checkpointer: stores the state on the way; None on all ranks but one, or for a training without checkpoints.
+        checkpointer: stores the state during training; None on all ranks but one, or without checkpoints.
 
     Returns:
-        What ended it: the spec, its early stop, or that another attempt has taken this one's place.
+        What ended it: the spec, its early stop, or another attempt that has replaced this one.
 
     Raises:
-        AttemptFailedError: on all ranks, when one of them could not go on, or the API asked to stop.
+        AttemptFailedError: on all ranks, when one of them could not continue, or the API asked to stop.
         PeerLostError: a rank died.
         TelemetryError: the API refuses the records.
     """
@@ -81,7 +81,7 @@ class _Training:
                 seconds = self.step.take(self.state.step + 1)
                 ending = "superseded" if seconds is None else self._after_step(seconds)
         except AttemptFailedError as error:
-            # The state is that of the last whole step. Where memory ran out, nothing more is asked for.
+            # The state is that of the last complete step. After running out of memory, storing would need still more.
             if error.failure.stop is not None or error.failure.reason in DIVERGENCES:
                 self._save(CheckpointCause.STOPPED)
             raise
@@ -94,7 +94,7 @@ class _Training:
         return time.perf_counter() - self.began
 
     def _after_step(self, seconds: float) -> Ending | None:
-        """Validate and store the state if it is time; return what ends the training, if anything does.
+        """Validate and store the state where due; return what ends the training, if anything does.
 
         Args:
             seconds: of training, the same on all ranks.

@@ -1,4 +1,4 @@
-"""The loss of a step, as a module: what DDP wraps."""
+"""The loss of a step, as a module for DDP to wrap."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MATCHING = "flow_matching_loss"
 
 
 class Objective(nn.Module):
-    """The mean loss over one rank's rows, and what it consists of.
+    """The mean loss over one rank's rows, and its parts.
 
     In pre-training that is ``flow_matching_loss``. From then on ``loss`` is what is minimised: the NLL, or with
     regularisers the NLL and their weighted means, which then have metrics of their own (``nll``, and each regulariser

@@ -24,15 +24,15 @@ def sample_pairs(
 
     With ``optimal_transport`` the base samples are put in the order that makes the sum of squared distances to the rows
     least (minibatch OT, Tong et al., TMLR 2024), by the exact assignment within parts of at most 128 rows. Rows of
-    unlike contexts keep their base samples apart: each context must be met with samples of the whole base, not with
-    those that are near its rows. Times are uniform on [0, 1), one in each of B equal strata.
+    different contexts are not paired with each other's samples: each context must see samples of the whole base, not
+    only those near its rows. Times are uniform on [0, 1), one in each of B equal strata.
 
     Args:
         x: [B, D].
         seed: of the job.
         step: of the training.
         rank: whose rows these are.
-        optimal_transport: pair by the assignment, else as they come.
+        optimal_transport: pair by the assignment; else in the order drawn.
         context: [B, C], or None.
 
     Returns:
@@ -51,13 +51,13 @@ def sample_pairs(
 
 
 def _alike(context: np.ndarray) -> list[np.ndarray]:
-    """Return the numbers of the rows of each context."""
+    """Return the indices of the rows of each distinct context."""
     _, kind, counts = np.unique(context, axis=0, return_inverse=True, return_counts=True)
     return np.split(np.argsort(kind.ravel(), kind="stable"), np.cumsum(counts)[:-1])
 
 
 def _assigned(x: np.ndarray, z: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
-    # Half a second to import, for those who don't want it, too.
+    # Half a second to import, which only runs with optimal transport need to spend.
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
 

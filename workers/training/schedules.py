@@ -1,4 +1,4 @@
-"""What changes with the step: the learning rate, and the weights of the regularisers.
+"""The learning rate and the weights of the regularisers at each step.
 
 All are pure functions of the spec, the step and the validations so far, so that a resumed run continues them.
 """
@@ -23,7 +23,7 @@ __all__ = ["learning_rate", "likelihood_validations", "pretraining_steps", "regu
 
 
 def pretraining_steps(spec: JobSpec) -> int:
-    """Return how many of the first steps are not of the likelihood."""
+    """Return how many steps of pre-training precede those of the likelihood."""
     return 0 if spec.pretraining is None else spec.pretraining.steps
 
 
@@ -37,8 +37,8 @@ def learning_rate(spec: JobSpec, step: int, validations: Sequence[Validation]) -
     """Return the rate of ``step``, counted from 1.
 
     Pre-training and likelihood have a schedule each, which starts at the first step of its phase. It rises linearly
-    over the warm-up, and then stays, decays as half a cosine to ``final_fraction`` (which it would reach one step
-    after the last: a last step at rate 0, say, would be for nothing; so does torch's CosineAnnealingLR), or is cut at
+    over the warm-up, and then stays, decays as half a cosine to ``final_fraction`` (reached one step
+    after the last, as in torch's CosineAnnealingLR: a last step at rate 0 would be wasted), or is cut at
     every plateau of the validation NLL.
     """
     before, pretraining = pretraining_steps(spec), spec.pretraining

@@ -1,4 +1,4 @@
-"""All that changes while a flow is trained."""
+"""The state of a training: everything that changes while a flow is trained."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["TrainingState"]
 
 
 class TrainingState:
-    """Weights, optimiser and what was validated, after so many steps.
+    """Weights, optimiser and validations after a number of steps.
 
     Everything else about a step (its rows, probes, rate, weights of regularisers, pairs of flow matching) is a
     pure function of the spec, the step and ``validations``. So a run that goes on from a ``state_dict`` makes the
@@ -30,12 +30,12 @@ class TrainingState:
         flow: that is trained, in place.
         average: of its weights, or None where the spec asks for none.
         optimizer: of the current phase.
-        step: steps done.
+        step: number of steps done.
         seconds: of training until now, over all attempts.
         validations: all of them, oldest first; the same on all ranks.
-        skipped_in_a_row: the last steps, as many as left the weights as they were, after a divergence.
-        halvings: of the learning rate, after as many divergences.
-        history: what was seen on the way; complete on rank 0 only.
+        skipped_in_a_row: how many of the last steps diverged and left the weights unchanged.
+        halvings: how often a divergence has halved the learning rate.
+        history: the course of the training so far; complete on rank 0 only.
     """
 
     def __init__(self, spec: JobSpec, flow: Flow) -> None:
@@ -57,12 +57,12 @@ class TrainingState:
         return self.flow if self.average is None else self.average.flow
 
     def begin_step(self, step: int) -> None:
-        """Start the optimiser afresh where pre-training gives way: the moments of another loss mean nothing."""
+        """Start with a new optimiser after pre-training: moments of another loss are meaningless."""
         if step > 1 and step == pretraining_steps(self._spec) + 1:
             self.optimizer = build_optimizer(self._spec.optimizer, self.flow.parameters())
 
     def skip_step(self, step: int) -> None:
-        """Note that ``step`` is done, and left everything as it was."""
+        """Note that ``step`` is done, and changed nothing."""
         self.step = step
         self.skipped_in_a_row += 1
 
@@ -74,7 +74,7 @@ class TrainingState:
             self.average.update(self.flow, step)
 
     def validated(self, validation: Validation) -> bool:
-        """Take a validation of the present weights; with early stop in the spec, keep them if it is the best.
+        """Add a validation of the current weights; with early stop in the spec, keep them if it is the best.
 
         Returns:
             Whether it is the best one of the likelihood's so far.
@@ -88,7 +88,7 @@ class TrainingState:
         return best
 
     def restore_best(self) -> int:
-        """Go back to the weights of the best validation, if such are kept; return the step that they are of."""
+        """Return to the weights of the best validation, if they are kept; return the step that they are of."""
         if self._best is None:
             return self.step
         self._load_weights(self._best["weights"])
@@ -109,10 +109,10 @@ class TrainingState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Become the state that ``state_dict`` was taken of.
+        """Restore what ``state_dict`` returned.
 
-        The spec may be another one with the same flow and kind of optimiser: what it says about the rest holds, the
-        optimiser's settings as well.
+        The spec may differ from that of the stored state, but for the flow and the kind of optimiser: this one's
+        settings apply, including the optimiser's.
         """
         self._load_weights(state["weights"])
         groups = self.optimizer.state_dict()["param_groups"]
@@ -132,5 +132,5 @@ class TrainingState:
     def _load_weights(self, weights: dict[str, dict[str, Tensor]]) -> None:
         self.flow.load_state_dict(weights["flow"])
         if self.average is not None:
-            # Of a training without an average: it starts from the weights.
+            # A training without an average has none: it starts from the weights.
             self.average.flow.load_state_dict(weights.get("average", weights["flow"]))

@@ -1,8 +1,8 @@
 """One step of one rank.
 
-This rank's rows of the batch, forward, backward, one exchange in which all ranks learn how it went on each and whether
-to stop, the average of the gradients, and the optimiser's step. What a rank's own work raises is caught and exchanged,
-so that all ranks end at the same step and none waits for one that has given up.
+This rank's rows of the batch, forward, backward, one exchange by which all ranks learn whether each succeeded and
+whether to stop, the average of the gradients, and the optimiser's step. An exception of one rank's own work is caught
+and exchanged, so that all ranks end at the same step and none waits for one that has given up.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _STOP_REASONS = tuple(StopReason)
 
 @dataclass(frozen=True)
 class _Totals:
-    """What the ranks exchange once a step, summed over them.
+    """The sums over all ranks of what they exchange once a step.
 
     Attributes:
-        figures: of the objective.
-        counts: of the solver.
-        failed: ranks that could not compute the step.
-        fatal: those of them for whom it was not a divergence.
+        figures: of the objective, averaged.
+        counts: of the solver, averaged.
+        failed: number of ranks that could not compute the step.
+        fatal: how many of these failed by something other than a divergence.
         stop: why rank 0 must stop, counted from 1 in ``_STOP_REASONS``.
-        superseded: ranks whose attempt was replaced.
+        superseded: number of ranks whose attempt was replaced.
         seconds: of training; rank 0's alone.
     """
 
@@ -62,7 +62,7 @@ class OptimiserStep:
 
     Args:
         run: on this rank.
-        state: that is moved, in place.
+        state: changed in place.
         batches: this rank takes its share of each.
         elapsed: returns the seconds of training until now.
     """
@@ -103,7 +103,7 @@ class OptimiserStep:
         if divergence is None:
             self.state.end_step(step)
         else:
-            self._get_over(step, divergence, fatal=totals.fatal > 0)
+            self._continue_after(step, divergence, fatal=totals.fatal > 0)
             metrics["batches_skipped_in_a_row"] = self.state.skipped_in_a_row
         seconds = time.perf_counter() - began
         metrics |= {"step_seconds": seconds, "examples_per_second": self.spec.data.batch_size / seconds}
@@ -113,8 +113,8 @@ class OptimiserStep:
             self.state.history.add(metrics, self.memory.above_idle())
         return totals.seconds
 
-    def _get_over(self, step: int, failure: Failure, *, fatal: bool) -> None:
-        """Go on after a divergence, the weights left as they are, where the spec wants it so and as often as it does.
+    def _continue_after(self, step: int, failure: Failure, *, fatal: bool) -> None:
+        """Continue after a divergence with unchanged weights, if the spec allows it, and allows it once more.
 
         Raises:
             AttemptFailedError: otherwise, on all ranks.
@@ -138,7 +138,7 @@ class OptimiserStep:
         self.run.event(f"divergence_{choice.kind}", message, **failure.data | {"reason": failure.reason})
 
     def _forward_and_backward(self, step: int) -> tuple[Mapping[str, Tensor], Failure | None]:
-        """Return the figures of this rank's loss, and why it could not be computed or differentiated."""
+        """Return the figures of this rank's loss, and the failure if it could not be computed or differentiated."""
         figures: Mapping[str, Tensor] = {}
         phase: Phase = "forward"
         try:
@@ -174,7 +174,7 @@ class OptimiserStep:
         return _Totals({name: next(sums) / size for name in names}, {name: next(sums) / size for name in counts}, *sums)
 
     def _counts(self, step: int) -> dict[str, float]:
-        """Return what the solver of this rank counted; nothing where the step solves no ODE."""
+        """Return the counts of this rank's solver; empty where the step solves no ODE."""
         if step <= pretraining_steps(self.spec):
             return {}
         stats = self.state.flow.last_stats
@@ -189,10 +189,11 @@ class OptimiserStep:
         """Average the gradients, clip them, do the optimiser's step.
 
         Returns:
-            Their norm before clipping, and a divergence that all ranks see in it: then the weights are as before.
+            Their norm before clipping; and a failure if it is not finite, which all ranks see: the weights then are
+            unchanged.
 
         Raises:
-            AttemptFailedError: on all ranks, when one of them could not do it.
+            AttemptFailedError: on all ranks, when one of them failed otherwise.
         """
         optimizer, parameters = self.state.optimizer, list(self.state.flow.parameters())
         failure = None

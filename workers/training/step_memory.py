@@ -38,12 +38,12 @@ class StepMemory:
     def phase(self, phase: Phase) -> Iterator[None]:
         """Measure what runs within."""
         with self._meter.window() as window:
-            # Known at once, so that a failure within the phase finds the figures of the phases before it.
+            # Stored at once, so that a failure within the phase can report the phases before it.
             self._windows[phase] = window
             yield
 
     def report(self, step: int, outbox: Outbox) -> None:
-        """Put the step's records, and the event of a budget that does not hold."""
+        """Report the memory of the step, and once when it exceeds the budget."""
         idle = self._windows["forward"]
         for phase, window in self._windows.items():
             outbox.put(
@@ -84,7 +84,7 @@ class StepMemory:
         return max(w.host_peak_bytes for w in windows if w.host_peak_bytes is not None) - idle.host_start_bytes
 
     def known(self) -> dict[str, Any]:
-        """Return what was measured of the step so far, as JSON values."""
+        """Return the measurements of the step so far, as JSON values."""
         return {
             name: {
                 "host_start_bytes": window.host_start_bytes,
