@@ -88,8 +88,7 @@ def _place(file: InputFile, found: DataSet) -> tuple[int, list[int]]:
         raise refuse(
             file, f"$BEGINDATA is {in_text}, HEADER has {in_header} as the first byte of the events: one is wrong"
         )
-    # 99999999 is the largest number that HEADER has room for: some write it for all beyond.
-    return in_text, [last_in_text, last_in_header if last_in_header != 99_999_999 else 0]
+    return in_text, [last_in_text, last_in_header]
 
 
 def _total(file: InputFile, found: DataSet, begin: int, ends: Sequence[int], widths: Sequence[int]) -> int:
