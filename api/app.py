@@ -26,7 +26,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     ``uvicorn --factory symadj.api.app:create_app`` runs it.
 
     Raises:
-        SettingsError: it is to ask for API keys and has no secret to check them with.
+        SettingsError: it must ask for API keys and has no secret to check them with.
     """
     settings = settings or Settings()
     key_secret = settings.required_key_secret() if settings.auth == "keys" else None

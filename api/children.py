@@ -1,4 +1,4 @@
-"""The processes of a service: started, started again when they die, stopped with all that they started."""
+"""The processes of a service: started, restarted when they die, stopped with all that they started."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import psutil
 __all__ = ["Child", "ServeError", "end_processes_of"]
 
 STOP_SECONDS = 20.0
-# In the environment of a child and so of all that it starts, in whatever session: how they are found again.
+# In the environment of a child and so of all that it starts, in any session, so that they are found again.
 MARK = "SYMADJ_SERVED"
 
 
@@ -121,7 +121,7 @@ class Child:
             self.start()
 
     def stop(self) -> None:
-        """Ask it to stop, then make it, with all that it started."""
+        """Ask it to stop, then kill it, with all that it started."""
         if self.process is None:
             return
         if self.process.poll() is None:

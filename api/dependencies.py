@@ -1,4 +1,4 @@
-"""What endpoints are given."""
+"""Dependencies that endpoints take."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def authenticate(
         Depends(HTTPBearer(scheme_name="key", description="An API key, where SYMADJ_AUTH is keys.", auto_error=False)),
     ],
 ) -> Principal:
-    """Return who asks, by their API key.
+    """Return the principal to whom the request's API key belongs.
 
     Raises:
-        UnauthorizedError: there is none, or it is not valid.
+        UnauthorizedError: the key is missing or not valid.
     """
     if settings.auth == "none":
         return LOCAL
@@ -78,7 +78,7 @@ Asker = Annotated[Principal, Depends(authenticate)]
 
 
 def _owner(asker: Asker) -> str:
-    """Return who changes something."""
+    """Return the name of the owner who changes something."""
     if asker.role is Role.VIEWER:
         raise ForbiddenError(f"the key of {asker.name} is a viewer's, which only reads: this takes another role")
     return asker.name

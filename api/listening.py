@@ -1,4 +1,4 @@
-"""Where an API may listen, by whether it asks for keys."""
+"""The addresses on which an API may listen, with and without keys."""
 
 from __future__ import annotations
 

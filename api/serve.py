@@ -2,7 +2,7 @@
 
 A supervisor of three children: a local Ray head, the API (uvicorn) and the dispatcher. It starts them in this order,
 restarts one that dies, and stops them all when it must stop. If it is killed itself, the kernel stops them (Linux).
- With the address of a Ray cluster that runs elsewhere, there is no first child.
+With the address of a Ray cluster that runs elsewhere, there is no first child.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def serve(
                 child.revive()
             time.sleep(0.2)
     finally:
-        # The API last: what the runs have to say when Ray ends them is still taken.
+        # The API last: it still takes the last records of runs that Ray ends.
         for child in (dispatcher, *([ray] if ray else []), api):
             child.stop()
         if ray_folder is not None:
@@ -146,7 +146,7 @@ def _local_ray(environment: dict[str, str], data: Path, ray_folder: Path, cpus: 
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray's default of 15 lets the training starve beside whatever else the machine does.
         "RAY_worker_niceness": "0",
-        # Draining hands work over to other nodes, and there are none.
+        # Draining hands work over to other nodes, of which there are none.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "SYMADJ_RAY_ADDRESS": f"http://127.0.0.1:{dashboard}",
         "SYMADJ_RAY_TOKEN": token,
@@ -194,7 +194,7 @@ def _check_ray(address: str, token: SecretStr | None) -> None:
 
 
 def _clean_up_after_a_killed_one(data: Path) -> None:
-    """End what a service that was killed left on this folder; its lock is ours, so it lives no more."""
+    """End the processes that a killed service left on this folder; we hold its lock, so the service itself is gone."""
     for name in ("dispatcher", "ray", "api"):
         end_processes_of(f"{name}:{data}")
 
@@ -210,7 +210,7 @@ def _new_ray_folder(data: Path) -> Path:
 
 
 def _lock(data: Path) -> IO[str]:
-    """Hold the data folder: two services on one would both take its jobs for theirs."""
+    """Lock the data folder: two services on one folder would both run its jobs."""
     handle = (data / "serve.lock").open("w")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

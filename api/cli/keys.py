@@ -1,4 +1,4 @@
-"""``symadj keys``: API keys, made and revoked where the server's settings are, without the API."""
+"""``symadj keys``: API keys, made and revoked on a machine with the server's settings, without the API."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def create(
 
 @app.command("list")
 def list_keys() -> None:
-    """List all keys, the newest first, without what opens anything."""
+    """List all keys, the newest first, without their secret part."""
     from symadj.service.store import keys
 
     with _store() as store, store.read_session() as session:
@@ -82,7 +82,7 @@ def list_keys() -> None:
 
 @app.command()
 def revoke(key: Annotated[str, typer.Argument(metavar="KEY", help="As `symadj keys list` shows it.")]) -> None:
-    """Make a key worth nothing from now on. Its jobs stay, and run on."""
+    """Revoke a key: it is refused from now on. Its jobs stay and continue to run."""
     from symadj.service import keys
 
     try:

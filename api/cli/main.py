@@ -1,4 +1,4 @@
-"""The command line: ``symadj serve`` here, the commands of a client beside."""
+"""The command line: ``symadj serve`` here, the commands of a client in the other modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands print of jobs, their attempts and files, and of the service."""
+"""Output of the commands about jobs, their attempts and files, and the service."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _standing(job: JobSummary) -> str:
 
 
 def job_header(job: JobRead) -> Table:
-    """Return what a job is and how far it came."""
+    """Return the description and the progress of a job."""
     table = Table(box=None, show_header=False, pad_edge=False)
     of = f" of {job.progress.max_steps}" if job.progress.max_steps else ""
     table.add_row("job", f"{job.id}  ({escape(job.name)})")
@@ -102,7 +102,7 @@ def job_header(job: JobRead) -> Table:
 def job_table(jobs: Sequence[JobSummary]) -> Table:
     """Return jobs as rows."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    # Where there are no keys, all is `local`'s.
+    # Without keys, `local` owns everything.
     owners = any(job.owner != LOCAL.name for job in jobs)
     for heading in ("job", "name", *(["owner"] if owners else []), "state", "attempt", "priority"):
         table.add_column(heading, no_wrap=heading == "job")
@@ -172,7 +172,7 @@ def checkpoint_parts(checkpoints: Sequence[CheckpointRead]) -> list[RenderableTy
 
 
 def usage_parts(usage: UsageRead) -> list[RenderableType]:
-    """Return what the service takes."""
+    """Return the disk space and rows that the service takes."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("table")
     table.add_column("rows", justify="right")
@@ -190,7 +190,7 @@ def usage_parts(usage: UsageRead) -> list[RenderableType]:
 
 
 def report(client: Client, job: JobRead, console: Console) -> None:
-    """Print what came of a job: attempts, likelihoods, memory, checkpoints, files, and how to ask for more."""
+    """Print the outcome of a job: attempts, likelihoods, memory, checkpoints, files, and how to ask for more."""
     if job.failure is not None:
         console.print(_failure(job), soft_wrap=True)
     attempts = client.attempts(job.id).items

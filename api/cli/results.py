@@ -1,4 +1,4 @@
-"""What came of a job, for people: likelihoods and memory."""
+"""The result of a job, for people: likelihoods and memory."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def likelihoods(result: JobResult) -> list[RenderableType]:
 
 
 def _checks(result: JobResult) -> list[str]:
-    """Return what was measured beside the likelihood, a sentence each."""
+    """Return a sentence for each measurement beside the likelihood."""
     lines = []
     if result.test_nll_gap is not None:
         lines.append(

@@ -1,4 +1,4 @@
-"""Follows a job by polling the API: a live bar on a terminal, a line now and then elsewhere."""
+"""Follows a job by polling the API: a live bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def watch(client: Client, job_id: str, console: Console) -> JobRead | None:
         client.job(job_id)  # a missing job or server is reported at once
         with view.live(), client.patience(view.note):
             while True:
-                # The job first: events that came with its end are then there to be read.
+                # The job first: the events of its end are then already stored.
                 job = client.job(job_id)
                 events = client.events(job_id, after_seq=seen)
                 seen = events.next_after_seq
@@ -107,7 +107,7 @@ class _Lines:
     def _eta(self, job: JobRead, now: float) -> str:
         """Return the time that is left at the pace since the first step seen; empty while that is not known."""
         step, of = job.progress.step, job.progress.max_steps
-        # Another attempt began at a step before, and some time later.
+        # Another attempt began at an earlier step and a later time.
         if self._first is None or job.attempt != self._attempt or step < self._first[1]:
             self._first, self._attempt = (now, step), job.attempt
         since, first_step = self._first

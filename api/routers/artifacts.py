@@ -18,7 +18,7 @@ from symadj.service.store import artifacts, jobs
 
 router = APIRouter(prefix="/jobs/{job_id}/artifacts", tags=["artifacts"])
 
-# Of a file in a bucket, as much as is passed on at once.
+# How much of a file in a bucket is passed on at once.
 PIECE_BYTES = 2**20
 
 

@@ -21,7 +21,7 @@ def healthz() -> Health:
 
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "Some part does not answer"}})
 def readyz(store: Store, settings: SettingsOf, response: Response) -> Readiness:
-    """Tell whether the store and Ray answer."""
+    """Report whether the store and Ray answer."""
     readiness = Readiness(store="ok", ray="ok")
     try:
         store.check()

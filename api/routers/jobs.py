@@ -66,7 +66,7 @@ def create_job(
     try:
         job, created = submit()
     except IntegrityError:
-        # The same key came twice at once, and the other request was first: now its job is there to be found.
+        # The same key came twice at once, and the other request was first: its job exists by now.
         job, created = submit()
     if not created:
         response.status_code = 200
@@ -118,7 +118,7 @@ def _parse_label(label: str | None) -> tuple[str, str] | None:
 
 @router.get("/{job_id}", responses=describe(404))
 def read_job(store: Store, job_id: JobId) -> JobRead:
-    """Read a job: its spec, how far it is, why it failed, what came of it."""
+    """Read a job: its spec, progress, failure and result."""
     return _read(store, job_id)
 
 
@@ -161,7 +161,7 @@ def delete_job(store: Store, settings: SettingsOf, _owner: Owner, job_id: JobId)
     with store.session() as session:
         set_aside = requests.delete(session, jobs.lock(session, job_id), storage=storage)
     if set_aside:
-        # The dispatcher removes what a crash leaves of it, and may be there first.
+        # The dispatcher removes what a crash leaves of it, and may have done so already.
         with suppress(OSError):
             storage.discard(layout.job_folder(job_id))
 

@@ -37,13 +37,13 @@ def create_key(new: NewKey, store: Store, settings: SettingsOf, response: Respon
 
 @router.get("")
 def list_keys(store: Store) -> KeyList:
-    """List all keys, the newest first; those that were revoked or have expired too."""
+    """List all keys, the newest first; including revoked and expired ones."""
     with store.read_session() as session:
         return KeyList(items=[KeyRead.model_validate(row) for row in stored_keys.every(session)])
 
 
 @router.post("/{key_id}/revoke", responses=describe(404))
 def revoke_key(store: Store, key_id: Annotated[str, Path(max_length=64)]) -> KeyRead:
-    """Make a key worth nothing from now on. Its jobs stay, and run on. Repeating it changes nothing."""
+    """Revoke a key: it is refused from now on. Its jobs stay and continue to run. Repeating it changes nothing."""
     with store.session() as session:
         return KeyRead.model_validate(keys.revoke(session, key_id))

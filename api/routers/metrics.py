@@ -18,7 +18,7 @@ from symadj.service.store import Database, jobs, metrics
 
 router = APIRouter(prefix="/jobs/{job_id}/metrics", tags=["metrics"])
 
-# Between two looks of a waiting request. A look is one indexed query.
+# Between two queries of a waiting request; each is one indexed query.
 _LOOK_SECONDS = 0.25
 
 

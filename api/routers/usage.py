@@ -1,4 +1,4 @@
-"""What the service takes of disk and rows."""
+"""Disk space and rows that the service takes."""
 
 from __future__ import annotations
 

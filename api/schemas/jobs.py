@@ -1,4 +1,4 @@
-"""Answers about jobs: what they are, what happened to them, what they can go on from."""
+"""Answers about jobs, their attempts, checkpoints and events."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class JobRead(JobSummary):
     )
     progress: Progress
     failure: Failure | None
-    result: JobResult | None = Field(description="Of a job that succeeded.")
+    result: JobResult | None = Field(description="Of a job that succeeded; else null.")
 
     @classmethod
     def of(cls, job: Job, series: list[MetricSeries]) -> JobRead:
@@ -149,7 +149,7 @@ class AttemptList(Answer):
 
 
 class CheckpointRead(Answer):
-    """A stored state of a job's training, from which it or another job can go on."""
+    """A stored state of a job's training, from which it or another job can continue."""
 
     name: str
     step: int = Field(description="Steps completed.")

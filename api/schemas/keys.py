@@ -1,4 +1,4 @@
-"""API keys: what is asked for and what is answered."""
+"""API keys: requests and answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NewKey(BaseModel):
 
 
 class KeyRead(Answer):
-    """A key, without what opens anything."""
+    """A key, without its secret part."""
 
     id: str = Field(description="The first 8 characters after `symadj_`.")
     name: str

@@ -10,7 +10,7 @@ __all__ = ["DatasetList", "DatasetRead", "FolderUsage", "Health", "Readiness", "
 
 
 class FolderUsage(Answer):
-    """What the folder of one job takes."""
+    """Disk space of the folder of one job."""
 
     job_id: str
     bytes: int

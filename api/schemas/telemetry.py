@@ -1,4 +1,4 @@
-"""Answers about what runs send: metrics, memory, files."""
+"""Answers about the records of runs: metrics, memory, files."""
 
 from __future__ import annotations
 
