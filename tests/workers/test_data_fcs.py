@@ -231,9 +231,11 @@ def test_ascii_of_many_blocks_is_read(root: Path) -> None:
 @pytest.mark.parametrize(
     ("bits", "rows", "words"),
     [
-        (("*", "*"), [[1, 2], [3, "x"]], r"column 'PE-A', row 1 .*'x' is not a whole number"),
-        ((4, 4), [[1, 2], ["", 3]], r"column 'FSC-A', row 1 .*'' is not a whole number"),
-        ((4, 17), [[1, 2**53 + 1]], "column 'PE-A', row 0 .*'9007199254740993' is not a whole number of at most"),
+        (("*", "*"), [[1, 2], [3, "x"]], r"column 'PE-A', row 1 .*'x' is not a number"),
+        ((4, 4), [[1, 2], ["", 3]], r"column 'FSC-A', row 1 .*'' is not a number"),
+        ((4, 17), [[1, 2**53 + 1]], "column 'PE-A', row 0 .*'9007199254740993' is not a number of at most"),
+        (("*", "*"), [[1.5, 2], ["1_0", 3]], r"column 'FSC-A', row 1 .*'1_0' is not a number"),
+        (("*", "*"), [[1.5, 2], ["nan", 3]], r"column 'FSC-A', row 1 .*'nan' is not a number"),
         (("*", "*"), [[1, 2], [3, ""]], r"holds 3 values in ASCII, not the 2 events \(\$TOT\) of 2 channels"),
         (("*", "*"), [[1, 2], ["3,4", 5]], "holds 5 values in ASCII"),
         ((4, "*"), [[1, 2]], r"\$P2B is \*"),
