@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from symadj_core import FixedStep
-from symadj_core.flows import DIVERGENCES, FIELDS, REGULARISERS, Block, Flow, MLPField, VectorField
+from symadj_core.flows import DIVERGENCES, FIELDS, REGULARISERS, Block, Flow, MLPField, PotentialField, VectorField
 from symadj_core.flows.fields.activations import ACTIVATIONS
 from symadj_core.flows.fields.layers import LAYERS
-from symadj_core.flows.integrands.regularisers import Place, Regulariser
+from symadj_core.flows.integrands.regularisers import Kinetic, Place, Regulariser
 from symadj_core.gradients import ACA, GRADIENTS, GradientMethod, Symplectic
 from symadj_core.gradients.base import Cotangents, InputGradients, Replay
 from symadj_core.gradients.keep import KEEPS
@@ -202,3 +202,64 @@ def test_a_new_field_that_says_nothing_about_itself_is_taken_for_a_costly_one_of
         assert relative_error(loss_and_gradients(field, gradient, ["kinetic"]), reference) < 1e-12
     flow = Flow([Block(field)], 4)
     assert (flow.knows_trace, flow.has_cheap_trace, flow.moves_images) == (False, False, False)
+
+
+class QuarticOfKinetic(Kinetic):
+    """|f|^4, by changing the rate of a regulariser that has a closed form."""
+
+    name = "quartic_of_kinetic"
+
+    def rate(self, place: Place) -> Tensor:
+        return (2.0 * place.half_energy).square()
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_regulariser_that_changes_the_rate_of_another_is_not_taken_for_it(
+    field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(REGULARISERS, Quartic.name, Quartic())
+    monkeypatch.setitem(REGULARISERS, QuarticOfKinetic.name, QuarticOfKinetic())
+    made = field_of(FIELDS[field])
+    for gradient in ("backprop", "symplectic"):
+        found = loss_and_gradients(made, gradient, [QuarticOfKinetic.name])
+        assert relative_error(found, loss_and_gradients(made, "backprop", [Quartic.name])) < 1e-12
+
+
+class TwicePotential(PotentialField):
+    def forward(self, t: Tensor, y: Tensor, context: Tensor | None = None) -> Tensor:
+        return 2.0 * super().forward(t, y, context)
+
+
+class TwiceMLP(MLPField):
+    def forward(self, t: Tensor, y: Tensor, context: Tensor | None = None) -> Tensor:
+        return 2.0 * super().forward(t, y, context)
+
+
+def doubled(field: VectorField) -> VectorField:
+    """The same by a hook."""
+    field.register_forward_hook(lambda module, inputs, output: 2.0 * output)
+    return field
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda: field_of(TwicePotential),
+        lambda: field_of(TwiceMLP),
+        lambda: doubled(field_of(PotentialField)),
+        lambda: doubled(field_of(MLPField)),
+    ],
+    ids=["potential by a subclass", "mlp by a subclass", "potential by a hook", "mlp by a hook"],
+)
+def test_a_field_that_changes_another_is_not_taken_by_the_closed_form_of_the_other(changed: Any) -> None:
+    field = changed()
+    flow = Flow([Block(field, divergence="exact", solver="rk4", controller=FixedStep(0.05))], 4)
+    y = torch.randn(4, dtype=torch.float64)
+    jacobian = torch.func.jacrev(lambda t, y: field(t, y[None])[0], argnums=1)
+    times = torch.linspace(0.025, 0.975, 20, dtype=torch.float64)
+    ys = [
+        Flow([Block(field, end_time=float(t), solver="rk4", controller=FixedStep(0.05))], 4).to_base(y) for t in times
+    ]
+    integral = torch.stack([jacobian(t, x).trace() for t, x in zip(times, ys, strict=True)]).mean()
+    base = torch.distributions.Normal(0.0, 1.0).log_prob(flow.to_base(y)).sum()
+    assert float(flow(y).detach() - base.detach()) == pytest.approx(float(integral.detach()), rel=1e-2)

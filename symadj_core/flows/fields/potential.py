@@ -44,7 +44,6 @@ class PotentialField(VectorField):
     """
 
     name = "potential"
-    knows_trace = True
 
     def __init__(
         self,
@@ -66,6 +65,12 @@ class PotentialField(VectorField):
         self.factor = nn.Parameter(nn.init.xavier_uniform_(torch.empty(min(rank, inputs), inputs)))
         self.curvature = nn.Parameter(torch.zeros(min(rank, inputs)))
         self.slope = nn.Parameter(torch.zeros(inputs))
+
+    @property
+    def knows_trace(self) -> bool:  # type: ignore[override]
+        """Unless an override or a hook changes what forward does."""
+        plain = not any(name in self.__dict__ or getattr(type(self), name) is not own for name, own in _OWN.items())
+        return plain and not any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
 
     def forward(self, t: Tensor, y: Tensor, context: Tensor | None = None) -> Tensor:
         """dy/dt [B, D] at the times t (0-dim or [B]), states y [B, D] and contexts [B, C]."""
@@ -110,7 +115,9 @@ class PotentialField(VectorField):
         return gradient[:, -1] - 0.5 * gradient[:, : self.dim].square().sum(-1)
 
     def traced(self, like: Tensor, differentiable: Rates, *, context: Callable[[], Tensor] | None = None) -> Rates:
-        """`with_divergence` for one solve."""
+        """`with_divergence` for one solve; `differentiable` itself where that is not the divergence of forward."""
+        if not self.knows_trace:
+            return differentiable
         return lambda t, y: self.with_divergence(t, y, None if context is None else context())
 
     def _arguments(self, t: Tensor, y: Tensor, context: Tensor | None) -> Tensor:
@@ -137,6 +144,10 @@ class PotentialField(VectorField):
     def _gradient(self, s: Tensor, tape: _Tape) -> Tensor:
         network = (tape.slopes[0] * tape.adjoints[0]) @ self.opening.weight
         return network + (F.linear(s, self.factor) * self.curvature) @ self.factor + self.slope
+
+
+# What `with_divergence` writes out.
+_OWN = {name: getattr(PotentialField, name) for name in ("forward", "gradient", "inputs")}
 
 
 class _Tape(NamedTuple):

@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -74,6 +74,12 @@ class Regulariser(ABC):
     name: ClassVar[str]
     column: ClassVar[Column | None] = None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # A class that changes the rate of another must not be taken by the other's closed form.
+        if "rate" in cls.__dict__ and "column" not in cls.__dict__:
+            cls.column = None
+
     @property
     def needs_norm(self) -> bool:
         """Whether the rate needs the norm of the Jacobian."""
@@ -98,9 +104,8 @@ class Regulariser(ABC):
 class _Quadratic(Regulariser):
     """A weighted sum of |f|^2 / 2 and |df/dy|_F^2."""
 
-    column: ClassVar[Column]
-
     def rate(self, place: Place) -> Tensor:
+        assert self.column is not None
         if not self.needs_norm:
             return self.column.energy * place.half_energy
         assert place.norm is not None
