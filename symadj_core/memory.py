@@ -149,7 +149,7 @@ class LiveTensorMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def reset_peak(self) -> None:
-        """Forget the peak so far: it is what is alive now."""
+        """Start a new peak from what is alive now."""
         self.peak_bytes = self.live_bytes
 
     def __torch_dispatch__(

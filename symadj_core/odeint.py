@@ -8,7 +8,7 @@ They take the arguments of torchdiffeq 0.2.5 and differ only in how the gradient
     odeint_checkpoint           adaptive checkpoint adjoint (ACA)
     odeint_symplectic_adjoint   symplectic adjoint: exact, least memory
 
-New code is better served by `symadj_core.solve`, which also returns counts and a status.
+New code should call `symadj_core.solve`, which also returns counts and a status.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EventFunction = Callable[[Tensor, State], Tensor]
 
 
 class _TupleField(nn.Module):
-    """A field over a tuple of tensors as one over their concatenation. A module, so that parameters are found.
+    """A field over a tuple of tensors as one over their concatenation. It is a module so that its parameters are found.
 
     Args:
         owner: the module that the field is, or whose method it is.
@@ -146,7 +146,7 @@ def odeint(
 
     Raises:
         SolverError: the end was not reached.
-        ValueError, TypeError: an argument makes no sense.
+        ValueError, TypeError: an argument is invalid.
     """
     return _integrate(func, y0, t, Backprop(), rtol, atol, method, options, event_fn, None)
 

@@ -27,7 +27,7 @@ _ADAPTIVE = {
     "ifactor": "max_factor",
     "dfactor": "min_factor",
 }
-# Times are float64 on the host whatever is asked for.
+# Times are always float64 on the host.
 _IGNORED = {"dtype", "norm"}
 _FIXED = {"step_size", "grid_constructor", "interp", "perturb"}
 

@@ -23,10 +23,10 @@ from symadj_core.solvers.timeloop import Outputs
 
 @dataclass(frozen=True)
 class Solution:
-    """What a solve yields.
+    """The result of a solve.
 
     Attributes:
-        ys: [T, *y.shape], the states at the requested times, ys[0] = y0. NaN where a failed solve did not get to.
+        ys: [T, *y.shape], the states at the requested times, ys[0] = y0. NaN where a failed solve did not arrive.
         quadratures: [T, *q.shape], or None without quadratures.
         ts: [T], the requested times.
         stats: counts; nfe_backward grows as backward runs.
@@ -65,18 +65,18 @@ def solve(
         t: [T], T >= 2, strictly increasing or decreasing. Interior times are answered by interpolation.
         solver: a tableau or its name in `symadj_core.tableaus.TABLEAUS`.
         controller: step sizes, or a name in `symadj_core.controllers.CONTROLLERS`; the default is `IController()` for
-            methods with an error estimate, else `FixedStep()`.
+            methods with an error estimate, otherwise `FixedStep()`.
         gradient: a method or its name in `symadj_core.gradients.GRADIENTS`.
         quadrature: running integrals beside the state.
         parameters: tensors whose gradients are wanted. None finds them: those of `field` if it is a module (or a
-            method of one), else all that one trial use of the field depends on; that the field uses no others is
-            looked at once a step in backward.
+            method of one), else all that one trial use of the field depends on; backward checks
+            once a step that the field uses no others.
         callbacks: called with every step of the forward solve.
-        throw: raise where the end is not reached; else return with the status and NaN states, without gradient.
+        throw: raise if the end is not reached; otherwise return with the status and NaN states, without gradient.
 
     Raises:
         SolverError: the end was not reached (only with `throw`).
-        ValueError, TypeError: an argument makes no sense; the message names it.
+        ValueError, TypeError: an argument is invalid; the message names it.
     """
     tableau = TABLEAUS.find(solver)
     method = GRADIENTS.make(gradient)
@@ -122,7 +122,7 @@ def solve(
 
 
 def default_controller(tableau: ButcherTableau) -> Controller:
-    """`IController()` where the method estimates its error; else a grid of the requested times."""
+    """`IController()` if the method estimates its error, otherwise a grid of the requested times."""
     return FixedStep() if tableau.error is None else IController()
 
 
@@ -130,12 +130,14 @@ def checked_times(t: Tensor, y0: Tensor) -> list[float]:
     """t as floats.
 
     Raises:
-        TypeError, ValueError: t or y0 is not what `solve` takes.
+        TypeError, ValueError: t or y0 is invalid.
     """
     if not isinstance(y0, Tensor) or not (y0.is_floating_point() or y0.is_complex()):
         raise TypeError("y0 must be a floating point or complex tensor")
     if is_batchedtensor(y0):
-        raise RuntimeError("torch.func.vmap over a solve is not possible, since all share its steps: batch the state")
+        raise RuntimeError(
+            "torch.func.vmap over a solve is not possible, since all samples share its steps: batch the state"
+        )
     if not isinstance(t, Tensor) or t.dim() != 1 or len(t) < 2 or not t.is_floating_point():
         raise ValueError("t must be a 1-D floating point tensor of at least two times")
     times: list[float] = t.detach().double().tolist()

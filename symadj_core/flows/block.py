@@ -76,7 +76,7 @@ class Block(nn.Module):
             below 1e-3 would ask the solver to resolve, at the price of tiny steps.
 
     Raises:
-        ValueError: end_time or field_dtype is none of these; an unknown name.
+        ValueError: an invalid end_time or field_dtype; an unknown name.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Block(nn.Module):
         return self.settings.field_dtype is None and getattr(self.field, "has_cheap_trace", False)
 
     def with_settings(self, settings: BlockSettings) -> Block:
-        """A block that shares this one's weights, and all else that it holds, and is solved by other settings."""
+        """A block that shares this one's weights and buffers, with other solver settings."""
         twin = copy.copy(self)
         twin.settings = settings
         return twin
@@ -135,10 +135,10 @@ class Block(nn.Module):
         """Refuse states of a dimension D that this block does not fit.
 
         Raises:
-            ValueError: the field is of another dimension, or the divergence makes no sense in it.
+            ValueError: the field is of another dimension, or the divergence does not work in it.
         """
         if isinstance(self.field, VectorField) and self.field.dim != dim:
-            raise ValueError(f"the field has dim {self.field.dim} and is to move {dim} entries: make it with dim {dim}")
+            raise ValueError(f"the field has dim {self.field.dim} but must move {dim} entries: make it with dim {dim}")
         self.settings.divergence.check(dim)
 
     def part(self, y: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ class Block(nn.Module):
             y: [B, D].
             inverse: from t = T to 0 (base to data) instead of 0 to T.
             context: [B, C], or None.
-            integrals: what to integrate along the way; None is nothing.
+            integrals: what to integrate along the trajectories, or None.
 
         Returns:
             with the integral of div f dt [B], or of div f and the regularisers [B, 1 + R].
@@ -228,7 +228,7 @@ class Block(nn.Module):
                 callbacks=callbacks,
             )
         except RuntimeError as error:
-            # Said only once something went wrong: a field may well take states of another dtype than its weights'.
+            # Checked only after an error: a field may accept states of another dtype than its weights'.
             weight = next(self.field.parameters(), y)
             if isinstance(error, SolverError) or (weight.dtype, weight.device) == (y.dtype, y.device):
                 raise

@@ -103,7 +103,7 @@ class Flow(nn.Module, Distribution):
         atol: float | None = None,
         full_precision: bool = False,
     ) -> Flow:
-        """A flow that shares this one's weights and is solved otherwise; what is not given stays.
+        """A flow with this one's weights and other solver settings; a setting that is not given stays.
 
         Args:
             divergence, solver, controller, gradient: objects or names, as for `Block`.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ConditionalFlow(Distribution):
-    """What `flow.condition(context)` returns; with contexts of no width, what `flow.expand(batch_shape)` does.
+    """The result of `flow.condition(context)` and, with contexts of width 0, of `flow.expand(batch_shape)`.
 
     Args:
         flow: a flow whose fields take a context of width C.

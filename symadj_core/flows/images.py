@@ -58,7 +58,7 @@ def scales(shape: tuple[int, int, int], levels: int) -> list[Tensor]:
     """The images that the blocks of a multiscale flow see, from data to base.
 
     On each level but the last the image is seen as it is, then squeezed, and then the second half of its channels is
-    left as it is for good; on the last level it is seen as it is.
+    left unchanged from there on; the last level sees it as it is.
 
     Args:
         shape: (C, H, W) of the data.

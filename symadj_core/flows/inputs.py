@@ -1,4 +1,4 @@
-"""What a flow is given, checked and laid out as its blocks take it."""
+"""Checks of a flow's arguments, and their layout for its blocks."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def check_context(context: Tensor | None, context_dim: int) -> None:
     """Refuse a context of another width than a flow's fields take.
 
     Raises:
-        ValueError: it is of another one, is missing, or is not wanted.
+        ValueError: its width differs, it is missing, or the flow takes none.
     """
     if context is None:
         if context_dim:

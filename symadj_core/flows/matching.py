@@ -19,7 +19,7 @@ def flow_matching_loss(flow: Flow, x: Tensor, z: Tensor, time: Tensor, context: 
     The M blocks share s in [0, 1] evenly: block m goes from s = m / M to (m + 1) / M while its own time t goes from 0
     to its end time T, so that f is asked for dx/dt = (z - x) / (M T). The error is taken in units of ds, as
     |M T f - (z - x)|^2, whatever the number of blocks and their end times. Where blocks move a part of the state, M is
-    for each component the number of those that move it, and it goes its way while they do.
+    for each component the number of those that move it, and it moves while they do.
 
     Args:
         flow: its fields take times of shape [B].

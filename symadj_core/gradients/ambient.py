@@ -1,4 +1,4 @@
-"""The circumstances under which the field was evaluated, brought back when it is evaluated again."""
+"""The autocast state in which the field was evaluated, restored when it is evaluated again."""
 
 from __future__ import annotations
 

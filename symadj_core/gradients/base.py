@@ -1,8 +1,8 @@
 """What a gradient method is.
 
 A method is an object, orthogonal to solver and controller: it runs the time loop and decides how the derivative of
-the result is made. A newcomer adds one by writing a class in a file of its own and naming it in
-`symadj_core.gradients.GRADIENTS`; most derive from `ReplayMethod`, which leaves two decisions open: what of a step
+the result is made. To add one, write a class in a file of its own and name it in
+`symadj_core.gradients.GRADIENTS`. Most derive from `ReplayMethod`, which leaves two decisions open: what of a step
 is kept, and how the backward sweep uses it. The tests compare every method that says it is `exact` with `backprop`.
 """
 
@@ -103,7 +103,7 @@ class InputGradients:
 
 
 class ReplayMethod(GradientMethod):
-    """A method that solves forward without a graph and makes the gradient in a sweep of its own."""
+    """A method that solves forward without a graph and makes the gradient in its own sweep."""
 
     @abstractmethod
     def recorder(self) -> Recorder:

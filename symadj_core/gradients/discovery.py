@@ -1,4 +1,4 @@
-"""Finding the tensors and modules that a field depends on, so that no gradient is dropped in silence."""
+"""Finding the tensors and modules that a field depends on, so that no gradient is dropped silently."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from symadj_core.solvers.system import System
 
 # How far a plain function is looked through for modules: function -> captured object -> its attribute -> ...
 _DEPTH = 4
-# A longer container is somebody's data.
+# A longer container holds data.
 _LONGEST = 64
 
 
@@ -30,7 +30,7 @@ def modules_of(field: Any) -> tuple[nn.Module, ...]:
     """
     found: dict[int, nn.Module] = {}
     seen: set[int] = set()
-    # The third entry says whether the field surely uses the thing: an object's attributes need not be for its method.
+    # The third entry says whether the field surely uses the thing: a method need not use all attributes of its object.
     pending: list[tuple[Any, int, bool]] = [(field, 0, True)]
     while pending:
         thing, depth, used = pending.pop()

@@ -1,4 +1,4 @@
-"""What of a forward solve is kept for the symplectic sweep, and how the rest is found again.
+"""Which states of a forward solve are kept for the symplectic sweep, and how the others are computed again.
 
 From most memory to least:
 
@@ -44,7 +44,7 @@ class Recorder(ABC):
 
     @abstractmethod
     def add(self, states: Sequence[Tensor]) -> None:
-        """Take note of the next accepted step's stage states."""
+        """Keep what is wanted of the next accepted step's stage states."""
 
 
 class Keep(ABC):
@@ -110,9 +110,9 @@ class Binomial(Keep):
 
 @dataclass(frozen=True)
 class Budget(Keep):
-    """As much as `size` bytes hold, whatever saves most recomputation; y0, which is the caller's, does not count.
+    """As many states as `size` bytes hold, those that save most recomputation; y0, the caller's own, does not count.
 
-    Where not even two states fit, two are kept all the same.
+    If not even two states fit, two are kept nevertheless.
     """
 
     size: int
@@ -137,7 +137,7 @@ def parse(text: str) -> Keep:
     """
     match = re.fullmatch(r"(\w+)(?:\((\d+)\))?", text)
     kind = None if match is None else KEEPS.get(match[1])
-    # What a policy asks for stands in the brackets, in the order of its fields.
+    # The brackets hold the policy's fields, in their order.
     if match is None or kind is None or (match[2] is None) != (not fields(kind)):  # type: ignore[arg-type]
         forms = (f"{name}({', '.join(f.name for f in fields(kind))})" for name, kind in KEEPS.items())  # type: ignore[arg-type]
         raise ValueError(f"keep must be {', '.join(form.removesuffix('()') for form in forms)}, not {text!r}")
@@ -192,7 +192,7 @@ class _KeepWithin(Recorder):
             self._full.append(position)
             self._left -= cost
             return
-        # The stage states of earlier steps give way; which of them does not matter, each saves the same work.
+        # Stage states of earlier steps are dropped; of which step does not matter, since each saves the same work.
         while self._left < state and self._full:
             victim = self._full.pop()
             self._left += sum(x.nbytes for x in self.kept[victim][1:])

@@ -139,7 +139,7 @@ class Pullback:
         return list(grads[: len(inputs)])
 
     def check(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
-        """Look, once a step, whether the outputs depend on tensors whose gradients would be dropped.
+        """Check, once a step, that the outputs depend on no tensors whose gradients would be dropped.
 
         Raises:
             RuntimeError: they do.
@@ -184,7 +184,7 @@ class Pullback:
         return self._leaves
 
     def add_total(self, grads: Sequence[Tensor]) -> None:
-        """Add parameter gradients that were made elsewhere."""
+        """Add parameter gradients that were computed elsewhere."""
         self._total = [_sum(x, y) for x, y in zip(self._total, grads, strict=True)]
 
     def gradients(self) -> list[Tensor | None]:

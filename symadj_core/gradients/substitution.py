@@ -1,4 +1,4 @@
-"""Other tensors in the places of a module's own, for a while."""
+"""Temporary replacement of a module's tensors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 def substituted(modules: Sequence[nn.Module], aliases: Mapping[int, Tensor]) -> Iterator[None]:
     """Put `aliases` in the places of parameters, and copies in the places of all buffers.
 
-    A field that is evaluated once more must not update its running statistics once more. Not for two threads at
-    once on the same module: the places are the module's own.
+    A field that is evaluated once more must not update its running statistics once more. Two threads must
+    not do this to the same module at once, since the module itself is changed.
 
     Args:
         modules: where to look, with all modules within.
@@ -44,9 +44,9 @@ class _Constant(NamedTuple):
 
 
 class Constants:
-    """What of modules should be the same in backward as in the forward solve: frozen parameters, buffers, modes.
+    """The parts of modules that must not change between forward and backward: frozen parameters, buffers, modes.
 
-    Parameters that get a gradient are not among them: autograd looks after those. Buffers that the field itself
+    Parameters that get a gradient are not among them: autograd checks those. Buffers that the field itself
     changes at each use (counters, running statistics) are left out, once `settle` has seen it.
     """
 
@@ -61,7 +61,7 @@ class Constants:
                         self._tensors.append(_Constant(holder, name, tensor, tensor._version))
 
     def settle(self) -> None:
-        """Called after the forward solve: what has changed by now is not constant."""
+        """Called after the forward solve: what has changed by then is not constant."""
         self._tensors = [x for x in self._tensors if _unchanged(x)]
 
     def check(self) -> None:

@@ -79,7 +79,7 @@ def find(
         field, y0: what is integrated.
         t: [2], start and any time in the direction to search.
         event: (t, y) -> tensor.
-        tableau, controller: how.
+        tableau, controller: method and step sizes.
 
     Returns:
         0-dim, of t's dtype and device, without gradient; t[0] where the event function is zero there already.

@@ -1,4 +1,4 @@
-"""What one solve must do, and what it reports about itself."""
+"""The task of one solve, and its counts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Stats:
         nfe_forward, nfe_backward: uses of the field, the trial use of a plain function included.
         accepted, rejected: attempted steps of the forward solve.
         dt_min, dt_max: sizes of the accepted steps (inf and 0 before the first one).
-        checkpoint_bytes: what is kept of the forward solve for the backward one, without y0 and the graph.
+        checkpoint_bytes: size of the states kept for the backward solve, without y0 and the graph.
     """
 
     nfe_forward: int = 0

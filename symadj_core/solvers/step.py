@@ -43,7 +43,7 @@ class Interval:
 
 
 def _neighbour(t: Time, towards: Time, y: Tensor) -> Time:
-    """The next representable time beside t, in the dtype in which the field gets it."""
+    """The next representable time beside t, in the dtype that the field gets."""
     dtype = real_dtype(y)
     here, there = (torch.tensor(value_of(x), dtype=dtype) for x in (t, towards))
     beside = float(torch.nextafter(here, there))
@@ -51,7 +51,7 @@ def _neighbour(t: Time, towards: Time, y: Tensor) -> Time:
 
 
 class Wanted(NamedTuple):
-    """What a step is asked for beyond its end state."""
+    """What a step must compute beside its end state."""
 
     error: bool = False
     quadrature_error: bool = False
@@ -61,7 +61,7 @@ class Wanted(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one step yields. `slopes` ends with the end slot: the slope at the end of the step, or None."""
+    """The result of one step. `slopes` ends with the end slot: the slope at the end of the step, or None."""
 
     y: Tensor
     q: Tensor | None

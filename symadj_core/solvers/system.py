@@ -66,12 +66,12 @@ class System:
         self._draws: bool | None = None
 
     def watch_randomness(self, device: torch.device) -> None:
-        """Note before every use the state of the generators, if the first use draws from them."""
+        """Record the state of the generators before every use, if the first use draws from them."""
         self._draws = None
         self._watched_from = RandomState.now(device)
 
     def check_randomness(self) -> None:
-        """Compare what was seen since `watch_randomness` with what was noted.
+        """Check that the field draws random numbers at its first use if at any.
 
         Raises:
             RuntimeError: random numbers were drawn, but not by the first use: they can't be drawn again.
@@ -103,7 +103,7 @@ class System:
         moment = t if isinstance(t, Tensor) else time_tensor(t, y)
         if with_quadrature and self.rates is not None:
             state, rate = self.rates(moment, y)
-            # As below: sums are made in the state's precision, whatever the field computes in.
+            # As below: sums are made in the state's precision, even if the field computes in another.
             return Slope(_as_slope(state, y), rate.to(real_dtype(y)))
         return Slope(_as_slope(self.field(moment, y), y), None)
 

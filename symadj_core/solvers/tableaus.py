@@ -1,6 +1,6 @@
 """Explicit Runge-Kutta methods as frozen Butcher tableaus.
 
-A newcomer adds a solver by writing one more table here and naming it in `TABLEAUS`. A table is checked when it
+To add a solver, write its table here and name it in `TABLEAUS`. A table is checked when it
 is made (shapes, c = row sums of a, sum b = 1, sum of the error weights = 0, dense output ends in b); the order
 conditions are tested in tests/core/test_tableaus.py.
 """
@@ -80,7 +80,7 @@ class ButcherTableau:
 
     @cached_property
     def stages(self) -> int:
-        """Number of stages that a step needs of its own: the shared last one of an FSAL method is not counted."""
+        """Number of stages that a step evaluates itself: the shared last one of an FSAL method is not counted."""
         return len(self.b) - 1 if self.fsal else len(self.b)
 
     @cached_property

@@ -110,7 +110,7 @@ def march(
         outputs: gets the solution at every requested time after the first.
         on_step: called after every accepted step with its record and the step itself.
         t: the requested times as a tensor if their gradients are wanted by autograd, else None.
-        always_dense: have every step compute what its interpolant needs, requested times in it or not.
+        always_dense: every step computes what its interpolant needs, even if no requested time lies in it.
 
     Raises:
         SolverError: the end was not reached.
@@ -147,7 +147,7 @@ def _march_fixed(
         _count(stats, record, problem.system.evaluations - before)
     ends = [x for x in (y, q) if x is not None]
     if not bool(torch.stack([torch.isfinite(x).all() for x in ends]).all()):
-        # Looked at once, since every look waits for the device: the first requested time with a bad state is named.
+        # Checked once, since every check waits for the device; the error names the first time with a bad state.
         bad = next((n for n, x in enumerate(outputs.states) if not bool(torch.isfinite(x).all())), len(times) - 1)
         raise SolverError(Status.NON_FINITE, t=times[bad], dt=end - start, step=stats.accepted)
 
@@ -220,7 +220,7 @@ def _march_adaptive(
 
 
 class _Pace:
-    """The step size of an adaptive solve as it goes; all of it on the host.
+    """The step size of an adaptive solve as it proceeds; all of it on the host.
 
     Args:
         settings: the controller.
@@ -248,7 +248,7 @@ class _Pace:
         """Where the next attempted step from `start` ends.
 
         Raises:
-            SolverError: the step is too small, or one too many.
+            SolverError: the step is too small, or the limit of steps is reached.
         """
         settings = self._settings
         self._size = min(self._size, settings.max_step)
@@ -299,7 +299,7 @@ class _Pace:
         length = abs(end - start)
         grown = length * self._settings.factor(error, self._previous_error, self._exponent)
         if end == self._stops[-1]:
-            # The step was cut short to end here: go on with the size that was meant.
+            # The step was cut short to end here: go on with the size that was intended.
             self._stops.pop()
             grown = max(self._size, grown)
         # Right after a rejection the size does not grow.
@@ -319,7 +319,7 @@ def _call(callback: Callback | None, start: float, dt: float, y: Tensor) -> None
 
 
 def _error_norm(settings: AdaptiveController, step: Step, y: Tensor, q: Tensor | None) -> float:
-    """The norm of the step's scaled error on the host: the one read of the device of an attempted step."""
+    """The norm of the step's scaled error on the host: the one read of the device in an attempted step."""
     assert step.error is not None
     with torch.no_grad():
         parts = [control.scaled(settings, step.error, y, step.y)]
@@ -354,7 +354,7 @@ def _emit(
     q: Tensor | None,
     t: Tensor | None,
 ) -> None:
-    """Hand out the requested times that this step answers."""
+    """Give out the solution at the requested times within this step."""
     h = record.interval(t).length
     for index, theta in record.outputs:
         weights = problem.tableau.dense_weights(record.theta(index, theta, t))

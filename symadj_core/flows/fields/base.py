@@ -1,4 +1,4 @@
-"""What a vector field is, and what it may know about itself."""
+"""The base class of vector fields, and the closed forms that a field may have."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from symadj_core.solvers.system import Rates
 class VectorField(nn.Module):
     """A field f(t, y, c) of D dimensions, of the time and, where it was asked for, of a context.
 
-    What the field costs, others read from it; a class of its own overrides what differs.
+    Its attributes say what it costs; a derived class overrides those that differ.
 
     Args:
         dim: D, dimension of the state.
@@ -46,7 +46,7 @@ class VectorField(nn.Module):
         """y beside its context, [B, D + C].
 
         Raises:
-            ValueError: a context is missing, not wanted, or of another shape than [B, C].
+            ValueError: a context is missing, is not expected, or has another shape than [B, C].
         """
         if context is None and self.context_dim == 0:
             return y

@@ -45,7 +45,7 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Perceptron:
-    """All of a perceptron, and of the quantities asked for, but the tensors.
+    """A perceptron and the requested quantities, without the tensors.
 
     Attributes:
         kinds: of its layers.
@@ -299,7 +299,7 @@ def pull_along(
     if along:
         along_back = _pull_sums(perceptron, noise, cotangents, tangents[-1], weight)
     for n in reversed(range(len(kinds))):
-        # Lists are emptied on the way, so that what is done with is freed.
+        # Lists are emptied on the way, so that finished tensors are freed.
         weight = weights.pop()
         gradient = back.T @ values.pop()
         if along_back is not None:

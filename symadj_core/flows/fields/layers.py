@@ -165,7 +165,7 @@ def _fourier(t: Tensor, like: Tensor) -> Tensor:
 
 
 def zero_(module: nn.Module) -> None:
-    """Make a layer zero in place, whatever its inputs are."""
+    """Make a layer zero in place, for all inputs."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.zero_()

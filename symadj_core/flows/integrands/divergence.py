@@ -50,11 +50,11 @@ class Divergence(ABC):
         """
         raise ValueError(f"the divergence {self.name!r} gives no norm of the Jacobian: take 'hutchinson' or 'exact'")
 
-    def check(self, dim: int) -> None:  # noqa: B027 - most make sense in any
-        """Refuse dimensions D for which this divergence makes no sense.
+    def check(self, dim: int) -> None:  # noqa: B027 - most work in any
+        """Refuse dimensions D in which this divergence does not work.
 
         Raises:
-            ValueError: it makes none.
+            ValueError: D is one of them.
         """
 
 
@@ -118,7 +118,7 @@ def _by_autograd(field: Field, vectors: Tensor, share: float, *, norm: bool, bat
 
 
 def _along(field: Field, noise: Tensor, rates: Rates, share: float, *, norm: bool) -> Rates:
-    """The rates in closed form where the field has one for what is asked."""
+    """The rates in closed form, if the field has one for them."""
     if not isinstance(field, KnowsDerivative):
         return rates
     known = field.along(noise, rates, share=share)

@@ -61,10 +61,10 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def check_distribution(name: str) -> None:
-    """Refuse other names than those of `Distribution`.
+    """Refuse names that are not in `Distribution`.
 
     Raises:
-        ValueError: it is another one.
+        ValueError: an unknown name.
     """
     if name not in get_args(Distribution):
         raise ValueError(f"unknown probe distribution {name!r}: 'rademacher' or 'gaussian'")

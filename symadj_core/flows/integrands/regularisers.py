@@ -41,7 +41,7 @@ class HasPotential(Protocol):
 
 @dataclass
 class Place:
-    """A place on the trajectories, where the field has been evaluated.
+    """A point on the trajectories at which the field has been evaluated.
 
     Attributes:
         field: f.
@@ -86,10 +86,10 @@ class Regulariser(ABC):
         return self.column is not None and self.column.norm != 0.0
 
     def check(self, divergence: Divergence, field: object) -> None:
-        """Refuse a divergence and a field that do not give what the rate needs.
+        """Refuse a divergence or a field that does not give what the rate needs.
 
         Raises:
-            ValueError: they do not.
+            ValueError: one of them does not.
         """
         if self.needs_norm and not divergence.gives_norm:
             raise ValueError(
