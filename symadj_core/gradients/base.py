@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -169,11 +170,17 @@ class _ReplayedSolve(torch.autograd.Function):
         wants_outputs = method.keeps_outputs(problem.tableau, records)
         ctx.save_for_backward(t, q0, states if wants_outputs else None, *parameters, *kept)
         # Only what holds no tensor of the solve stays on ctx: it outlives the saved tensors.
-        ctx.method, ctx.records = method, records
-        ctx.lengths, ctx.slots = [len(x) for x in recorder.kept], recorder.slots
-        ctx.system, ctx.tableau, ctx.controller = problem.system, problem.tableau, problem.controller
+        ctx.replay = partial(
+            Replay,
+            system=problem.system,
+            tableau=problem.tableau,
+            controller=problem.controller,
+            records=records,
+            slots=recorder.slots,
+            times=problem.times,
+        )
+        ctx.method, ctx.lengths, ctx.stats = method, [len(x) for x in recorder.kept], problem.stats
         ctx.modules, ctx.closed, ctx.constants = problem.modules, problem.closed, constants
-        ctx.stats, ctx.times = problem.stats, problem.times
         # Saved so that changes in place are noticed; used as they are, since saved-tensor hooks may hand out copies.
         ctx.parameters = parameters
         problem.stats.checkpoint_bytes = sum(x.nbytes for x in kept if x is not y0)
@@ -192,23 +199,12 @@ class _ReplayedSolve(torch.autograd.Function):
         flat = iter(rest[len(parameters) :])
         kept = [[next(flat) for _ in range(length)] for length in ctx.lengths]
         stats: Stats = ctx.stats
-        before = ctx.system.evaluations
-        replay = Replay(
-            system=ctx.system,
-            tableau=ctx.tableau,
-            controller=ctx.controller,
-            records=ctx.records,
-            kept=kept,
-            slots=ctx.slots,
-            t=t,
-            times=ctx.times,
-            t_wanted=ctx.needs_input_grad[3],
-            q0=None if q0 is None else q0.detach(),
-            states=states,
-        )
+        q_start = None if q0 is None else q0.detach()
+        replay: Replay = ctx.replay(kept=kept, t=t, t_wanted=ctx.needs_input_grad[3], q0=q_start, states=states)
+        before = replay.system.evaluations
         with torch.no_grad(), ctx.ambient.restored(), Pullback(parameters, ctx.modules, ctx.closed) as pullback:
             grads = ctx.method.sweep(replay, Cotangents(grad_states, grad_quadratures), pullback)
-        stats.nfe_backward += ctx.system.evaluations - before
+        stats.nfe_backward += replay.system.evaluations - before
         results = (grads.t, grads.y0, grads.q0, *pullback.gradients())
         if torch.is_grad_enabled():
             inputs = (t, q0, states, *rest, grad_states, grad_quadratures)
