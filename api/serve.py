@@ -94,8 +94,8 @@ def serve(
     ray_folder = ray = None
     if ray_address is None:
         ray_folder = _new_ray_folder(data)
-        ray = _local_ray(environment | {"SYMADJ_API_URL": url}, data, ray_folder, cpus)
-        environment = ray.environment
+        ray, its_settings = _local_ray(environment, data, ray_folder, cpus)
+        environment |= {"SYMADJ_API_URL": url} | its_settings
     else:
         environment = {"SYMADJ_API_URL": url} | environment | {"SYMADJ_RAY_ADDRESS": ray_address}
     api_command = [sys.executable, "-m", "symadj.api", "--host", host, "--port", str(port)]
@@ -136,8 +136,14 @@ class _StopSignal:
         self.asked = True
 
 
-def _local_ray(environment: dict[str, str], data: Path, ray_folder: Path, cpus: int | None) -> Child:
-    """Return a Ray head, whose environment says how the others reach it."""
+def _local_ray(
+    environment: dict[str, str], data: Path, ray_folder: Path, cpus: int | None
+) -> tuple[Child, dict[str, str]]:
+    """Return a Ray head, and the settings by which the others reach it.
+
+    Its own processes, the runs among them, get none of the service's settings: some of these are secrets.
+    """
+    environment = {name: value for name, value in environment.items() if not name.startswith("SYMADJ_")}
     gcs, dashboard, client, agent_http, agent_grpc, runtime_env, metrics = _free_ports(7)
     token = secrets.token_hex(32)
     environment = environment | {
@@ -148,8 +154,6 @@ def _local_ray(environment: dict[str, str], data: Path, ray_folder: Path, cpus: 
         "RAY_worker_niceness": "0",
         # Draining hands work over to other nodes, of which there are none.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        "SYMADJ_RAY_ADDRESS": f"http://127.0.0.1:{dashboard}",
-        "SYMADJ_RAY_TOKEN": token,
     }
     environment.pop("RAY_ADDRESS", None)  # it would send Ray's own processes elsewhere
     command = [
@@ -169,7 +173,7 @@ def _local_ray(environment: dict[str, str], data: Path, ray_folder: Path, cpus: 
         f"http://127.0.0.1:{dashboard}/api/version",
         f"http://127.0.0.1:{agent_http}/api/local_raylet_healthz",
     )
-    return Child(
+    head = Child(
         "ray",
         command,
         environment,
@@ -179,6 +183,7 @@ def _local_ray(environment: dict[str, str], data: Path, ray_folder: Path, cpus: 
         headers={"Authorization": f"Bearer {token}"},
         last_words=signal.SIGTERM,  # by which it ends its own processes in order, its workers among them
     )
+    return head, {"SYMADJ_RAY_ADDRESS": f"http://127.0.0.1:{dashboard}", "SYMADJ_RAY_TOKEN": token}
 
 
 def _check_ray(address: str, token: SecretStr | None) -> None:

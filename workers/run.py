@@ -7,9 +7,11 @@ exception is the loss of a worker or of the cluster, or a fault in symadj.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import tenacity
@@ -19,7 +21,7 @@ from symadj.service.contract.order import PLACE_VARIABLE, TOKEN_VARIABLE, RunOrd
 from symadj.service.contract.records import ClosedRecord, EventRecord, OutcomeRecord
 from symadj.service.contract.spec.resources import GpuResources
 from symadj.service.contract.states import ReasonCode
-from symadj.service.contract.storage import Bucket, StorageUnreachableError, open_storage
+from symadj.service.contract.storage import Bucket, StorageUnreachableError, open_storage, split_places
 from symadj.workers.data import DataError, data_roots, load_data
 from symadj.workers.delivery.outbox import Outbox, TelemetryError
 from symadj.workers.delivery.sender import open_sender
@@ -54,8 +56,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # httpx logs every request at this level.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    token = os.environ[TOKEN_VARIABLE]
-    order = _read_order(os.environ[PLACE_VARIABLE])
+    order, token = _order_and_token(os.environ)
     sender = open_sender(order, token, "driver")
     try:
         outcome = _attempt(order, token, sender)
@@ -70,6 +71,23 @@ def main() -> int:
         return 1
     finally:
         sender.close()
+
+
+def _order_and_token(environment: Mapping[str, str]) -> tuple[RunOrder, str]:
+    place = environment[PLACE_VARIABLE]
+    if place.startswith("{"):
+        return _order_of_first_version(place, environment)
+    return _read_order(place), environment[TOKEN_VARIABLE]
+
+
+def _order_of_first_version(text: str, environment: Mapping[str, str]) -> tuple[RunOrder, str]:
+    """Return the order of a run that the first version submitted, which put all of it into the environment."""
+    fields = json.loads(text) | {
+        "data_roots": split_places(environment.get("SYMADJ_DATA_ROOTS", "")),
+        "data_cache": environment.get("SYMADJ_DATA_CACHE"),
+        "spool": environment.get("SYMADJ_SPOOL_DIR"),
+    }
+    return RunOrder.model_validate(fields), fields["token"]
 
 
 @tenacity.retry(

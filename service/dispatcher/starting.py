@@ -153,10 +153,10 @@ class Starter:
         order = self._order(claim, spec, storage.location)
         place = layout.order_file(order.job_id, order.attempt)
         try:
-            storage.write(place, order.model_dump_json().encode())
+            storage.write(place, order.model_dump_json().encode(), private=True)
         except OSError as error:
             log.warning("%s: its order can't be written: %s", claim.job.id, error)
-            self._put_back(claim, f"The storage can't be written: {error}")
+            self._put_back(claim, f"The storage can't be written: {error}", ReasonCode.INTERNAL)
             return False
         environment = {
             PLACE_VARIABLE: storage.name(place),
@@ -208,7 +208,7 @@ class Starter:
 
     def _refused(self, claim: attempts.Claim, answer: str) -> None:
         """Settle a job that Ray would not start: often Ray is only not ready yet."""
-        refusals = self._put_back(claim, f"Ray does not take it now: {answer}")
+        refusals = self._put_back(claim, f"Ray does not take it now: {answer}", ReasonCode.CLUSTER_LOST)
         if refusals < MAX_REFUSALS:
             return
         with self._database.session() as session:
@@ -217,14 +217,14 @@ class Starter:
                 message = f"Ray refused the job {refusals} times. {answer}"
                 attempts.refuse(session, current, ReasonCode.CLUSTER_LOST, message, actor=ACTOR)
 
-    def _put_back(self, claim: attempts.Claim, message: str) -> int:
-        """Put a claimed job back into the queue; return how often in a row that was done."""
+    def _put_back(self, claim: attempts.Claim, message: str, reason: ReasonCode) -> int:
+        """Put a claimed job back into the queue; return how often that was done for this reason."""
         with self._database.session() as session:
             current = jobs.lock(session, claim.job.id)
             attempt = jobs.attempt(session, current.id, claim.attempt.number)
             if attempt.lease_token != claim.attempt.lease_token or attempt.finished_at is not None:
                 return 0
-            count = jobs.refusals(session, current.id)
+            count = jobs.not_started(session, current.id, reason)
             pause = attempts.pause_after(count, self._settings.retry_seconds)
-            attempts.put_back(session, current, actor=ACTOR, message=message, pause_seconds=pause)
+            attempts.put_back(session, current, actor=ACTOR, message=message, pause_seconds=pause, reason=reason)
             return count

@@ -93,7 +93,15 @@ def pause_after(losses: int, retry_seconds: float) -> float:
     return min(LONGEST_PAUSE_SECONDS, retry_seconds * 2.0 ** min(losses - 1, 30))
 
 
-def put_back(session: Session, job: Job, *, actor: str, message: str, pause_seconds: float = 0.0) -> None:
+def put_back(
+    session: Session,
+    job: Job,
+    *,
+    actor: str,
+    message: str,
+    pause_seconds: float = 0.0,
+    reason: ReasonCode = ReasonCode.CLUSTER_LOST,
+) -> None:
     """Put a job that the cluster did not take back into the queue, or carry out a request to stop that came meanwhile.
 
     Nothing was lost by it: it does not count towards ``max_attempts``.
@@ -102,7 +110,7 @@ def put_back(session: Session, job: Job, *, actor: str, message: str, pause_seco
         _stop(session, job, StopReason(job.stop_requested), "It had not started.", actor=actor)
         return
     now = datetime.now(UTC)
-    _close(session, job, NOT_STARTED, ReasonCode.CLUSTER_LOST, message)
+    _close(session, job, NOT_STARTED, reason, message)
     not_before = now + timedelta(seconds=pause_seconds) if pause_seconds else None
     jobs.transition(session, job, JobState.QUEUED, actor=actor, message=message, not_before=not_before)
 

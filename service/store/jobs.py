@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from symadj.service.contract.states import ACTIVE, TRANSITIONS, JobState
+from symadj.service.contract.states import ACTIVE, TRANSITIONS, JobState, ReasonCode
 from symadj.service.errors import NotFoundError
 from symadj.service.store import cursors, events
 from symadj.service.store.tables import Attempt, IdempotencyKey, Job
@@ -34,8 +34,8 @@ __all__ = [
     "lock",
     "lock_queue",
     "next_queued",
+    "not_started",
     "page",
-    "refusals",
     "remember_key",
     "transition",
 ]
@@ -239,13 +239,17 @@ def attempts_finished_between(session: Session, first: datetime, last: datetime)
     ).all()
 
 
-def refusals(session: Session, job_id: str) -> int:
-    """Return how many attempts of a job Ray did not take, since it took one last."""
+def not_started(session: Session, job_id: str, reason: ReasonCode) -> int:
+    """Return how many attempts of a job did not start for this reason, since Ray took one last; open ones count."""
     taken = sa.select(sa.func.max(Attempt.number)).where(Attempt.job_id == job_id, Attempt.submitted_at.is_not(None))
     query = (
         sa.select(sa.func.count())
         .select_from(Attempt)
-        .where(Attempt.job_id == job_id, Attempt.number > sa.func.coalesce(taken.scalar_subquery(), 0))
+        .where(
+            Attempt.job_id == job_id,
+            Attempt.number > sa.func.coalesce(taken.scalar_subquery(), 0),
+            sa.or_(Attempt.reason.is_(None), Attempt.reason == reason.value),
+        )
     )
     return session.execute(query).scalar_one()
 

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import psutil
 
+from symadj.api.children import MARK
 from symadj.api.client import Client
 from symadj.api.schemas.jobs import JobRead
 from symadj.service.contract.order import PLACE_VARIABLE
@@ -69,7 +70,7 @@ def run_processes(data: Path) -> list[psutil.Process]:
             words = " ".join(process.cmdline())
             # The first is of a Ray that the service started, the second of its runs on another one.
             environment = process.environ()
-            ours = environment.get("SYMADJ_DATA") == str(data)
+            ours = environment.get(MARK) == f"ray:{data}"
             ours = ours or environment.get(PLACE_VARIABLE, "").startswith(f"{data}/")
             if ours and any(part in words for part in PARTS_OF_A_RUN):
                 found.append(process)

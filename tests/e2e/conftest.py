@@ -81,7 +81,7 @@ def running_service(
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service for the tests of a module: a Ray takes its time to start."""
-    with running_service(tmp_path_factory.mktemp("service")) as running:
+    with running_service(tmp_path_factory.mktemp("service"), SYMADJ_KEY_SECRET="k" * 32) as running:
         yield running
 
 

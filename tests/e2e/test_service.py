@@ -14,8 +14,10 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
+from symadj.api.children import MARK
 from symadj.api.client import ApiUnreachableError, Client
 from symadj.api.schemas.jobs import JobRead
+from symadj.service.contract.order import PLACE_VARIABLE, TOKEN_VARIABLE
 from symadj.service.contract.states import JobState
 from tests.e2e.conftest import Service, ended, running_service
 
@@ -117,11 +119,25 @@ def _step_when_it_answers(client: Client, job_id: str) -> int:
 def test_a_running_job_is_cancelled_at_its_next_step(service: Service, client: Client, until: Until) -> None:
     job_id = client.submit(toy(100_000)).id
     until(job_id, lambda job: job.progress.step >= 5)
+    assert_ray_knows_no_setting(service)
     assert service.run("cancel", job_id).returncode == 0
     job = until(job_id, lambda job: job.state is JobState.CANCELLED)
     (event,) = [event for event in client.events(job_id).items if event.name == "cancelled"]
     assert event.actor == "driver", "the run itself stopped; nobody had to kill it"
     assert steps_of(client, job_id) == list(range(1, job.progress.step + 1))
+
+
+def assert_ray_knows_no_setting(service: Service) -> None:
+    """Secrets of the service are among its settings; a run has its order and its token."""
+    found: dict[str, set[str]] = {}
+    for process in psutil.Process(service.process.pid).children(recursive=True):
+        environment = process.environ()
+        if environment.get(MARK) == f"ray:{service.data}":
+            words = " ".join(process.cmdline())
+            found[words] = {name for name in environment if name.startswith("SYMADJ_")} - {MARK}
+    assert any("symadj.workers.run" in words for words in found)
+    assert any("RayTrainWorker" in words for words in found)
+    assert all(names <= {PLACE_VARIABLE, TOKEN_VARIABLE} for names in found.values()), found
 
 
 def test_jobs_run_side_by_side_and_every_exact_gradient_trains_alike(client: Client, until: Until) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,10 @@ import sqlalchemy as sa
 
 from symadj.service.contract.order import PLACE_VARIABLE, TOKEN_VARIABLE, RunOrder, read_order
 from symadj.service.contract.states import JobState
-from symadj.service.dispatcher import Dispatcher
+from symadj.service.dispatcher import MAX_REFUSALS, Dispatcher
 from symadj.service.identifiers import new_job_id
-from symadj.service.ray_jobs import RayJobs
+from symadj.service.lifecycle import requests
+from symadj.service.ray_jobs import RayJobs, RayRefusedError
 from symadj.service.settings import Settings
 from symadj.service.store import Database, jobs
 from symadj.service.store.tables import Job
@@ -322,3 +324,34 @@ def test_the_time_of_all_attempts_together_is_limited(
     ray.jobs[f"{job_id}-2"]["status"] = "STOPPED"
     dispatcher.round()
     assert (read(database, job_id).state, read(database, job_id).reason) == ("failed", "timeout")
+
+
+def test_an_order_is_the_business_of_its_owner_and_group_and_is_deleted_with_its_job(
+    database: Database, ray: RayServer, settings: Settings, dispatcher: Dispatcher
+) -> None:
+    job_id = submit(database)
+    dispatcher.round()
+    file = Path(ray.jobs[f"{job_id}-1"]["runtime_env"]["env_vars"][PLACE_VARIABLE])
+    assert file.stat().st_mode & 0o777 == 0o640
+    end(database, job_id, "failed")
+    storage = settings.resolved_storage()
+    with database.session() as session:
+        requests.delete(session, jobs.lock(session, job_id), storage=storage)
+    storage.discard(job_id)
+    assert not file.exists()
+
+
+def test_a_storage_that_took_no_orders_is_not_held_against_a_job_that_ray_refuses_once(
+    database: Database, ray: RayServer, settings: Settings, dispatcher: Dispatcher, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    settings.storage = str(tmp_path / "file" / "jobs")
+    job_id = submit(database)
+    for _ in range(MAX_REFUSALS + 1):
+        dispatcher.round()
+    tried = attempts_of(database, job_id)
+    assert [attempt.outcome for attempt in tried] == ["not_started"] * (MAX_REFUSALS + 1)
+    settings.storage, ray.refusal = None, "not ready yet"
+    with pytest.raises(RayRefusedError):
+        dispatcher.round()
+    assert states(database, job_id) == ["queued"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -36,3 +37,21 @@ def test_an_order_that_is_not_there_ends_the_run_with_its_place(tmp_path: Path) 
     run = subprocess.run(command, env=environment, timeout=120, check=False, capture_output=True, text=True)
     assert run.returncode == 1
     assert f"the order of this run can't be read at {tmp_path}/order.json" in run.stderr
+
+
+def test_a_run_that_the_first_version_submitted_finds_its_order_in_its_environment(
+    ingest: IngestServer, tmp_path: Path
+) -> None:
+    order = ingest.order({"data": {"kind": "file", "path": "none.npy"}}, str(tmp_path)).model_dump(mode="json")
+    later = ("data_roots", "data_cache", "spool", "storage_patience_seconds", "flush_timeout_seconds")
+    first = {name: value for name, value in order.items() if name not in later} | {"token": TOKEN}
+    environment = os.environ | {
+        "SYMADJ_RUN_ORDER": json.dumps(first),
+        "SYMADJ_DATA_ROOTS": f"{tmp_path}:/nowhere",
+        "SYMADJ_SPOOL_DIR": str(tmp_path / "spool"),
+    }
+    run = subprocess.run([sys.executable, "-m", "symadj.workers.run"], env=environment, timeout=120, check=False)
+    assert run.returncode == 0
+    (outcome,) = (record for record in ingest.records["driver"] if record["kind"] == "outcome")
+    assert outcome["reason"] == "data_error"
+    assert f"{tmp_path}, /nowhere" in outcome["message"]

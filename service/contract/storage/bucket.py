@@ -112,7 +112,7 @@ class Bucket(Storage):
             raise IsADirectoryError(errno.EISDIR, "a folder", self.name(path))
         return int(about["size"]), hashlib.sha256(repr(sorted(about.items())).encode()).hexdigest()
 
-    def write(self, path: str, content: bytes) -> None:
+    def write(self, path: str, content: bytes, *, private: bool = False) -> None:
         with self._asking(path):
             self.files.pipe_file(self.path(path), content)
 

@@ -49,7 +49,7 @@ class Folder(Storage):
     def on_disk(self, path: str) -> Iterator[Path]:
         yield self.path(path)
 
-    def write(self, path: str, content: bytes) -> None:
+    def write(self, path: str, content: bytes, *, private: bool = False) -> None:
         target = self.path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".tmp")
@@ -59,7 +59,7 @@ class Folder(Storage):
                 file.flush()
                 os.fsync(file.fileno())
             # mkstemp's files are the owner's alone; the API may run as another user of the same group.
-            os.chmod(temporary, 0o644)
+            os.chmod(temporary, 0o640 if private else 0o644)
             os.replace(temporary, target)
         except BaseException:
             os.unlink(temporary)

@@ -95,8 +95,11 @@ class Storage(ABC):
         """Give a file of this machine with the content of ``path``; it may be there within the block only."""
 
     @abstractmethod
-    def write(self, path: str, content: bytes) -> None:
-        """Write a file, in the place of one that is there: it appears whole or not at all."""
+    def write(self, path: str, content: bytes, *, private: bool = False) -> None:
+        """Write a file, in the place of one that is there: it appears whole or not at all.
+
+        Only its owner and the owner's group can read a ``private`` one, where the storage knows such rights.
+        """
 
     @abstractmethod
     def mark(self, path: str) -> None:
