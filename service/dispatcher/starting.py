@@ -17,9 +17,9 @@ from symadj.service.contract import layout
 from symadj.service.contract.order import PLACE_VARIABLE, TOKEN_VARIABLE, RunOrder
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.states import JobState, ReasonCode
+from symadj.service.dispatcher.settling import ACTOR, Settler
 from symadj.service.dispatcher.stored_specs import StoredSpecs
 from symadj.service.dispatcher.sweeping import Sweeper
-from symadj.service.dispatcher.watching import ACTOR
 from symadj.service.lifecycle import attempts
 from symadj.service.ray_jobs import Node, RayJobs, RayRefusedError
 from symadj.service.settings import Settings
@@ -51,6 +51,7 @@ class Starter:
         self._settings = settings
         self._specs = specs
         self._sweeper = sweeper
+        self._settler = Settler(database, settings)
         # Waiting jobs and their last attempts, of which Ray has ended the run: that stays so.
         self._over: set[tuple[str, int]] = set()
 
@@ -178,15 +179,12 @@ class Starter:
             self._refused(claim, str(error))
             raise
         # Where Ray did not answer, nothing is written: the claim expires, and whether Ray has the job decides.
-        with self._database.session() as session:
-            job = jobs.lock(session, claim.job.id)
-            attempt = jobs.attempt(session, job.id, claim.attempt.number)
-            if attempt.lease_token == claim.attempt.lease_token:
-                attempt.submitted_at = datetime.now(UTC)
-                attempt.lease_token = attempt.lease_expires_at = None
-                message = f"Ray job {attempt.submission_id} was submitted."
-                events.append(session, job, actor=ACTOR, name="submitted", message=message)
-        log.info("%s: attempt %d given to Ray", job.id, claim.attempt.number)
+        with self._settler.settle(claim.job, lease_token=claim.attempt.lease_token) as current:
+            if current is not None:
+                current.note_submitted()
+                message = f"Ray job {current.attempt.submission_id} was submitted."
+                events.append(current.session, current.job, actor=ACTOR, name="submitted", message=message)
+        log.info("%s: attempt %d given to Ray", claim.job.id, claim.attempt.number)
         return True
 
     def _order(self, claim: attempts.Claim, spec: JobSpec, storage: str) -> RunOrder:
@@ -211,20 +209,17 @@ class Starter:
         refusals = self._put_back(claim, f"Ray does not take it now: {answer}", ReasonCode.CLUSTER_LOST)
         if refusals < MAX_REFUSALS:
             return
-        with self._database.session() as session:
-            current = jobs.lock(session, claim.job.id)
-            if current.state == JobState.QUEUED and current.attempt == claim.attempt.number:
+        with self._settler.settle(claim.job) as current:
+            if current is not None:
                 message = f"Ray refused the job {refusals} times. {answer}"
-                attempts.refuse(session, current, ReasonCode.CLUSTER_LOST, message, actor=ACTOR)
+                attempts.refuse(current.session, current.job, ReasonCode.CLUSTER_LOST, message, actor=ACTOR)
 
     def _put_back(self, claim: attempts.Claim, message: str, reason: ReasonCode) -> int:
         """Put a claimed job back into the queue; return how often that was done for this reason."""
-        with self._database.session() as session:
-            current = jobs.lock(session, claim.job.id)
-            attempt = jobs.attempt(session, current.id, claim.attempt.number)
-            if attempt.lease_token != claim.attempt.lease_token or attempt.finished_at is not None:
+        with self._settler.settle(claim.job, lease_token=claim.attempt.lease_token) as current:
+            if current is None:
                 return 0
-            count = jobs.not_started(session, current.id, reason)
+            count = jobs.not_started(current.session, current.job.id, reason)
             pause = attempts.pause_after(count, self._settings.retry_seconds)
-            attempts.put_back(session, current, actor=ACTOR, message=message, pause_seconds=pause, reason=reason)
+            current.put_back(message, pause_seconds=pause, reason=reason)
             return count

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import httpx
-from sqlalchemy.orm import Session
 
 from symadj.service import capacity, spools
 from symadj.service.contract.states import ACTIVE, JobState, ReasonCode
 from symadj.service.dispatcher.heartbeats import Heartbeats
+from symadj.service.dispatcher.settling import ACTOR, Settler
 from symadj.service.dispatcher.stored_specs import StoredSpecs
 from symadj.service.lifecycle import attempts
 from symadj.service.ray_jobs import RayJob, RayJobs
@@ -21,11 +20,9 @@ from symadj.service.settings import Settings
 from symadj.service.store import Database, jobs, sources
 from symadj.service.store.tables import Attempt, IngestSource, Job
 
-__all__ = ["ACTOR", "Watcher"]
+__all__ = ["Watcher"]
 
 log = logging.getLogger("symadj.dispatcher")
-
-ACTOR = "dispatcher"
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,7 @@ class Watcher:
         self._settings = settings
         self._heartbeats = heartbeats
         self._specs = specs
+        self._settler = Settler(database, settings)
         # As for Ray: a proxy of the environment is for the outside world.
         self._api = httpx.Client(base_url=settings.api_url, timeout=5.0, trust_env=False)
 
@@ -119,10 +117,10 @@ class Watcher:
         if spec is None or capacity.holds(spec.resources, run.attempt.workers, self._ray.nodes()):
             return False
         message = f"The cluster has become too small for its {run.attempt.workers} workers."
-        with self._settling(job) as (session, current):
-            if current is None or current.state != JobState.STARTING:
+        with self._settler.settle(job) as current:
+            if current is None or current.job.state != JobState.STARTING:
                 return False
-            attempts.put_back(session, current, actor=ACTOR, message=message)
+            current.put_back(message)
         log.warning("%s: %s", job.id, message)
         self._ray.stop(run.attempt.submission_id)
         return True
@@ -131,10 +129,10 @@ class Watcher:
         minutes = run.job.spec.get("timeout_minutes")
         if minutes is None or run.job.stop_requested is not None or run.seconds(now) < 60.0 * minutes:
             return
-        with self._settling(run.job) as (session, current):
+        with self._settler.settle(run.job) as current:
             if current is not None:
                 message = f"The attempts took {run.seconds(now) / 60:.1f} minutes of timeout_minutes {minutes:g}."
-                attempts.ask_timeout(session, current, actor=ACTOR, message=message)
+                attempts.ask_timeout(current.session, current.job, actor=ACTOR, message=message)
 
     # ------------------------------------------------------------------------------------------- who is silent
 
@@ -197,35 +195,20 @@ class Watcher:
     def _recover_claim(self, job: Job, submission_id: str) -> None:
         """Settle a claim whose dispatcher died before it wrote down whether Ray took the job."""
         taken = self._ray.job(submission_id) is not None
-        with self._settling(job) as (session, current):
-            if current is None:
-                return
-            attempt = jobs.attempt(session, job.id, job.attempt)
-            if attempt.finished_at is not None:
+        with self._settler.settle(job) as current:
+            if current is None or current.attempt.finished_at is not None:
                 return
             if taken:
-                attempt.submitted_at = datetime.now(UTC)
-                attempt.lease_token = attempt.lease_expires_at = None
-            elif current.state == JobState.RUNNING:
+                current.note_submitted()
+            elif current.job.state == JobState.RUNNING:
                 # It has reported, so Ray had it once.
-                self._end_lost(session, current, *self._why(None, submission_id))
+                current.lose(*self._why(None, submission_id))
             else:
-                attempts.put_back(session, current, actor=ACTOR, message="Its claim expired before Ray took it.")
+                current.put_back("Its claim expired before Ray took it.")
 
     def _lose(self, job: Job, reason: ReasonCode, message: str) -> None:
-        with self._settling(job) as (session, current):
-            if current is None or JobState(current.state) not in ACTIVE:
+        with self._settler.settle(job) as current:
+            if current is None or JobState(current.job.state) not in ACTIVE:
                 return
-            self._end_lost(session, current, reason, message)
-            log.warning("%s: %s: %s", job.id, current.state, message.splitlines()[0])
-
-    def _end_lost(self, session: Session, job: Job, reason: ReasonCode, message: str) -> None:
-        retry_seconds = self._settings.retry_seconds
-        attempts.lose(session, job, reason, message, actor=ACTOR, retry_seconds=retry_seconds)
-
-    @contextmanager
-    def _settling(self, seen: Job) -> Iterator[tuple[Session, Job | None]]:
-        """Give the job as it is now, locked, in a transaction of its own; None if another attempt has begun since."""
-        with self._database.session() as session:
-            current = jobs.lock(session, seen.id)
-            yield session, current if current.attempt == seen.attempt else None
+            current.lose(reason, message)
+            log.warning("%s: %s: %s", job.id, current.job.state, message.splitlines()[0])
