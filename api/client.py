@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
+import tenacity
 from pydantic import BaseModel
 
 from symadj.api.schemas.jobs import AttemptList, CheckpointList, EventList, JobList, JobRead
@@ -99,24 +99,25 @@ class Client:
             self._on_silence = None
 
     def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        if method != "GET" or self._on_silence is None:
+        report = self._on_silence
+        if method != "GET" or report is None:
             return self._send(method, path, **arguments)
-        away = False
-        while True:
-            try:
-                response = self._send(method, path, **arguments)
-            except (ApiUnreachableError, ApiProblemError) as error:
-                if isinstance(error, ApiProblemError) and error.status < 500:
-                    raise
-                if not away:
-                    what = f"status {error.status}" if isinstance(error, ApiProblemError) else "no connection"
-                    self._on_silence(f"the API does not answer ({what}); asking again until it does, jobs run on")
-                away = True
-                time.sleep(PAUSE_SECONDS)
-                continue
-            if away:
-                self._on_silence("the API answers again")
-            return response
+
+        def report_once(state: tenacity.RetryCallState) -> None:
+            if state.attempt_number == 1 and state.outcome is not None:
+                error = state.outcome.exception()
+                cause = f"status {error.status}" if isinstance(error, ApiProblemError) else "no connection"
+                report(f"the API does not answer ({cause}); asking again until it does, jobs run on")
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_is_away),
+            wait=tenacity.wait_fixed(PAUSE_SECONDS),
+            before_sleep=report_once,
+        )
+        response = retrying(self._send, method, path, **arguments)
+        if retrying.statistics["attempt_number"] > 1:
+            report("the API answers again")
+        return response
 
     def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
@@ -148,26 +149,32 @@ class Client:
         if idempotency_key is not None and re.fullmatch(r"[\x21-\x7e]{1,255}", idempotency_key) is None:
             raise BadRequestError(f"{idempotency_key!r} is not an Idempotency-Key: 1 to 255 visible ASCII characters")
         key = idempotency_key or str(uuid.uuid4())
-        deadline = time.monotonic() + SUBMIT_SECONDS
         sent = False
-        while True:
-            try:
-                return self._read(JobRead, "POST", "/api/v1/jobs", json=spec, headers={"Idempotency-Key": key})
-            except ApiUnreachableError as error:
-                sent = sent or error.sent
-                if not sent:
-                    raise
-                if time.monotonic() > deadline:
-                    raise ApiUnreachableError(
-                        f"{error}. The job may have been accepted: repeat the same spec under the Idempotency-Key "
-                        f"{key}, and there is one job in any case",
-                        sent=True,
-                    ) from error
-            except ApiProblemError as problem:
-                if problem.status not in {502, 503, 504} or time.monotonic() > deadline:
-                    raise
-                sent = True
-            time.sleep(PAUSE_SECONDS)
+
+        def may_have_arrived(error: BaseException) -> bool:
+            nonlocal sent
+            behind_a_proxy = isinstance(error, ApiProblemError) and error.status in {502, 503, 504}
+            sent = sent or behind_a_proxy or (isinstance(error, ApiUnreachableError) and error.sent)
+            return behind_a_proxy or (sent and isinstance(error, ApiUnreachableError))
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(may_have_arrived),
+            stop=tenacity.stop_after_delay(SUBMIT_SECONDS),
+            wait=tenacity.wait_fixed(PAUSE_SECONDS),
+            reraise=True,
+        )
+        headers = {"Idempotency-Key": key}
+        try:
+            job: JobRead = retrying(self._read, JobRead, "POST", "/api/v1/jobs", json=spec, headers=headers)
+            return job
+        except ApiUnreachableError as error:
+            if not sent:
+                raise
+            raise ApiUnreachableError(
+                f"{error}. The job may have been accepted: repeat the same spec under the Idempotency-Key {key}, and "
+                "there is one job in any case",
+                sent=True,
+            ) from error
 
     def job(self, job_id: str) -> JobRead:
         """Read a job."""
@@ -243,6 +250,10 @@ class Client:
     def download(self, job_id: str, name: str, target: Path) -> None:
         """Write one of a job's files to ``target``."""
         target.write_bytes(self._request("GET", f"{_job_path(job_id)}/artifacts/{name}").content)
+
+
+def _is_away(error: BaseException) -> bool:
+    return isinstance(error, ApiUnreachableError) or (isinstance(error, ApiProblemError) and error.status >= 500)
 
 
 def _headers(api_key: str | None) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""Identifiers that sort by the time of their making."""
+"""Identifiers that sort by the time of their making.
+
+Like ULIDs, and shorter, so that people can read them out: python-ulid makes those of 26 characters alone.
+"""
 
 from __future__ import annotations
 

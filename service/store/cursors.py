@@ -1,4 +1,7 @@
-"""Opaque keyset cursors over (time, id)."""
+"""Opaque keyset cursors over (time, id).
+
+Ours, since one list is paged so, in one order: sqlakeyset would take over its query for these two functions.
+"""
 
 from __future__ import annotations
 

@@ -138,7 +138,10 @@ class Sender:
             return False
 
     def _deliver(self, client: httpx.Client) -> None:
-        """Send batches until the API has answered one."""
+        """Send batches until the API has answered one.
+
+        A loop of our own: it waits on a condition that ``close`` notifies, and each try sends what was made meanwhile.
+        """
         pause = FIRST_RETRY_S
         while not self._over:
             first = self._acknowledged + 1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Callable
 from typing import TypeVar
+
+import tenacity
 
 from symadj.service.contract.records import EventRecord
 from symadj.service.contract.storage import StorageUnreachableError
@@ -40,7 +41,7 @@ class Retries:
             StopRequestedError: the run must stop.
             OSError: there was no room for all that time, or something else is wrong with the storage.
         """
-        return self._retry(write, lambda error: error.errno in FULL or isinstance(error, StorageUnreachableError))
+        return self._retry(write, lambda error: _is_full(error) or _is_unreachable(error))
 
     def while_unreachable(self, ask: Callable[[], T]) -> T:
         """Return ``ask()``, tried again while the bucket does not answer.
@@ -49,23 +50,31 @@ class Retries:
             StopRequestedError: the run must stop.
             OSError: there was no answer for all that time, or something else is wrong with the storage.
         """
-        return self._retry(ask, lambda error: isinstance(error, StorageUnreachableError))
+        return self._retry(ask, _is_unreachable)
 
-    def _retry(self, work: Callable[[], T], passes: Callable[[OSError], bool]) -> T:
-        until = time.monotonic() + self._patience
-        reported = False
-        while True:
-            try:
-                return work()
-            except OSError as error:
-                if not passes(error) or time.monotonic() >= until or self._outbox.superseded:
-                    raise
-                if not reported:
-                    away = isinstance(error, StorageUnreachableError)
-                    name = "storage_unreachable" if away else "storage_full"
-                    what = "until the storage answers" if away else "for room on the storage"
-                    message = f"The run waits {what}: {error}"
-                    self._outbox.put(EventRecord(name=name, message=message[:10_000]))
-                reported = True
-            self._outbox.raise_if_stopped()
-            time.sleep(_TRY_EVERY_S)
+    def _retry(self, work: Callable[[], T], passes: Callable[[BaseException], bool]) -> T:
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda error: passes(error) and not self._outbox.superseded),
+            stop=tenacity.stop_after_delay(self._patience),
+            wait=tenacity.wait_fixed(_TRY_EVERY_S),
+            before_sleep=self._before_sleep,
+            reraise=True,
+        )(work)
+
+    def _before_sleep(self, state: tenacity.RetryCallState) -> None:
+        if state.attempt_number == 1 and state.outcome is not None:
+            error = state.outcome.exception()
+            name, what = "storage_full", "for room on the storage"
+            if isinstance(error, StorageUnreachableError):
+                name, what = "storage_unreachable", "until the storage answers"
+            message = f"The run waits {what}: {error}"
+            self._outbox.put(EventRecord(name=name, message=message[:10_000]))
+        self._outbox.raise_if_stopped()
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in FULL
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    return isinstance(error, StorageUnreachableError)
