@@ -126,7 +126,7 @@ class RayJobs:
         return RayJob(body["status"], body.get("message") or "", body.get("driver_exit_code"), body.get("error_type"))
 
     def logs(self, submission_id: str, *, lines: int = 20) -> str:
-        """Return the last lines that a job printed; empty where there are none to be had."""
+        """Return the last lines that a job printed; empty where Ray has none."""
         try:
             response = self._request("GET", f"/api/jobs/{submission_id}/logs")
         except (RayUnreachableError, RayRefusedError):

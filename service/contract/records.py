@@ -67,7 +67,7 @@ def _storable_details(value: Any) -> Any:
     try:
         return _storable(value)
     except RecursionError:
-        raise ValueError("lists in lists, or objects in objects, deeper than anybody reads") from None
+        raise ValueError("lists or objects are nested too deeply to be stored") from None
 
 
 def _checked_result(result: JobResult) -> JobResult:

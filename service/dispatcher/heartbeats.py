@@ -13,7 +13,7 @@ class Heartbeats:
 
     That time itself is only compared with itself, so whose clock made it does not matter. Looks must follow each other
     closely: one that comes late (the machine slept, the dispatcher was stopped) starts all clocks afresh, as
-    :meth:`start_afresh` does where something failed without which no word could have arrived.
+    :meth:`start_afresh` does when something failed that every heartbeat depends on.
     """
 
     def __init__(self, lease_seconds: float, clock: Callable[[], float]) -> None:

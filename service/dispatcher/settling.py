@@ -31,7 +31,7 @@ class Settling:
     retry_seconds: float
 
     def note_submitted(self) -> None:
-        """Write down that Ray has the attempt: nobody's lease, then."""
+        """Record that Ray has the attempt; the lease of its claim ends."""
         self.attempt.submitted_at = datetime.now(UTC)
         self.attempt.lease_token = self.attempt.lease_expires_at = None
 

@@ -99,7 +99,7 @@ class Bucket(Storage):
             self.files.get_file(self.path(path), str(target))
 
     def stamp(self, path: str) -> tuple[int, str]:
-        """Return the bytes of an object, and a word that changes when it is replaced.
+        """Return the bytes of an object, and a digest that changes when it is replaced.
 
         Raises:
             FileNotFoundError: the object does not exist.

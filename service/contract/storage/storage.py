@@ -26,7 +26,7 @@ class StorageUnusableError(StorageError):
 
 
 class Making(ABC):
-    """Files that are to appear in the storage together, or not at all.
+    """Files that must appear in the storage together, or not at all.
 
     Attributes:
         path: the folder on this machine that they are written into.
@@ -71,7 +71,7 @@ class Storage(ABC):
 
     @abstractmethod
     def check(self, *, write: bool = True) -> None:
-        """Find out whether it can be used, before anybody does; with ``write`` also whether it can be written.
+        """Find out in advance whether it can be used; with ``write`` also whether it can be written.
 
         Raises:
             StorageUnusableError: there is no such bucket, or no permission.
