@@ -72,7 +72,9 @@ def test_an_empty_cell_is_refused_with_its_place(root: Path) -> None:
     ("column", "words", "row"),
     [
         (pa.array(["x"] * 3), "holds string, not numbers", None),
-        (pa.array([True, False, True]), "holds bool, not numbers", None),
+        (pa.array([1, 2, 3], pa.timestamp("s")), r"holds timestamp\[s\], not numbers", None),
+        (pa.array([[1.0], [2.0], [3.0]]), "holds list.*, not numbers.* store vectors of one length", None),
+        (pa.nulls(3), "every value is missing", None),
         (pa.array([1.0, None, 2.0]), "the value is missing", 1),
     ],
 )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from symadj.workers.data.errors import DataError
+from symadj.workers.data.formats.columns import INEXACT, LARGEST_EXACT
 from symadj.workers.data.table import Table, pieces
 from symadj.workers.data.transforms import FittedTransform
 
@@ -16,7 +17,6 @@ __all__ = ["TrainingColumns", "of_file", "refuse_not_finite", "refuse_untransfor
 
 # Flows are trained in single precision unless the spec says otherwise.
 _LARGEST = np.float64(np.finfo(np.float32).max)
-_LARGEST_EXACT = 2**53  # whole number in float64
 
 
 def refuse_not_finite(table: Table) -> None:
@@ -27,7 +27,7 @@ def refuse_not_finite(table: Table) -> None:
             continue
         for piece in pieces(*values.shape):
             if whole:
-                bad = (values[piece] > _LARGEST_EXACT) | (values[piece] < -_LARGEST_EXACT)
+                bad = (values[piece] > LARGEST_EXACT) | (values[piece] < -LARGEST_EXACT)
             else:
                 bad = ~(np.abs(values[piece]) <= _LARGEST)
             if bad.any():
@@ -37,9 +37,7 @@ def refuse_not_finite(table: Table) -> None:
 
 def _unfit(value: Any) -> str:
     if isinstance(value, np.integer):
-        return (
-            "and whole numbers above 2^53 are not exact in floating point: leave the column out or subtract an offset"
-        )
+        return INEXACT
     if np.isfinite(value):
         return f"too large for single precision (at most {_LARGEST:.2g}): choose another unit"
     return "which is not finite: remove or repair such rows"

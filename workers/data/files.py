@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from symadj.service.contract.spec.data import FileData
+from symadj.workers.data.checks import refuse_not_finite
 from symadj.workers.data.errors import DataError
+from symadj.workers.data.formats.columns import wanted_of
 from symadj.workers.data.formats.raw import READERS, InputFile
-from symadj.workers.data.formats.tables import wanted_of
 from symadj.workers.data.roots import DataRoots
 from symadj.workers.data.table import Source, Table
 
@@ -35,6 +36,9 @@ def load_file(data: FileData, roots: DataRoots) -> Table:
             f"{len(table.columns)} ({_listed(table.columns)}): the test rows must have the same",
             file=data.test_path,
         )
+    if test.rows.dtype != table.rows.dtype:  # before whole numbers are rounded side by side with fractions
+        refuse_not_finite(table)
+        refuse_not_finite(test)
     first_row = len(table.rows)
     contexts = [part.context for part in (table, test) if part.context is not None]
     return Table(

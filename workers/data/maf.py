@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from symadj.service.contract.spec.data import MafData
 from symadj.workers.data.checks import refuse_not_finite
 from symadj.workers.data.errors import DataError
-from symadj.workers.data.formats.arrays import read_hdf5, read_npy
+from symadj.workers.data.formats.arrays import read_npy
+from symadj.workers.data.formats.delimited import read_csv
+from symadj.workers.data.formats.hdf5 import read_hdf5
+from symadj.workers.data.formats.parquet import read_parquet
 from symadj.workers.data.formats.raw import InputFile, Raw
-from symadj.workers.data.formats.tables import read_csv, read_parquet
 from symadj.workers.data.roots import DataRoots
 from symadj.workers.data.table import Source, Table
 from symadj.workers.data.transforms import FittedTransform, standardise

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from symadj.service.contract.spec.data import BuiltinData, FileData, MafData, ToyData
+from symadj.service.contract.spec.data import (
+    IMAGE_TRANSFORMS,
+    USUAL_TRANSFORMS,
+    BuiltinData,
+    FileData,
+    MafData,
+    ToyData,
+)
 from symadj.service.contract.spec.transforms import DequantiseTransform, Transform
 from symadj.workers.data.batches import PartBatches
 from symadj.workers.data.checks import TrainingColumns, of_file, refuse_not_finite, refuse_untransformable
@@ -37,7 +44,8 @@ def prepare(data: TableData, table: Table) -> PreparedData:
     """
     refuse_not_finite(table)
     training, validation, test = _split(data, table)
-    levels = levels_of(data.transforms)
+    wanted = _transforms_of(data, table)
+    levels = levels_of(wanted)
     _refuse_without_density(table, training, noisy=levels is not None)
     noise_seed = None if levels is None else data.split_seed
     noise = Pipeline((), noise_seed)
@@ -47,7 +55,7 @@ def prepare(data: TableData, table: Table) -> PreparedData:
             index = training[piece]
             yield noise.noisy(table.rows[index], index, epoch=0)
 
-    transforms = fit_transforms(data.transforms, table.transforms, training_pieces, table.columns)
+    transforms = fit_transforms(wanted, table.transforms, training_pieces, table.columns)
     refuse_untransformable(table, transforms)
     context_transform, context = _standardised_context(table, training)
     pipeline = Pipeline(transforms, noise_seed)
@@ -69,6 +77,13 @@ def prepare(data: TableData, table: Table) -> PreparedData:
         shape=table.shape,
         levels=levels,
     )
+
+
+def _transforms_of(data: TableData, table: Table) -> tuple[Transform, ...]:
+    """Return the transforms of the spec, and what suits the rows where it leaves them to what the file holds."""
+    if data.transforms is not None:
+        return data.transforms
+    return IMAGE_TRANSFORMS if table.shape is not None and table.rows.dtype == np.uint8 else USUAL_TRANSFORMS
 
 
 def levels_of(transforms: tuple[Transform, ...]) -> int | None:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from symadj.service.contract.spec.data import ParquetStreamData
 from symadj.workers.data.errors import DataError
-from symadj.workers.data.formats.raw import InputFile, need, reading, refuse, same_type
-from symadj.workers.data.formats.tables import MISCOUNTED, dtype_of, names_of, numbers, wanted_of
+from symadj.workers.data.formats.raw import InputFile
 from symadj.workers.data.order import share_of
+from symadj.workers.data.parquet_parts import ParquetPart
 from symadj.workers.data.roots import DataRoots
 from symadj.workers.data.table import Batch, Pipeline, Source, Table
 from symadj.workers.data.transforms import FittedTransform
@@ -35,8 +35,7 @@ Index = NDArray[np.int64]
 class RowGroup:
     """A row group: its file, its number there, its first row there and among all rows, and how many it has."""
 
-    file: InputFile
-    metadata: Any
+    part: ParquetPart
     number: int
     first_in_file: int
     first: int
@@ -48,9 +47,10 @@ class ParquetRows:
 
     Attributes:
         columns, context_columns: names of what is read.
-        dtype: of the rows, the narrowest that holds all columns of all files.
+        dtype, context_dtype: the narrowest that hold all columns of all files.
         groups: all row groups that have rows, files in the order of their names.
         total: rows in all.
+        notes: a short sentence for each thing that was left out.
     """
 
     def __init__(self, data: ParquetStreamData, roots: DataRoots) -> None:
@@ -59,30 +59,25 @@ class ParquetRows:
         Raises:
             DataError: there is no file, one can't be read, or lacks a column.
         """
-        files = _files(data.path, roots)
-        parquet = need("pyarrow.parquet", files[0])
+        parts = [ParquetPart(file, folders) for file, folders in _files(data.path, roots)]
+        # Some programs write files without rows, whose columns have no types or are not there.
+        filled = [part for part in parts if any(part.group_rows)] or parts[:1]
         self.context_columns = data.context_columns
-        self.columns: tuple[str, ...] = data.columns or ()
+        self.columns: tuple[str, ...] = data.columns or tuple(
+            name for name in filled[0].offered() if name not in self.context_columns
+        )
         self.groups: list[RowGroup] = []
         self.total = 0
-        kinds: set[np.dtype[Any]] = set()
-        self._stamps = {file: _stamp(file) for file in files}
-        for file in files:
-            with reading(file, "parquet"), parquet.ParquetFile(file.path) as opened:
-                metadata, schema = opened.metadata, opened.schema_arrow
-            if not self.columns:
-                self.columns = tuple(name for name in names_of(schema) if name not in self.context_columns)
-            wanted_of(file, schema.names, [*self.columns, *self.context_columns])
-            kinds.add(dtype_of(file, schema, self.columns))
-            if self.context_columns:
-                dtype_of(file, schema, self.context_columns)  # refuses what is no number
+        for part in filled:
+            part.check([*self.columns, *self.context_columns])
             begin = self.total
-            for number in range(metadata.num_row_groups):
-                rows = metadata.row_group(number).num_rows
+            for number, rows in enumerate(part.group_rows):
                 if rows:
-                    self.groups.append(RowGroup(file, metadata, number, self.total - begin, self.total, rows))
+                    self.groups.append(RowGroup(part, number, self.total - begin, self.total, rows))
                     self.total += rows
-        self.dtype = np.result_type(*kinds)
+        self.dtype = _dtype(filled, self.columns)
+        self.context_dtype = _dtype(filled, self.context_columns)
+        self.notes = _notes(filled) if data.columns is None else ()
 
     def read(self, group: RowGroup) -> Table:
         """Read a row group; its rows keep their places in the file for what may be said of them.
@@ -90,46 +85,50 @@ class ParquetRows:
         Raises:
             DataError: it can't be read, a column is not numeric, a value is missing, or the file was changed.
         """
-        if _stamp(group.file) != self._stamps[group.file]:
-            raise refuse(group.file, "was changed since it was checked: its rows may be others now")
-        parquet = need("pyarrow.parquet", group.file)
-        with reading(group.file, "parquet"), parquet.ParquetFile(group.file.path, metadata=group.metadata) as opened:
-            arrow = opened.read_row_group(group.number, columns=[*self.columns, *self.context_columns])
-        if len(arrow) != group.rows:
-            raise refuse(group.file, MISCOUNTED)
-
-        def side_by_side(names: Sequence[str]) -> NDArray[Any]:
-            values = [numbers(group.file, arrow[name], name, group.first_in_file) for name in names]
-            return same_type(group.file, values, names)
-
+        tables = [(self.columns, self.dtype), (self.context_columns, self.context_dtype)]
+        rows, context = group.part.read(group.number, group.first_in_file, tables)
         return Table(
             self.columns,
-            side_by_side(self.columns).astype(self.dtype, copy=False),
+            rows,
             self.context_columns,
-            side_by_side(self.context_columns) if self.context_columns else None,
-            sources=(Source(group.file.name, -group.first_in_file),),
+            context if self.context_columns else None,
+            sources=(Source(group.part.file.name, -group.first_in_file),),
         )
 
 
-def _stamp(file: InputFile) -> tuple[int, int] | None:
-    """Return what a file's change can be told by; None: it is not there."""
-    try:
-        status = file.path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
+def _dtype(parts: Sequence[ParquetPart], columns: Sequence[str]) -> np.dtype[Any]:
+    """Return the narrowest dtype that holds ``columns`` of all ``parts``."""
+    if not columns or not any(any(part.group_rows) for part in parts):
+        return np.dtype(np.float64)
+    return np.result_type(*{part.dtype(columns) for part in parts})
 
 
-def _files(path: str, roots: DataRoots) -> list[InputFile]:
+def _notes(parts: Sequence[ParquetPart]) -> tuple[str, ...]:
+    """Return what is left out of all columns: pandas' index, and columns that the first file does not have."""
+    columns = [part.offered() for part in parts]
+    first = set(columns[0])
+    further = dict.fromkeys(name for names in columns[1:] for name in names if name not in first)
+    return (
+        *dict.fromkeys(note for part in parts for note in part.notes()),
+        *(f"column {name!r}, which the first file does not have, was left out" for name in further),
+    )
+
+
+def _files(path: str, roots: DataRoots) -> list[tuple[InputFile, tuple[str, ...]]]:
+    """Return the files, and for each the folders below ``path`` that it lies in."""
     names = roots.names_below(path, ".parquet")
     if names is None:
-        return [roots.find_file(path)]
-    # Other programs keep copies and half-written files under names that begin with a dot or an underscore.
-    inside = [name for name in names if not any(part.startswith((".", "_")) for part in name.parts)]
+        return [(roots.find_file(path), ())]
+    inside = [name for name in names if not any(map(_is_left_alone, name.parts))]
     if not inside:
         raise DataError(f"{path} is a folder without any .parquet file", file=path)
     # Each by itself: a link in the folder may lead out of the data roots, or to a pipe.
-    return [roots.find_file(f"{path}/{file}") for file in inside]
+    return [(roots.find_file(f"{path}/{name}"), name.parts[:-1]) for name in inside]
+
+
+def _is_left_alone(part: str) -> bool:
+    """Return whether other programs keep copies and half-written files under such a name, if it is no column's."""
+    return part.startswith(".") or (part.startswith("_") and "=" not in part)
 
 
 class TrainingRows:

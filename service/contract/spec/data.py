@@ -137,6 +137,24 @@ class ToyData(_Split):
 FormatName = Literal["npy", "npz", "parquet", "csv", "hdf5", "fcs", "idx"]
 
 
+class CsvOptions(Section):
+    """How a csv file is written; by default as most programs do: commas, decimal points, UTF-8."""
+
+    delimiter: Literal[",", ";", "\t", "|", " "] = Field(",", description="What stands between two values.")
+    decimal: Literal[".", ","] = Field(".", description="The decimal sign; a comma beside commas needs quotes.")
+    encoding: Literal["utf-8", "utf-16", "cp1252", "latin-1", "cp1250", "cp1251", "cp932", "gb18030", "mac-roman"] = (
+        Field("utf-8", description="Of the columns' names: `cp1252` for Excel on a Windows of Western Europe.")
+    )
+    row_names: bool = Field(
+        False, description="Whether each row begins with a name, which is left out: R's row names, pandas' index."
+    )
+
+
+# What suits images of bytes, and what suits all else.
+IMAGE_TRANSFORMS: tuple[Transform, ...] = (DequantiseTransform(), LogitTransform())
+USUAL_TRANSFORMS: tuple[Transform, ...] = (StandardiseTransform(),)
+
+
 class FileFormat(NamedTuple):
     """What a spec may say about files of a format; ``workers/data/formats`` reads them.
 
@@ -144,25 +162,23 @@ class FileFormat(NamedTuple):
         endings: of the files' names, in lower case.
         options: fields of :class:`FileData` that only this format has, and others that name them too.
         images: whether a file may hold images.
-        transforms: what suits such files.
+        transforms: what suits such files; None where it depends on what a file holds, images of bytes or not.
     """
 
     endings: tuple[str, ...]
     options: tuple[str, ...] = ()
     images: bool = False
-    transforms: tuple[Transform, ...] = (StandardiseTransform(),)
+    transforms: tuple[Transform, ...] | None = USUAL_TRANSFORMS
 
 
 FORMATS: dict[FormatName, FileFormat] = {
-    "npy": FileFormat((".npy",), images=True),
-    "npz": FileFormat((".npz",), ("key",), images=True),
+    "npy": FileFormat((".npy",), images=True, transforms=None),
+    "npz": FileFormat((".npz",), ("key",), images=True, transforms=None),
     "parquet": FileFormat((".parquet", ".pq")),
-    "csv": FileFormat((".csv", ".csv.gz"), ("header",)),
-    "hdf5": FileFormat((".h5", ".hdf5"), ("key",), images=True),
+    "csv": FileFormat((".csv", ".csv.gz"), ("header", "csv")),
+    "hdf5": FileFormat((".h5", ".hdf5", ".h5ad", ".nc", ".mat"), ("key", "row_axis"), images=True, transforms=None),
     "fcs": FileFormat((".fcs",), ("compensate", "data_set")),
-    "idx": FileFormat(
-        ("-ubyte", "-ubyte.gz", ".idx", ".idx.gz"), images=True, transforms=(DequantiseTransform(), LogitTransform())
-    ),
+    "idx": FileFormat(("-ubyte", "-ubyte.gz", ".idx", ".idx.gz"), images=True, transforms=IMAGE_TRANSFORMS),
 }
 FORMATS_OF_IMAGES = tuple(name for name, format in FORMATS.items() if format.images)
 # The error for an option that the file's format does not have.
@@ -171,6 +187,8 @@ OPTIONS_OF_FORMATS = {
     "compensate": "data.compensate is about FCS files; a {format} file has no spillover",
     "data_set": "data.data_set is about FCS files; a {format} file has no data sets with a number",
     "header": "data.header is about csv files; a {format} file has no such line",
+    "csv": "data.csv is about csv files; a {format} file has neither delimiters nor decimal signs",
+    "row_axis": "data.row_axis is about HDF5 files; the rows of a {format} file come first",
 }
 
 
@@ -188,9 +206,18 @@ class FileData(_Data):
     )
     test_path: DataPath | None = Field(None, description="A file of the same layout that holds the test rows.")
     key: str | None = Field(
-        None, min_length=1, max_length=200, description="The array of an npz or HDF5 file; default: its only one."
+        None,
+        min_length=1,
+        max_length=200,
+        description="The array of an npz file, or the array or table of an HDF5 file; default: its only one.",
+    )
+    row_axis: Literal["first", "last"] | None = Field(
+        None,
+        description="The axis of an HDF5 array that counts the rows: `first` unless given, `last` in what MATLAB has "
+        "written as rows x columns. Must be given for MATLAB's arrays.",
     )
     header: bool = Field(True, description="Whether the first line of a csv file names its columns.")
+    csv: CsvOptions = CsvOptions()
     compensate: bool = Field(False, description="Whether an FCS file's own spillover matrix is applied.")
     data_set: int | None = Field(
         None, ge=1, le=100_000, description="The data set to read of an FCS file, from 1; default: its only one."
@@ -207,9 +234,10 @@ class FileData(_Data):
         0.1, description="null with `test_path`, and only with it.", json_schema_extra=_without_default
     )
     split_seed: SplitSeed = 0
-    transforms: Transforms = Field(
-        (),
-        description="Default: `dequantise` (256 levels) and `logit` for idx images, `standardise` for everything else.",
+    transforms: Transforms | None = Field(
+        None,
+        description="Default: `dequantise` (256 levels) and `logit` for images of bytes (IDX; uint8 of more than two "
+        "axes in npy, npz and HDF5, which null stands for), `standardise` for everything else.",
         json_schema_extra=_without_default,
     )
 
@@ -233,9 +261,9 @@ class FileData(_Data):
             filled["format"] = endings[found]
         if filled.get("test_path") is not None:
             filled.setdefault("test_fraction", None)
-        if "transforms" not in filled:
+        if filled.get("transforms") is None:
             usual = FORMATS.get(filled.get("format", "csv"), FORMATS["csv"]).transforms
-            filled["transforms"] = [transform.model_dump(mode="json") for transform in usual]
+            filled["transforms"] = usual and [transform.model_dump(mode="json") for transform in usual]
         return filled
 
     @model_validator(mode="after")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import gzip
 import importlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import numpy as np
 from numpy.typing import NDArray
 
 from symadj.service.contract.spec.data import FileData, FormatName
@@ -28,7 +27,6 @@ __all__ = [
     "reads",
     "refuse",
     "refuse_larger_than_memory",
-    "same_type",
 ]
 
 _STREAM = "store it as parquet and take data.kind parquet_stream"
@@ -139,19 +137,3 @@ def refuse(file: InputFile, what: str, *, column: str | None = None, row: int | 
     place = "" if column is None else f", column {column!r}"
     place += "" if row is None else f", row {row} (from 0)"
     return DataError(f"{file.name}{place}: {what}", file=file.name, column=column, row=row)
-
-
-def same_type(file: InputFile, columns: Sequence[NDArray[Any]], names: Sequence[str]) -> NDArray[Any]:
-    """Return the columns [n] side by side, [n, dim], in the narrowest dtype that holds all.
-
-    Raises:
-        DataError: a column is not numeric.
-    """
-    for column, name in zip(columns, names, strict=True):
-        if column.dtype.kind not in "iuf" or column.ndim != 1:
-            what = f"holds {column.dtype}" if column.ndim == 1 else f"holds arrays of {column.dtype}"
-            raise refuse(file, f"{what}, not numbers: leave it out of data.columns", column=name)
-    rows = np.empty((len(columns[0]), len(columns)), np.result_type(*columns))
-    for place, column in enumerate(columns):
-        rows[:, place] = column
-    return rows
