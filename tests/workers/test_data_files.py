@@ -17,6 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import sparse
 
 from symadj.service.contract.spec.data import FORMATS, FileData
 from symadj.workers.data import DataError
@@ -198,6 +202,107 @@ def test_images_become_rows_and_keep_their_shape(root: Path) -> None:
     assert (len(data.training), len(data.validation), len(data.test)) == (54, 6, 10)
     np.testing.assert_array_equal(data.test.raw, images[:10].reshape(10, 20) // 2)
     np.testing.assert_array_equal(data.original_units(data.test.rows), data.test.raw)
+
+
+@pytest.mark.parametrize("name", ["images.npy", "images.npz", "images.h5"])
+def test_images_of_bytes_are_dequantised_whatever_holds_them(root: Path, name: str) -> None:
+    images = np.random.default_rng(0).integers(256, size=(60, 3, 4, 5), dtype=np.uint8)
+    write_array(root / name, images)
+    data = load_data(spec(name))
+    assert (data.shape, data.levels) == ((3, 4, 5), 256)
+    assert [transform.parameters()["kind"] for transform in data.transforms] == ["dequantise", "logit"]
+    np.testing.assert_array_equal(data.original_units(data.test.rows), data.test.raw)
+    # What the spec says itself is heeded, and so are specs that were stored when this was the default.
+    assert load_data(spec(name, transforms=[{"kind": "standardise"}])).levels is None
+
+
+@pytest.mark.parametrize("array", [np.zeros((60, 20), np.uint8), np.zeros((60, 4, 5), np.float32)])
+def test_other_arrays_are_standardised(root: Path, array: np.ndarray) -> None:
+    array += np.random.default_rng(0).integers(200, size=array.shape).astype(array.dtype)
+    np.save(root / "rows.npy", array)
+    data = load_data(spec("rows.npy"))
+    assert data.levels is None
+    assert [transform.parameters()["kind"] for transform in data.transforms] == ["standardise"]
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    if path.suffix == ".npy":
+        np.save(path, array)
+    elif path.suffix == ".npz":
+        np.savez(path, rows=array)
+    else:
+        with h5py.File(path, "w") as file:
+            file["rows"] = array
+
+
+ARRAYS = ["rows.npy", "rows.npz", "rows.h5"]
+RECORD = np.dtype([("id", ">i8"), ("v", "<f4", (2,)), ("flag", "?"), ("m", ">f2", (1, 2)), ("name", "S3")])
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_records_are_read_by_the_names_of_their_fields(root: Path, name: str) -> None:
+    records = np.zeros(50, RECORD)
+    records["id"], records["flag"] = np.arange(50), np.arange(50) % 3 == 0
+    records["v"], records["m"] = ROWS[:50, :2], ROWS[:50, None, :2]
+    write_array(root / name, records)
+    with pytest.raises(DataError, match=r"holds .S3, not numbers"):
+        load_table(spec(name))
+    columns = ["m[0][1]", "id", "v[0]", "v[1]", "flag"]
+    table = load_table(spec(name, columns=columns, context_columns=["m[0][0]"]))
+    half, single = (ROWS[:50, :2].astype(kind) for kind in (np.float16, np.float32))
+    np.testing.assert_array_equal(table.rows, np.c_[half[:, 1], np.arange(50), single, np.arange(50) % 3 == 0])
+    np.testing.assert_array_equal(table.context, half[:, :1])
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.parametrize("kind", ["i8", ">u8"])
+def test_whole_numbers_that_floating_point_rounds_are_refused(root: Path, name: str, kind: str) -> None:
+    records = np.zeros(50, [("a", "f8"), ("id", kind)])
+    records["a"], records["id"] = ROWS[:50, 0], np.arange(50)
+    records["id"][7] = 2**53 + 1
+    write_array(root / name, records)
+    with pytest.raises(DataError, match=r"is 9007199254740993, and whole numbers above 2\^53 are not exact") as caught:
+        load_data(spec(name))
+    assert caught.value.place == {"file": name, "column": "id", "row": 7}
+    write_array(root / name, np.stack([records["id"], records["id"]], 1))
+    with pytest.raises(DataError, match=r"is 9007199254740993, and whole numbers above 2\^53 are not exact"):
+        load_data(spec(name))
+
+
+def test_whole_numbers_are_not_rounded_beside_fractions_of_the_test_file(root: Path) -> None:
+    np.save(root / "train.npy", np.full((40, 2), 2**53 + 1))
+    np.save(root / "test.npy", ROWS[:, :2])
+    for train, test in (("train.npy", "test.npy"), ("test.npy", "train.npy")):
+        with pytest.raises(DataError, match=r"of train\.npy is 9007199254740993, and whole numbers above"):
+            load_data(spec(train, test_path=test))
+
+
+@settings(deadline=None, max_examples=120)
+@given(
+    name=st.sampled_from(ARRAYS),
+    array=arrays(
+        st.sampled_from(["?", "i1", "u1", "<i2", ">u2", "<i4", ">u4", "<f2", ">f2", "<f4", ">f4", "<f8", ">f8"]),
+        st.tuples(st.integers(1, 5), st.integers(1, 3)) | st.tuples(*[st.integers(1, 3)] * 3),
+    ),
+    fortran=st.booleans(),
+)
+def test_what_numpy_writes_is_read(
+    tmp_path_factory: pytest.TempPathFactory, name: str, array: np.ndarray, fortran: bool
+) -> None:
+    root = tmp_path_factory.mktemp("written")
+    write_array(root / name, np.asfortranarray(array) if fortran else array)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SYMADJ_DATA_ROOTS", str(root))
+        rows = load_table(spec(name)).rows
+    np.testing.assert_array_equal(rows, array.reshape(len(array), -1).astype(float))
+    assert rows.dtype.isnative
+
+
+def test_a_sparse_matrix_of_scipy_is_refused(root: Path) -> None:
+    sparse.save_npz(root / "sparse.npz", sparse.csr_matrix(np.eye(20)))
+    for key in (None, "data"):
+        with pytest.raises(DataError, match=r"holds a sparse matrix of scipy: store it as an array, x\.toarray\(\)"):
+            load_table(spec("sparse.npz", key=key))
 
 
 def test_images_with_their_channels_last_are_refused(root: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +18,7 @@ from symadj.service.contract.spec.data import ParquetStreamData
 from symadj.workers.data import DataError, PreparedData
 from symadj.workers.data.stream import ParquetRows, StreamBatches
 from tests.workers.loading import load_data
+from tests.workers.loading import roots as roots_of_test
 
 TOTAL = 1000
 VALUES = np.random.default_rng(0).normal([1.0, -5.0, 30.0], [1.0, 2.0, 0.1], (TOTAL, 3))
@@ -217,3 +220,124 @@ def test_a_value_that_a_transform_cannot_take_is_named(root: Path) -> None:
         load_data(spec(columns=["a"], transforms=[{"kind": "logit"}]))
     row = int(np.argmax((VALUES[:, 0] < 0) | (VALUES[:, 0] > 1)))
     assert caught.value.place == {"file": "rows/part-0.parquet", "column": "a", "row": row}
+
+
+def parts_below(root: Path, **tables: pa.Table) -> None:
+    """Write files below the folder ``parts``; ``__`` in a name is a folder's end, ``_is_`` an equals sign."""
+    for name, table in tables.items():
+        path = root / "parts" / f"{name.replace('__', '/').replace('_is_', '=')}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path)
+
+
+@pytest.fixture
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SYMADJ_DATA_ROOTS", str(tmp_path))
+    return tmp_path
+
+
+SMALL = {"path": "parts", "columns": None, "batch_size": 4, "validation_rows": 2, "test_rows": 2}
+
+
+def rows_of(data: ParquetStreamData) -> tuple[np.ndarray, ParquetRows]:
+    """All rows in the order of the files, context behind the columns."""
+    source = ParquetRows(data, roots_of_test())
+    tables = [source.read(group) for group in source.groups]
+    whole = [table.rows if table.context is None else np.c_[table.rows, table.context] for table in tables]
+    return np.concatenate(whole), source
+
+
+def test_files_without_rows_have_no_say(parts: Path) -> None:
+    rows = pa.table({"a": VALUES[:10, 0], "b": VALUES[:10, 1]})
+    nulls = pa.table({"a": pa.nulls(0), "b": pa.nulls(0)})
+    parts_below(
+        parts,
+        p0=pa.table({}),
+        p1=rows,
+        p2=nulls,
+        p3=rows.slice(0, 0).cast(pa.schema({"a": "int8", "b": "int8"})),
+        p4=rows,
+    )
+    load_data(spec(**SMALL))
+    read, source = rows_of(spec(**SMALL))
+    assert source.columns == ("a", "b")
+    np.testing.assert_array_equal(read, np.tile(VALUES[:10, :2], (2, 1)))
+
+
+def test_a_column_without_values_is_refused_where_there_are_rows(parts: Path) -> None:
+    parts_below(parts, p0=pa.table({"a": VALUES[:10, 0]}), p1=pa.table({"a": pa.nulls(10)}))
+    with pytest.raises(DataError, match="every value is missing") as caught:
+        load_data(spec(**SMALL))
+    assert caught.value.place == {"file": "parts/p1.parquet", "column": "a"}
+
+
+def test_only_files_without_rows_are_too_few(parts: Path) -> None:
+    parts_below(parts, p0=pa.table({"a": pa.nulls(0)}))
+    with pytest.raises(DataError, match="parts has 0 rows"):
+        load_data(spec(**SMALL))
+
+
+def test_a_column_that_only_a_later_file_has_is_left_out_with_a_note(parts: Path) -> None:
+    column = {"a": VALUES[:10, 0]}
+    parts_below(parts, p0=pa.table(column), p1=pa.table({"new": VALUES[:10, 1], **column}))
+    read, source = rows_of(spec(**SMALL))
+    assert (source.columns, read.shape) == (("a",), (20, 1))
+    assert source.notes == ("column 'new', which the first file does not have, was left out",)
+
+
+@pytest.mark.parametrize("context", [False, True])
+def test_what_the_folders_are_called_is_a_column_of_their_files(parts: Path, context: bool) -> None:
+    frame = pd.DataFrame({"a": VALUES[:12, 0].astype(np.float32), "donor": [3, 0, 10] * 4, "dose": [0.5, 0.25] * 6})
+    frame.to_parquet(parts / "parts", partition_cols=["donor", "dose"])
+    more = {"columns": ["a"], "context_columns": ["dose", "donor"]} if context else {}
+    read, source = rows_of(spec(**SMALL | more))
+    assert (source.columns, source.context_columns) == (
+        (("a",), ("dose", "donor")) if context else (("a", "donor", "dose"), ())
+    )
+    names = ["a", "dose", "donor"] if context else ["a", "donor", "dose"]
+    # Files come in the order of their names: 10 before 3.
+    by_name = frame.sort_values(["donor", "dose"], key=lambda column: column.astype(str), kind="stable")
+    np.testing.assert_array_equal(read, by_name[names].to_numpy(float))
+    load_data(spec(**SMALL | more))
+
+
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        ("donor_is_A", "is 'A' by the name of the folder, not a number: name the columns to use by data.columns"),
+        ("donor_is___HIVE_DEFAULT_PARTITION__", "which is a missing value"),
+        ("donor_is_9007199254740993", "whole numbers above 2^53 are not exact"),
+    ],
+)
+def test_a_folder_whose_name_is_no_number_is_refused_by_its_column(parts: Path, folder: str, words: str) -> None:
+    path = parts / "parts" / folder.replace("_is_", "=")
+    path.mkdir(parents=True)
+    pq.write_table(pa.table({"a": VALUES[:20, 0]}), path / "p.parquet")
+    with pytest.raises(DataError, match=re.escape(words)) as caught:
+        load_data(spec(**SMALL))
+    assert caught.value.place["column"] == "donor"
+    assert load_data(spec(**SMALL | {"columns": ["a"]})).columns == ("a",)
+
+
+def test_a_column_that_files_hold_beside_their_folder_must_agree_with_it(parts: Path) -> None:
+    for name, donor in (("donor_is_1__p", 1), ("donor_is_2__p", 2)):
+        parts_below(parts, **{name: pa.table({"donor": [donor] * 10, "a": VALUES[:10, 0]})})
+    read, source = rows_of(spec(**SMALL))
+    assert source.columns == ("donor", "a")
+    np.testing.assert_array_equal(read[:, 0], [1] * 10 + [2] * 10)
+    parts_below(parts, donor_is_2__p=pa.table({"donor": [3] * 10, "a": VALUES[:10, 0]}))
+    with pytest.raises(DataError, match="holds other values than the name of its folder, donor=2"):
+        load_data(spec(**SMALL))
+
+
+def test_a_file_outside_of_the_folders_lacks_their_column(parts: Path) -> None:
+    rows = pa.table({"a": VALUES[:10, 0]})
+    parts_below(parts, donor_is_1__p=rows, p=rows)
+    with pytest.raises(DataError, match=r"parts/p\.parquet.* has no column 'donor'"):
+        load_data(spec(**SMALL))
+
+
+def test_a_folder_of_a_column_may_begin_with_an_underscore(parts: Path) -> None:
+    parts_below(parts, _donor_is_1__p=pa.table({"a": VALUES[:10, 0]}), _temporary__p=pa.table({"z": ["x"]}))
+    read, source = rows_of(spec(**SMALL))
+    assert (source.columns, read.shape) == (("a", "_donor"), (10, 2))

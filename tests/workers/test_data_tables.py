@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import gzip
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ import pytest
 
 from symadj.service.contract.spec.data import FileData, ParquetStreamData
 from symadj.workers.data import DataError
-from tests.workers.loading import load_data, load_table
+from symadj.workers.data.formats.parquet import read_parquet
+from symadj.workers.data.formats.raw import InputFile
+from symadj.workers.data.stream import ParquetRows
+from tests.workers.loading import load_data, load_table, roots
 
 ROWS = np.random.default_rng(0).normal(size=(50, 3))
 
@@ -27,6 +31,11 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def spec(path: str, **more: Any) -> FileData:
     return FileData.model_validate({"kind": "file", "path": path, "batch_size": 20, **more})
+
+
+def stream_spec(path: str, **more: Any) -> ParquetStreamData:
+    sizes = {"batch_size": 10, "validation_rows": 2, "test_rows": 2}
+    return ParquetStreamData.model_validate({"kind": "parquet_stream", "path": path, **sizes, **more})
 
 
 @pytest.mark.parametrize(
@@ -72,7 +81,7 @@ def test_an_empty_cell_is_refused_with_its_place(root: Path) -> None:
     ("column", "words", "row"),
     [
         (pa.array(["x"] * 3), "holds string, not numbers", None),
-        (pa.array([1, 2, 3], pa.timestamp("s")), r"holds timestamp\[s\], not numbers", None),
+        (pa.array([1, 2, 3], pa.timestamp("us")), r"holds timestamp\[us\], not numbers", None),
         (pa.array([[1.0], [2.0], [3.0]]), "holds list.*, not numbers.* store vectors of one length", None),
         (pa.nulls(3), "every value is missing", None),
         (pa.array([1.0, None, 2.0]), "the value is missing", 1),
@@ -125,12 +134,132 @@ def test_columns_beside_one_without_a_name_can_be_chosen(root: Path) -> None:
     np.testing.assert_allclose(load_table(spec("indexed.csv", columns=["c", "a"])).rows, ROWS[:, [2, 0]])
 
 
-def test_an_index_of_pandas_is_no_column_unless_it_is_named(root: Path) -> None:
-    frame = pd.DataFrame(ROWS, columns=list("abc"))
-    frame[frame["a"] > 0].to_parquet(root / "filtered.parquet")
-    assert load_table(spec("filtered.parquet")).columns == ("a", "b", "c")
-    named = load_table(spec("filtered.parquet", columns=["__index_level_0__"]))
-    np.testing.assert_array_equal(named.rows[:, 0], np.flatnonzero(ROWS[:, 0] > 0))
+FRAME = pd.DataFrame(ROWS[:, :2], columns=["a", "b"])
+INDICES: dict[str, pd.Index] = {
+    "a range in the footer": pd.RangeIndex(5, 55, name="cell"),
+    "whole numbers with a name": pd.Index(np.arange(50)[::-1] * 3, name="cell"),
+    "whole numbers without one": pd.Index(np.arange(50)[::-1] * 3),
+    "texts": pd.Index([f"c{n}" for n in range(50)], name="cell"),
+    "levels": pd.MultiIndex.from_product([range(25), [0.5, 1.5]], names=["donor", "cell"]),
+    "levels without names": pd.MultiIndex.from_product([range(25), [0.5, 1.5]]),
+}
+
+
+@pytest.mark.parametrize("kind", INDICES)
+def test_an_index_that_pandas_stored_is_left_out(root: Path, kind: str) -> None:
+    FRAME.set_axis(INDICES[kind]).to_parquet(root / "indexed.parquet")
+    raw = read_parquet(InputFile(root / "indexed.parquet", "indexed.parquet"))
+    assert raw.columns == ("a", "b")
+    np.testing.assert_array_equal(raw.values, FRAME)
+    stored = [name for name in pq.read_schema(root / "indexed.parquet").names if name not in ("a", "b")]
+    assert raw.notes == tuple(f"column {name!r}, pandas' stored index, was left out" for name in stored)
+    streamed = ParquetRows(stream_spec("indexed.parquet"), roots())
+    assert (streamed.columns, streamed.notes) == (raw.columns, raw.notes)
+
+
+def test_a_stored_index_is_read_where_it_is_named(root: Path) -> None:
+    FRAME.set_axis(INDICES["levels"]).to_parquet(root / "indexed.parquet")
+    table = load_table(spec("indexed.parquet", columns=["a"], context_columns=["donor"]))
+    np.testing.assert_array_equal(table.context[:, 0], np.repeat(np.arange(25), 2))
+    FRAME.set_axis(INDICES["a range in the footer"]).to_parquet(root / "range.parquet")
+    for data in (spec("range.parquet", columns=["cell", "a"]), stream_spec("range.parquet", columns=["cell", "a"])):
+        with pytest.raises(DataError, match=r"pandas' index: the file holds its range alone .start 5, stop 55, step 1"):
+            load_data(data)
+
+
+def test_a_file_of_nothing_but_an_index_is_refused(root: Path) -> None:
+    FRAME.set_index(["a", "b"]).to_parquet(root / "indexed.parquet")
+    with pytest.raises(DataError, match=r"no columns but pandas' stored index .a, b."):
+        load_table(spec("indexed.parquet"))
+    assert load_table(spec("indexed.parquet", columns=["b"])).columns == ("b",)
+
+
+LARGE = 2**53 + 1
+WHOLE: dict[str, pa.Array] = {
+    "int64": pa.array([1, -LARGE, *range(3, 9)], pa.int64()),
+    "uint64": pa.array([1, 2**64 - 1, *range(3, 9)], pa.uint64()),
+    "decimal": pa.array([decimal.Decimal(n) for n in (1, LARGE, *range(3, 9))], pa.decimal128(20, 0)),
+    "decimal with a fraction": pa.array(
+        [decimal.Decimal("1.5"), *(decimal.Decimal(n) for n in (LARGE, *range(3, 9)))], pa.decimal128(20, 1)
+    ),
+    "dictionary": pa.array([1, LARGE, *range(3, 9)]).dictionary_encode(),
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.parametrize("beside", [pa.array(np.arange(8)), pa.array(np.arange(8) / 2)], ids=["whole", "float"])
+def test_whole_numbers_that_floating_point_rounds_are_refused(root: Path, kind: str, beside: pa.Array) -> None:
+    pq.write_table(pa.table({"a": beside, "id": WHOLE[kind]}), root / "ids.parquet")
+    for more in ({}, {"columns": ["a"], "context_columns": ["id"]}):
+        for data in (spec("ids.parquet", **more), stream_spec("ids.parquet", batch_size=1, **more)):
+            with pytest.raises(DataError, match=r"above 2\^53 are not exact") as caught:
+                load_data(data)
+            assert caught.value.place == {"file": "ids.parquet", "column": "id", "row": 1}
+
+
+def test_whole_numbers_of_one_file_are_not_rounded_beside_fractions_of_another(root: Path) -> None:
+    (root / "parts").mkdir()
+    pq.write_table(pa.table({"id": pa.array([LARGE] * 30)}), root / "parts" / "0.parquet")
+    pq.write_table(pa.table({"id": ROWS[:, 0]}), root / "parts" / "1.parquet")
+    with pytest.raises(DataError, match=r"parts/0\.parquet, column 'id', row 0 .*above 2\^53 are not exact"):
+        load_data(stream_spec("parts"))
+
+
+def test_decimals_dictionaries_booleans_and_half_precision_are_numbers(root: Path) -> None:
+    whole = np.arange(50) % 7
+    columns = {
+        "decimal": pa.array([decimal.Decimal(int(n)) / 8 for n in whole], pa.decimal128(20, 3)),
+        "dictionary": pa.array(whole * 10).dictionary_encode(),
+        "flag": pa.array(whole > 3),
+        "flags": pa.array(whole > 2).dictionary_encode(),
+        "half": pa.array(ROWS[:, 0].astype(np.float16)),
+        "unsigned": pa.array(whole, pa.uint64()),
+    }
+    pq.write_table(pa.table(columns), root / "kinds.parquet", row_group_size=7)
+    expected = np.stack([whole / 8, whole * 10, whole > 3, whole > 2, ROWS[:, 0].astype(np.float16), whole], 1)
+    np.testing.assert_array_equal(load_table(spec("kinds.parquet")).rows, expected)
+    streamed = ParquetRows(stream_spec("kinds.parquet"), roots())
+    np.testing.assert_array_equal(np.concatenate([streamed.read(g).rows for g in streamed.groups]), expected)
+
+
+def test_a_vector_is_as_many_columns_as_it_has_numbers(root: Path) -> None:
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(ROWS.ravel()), 3)
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(ROWS[:, :2].astype(np.float32).reshape(50, 2, 1))
+    table = pa.table({"n": np.arange(50), "v": vectors, "t": tensors})
+    pq.write_table(table, root / "vectors.parquet", row_group_size=20)
+    read = load_table(spec("vectors.parquet"))
+    assert read.columns == ("n", "v[0]", "v[1]", "v[2]", "t[0]", "t[1]")
+    np.testing.assert_array_equal(read.rows, np.c_[np.arange(50), ROWS, ROWS[:, :2].astype(np.float32)])
+    chosen = {"columns": ["v[2]", "n"], "context_columns": ["v[0]"]}
+    read = load_table(spec("vectors.parquet", **chosen))
+    np.testing.assert_array_equal(np.c_[read.rows, read.context], np.c_[ROWS[:, 2], np.arange(50), ROWS[:, 0]])
+    streamed = ParquetRows(stream_spec("vectors.parquet", **chosen), roots())
+    part = streamed.read(streamed.groups[1])
+    np.testing.assert_array_equal(np.c_[part.rows, part.context], np.c_[read.rows, read.context][20:40])
+    with pytest.raises(DataError, match=r"no column 'v'; it has: n, v\[0\]"):
+        load_table(spec("vectors.parquet", columns=["v"]))
+
+
+@pytest.mark.parametrize(
+    ("vectors", "column", "row"),
+    [([[1.0, 2.0], None, [3.0, 4.0]], "v", 1), ([[1.0, 2.0], [3.0, 4.0], [3.0, None]], "v[1]", 2)],
+)
+def test_a_vector_that_lacks_something_is_refused(root: Path, vectors: list[Any], column: str, row: int) -> None:
+    pq.write_table(pa.table({"v": pa.array(vectors, pa.list_(pa.float64(), 2))}), root / "vectors.parquet")
+    with pytest.raises(DataError, match="the value is missing") as caught:
+        load_table(spec("vectors.parquet"))
+    assert caught.value.place == {"file": "vectors.parquet", "column": column, "row": row}
+
+
+def test_numbers_that_stand_for_something_else_are_refused(root: Path) -> None:
+    pd.DataFrame({"p": pd.period_range("2020", periods=8, freq="D")}).to_parquet(root / "periods.parquet")
+    # A type that Arrow does not know is read as the numbers that it is stored as; so are periods without pandas.
+    field = pa.field("p", pa.int64(), metadata={"ARROW:extension:name": "somebodys.date"})
+    pq.write_table(pa.table([pa.array(range(8))], schema=pa.schema([field])), root / "dates.parquet")
+    for name, words in (("periods.parquet", r"pandas\.period"), ("dates.parquet", r"somebodys\.date")):
+        for data in (spec(name), stream_spec(name, batch_size=1)):
+            with pytest.raises(DataError, match=rf"column 'p': holds .*{words}.*, not numbers"):
+                load_data(data)
 
 
 def write_miscounted(path: Path, which: int) -> None:
