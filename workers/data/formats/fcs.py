@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from symadj.service.contract.spec.data import FileData
+from symadj.workers.data.formats.columns import wanted_of
 from symadj.workers.data.formats.fcs_channels import reading_of, stored_channels
 from symadj.workers.data.formats.fcs_data import read_events
 from symadj.workers.data.formats.fcs_spillover import read_spillover, written_spillover
 from symadj.workers.data.formats.fcs_text import find_data_set
 from symadj.workers.data.formats.raw import InputFile, Raw, reading, reads
-from symadj.workers.data.formats.tables import wanted_of
 
 __all__ = ["read_fcs"]
 
