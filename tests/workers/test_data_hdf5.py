@@ -252,6 +252,11 @@ def test_a_missing_value_is_refused_by_its_attribute_and_place(
     assert load_table(spec(columns=["x0"])).columns == ("x0",)
 
 
+def test_a_packed_value_at_the_end_of_its_valid_range_is_valid_however_it_is_rounded(root: Path) -> None:
+    write_netcdf(root, np.full((5, 2), 3, np.int16), scale_factor=0.1, valid_range=[-0.3, 0.3])
+    np.testing.assert_allclose(read(root).values, 0.3)
+
+
 def test_values_never_written_are_known_of_netcdf_alone(root: Path) -> None:
     write_netcdf(root, np.full((5, 2), -32767, np.int16), netcdf=False)
     assert read(root).values.min() == -32767
