@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from symadj.service.contract.order import FLUSH_TIMEOUT_S, STORAGE_PATIENCE_S
 from symadj.service.contract.storage import Storage, StorageUnusableError, is_url, open_storage, split_places
 
 __all__ = ["Settings", "SettingsError", "read_settings"]
@@ -86,13 +87,15 @@ class Settings(BaseSettings):
         description="Folder of the workers' spools, on each node; default: in the system's temporary folder.",
     )
     storage_patience_s: float = Field(
-        1200.0,
+        STORAGE_PATIENCE_S,
         ge=0,
         description="Seconds for which a run waits for a storage that is full or does not answer. Ranks wait for each "
         "other no longer than 30 minutes, so it must be shorter than that.",
     )
     flush_timeout_s: float = Field(
-        3600.0, ge=0, description="Seconds for which a run waits, at its end, for the API to take its last records."
+        FLUSH_TIMEOUT_S,
+        ge=0,
+        description="Seconds for which a run waits, at its end, for the API to take its last records.",
     )
     worker_python: str = Field(sys.executable, description="The interpreter that has symadj, on the nodes of Ray.")
     cluster_may_grow: bool = Field(

@@ -17,7 +17,7 @@ from typing import Any
 import tenacity
 
 from symadj.service.contract.layout import ray_folder
-from symadj.service.contract.order import PLACE_VARIABLE, TOKEN_VARIABLE, RunOrder, read_order
+from symadj.service.contract.order import PLACE_VARIABLE, STORAGE_PATIENCE_S, TOKEN_VARIABLE, RunOrder, read_order
 from symadj.service.contract.records import ClosedRecord, EventRecord, OutcomeRecord
 from symadj.service.contract.spec.resources import GpuResources
 from symadj.service.contract.states import ReasonCode
@@ -45,8 +45,6 @@ _RAY_TRAIN_SETTINGS = {
     # Watches for nodes that are about to be taken back: a process of its own, and we do not act on it.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
-# As long as a run waits for a storage by default: its order, which may say otherwise, is what must be read.
-_PATIENCE_FOR_THE_ORDER_S = 1200.0
 # Starts of the worker group that may fail before the attempt does.
 _START_FAILURES = 2
 
@@ -93,7 +91,7 @@ def _order_of_first_version(text: str, environment: Mapping[str, str]) -> tuple[
 @tenacity.retry(
     retry=tenacity.retry_if_exception_type(StorageUnreachableError),
     wait=tenacity.wait_fixed(1.0),
-    stop=tenacity.stop_after_delay(_PATIENCE_FOR_THE_ORDER_S),
+    stop=tenacity.stop_after_delay(STORAGE_PATIENCE_S),  # the order, which may say otherwise, is not read yet
     before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
     reraise=True,
 )

@@ -7,12 +7,16 @@ from pydantic import BaseModel, Field
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.storage import StorageError, open_storage
 
-__all__ = ["PLACE_VARIABLE", "TOKEN_VARIABLE", "RunOrder", "read_order"]
+__all__ = ["FLUSH_TIMEOUT_S", "PLACE_VARIABLE", "STORAGE_PATIENCE_S", "TOKEN_VARIABLE", "RunOrder", "read_order"]
 
 # Linux takes 128 KiB for one variable, and a spec may be larger: the environment of a run's driver has the place of its
 # order, and the token under which it reports, which must not lie in a file that others may read.
 PLACE_VARIABLE = "SYMADJ_RUN_ORDER"
 TOKEN_VARIABLE = "SYMADJ_RUN_TOKEN"
+
+# How long a run waits, in seconds, where the service's settings do not say otherwise.
+STORAGE_PATIENCE_S = 1200.0
+FLUSH_TIMEOUT_S = 3600.0
 
 
 class RunOrder(BaseModel):
@@ -30,10 +34,10 @@ class RunOrder(BaseModel):
     )
     spool: str | None = Field(None, description="Folder on each node for records on their way; null: likewise.")
     storage_patience_seconds: float = Field(
-        1200.0, description="How long the run waits for a storage that is full or does not answer."
+        STORAGE_PATIENCE_S, description="How long the run waits for a storage that is full or does not answer."
     )
     flush_timeout_seconds: float = Field(
-        3600.0, description="How long the run waits, at its end, for the API to take its last records."
+        FLUSH_TIMEOUT_S, description="How long the run waits, at its end, for the API to take its last records."
     )
     spec: JobSpec
 
