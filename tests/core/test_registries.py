@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, ClassVar
 
 import pytest
@@ -91,6 +92,18 @@ def test_every_regulariser_of_every_field_has_the_gradient_of_backprop(
         pairs = [(v, r) for v, r in zip(found, reference, strict=True) if r.norm() > 0]
         assert relative_error(*map(list, zip(*pairs, strict=True))) < 1e-12, gradient
         assert all(v.norm() == 0 for v, r in zip(found, reference, strict=True) if r.norm() == 0)
+
+
+def test_only_what_a_regulariser_needs_is_asked_for() -> None:
+    refused = set()
+    for (name, regulariser), field, divergence in product(REGULARISERS.items(), FIELDS, DIVERGENCES):
+        try:
+            regulariser.check(DIVERGENCES[divergence](), field_of(FIELDS[field]))
+        except ValueError:
+            refused.add((name, field, divergence))
+    without_norm = {("jacobian_frobenius", field, "hutchpp") for field in FIELDS}
+    without_potential = {("hjb", f, d) for f, d in product(FIELDS, DIVERGENCES) if f != "potential"}
+    assert refused == without_norm | without_potential
 
 
 def test_the_inexact_gradient_comes_close() -> None:
