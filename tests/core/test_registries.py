@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar
@@ -276,3 +276,28 @@ def test_a_field_that_changes_another_is_not_taken_by_the_closed_form_of_the_oth
     integral = torch.stack([jacobian(t, x).trace() for t, x in zip(times, ys, strict=True)]).mean()
     base = torch.distributions.Normal(0.0, 1.0).log_prob(flow.to_base(y)).sum()
     assert float(flow(y).detach() - base.detach()) == pytest.approx(float(integral.detach()), rel=1e-2)
+
+
+class ShiftedMLP(MLPField):
+    def inputs(self, y: Tensor, context: Tensor | None) -> Tensor:
+        return torch.sin(super().inputs(y, context))
+
+
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+def test_a_perceptron_that_changes_its_inputs_is_taken_by_autograd(divergence: str) -> None:
+    field, y = field_of(ShiftedMLP), torch.randn(1, 4, dtype=torch.float64)
+    reference = loss_and_gradients(field, "backprop", ["kinetic"], divergence=divergence)
+    assert (
+        relative_error(loss_and_gradients(field, "symplectic", ["kinetic"], divergence=divergence), reference) < 1e-12
+    )
+    block = Block(field, divergence="exact", solver="euler", controller=FixedStep(1.0))
+    start = torch.zeros((), dtype=torch.float64)
+    trace = torch.autograd.functional.jacobian(lambda v: field(start, v[None])[0], y[0]).trace()
+    log_prob, z = Flow([block], 4).log_prob(y), Flow([block], 4).to_base(y)
+    assert float(log_prob - torch.distributions.Normal(0, 1).log_prob(z).sum()) == pytest.approx(float(trace))
+
+
+@pytest.mark.parametrize("change", [lambda: field_of(TwicePotential), lambda: doubled(field_of(PotentialField))])
+def test_hjb_of_a_field_that_is_not_the_gradient_of_its_potential_is_refused(change: Callable[[], VectorField]) -> None:
+    with pytest.raises(ValueError, match="write hamilton_jacobi for it"):
+        loss_and_gradients(change(), "symplectic", ["hjb"])

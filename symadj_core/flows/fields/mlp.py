@@ -62,7 +62,7 @@ class MLPField(VectorField):
     @property
     def has_cheap_trace(self) -> bool:  # type: ignore[override]
         """With one or two hidden layers, or none; more take a product along every unit vector."""
-        return len(self.layers) <= 3
+        return len(self.layers) <= 3 and self._is_own()
 
     @property
     def knows_trace(self) -> bool:  # type: ignore[override]
@@ -109,10 +109,14 @@ class MLPField(VectorField):
         activation, compiled = ACTIVATIONS[self.activation], self._compiled_call_impl is not None
         return ExactTrace(layers, activation, self.dim, context=context, compiled=compiled)
 
+    def _is_own(self) -> bool:
+        """Whether no override changes what forward does."""
+        return all(name not in self.__dict__ and getattr(type(self), name) is own for name, own in _OWN.items())
+
     def _plain_layers(self, device: torch.device) -> list[TimedLinear] | None:
         """The layers, if they and nothing else make up what forward does."""
         layers = [layer for layer in self.layers if isinstance(layer, TimedLinear)]
-        plain = type(self).forward is _FORWARD and "forward" not in self.__dict__
+        plain = self._is_own()
         plain = plain and not torch.is_autocast_enabled(device.type)
         plain = plain and all(type(x) in LAYERS.values() for x in self.layers)
         plain = plain and all(type(x.linear) is nn.Linear for x in layers)
@@ -121,4 +125,4 @@ class MLPField(VectorField):
 
 
 # What `along` and `traced` have in closed form.
-_FORWARD = MLPField.forward
+_OWN = {name: getattr(MLPField, name) for name in ("forward", "inputs")}

@@ -69,8 +69,14 @@ class PotentialField(VectorField):
     @property
     def knows_trace(self) -> bool:  # type: ignore[override]
         """Unless an override or a hook changes what forward does."""
-        plain = not any(name in self.__dict__ or getattr(type(self), name) is not own for name, own in _OWN.items())
-        return plain and not any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
+        return not any(self._changes(name) for name in _OWN) and not self._has_hooks()
+
+    def _changes(self, name: str) -> bool:
+        """Whether a method of this class is overridden."""
+        return name in self.__dict__ or getattr(type(self), name) is not _OWN[name]
+
+    def _has_hooks(self) -> bool:
+        return any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
 
     def forward(self, t: Tensor, y: Tensor, context: Tensor | None = None) -> Tensor:
         """dy/dt [B, D] at the times t (0-dim or [B]), states y [B, D] and contexts [B, C]."""
@@ -110,7 +116,16 @@ class PotentialField(VectorField):
         return -self._gradient(s, tape)[:, : self.dim], -laplacian
 
     def hamilton_jacobi(self, t: Tensor, y: Tensor, context: Tensor | None = None) -> Tensor:
-        """dPhi/dt - |grad_y Phi|^2 / 2, [B]: zero where Phi solves the Hamilton-Jacobi-Bellman equation."""
+        """dPhi/dt - |grad_y Phi|^2 / 2, [B]: zero where Phi solves the Hamilton-Jacobi-Bellman equation.
+
+        Raises:
+            ValueError: an override or a hook changes what forward does: the field is not the gradient of Phi any more.
+        """
+        if self._changes("forward") or self._has_hooks():
+            raise ValueError(
+                f"the forward of {type(self).__name__} is not PotentialField's own, or has hooks: the field may not be "
+                "the gradient of its potential, so write hamilton_jacobi for it, or leave the regulariser 'hjb' out"
+            )
         gradient = self.gradient(t, y, context)
         return gradient[:, -1] - 0.5 * gradient[:, : self.dim].square().sum(-1)
 
