@@ -290,6 +290,7 @@ def test_a_perceptron_that_changes_its_inputs_is_taken_by_autograd(divergence: s
     assert (
         relative_error(loss_and_gradients(field, "symplectic", ["kinetic"], divergence=divergence), reference) < 1e-12
     )
+    assert not field.has_cheap_trace
     block = Block(field, divergence="exact", solver="euler", controller=FixedStep(1.0))
     start = torch.zeros((), dtype=torch.float64)
     trace = torch.autograd.functional.jacobian(lambda v: field(start, v[None])[0], y[0]).trace()
