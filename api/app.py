@@ -11,7 +11,8 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from symadj.api import __version__, problems
-from symadj.api.dependencies import authenticate, refuse_nul
+from symadj.api.dependencies import authenticate, refuse_nul, refuse_unknown_parameters
+from symadj.api.head import AnswerHead
 from symadj.api.monitoring import RequestMetrics, make_registry
 from symadj.api.routers import health, ingest, resources
 from symadj.service.settings import Settings
@@ -43,11 +44,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=__version__,
         description="Trains continuous normalizing flows with exact gradients at the least memory.",
         lifespan=lifespan,
+        dependencies=[Depends(refuse_unknown_parameters)],
     )
     app.state.settings = settings
     app.state.database = database
     app.state.key_secret = key_secret
     app.state.prometheus = make_registry(database)
+    app.add_middleware(AnswerHead)
     app.add_middleware(RequestMetrics, registry=app.state.prometheus)
     problems.install(app)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from symadj.api.schemas.jobs import AttemptList, CheckpointList, EventList, JobList, JobRead
 from symadj.api.schemas.service import UsageRead
 from symadj.api.schemas.telemetry import ArtifactList, MemorySummary, MetricList, MetricSeriesRead
+from symadj.service.contract.states import JobState
 
 __all__ = ["ApiProblemError", "ApiUnreachableError", "BadRequestError", "Client"]
 
@@ -180,8 +181,27 @@ class Client:
         """Read a job."""
         return self._read(JobRead, "GET", _job_path(job_id))
 
-    def jobs(self, **filters: Any) -> JobList:
-        """List jobs, newest first; filters: state, name, owner, label, limit, after."""
+    def jobs(
+        self,
+        *,
+        state: JobState | str | Sequence[JobState | str] | None = None,
+        name: str | None = None,
+        owner: str | None = None,
+        label: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> JobList:
+        """List jobs, newest first.
+
+        Args:
+            state: one of these.
+            name: of the job.
+            owner: who submitted it.
+            label: ``name=value``; of several, a job has all.
+            limit: jobs of one answer, at most.
+            after: ``next_after`` of the page before.
+        """
+        filters = {"state": state, "name": name, "owner": owner, "label": label, "limit": limit, "after": after}
         return self._read(JobList, "GET", "/api/v1/jobs", params=_given(filters))
 
     def cancel(self, job_id: str) -> JobRead:
@@ -224,8 +244,27 @@ class Client:
         """List a job's metrics."""
         return self._read(MetricList, "GET", f"{_job_path(job_id)}/metrics")
 
-    def metric(self, job_id: str, name: str, **parameters: Any) -> MetricSeriesRead:
-        """Read values of one metric; parameters: after_seq, limit, points, wait (seconds)."""
+    def metric(
+        self,
+        job_id: str,
+        name: str,
+        *,
+        after_seq: int | None = None,
+        limit: int | None = None,
+        points: int | None = None,
+        wait: float | None = None,
+    ) -> MetricSeriesRead:
+        """Read values of one metric: those after ``after_seq``, for which the server waits ``wait`` seconds at most.
+
+        Args:
+            job_id: of the job.
+            name: of the metric.
+            after_seq: only values with a higher sequence number.
+            limit: values of one answer, at most.
+            points: the whole series instead, downsampled to so many buckets at most.
+            wait: seconds.
+        """
+        parameters = {"after_seq": after_seq, "limit": limit, "points": points, "wait": wait}
         return self._read(MetricSeriesRead, "GET", f"{_job_path(job_id)}/metrics/{name}", params=_given(parameters))
 
     def metric_pages(self, job_id: str, name: str) -> Iterator[MetricSeriesRead]:

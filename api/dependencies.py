@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import difflib
+from collections import Counter
+from collections.abc import Iterator
+from typing import Annotated, Any, get_args, get_origin
 
 from fastapi import Depends, Path, Query, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from symadj.service import keys
@@ -30,6 +35,7 @@ __all__ = [
     "Store",
     "authenticate",
     "refuse_nul",
+    "refuse_unknown_parameters",
     "require_admin",
     "require_json",
     "require_overview",
@@ -112,6 +118,41 @@ def refuse_nul(request: Request) -> None:
     for name, value in request.query_params.multi_items():
         if "\0" in name or "\0" in value:
             raise InvalidParameterError(f"{name} has a NUL (%00) in it: no name has one", pointer=name)
+
+
+def refuse_unknown_parameters(request: Request) -> None:
+    """Refuse a query parameter that the endpoint does not have, and a second value where it takes one.
+
+    A filter with a mistyped name would select everything, and of two values the first would count for nothing.
+
+    Raises:
+        RequestValidationError: naming all of them.
+    """
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    if not given:
+        return
+    takes_many = dict(_query_parameters(request.scope["route"].dependant))
+    allowed = f"this request takes {', '.join(sorted(takes_many)) or 'none'}"
+    wrong = {}
+    for name, count in given.items():
+        if name not in takes_many:
+            close = difflib.get_close_matches(name, takes_many, n=1)
+            meant = f", did you mean {close[0]!r}?" if close else ":"
+            wrong[name] = f"{name!r} is not a query parameter here{meant} {allowed}"
+        elif count > 1 and not takes_many[name]:
+            wrong[name] = f"{name!r} is given {count} times, and takes one value"
+    if wrong:
+        errors = [{"type": "query_parameter", "loc": ("query", name), "msg": told} for name, told in wrong.items()]
+        raise RequestValidationError(errors)
+
+
+def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
+    """Yield the names of an endpoint's query parameters, and whether each takes several values."""
+    for field in dependant.query_params:
+        annotation: Any = field.field_info.annotation
+        yield field.alias, any(get_origin(part) is list for part in (annotation, *get_args(annotation)))
+    for inner in dependant.dependencies:
+        yield from _query_parameters(inner)
 
 
 def require_json(request: Request) -> None:

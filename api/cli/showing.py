@@ -37,12 +37,14 @@ def list_jobs(
     state: Annotated[list[JobState] | None, typer.Option(help="Only these.")] = None,
     name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
     owner: Annotated[str | None, typer.Option(help="Only jobs of this owner.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Only jobs with this label; of several, with all.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    states = [item.value for item in state] if state else None
-    page = client.jobs(state=states, name=name, owner=owner, limit=limit)
+    page = client.jobs(state=state, name=name, owner=owner, label=label, limit=limit)
     if as_json:
         print(page.model_dump_json(indent=2))
         return

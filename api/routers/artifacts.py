@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
@@ -12,7 +12,7 @@ from symadj.api.dependencies import JobId, SettingsOf, Store
 from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import ArtifactList, ArtifactRead
 from symadj.service.contract import layout
-from symadj.service.contract.storage import Folder
+from symadj.service.contract.storage import Folder, Storage
 from symadj.service.errors import NotFoundError
 from symadj.service.store import artifacts, jobs
 
@@ -69,15 +69,14 @@ def download_artifact(
         return FileResponse(file, media_type=artifact.media_type, filename=artifact.name, headers=headers)
     try:
         headers["Content-Length"] = str(storage.size(path))
-        stream = storage.open(path)
     except FileNotFoundError as error:
         raise NotFoundError(gone) from error
     # A name has no character that would have to be quoted.
     headers["Content-Disposition"] = f'attachment; filename="{artifact.name}"'
-    return StreamingResponse(_pieces(stream), media_type=artifact.media_type, headers=headers)
+    return StreamingResponse(_pieces(storage, path), media_type=artifact.media_type, headers=headers)
 
 
-def _pieces(stream: BinaryIO) -> Iterator[bytes]:
-    with stream:
+def _pieces(storage: Storage, path: str) -> Iterator[bytes]:
+    with storage.open(path) as stream:
         while piece := stream.read(PIECE_BYTES):
             yield piece

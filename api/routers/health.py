@@ -8,9 +8,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from symadj.api import __version__
 from symadj.api.dependencies import SettingsOf, Store
+from symadj.api.problems import describe
 from symadj.api.schemas.service import Health, Readiness
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], responses=describe(422))
 
 
 @router.get("/healthz")

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from pydantic import Field
 from sqlalchemy.exc import IntegrityError
 
 from symadj.api.dependencies import Asker, JobId, Limit, Owner, SettingsOf, Store, require_json
@@ -14,7 +15,7 @@ from symadj.api.problems import describe
 from symadj.api.schemas.jobs import JobList, JobRead, JobSummary
 from symadj.service.contract import layout
 from symadj.service.contract.spec import JobSpec
-from symadj.service.contract.spec.job import LABEL_NAME
+from symadj.service.contract.spec.job import LABEL_NAME, MOST_LABELS
 from symadj.service.contract.states import JobState
 from symadj.service.errors import InvalidParameterError
 from symadj.service.lifecycle import parents, requests
@@ -83,7 +84,10 @@ def list_jobs(
     state: Annotated[list[JobState] | None, Query(description="One of these.")] = None,
     name: Annotated[str | None, Query(max_length=100)] = None,
     owner: Annotated[str | None, Query(max_length=100, description="The name of the key that submitted them.")] = None,
-    label: Annotated[str | None, Query(max_length=400, description="`name=value`")] = None,
+    label: Annotated[
+        list[Annotated[str, Field(max_length=400)]] | None,
+        Query(max_length=MOST_LABELS, description="`name=value`; of several, a job has all."),
+    ] = None,
 ) -> JobList:
     """List jobs, newest first; with a submitter's key their own."""
     if asker.confined_to is not None:
@@ -96,7 +100,7 @@ def list_jobs(
             states=state or (),
             name=name,
             owner=owner,
-            label=_parse_label(label),
+            labels=[_parse_label(item) for item in label or ()],
             limit=limit,
             after=after,
         )
@@ -107,9 +111,7 @@ def list_jobs(
     )
 
 
-def _parse_label(label: str | None) -> tuple[str, str] | None:
-    if label is None:
-        return None
+def _parse_label(label: str) -> tuple[str, str]:
     name, equals, value = label.partition("=")
     if not equals or re.fullmatch(LABEL_NAME, name) is None or "\0" in value:
         raise InvalidParameterError(f"label={label!r} is not of the form name=value", pointer="label")

@@ -108,11 +108,11 @@ def page(
     states: Collection[JobState] = (),
     name: str | None = None,
     owner: str | None = None,
-    label: tuple[str, str] | None = None,
+    labels: Collection[tuple[str, str]] = (),
     limit: int,
     after: str | None = None,
 ) -> JobPage:
-    """Return jobs, newest first, that are in one of ``states`` and have the name, owner and label asked for."""
+    """Return jobs, newest first, in one of ``states``, with the name, the owner and all the labels asked for."""
     query = sa.select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
     if states:
         query = query.where(Job.state.in_(states))
@@ -120,8 +120,8 @@ def page(
         query = query.where(Job.name == name)
     if owner is not None:
         query = query.where(Job.owner == owner)
-    if label is not None:
-        query = query.where(Job.spec[("labels", label[0])].as_string() == label[1])
+    for label, value in labels:
+        query = query.where(Job.spec[("labels", label)].as_string() == value)
     if after is not None:
         time, job_id = cursors.decode(after)
         query = query.where(sa.tuple_(Job.created_at, Job.id) < sa.tuple_(time, job_id))

@@ -139,3 +139,13 @@ def test_pages_of_jobs_neither_skip_nor_repeat(database: Database) -> None:
         if after is None:
             break
     assert seen == ids[::-1]
+
+
+def test_of_several_labels_a_job_has_all(database: Database) -> None:
+    both = submit(database, labels={"exp": "gradients", "team/of.x": "x"})
+    one = submit(database, labels={"team/of.x": "x"})
+    labels = [("team/of.x", "x"), ("exp", "gradients")]
+    with database.read_session() as session:
+        assert [job.id for job in jobs.page(session, labels=labels, limit=9).jobs] == [both]
+        assert [job.id for job in jobs.page(session, labels=labels[:1], limit=9).jobs] == [one, both]
+        assert jobs.page(session, labels=[("exp", "gradients"), ("exp", "x")], limit=9).jobs == []

@@ -24,6 +24,7 @@ from symadj.service.contract.spec.training import (
 )
 
 LABEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$"
+MOST_LABELS = 32
 LabelName = Annotated[str, Field(pattern=LABEL_NAME)]
 
 
@@ -38,7 +39,7 @@ class JobSpec(Section):
         description="Letters of any script, digits, space, dot, underscore and hyphen.",
     )
     labels: dict[LabelName, Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$")]] = Field(
-        default_factory=dict, max_length=32
+        default_factory=dict, max_length=MOST_LABELS
     )
     priority: int = Field(0, ge=-100, le=100, description="Higher starts first; equals in order of arrival.")
     seed: int = Field(0, ge=0, lt=2**32, description="Of weights, batches and probes.")

@@ -1,0 +1,42 @@
+"""What the application serves, taken from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import iter_route_contexts
+
+from symadj.api.app import create_app
+from symadj.service.settings import Settings
+
+__all__ = ["Endpoint", "endpoints"]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A method of a path; ``dependant`` is None for the pages that FastAPI adds, ``has_body`` is of the request."""
+
+    method: str
+    path: str
+    dependant: Dependant | None
+    has_body: bool
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+    def at(self, job_id: str) -> str:
+        """Return its address, for the things of a job that has the metric `loss` and the file `a`."""
+        name = "loss" if "/metrics/" in self.path else "a"
+        return self.path.format(job_id=job_id, name=name, key_id="none")
+
+
+def endpoints() -> list[Endpoint]:
+    """Return every endpoint of the application."""
+    found = []
+    for route in iter_route_contexts(create_app(Settings(data=Path("not-made"))).routes):
+        for method in sorted((route.methods or set()) - {"HEAD"}):
+            dependant = getattr(route, "dependant", None)
+            found.append(Endpoint(method, str(route.path), dependant, getattr(route, "body_field", None) is not None))
+    return found

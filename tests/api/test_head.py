@@ -1,0 +1,63 @@
+"""HEAD, on every path that has GET."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import httpx
+import psutil
+import pytest
+
+from tests.api.conftest import NOW, Run, checkpoint
+from tests.api.routes import Endpoint, endpoints
+
+
+def leave_a_file(run: Run, content: bytes) -> None:
+    """Store the artifact `a`, and say so."""
+    folder = run.server.data / "jobs" / run.job_id / "artifacts" / "1"
+    folder.mkdir(parents=True)
+    (folder / "a").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    record = {"kind": "artifact", "time": NOW, "name": "a", "media_type": "text/plain", "bytes": len(content)}
+    assert run.send(record | {"sha256": digest}).status_code == 200
+
+
+def comparable(answer: httpx.Response) -> dict[str, str]:
+    """Return the headers, but those that differ between two equal requests."""
+    changing = {"date"}
+    if answer.request.url.path == "/metrics":  # it counts these very requests
+        changing.add("content-length")
+    return {name: value for name, value in answer.headers.items() if name not in changing}
+
+
+@pytest.mark.parametrize("endpoint", [item for item in endpoints() if item.method == "GET"], ids=str)
+def test_head_answers_as_get_does_without_a_body(run: Run, endpoint: Endpoint) -> None:
+    run.send({"kind": "step", "time": NOW, "step": 1, "metrics": {"loss": 1.0}}, checkpoint(1))
+    leave_a_file(run, b"content")
+    address = endpoint.at(run.job_id)
+    got, asked = run.api.get(address), run.api.head(address)
+    assert asked.status_code == got.status_code
+    assert asked.status_code in {200, 503}, "503 is of /readyz, where no Ray is"
+    assert comparable(asked) == comparable(got)
+    assert int(asked.headers["content-length"]) > 0
+    assert asked.content == b""
+
+
+def test_head_does_not_read_the_file(run: Run) -> None:
+    leave_a_file(run, os.urandom(2**20) * 32)
+    process = psutil.Process(run.server.process.pid)
+    before = process.io_counters().read_chars
+    assert run.api.head(f"/api/v1/jobs/{run.job_id}/artifacts/a").headers["content-length"] == str(32 * 2**20)
+    assert process.io_counters().read_chars - before < 2**20
+
+
+def test_head_of_what_is_not_there_or_has_no_get_is_refused_as_its_get(api: httpx.Client) -> None:
+    assert [api.head(path).status_code for path in ("/api/v1/jobs/none", "/api/v1/nothing")] == [404, 404]
+    assert api.head("/api/v1/ingest/batches").status_code == 405
+
+
+def test_requests_for_the_head_are_counted_as_such_by_their_route(run: Run) -> None:
+    run.api.head(f"/api/v1/jobs/{run.job_id}/events")
+    lines = run.api.get("/metrics").text.splitlines()
+    assert any('method="HEAD"' in line and "events" in line and 'status="200"' in line for line in lines)

@@ -1,0 +1,110 @@
+"""Query parameters: those that an endpoint does not have, those given twice, and labels."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from symadj.api.client import Client
+from tests.api.routes import Endpoint, endpoints
+from tests.api.test_cli import symadj
+from tests.api.test_jobs import assert_problem
+from tests.conftest import TOY, ApiServer
+
+Submit = Callable[..., dict[str, Any]]
+OURS = [endpoint for endpoint in endpoints() if endpoint.dependant is not None]
+
+
+def send(api: httpx.Client, endpoint: Endpoint, job_id: str, query: str) -> httpx.Response:
+    """Send a request that would be carried out without its query."""
+    body = TOY if endpoint.path == "/api/v1/jobs" else {"source": "driver", "first_seq": 1, "records": []}
+    headers = {"Authorization": "Bearer of-a-run"} if "ingest" in endpoint.path else {}
+    sent = {"json": body} if endpoint.has_body else {}
+    return api.request(endpoint.method, f"{endpoint.at(job_id)}?{query}", headers=headers, **sent)
+
+
+@pytest.mark.parametrize("endpoint", OURS, ids=str)
+def test_a_mistyped_parameter_is_refused_by_name_and_nothing_is_done(
+    api: httpx.Client, submit: Submit, endpoint: Endpoint
+) -> None:
+    job = submit(name=f"kept {uuid4().hex}")
+    problem = assert_problem(send(api, endpoint, job["id"], "sate=failed&x=1"), 422)
+    assert [(error["location"], error["pointer"]) for error in problem["errors"]] == [("query", "sate"), ("query", "x")]
+    told = problem["errors"][0]["detail"]
+    for parameter in (
+        api.get("/openapi.json").json()["paths"][endpoint.path][endpoint.method.lower()].get("parameters", [])
+    ):
+        assert parameter["in"] != "query" or parameter["name"] in told, "what is allowed is named"
+    assert api.get(f"/api/v1/jobs/{job['id']}").json() == job
+
+
+def test_what_was_meant_is_guessed(api: httpx.Client) -> None:
+    problem = assert_problem(api.get("/api/v1/jobs", params={"sate": "failed"}), 422)
+    assert "did you mean 'state'" in problem["detail"]
+
+
+def parameters_of_reads() -> list[tuple[str, str, bool]]:
+    """Return path, name, and whether it may be repeated, of every query parameter in the API's own description."""
+    from symadj.api.app import create_app
+
+    return [
+        (path, parameter["name"], "array" in str(parameter["schema"].get("anyOf", "")))
+        for path, operations in create_app().openapi()["paths"].items()
+        for parameter in operations.get("get", {}).get("parameters", [])
+        if parameter["in"] == "query"
+    ]
+
+
+@pytest.mark.parametrize(("path", "name", "many"), parameters_of_reads())
+def test_a_second_value_is_refused_where_one_is_taken(
+    api: httpx.Client, submit: Submit, path: str, name: str, many: bool
+) -> None:
+    values = {"state": ("queued", "failed"), "label": ("a=1", "b=2"), "phase": ("forward", "backward")}
+    first, second = values.get(name, ("1", "2"))
+    answer = api.get(path.format(job_id=submit()["id"], name="loss"), params=[(name, first), (name, second)])
+    if many:
+        assert answer.status_code == 200
+    else:
+        (error,) = assert_problem(answer, 422)["errors"]
+        assert (error["location"], error["pointer"]) == ("query", name)
+        assert "2 times" in error["detail"]
+
+
+def test_the_client_refuses_a_filter_that_there_is_not(api_server: ApiServer, submit: Submit) -> None:
+    job_id = submit()["id"]
+    with Client(api_server.url) as client:
+        with pytest.raises(TypeError, match="lable"):
+            client.jobs(lable="old")  # type: ignore[call-arg]
+        with pytest.raises(TypeError, match="after"):
+            client.metric(job_id, "loss", after=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [(Client.jobs, "/api/v1/jobs"), (Client.metric, "/api/v1/jobs/{job_id}/metrics/{name}")]
+)
+def test_the_client_has_all_parameters_that_the_api_has(method: Callable[..., Any], path: str) -> None:
+    of_api = {name for at, name, _ in parameters_of_reads() if at == path}
+    keywords = inspect.signature(method).parameters.values()
+    assert {item.name for item in keywords if item.kind is inspect.Parameter.KEYWORD_ONLY} == of_api
+
+
+def test_of_several_labels_a_job_has_all(api_server: ApiServer, api: httpx.Client, submit: Submit) -> None:
+    team = uuid4().hex
+    both = submit(labels={"exp": "gradients", "team": team})["id"]
+    one = submit(labels={"team": team})["id"]
+    labels = [f"team={team}", "exp=gradients"]
+    for order in (labels, labels[::-1]):
+        listed = api.get("/api/v1/jobs", params={"label": order}).json()["items"]
+        assert [job["id"] for job in listed] == [both]
+    assert api.get("/api/v1/jobs", params={"label": [f"team={team}", "team=x"]}).json()["items"] == []
+    with Client(api_server.url) as client:
+        assert [job.id for job in client.jobs(label=labels).items] == [both]
+        assert {job.id for job in client.jobs(label=labels[0]).items} == {both, one}
+    listed = symadj(api_server, "list", "--label", labels[0], "--label", labels[1]).stdout
+    assert (both in listed, one in listed) == (True, False)
+    assert "name=value" in symadj(api_server, "list", "--label", "team").stderr
