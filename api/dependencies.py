@@ -12,6 +12,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from symadj.api.repeated_keys import repeated_keys
 from symadj.service import keys
 from symadj.service.errors import (
     ForbiddenError,
@@ -155,12 +156,33 @@ def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
         yield from _query_parameters(inner)
 
 
-def require_json(request: Request) -> None:
-    """Refuse a body that does not say that it is JSON; `curl -d` says that it is a form."""
+async def require_json(request: Request) -> None:
+    """Refuse a body that does not say that it is JSON (`curl -d` says that it is a form), or has a key twice.
+
+    Raises:
+        UnsupportedMediaTypeError: it does not say so.
+        RequestValidationError: naming each key that stands more than once in its object.
+    """
     given = request.headers.get("content-type", "")
     if given.partition(";")[0].strip().lower() not in {"application/json", "text/json"}:
         raise UnsupportedMediaTypeError(
             f"Content-Type is {given or 'missing'}: send JSON with the header `Content-Type: application/json`"
+        )
+    try:
+        repeated = repeated_keys(await request.body())
+    except ValueError:
+        return  # no JSON: what reads the body says so
+    if repeated:
+        raise RequestValidationError(
+            [
+                {
+                    "type": "repeated_key",
+                    "loc": ("body",),
+                    "msg": f"the key stands {count} times in its object: keep one of them",
+                    "ctx": {"pointer": pointer},
+                }
+                for pointer, count in repeated.items()
+            ]
         )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,11 @@ def read_spec(path: Path) -> dict[str, Any]:
     """
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text()
-        document = yaml.safe_load(text)
+        document = _load(text)
     except OSError as error:
         raise typer.BadParameter(f"{path}: {error.strerror}", param_hint="SPEC") from error
+    except RepeatedKeyError as error:
+        raise typer.BadParameter(f"{path}: {error}", param_hint="SPEC") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{path} is neither YAML nor JSON: {error}", param_hint="SPEC") from error
     if not isinstance(document, dict):
@@ -36,10 +40,23 @@ def set_fields(document: dict[str, Any], settings: list[str] | None) -> None:
     """Apply ``a.b=value`` (values in YAML) to a spec, in order. Another ``kind`` drops the fields of the kind before.
 
     Raises:
-        typer.BadParameter: a setting is not of that form. Whether the spec has such fields is for the API to say.
+        typer.BadParameter: a setting is not of that form, a field is set twice, or a setting would undo one before it.
+            Whether the spec has such fields is for the API to say.
     """
+    before: dict[str, tuple[str, Any]] = {}
     for setting in settings or []:
-        _set_field(document, setting)
+        path, value = _read_setting(setting)
+        if path in before:
+            raise typer.BadParameter(f"{path} is set twice, by {before[path][0]!r} and {setting!r}", param_hint="--set")
+        _set_field(document, path, copy.deepcopy(value))
+        for other, (earlier, wanted) in before.items():
+            if not _holds(document, other.split("."), wanted):
+                raise typer.BadParameter(
+                    f"{setting!r} would undo {earlier!r}, which stands before it: give {setting!r} first, or one of "
+                    "them alone",
+                    param_hint="--set",
+                )
+        before[path] = setting, value
 
 
 def _check_json(document: Any, where: str) -> None:
@@ -51,15 +68,72 @@ def _check_json(document: Any, where: str) -> None:
         raise typer.BadParameter(f"can't be written as JSON: {error}; {hint}", param_hint=where) from error
 
 
-def _set_field(document: dict[str, Any], setting: str) -> None:
+class RepeatedKeyError(yaml.YAMLError):
+    """A key stands twice in a mapping."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe reader, but that a key which stands twice is an error, as YAML says, and not dropped."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Here, since `<<` puts more keys into the node later, which those that stand in it may well replace.
+        node = super().compose_mapping_node(anchor)
+        seen: dict[str, yaml.Node] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # no key that JSON has
+            name = self._name_in_json(key)
+            if name in seen:
+                first, second = seen[name].start_mark, key.start_mark
+                hint = ": write <<: [*a, *b] for several" if name == "<<" else ": keep one of them"
+                raise RepeatedKeyError(
+                    f"{name!r} stands twice in one mapping, in line {first.line + 1} (column {first.column + 1}) and "
+                    f"line {second.line + 1} (column {second.column + 1}){hint}"
+                )
+            seen[name] = key
+        return node
+
+    def _name_in_json(self, key: yaml.ScalarNode) -> str:
+        """Return the key that JSON has in the place of a number's, say: 1, 0x1 and "1" are one there."""
+        if key.tag in {"tag:yaml.org,2002:merge", "tag:yaml.org,2002:value"}:
+            return str(key.value)
+        value = self.construct_object(key)
+        return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _load(text: str) -> Any:
+    """Read YAML or JSON.
+
+    Raises:
+        yaml.YAMLError: it is neither, or a key stands twice.
+    """
+    return yaml.load(text, _Loader)
+
+
+def _holds(document: Any, path: Sequence[str], wanted: Any) -> bool:
+    """Return whether all that was set at a path is still there; beside the fields of a section others may be set."""
+    for name in path:
+        if not isinstance(document, dict) or name not in document:
+            return False
+        document = document[name]
+    if isinstance(wanted, dict) and isinstance(document, dict):
+        return all(_holds(document, [name], inner) for name, inner in wanted.items())
+    return bool(document == wanted)
+
+
+def _read_setting(setting: str) -> tuple[str, Any]:
     path, equals, text = setting.partition("=")
     if not equals or not all(path.split(".")):
         raise typer.BadParameter(f"{setting!r} is not of the form field.field=value", param_hint="--set")
     try:
-        value = yaml.safe_load(text)
+        value = _load(text)
     except yaml.YAMLError as error:
         raise typer.BadParameter(f"{setting!r}: {error}", param_hint="--set") from error
     _check_json(value, "--set")
+    return path, value
+
+
+def _set_field(document: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     for name in parents:
         if document.get(name) is None:  # null: a part that is left out
