@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from symadj_core.odeint_options import Tolerance, controller_of, method_of
 from symadj_core.solve import checked_times
-from symadj_core.solvers.controller import Controller
 from symadj_core.solvers.moving import Time, moving
+from symadj_core.solvers.precision import precision_of, time_spacing, widened
 from symadj_core.solvers.problem import Problem, Stats
 from symadj_core.solvers.step import Step, interpolate
 from symadj_core.solvers.system import Field, System
@@ -26,26 +25,33 @@ class DenseOutput:
     Keeps the slopes of every step: memory O(N s) states.
     """
 
-    def __init__(self, tableau: ButcherTableau, records: list[SolverStep], steps: list[Step]) -> None:
+    def __init__(
+        self,
+        tableau: ButcherTableau,
+        records: list[SolverStep],
+        steps: list[Step],
+        dtype: torch.dtype,
+        time_dtypes: list[torch.dtype],
+    ) -> None:
         self._tableau, self._records, self._steps = tableau, records, steps
+        self._dtype, self._time_dtypes = dtype, time_dtypes
         self._direction = 1.0 if records[0].length > 0 else -1.0
         self._ends = [self._direction * record.end for record in records]
 
-    def __call__(self, t: Tensor) -> Tensor:
+    def __call__(self, t: Tensor | float) -> Tensor:
         """States at the times t: [*t.shape, *y.shape].
 
         Raises:
-            ValueError: a time lies outside the interval that was solved.
+            ValueError: a time lies outside the interval that was solved, by more than its dtype rounds.
         """
+        t = t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
         flat = t.reshape(-1)
         states = [self._at(value, flat[i]) for i, value in enumerate(flat.tolist())]
-        return torch.stack(states).view(*t.shape, *states[0].shape)
+        return torch.stack(states).view(*t.shape, *states[0].shape).to(self._dtype)
 
     def _at(self, value: float, t: Tensor) -> Tensor:
+        value = self._within(value, t.dtype)
         position = bisect.bisect_left(self._ends, self._direction * value)
-        before = self._direction * (value - self._records[0].start) < 0
-        if before or position == len(self._ends):
-            raise ValueError(f"t = {value} is outside [{self._records[0].start}, {self._records[-1].end}]")
         record, step = self._records[position], self._steps[position]
         position_in_step = (value - record.start) / record.length
         theta: Time = position_in_step
@@ -54,27 +60,22 @@ class DenseOutput:
         weights = self._tableau.dense_weights(theta)
         return interpolate(self._tableau, step, step.states[0], None, record.length, weights)[0]
 
-
-def dense_solve(field: Field, y0: Tensor, t: Tensor, tableau: ButcherTableau, controller: Controller) -> DenseOutput:
-    """Integrate over t = [start, end] and return the solution as a function of time."""
-    records: list[SolverStep] = []
-    steps: list[Step] = []
-
-    def on_step(record: SolverStep, step: Step) -> None:
-        records.append(record)
-        steps.append(step)
-
-    times = checked_times(t, y0)
-    problem = Problem(System(field, None), y0, None, t, times, tableau, controller, (), (), False, Stats())
-    march(problem, Outputs(y0, None), on_step, always_dense=True)
-    return DenseOutput(tableau, records, steps)
+    def _within(self, value: float, dtype: torch.dtype) -> float:
+        """The time itself, or the end beyond which a rounding moved it: its own or that of the end."""
+        start, end = self._records[0].start, self._records[-1].end
+        inside = min(max(value, min(start, end)), max(start, end))
+        floating = [d for d in (dtype, *self._time_dtypes) if d.is_floating_point]
+        rounding = max((time_spacing(d, inside) for d in floating), default=0.0)
+        if not abs(value - inside) <= rounding:
+            raise ValueError(f"t = {value} is outside [{start}, {end}]")
+        return inside
 
 
 def odeint_dense(
-    func: Callable[[Tensor, Tensor], Tensor],
+    func: Field,
     y0: Tensor,
-    t0: Tensor,
-    t1: Tensor,
+    t0: Tensor | float,
+    t1: Tensor | float,
     *,
     rtol: Tolerance = 1e-7,
     atol: Tolerance = 1e-9,
@@ -93,5 +94,17 @@ def odeint_dense(
     settings = dict(options or {})
     tableau = method_of(method, {"interp": "cubic", **settings})
     controller = controller_of(tableau, rtol, atol, settings, shapes=None, field=func, y0=y0, like=y0)
-    ends = torch.stack([torch.as_tensor(x, dtype=torch.float64).reshape(()) for x in (t0, t1)])
-    return dense_solve(func, y0, ends, tableau, controller)
+    ends = [x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64) for x in (t0, t1)]
+    t = torch.stack([end.double().reshape(()) for end in ends])
+    records: list[SolverStep] = []
+    steps: list[Step] = []
+
+    def on_step(record: SolverStep, step: Step) -> None:
+        records.append(record)
+        steps.append(step)
+
+    times = checked_times(t, y0)
+    system = System(func, None, precision_of(y0, times[0], times[-1]))
+    problem = Problem(system, widened(y0), None, t, times, tableau, controller, (), (), False, Stats())
+    march(problem, Outputs(y0, None), on_step, always_dense=True)
+    return DenseOutput(tableau, records, steps, y0.dtype, [end.dtype for end in ends])

@@ -17,6 +17,8 @@ class Status(StrEnum):
     UNDERFLOW_IN_DT = "underflow_in_dt"
     MAX_STEPS = "max_steps"
     NON_FINITE = "non_finite"
+    OVERFLOW = "overflow"
+    NO_EVENT = "no_event"
 
 
 _ADVICE = {
@@ -33,6 +35,15 @@ _ADVICE = {
         "the vector field returned NaN or infinity: look at the inputs for non-finite values, lower the learning "
         "rate, clip gradients, or use a smaller fixed step"
     ),
+    Status.OVERFLOW: (
+        "the state left the range of its dtype, though the vector field was finite: scale the state, use more "
+        "precision, or a smaller fixed step"
+    ),
+    Status.NO_EVENT: (
+        "the event function crossed zero in no step up to here: if it crosses and comes back within one step it goes "
+        "unseen, so limit the steps (options={'max_step': ...}, or step_size for fixed steps); look at its sign and at "
+        "the direction of time, too"
+    ),
 }
 
 
@@ -40,24 +51,32 @@ class SolverError(RuntimeError):
     """A solve that could not reach its end time.
 
     Attributes:
-        reason: "underflow_in_dt", "max_steps" or "non_finite".
+        reason: a failing `Status`, such as "underflow_in_dt".
         t: time at which the solve stopped, in units of the time axis.
         dt: size (signed) of the step being attempted.
         step: number of accepted steps before it.
     """
 
-    def __init__(self, reason: Status, *, t: float, dt: float, step: int) -> None:
+    def __init__(self, reason: Status, *, t: float, dt: float, step: int, before_event: bool = False) -> None:
         self.reason = reason.value
         self.t = t
         self.dt = dt
         self.step = step
-        self._arguments = (reason, t, dt, step)
-        super().__init__(f"{reason.value} at t={t:.9g}, dt={dt:.3g}, step {step}: {_ADVICE[reason]}")
+        self._arguments = (reason, t, dt, step, before_event)
+        advice = _ADVICE[reason]
+        if before_event:
+            advice += f"; until then, {_ADVICE[Status.NO_EVENT]}"
+        super().__init__(f"{reason.value} at t={t:.9g}, dt={dt:.3g}, step {step}: {advice}")
 
-    def __reduce__(self) -> tuple[Callable[..., SolverError], tuple[Status, float, float, int]]:
+    def before_event(self) -> SolverError:
+        """The same error with what to try where an event was searched for, and none was found before it."""
+        reason, t, dt, step, _before_event = self._arguments
+        return SolverError(reason, t=t, dt=dt, step=step, before_event=True)
+
+    def __reduce__(self) -> tuple[Callable[..., SolverError], tuple[Status, float, float, int, bool]]:
         # Exceptions are pickled with their message alone, and this one must come home from another process.
         return _solver_error, self._arguments
 
 
-def _solver_error(reason: Status, t: float, dt: float, step: int) -> SolverError:
-    return SolverError(reason, t=t, dt=dt, step=step)
+def _solver_error(reason: Status, t: float, dt: float, step: int, before_event: bool) -> SolverError:
+    return SolverError(reason, t=t, dt=dt, step=step, before_event=before_event)

@@ -93,7 +93,9 @@ def _integrate(
         if len(t) != 2:
             raise ValueError(f"an event needs len(t) == 2, start and direction, not {len(t)}")
         event = event_fn if shapes is None else _on_flat(event_fn, shapes)
-        event_t = events.find(field, flat, t.detach(), event, tableau=tableau, controller=controller)
+        event_t, entry = events.find(field, flat, t.detach(), event, tableau=tableau, controller=controller)
+        if isinstance(event_fn, events.WatchedEvent):
+            event_fn.entry = entry
         if bool(event_t == t[0]):
             return event_t, _unflatten(torch.stack([flat, flat]), shapes)
         t = torch.cat([t[:1], event_t[None]])
@@ -305,11 +307,17 @@ def odeint_event(
     """
     towards = t0.detach() + (-1.0 if reverse_time else 1.0)
     t = torch.stack([t0.reshape(()), towards.reshape(()).to(t0)])
-    event_t, states = odeint_interface(func, y0, t, event_fn=event_fn, **options)
+    watched = events.WatchedEvent(event_fn)
+    event_t, states = odeint_interface(func, y0, t, event_fn=watched, **options)
+    if watched.entry < 0:
+        raise TypeError(
+            f"odeint_interface must call one of the functions of symadj_core, which {odeint_interface} didn't"
+        )
     shapes = None if isinstance(y0, Tensor) else [x.shape for x in y0]
     flat = states[-1] if shapes is None else _joined(s[-1] for s in states)
-    event = event_fn if shapes is None else _on_flat(event_fn, shapes)
-    event_t, end = events.reroute(_flat_field(func, shapes), event, event_t, flat)
+    if shapes is not None:
+        watched.function = _on_flat(event_fn, shapes)
+    event_t, end = events.reroute(_flat_field(func, shapes), watched, t.detach(), event_t, flat)
     if shapes is None:
         return event_t, torch.cat([states[:-1], end[None]])
     ends = split(end, shapes)

@@ -15,6 +15,7 @@ from symadj_core.errors import SolverError, Status
 from symadj_core.gradients import GRADIENTS, GradientMethod
 from symadj_core.gradients.discovery import discover_parameters, modules_of
 from symadj_core.solvers.controller import CONTROLLERS, AdaptiveController, Controller, FixedStep, IController
+from symadj_core.solvers.precision import precision_of, widened
 from symadj_core.solvers.problem import Callbacks, Problem, Stats
 from symadj_core.solvers.system import Field, Quadrature, System
 from symadj_core.solvers.tableaus import TABLEAUS, ButcherTableau
@@ -85,10 +86,12 @@ def solve(
     if not isinstance(method, GradientMethod):
         raise TypeError(f"gradient must be a name or a gradient method such as Symplectic(), not {gradient!r}")
     times = checked_times(t, y0)
+    precision = precision_of(y0, times[0], times[-1])
+    asked, y0 = y0.dtype, widened(y0)
     controller = default_controller(tableau) if controller is None else CONTROLLERS.make(controller)
     if isinstance(controller, AdaptiveController) and tableau.error is None:
         raise ValueError(f"{tableau.name} has no error estimate: use FixedStep, or an adaptive solver")
-    system = System(field, None if quadrature is None else quadrature.rates)
+    system = System(field, None if quadrature is None else quadrature.rates, precision)
     modules = modules_of(field)
     stats = Stats()
     owner = getattr(field, "__self__", field)
@@ -106,7 +109,7 @@ def solve(
         raise ValueError("the field has lazy parameters without a shape yet: use it once before the solve")
     wanted = tuple({id(p): p for p in wanted if p.requires_grad}.values())
     closed = parameters is None
-    q0 = None if quadrature is None else quadrature.initial
+    q0 = None if quadrature is None else widened(quadrature.initial)
     problem = Problem(
         system, y0, q0, t, times, tableau, controller, wanted, modules, closed, stats, callbacks or Callbacks()
     )
@@ -117,8 +120,13 @@ def solve(
         if throw:
             raise
         ys, qs = _unfinished(outputs, len(times))
-        return Solution(ys, qs, t, stats, Status(error.reason))
-    return Solution(ys, qs, t, stats, Status.SUCCESS)
+        return Solution(ys.to(asked), _as_given(qs, quadrature), t, stats, Status(error.reason))
+    return Solution(ys.to(asked), _as_given(qs, quadrature), t, stats, Status.SUCCESS)
+
+
+def _as_given(qs: Tensor | None, quadrature: Quadrature | None) -> Tensor | None:
+    """The quadratures in the precision of their initial values."""
+    return None if qs is None or quadrature is None else qs.to(quadrature.initial.dtype)
 
 
 def default_controller(tableau: ButcherTableau) -> Controller:

@@ -19,6 +19,7 @@ from symadj_core.gradients.keep import Nothing, Recorder
 from symadj_core.gradients.pullback import Pullback
 from symadj_core.gradients.regraph import add, total_quadrature
 from symadj_core.solvers.controller import AdaptiveController, Controller
+from symadj_core.solvers.precision import Precision
 from symadj_core.solvers.problem import Callbacks, Problem, Stats
 from symadj_core.solvers.system import System
 from symadj_core.solvers.tableaus import TABLEAUS, ButcherTableau
@@ -129,7 +130,7 @@ class Adjoint(ReplayMethod):
         z = torch.stack([replay.states[m], state])
         has_parameters = total.numel() > 0
         problem = Problem(
-            system=System(flow.field, flow.rates if has_parameters else None),
+            system=flow.system(with_parameters=has_parameters),
             y0=z,
             q0=total if has_parameters else None,
             t=replay.t[m - 1 : m + 1].flip(0),
@@ -157,6 +158,14 @@ class _AdjointFlow:
         self.rate: Tensor | None = None
         # Complex parameters lie in the flat quadrature as pairs of real numbers.
         self.shapes = tuple(_as_real(p.detach()).shape for p in self._parameters)
+        # Parameters whose gradients are sparse (an embedding's, with sparse=True), and in how many leading dimensions.
+        self._sparse: dict[int, int] = {}
+
+    def system(self, *, with_parameters: bool) -> System:
+        """What the backward solve integrates; the field sees time and state as in the forward one."""
+        outer = self._system.precision
+        precision = Precision(outer.kept, fine_time=outer.fine_time)
+        return System(self.field, self.rates if with_parameters else None, precision)
 
     def zero(self, like: Tensor) -> Tensor:
         """The parameter gradient before anything was added, flat and real."""
@@ -166,19 +175,25 @@ class _AdjointFlow:
         parts = torch.split(flat, [shape.numel() for shape in self.shapes]) if self._parameters else ()
         shaped = [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
         return [
-            (torch.view_as_complex(x) if p.is_complex() else x).to(p.dtype)
-            for x, p in zip(shaped, self._parameters, strict=True)
+            self._as_gradient(n, (torch.view_as_complex(x) if p.is_complex() else x).to(p.dtype))
+            for n, (x, p) in enumerate(zip(shaped, self._parameters, strict=True))
         ]
+
+    def _as_gradient(self, n: int, dense: Tensor) -> Tensor:
+        """The gradient of parameter n in the layout that the field's own gradients of it have."""
+        return dense.to_sparse(self._sparse[n]) if n in self._sparse else dense
 
     def field(self, t: Tensor, z: Tensor) -> Tensor:
         return self._evaluate(t, z, [])[0]
 
     def rates(self, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         derivative, grads = self._evaluate(t, z, self._parameters)
-        flat = [
-            z.real.new_zeros(shape.numel()) if g is None else -_as_real(g).flatten().to(z.real.dtype)
-            for shape, g in zip(self.shapes, grads, strict=True)
-        ]
+        flat = []
+        for n, (shape, g) in enumerate(zip(self.shapes, grads, strict=True)):
+            if g is not None and g.is_sparse:
+                self._sparse[n] = g.sparse_dim()
+                g = g.to_dense()
+            flat.append(z.real.new_zeros(shape.numel()) if g is None else -_as_real(g).flatten().to(z.real.dtype))
         return derivative, torch.cat(flat)
 
     def _evaluate(self, t: Tensor, z: Tensor, parameters: list[Tensor]) -> tuple[Tensor, Sequence[Tensor | None]]:
@@ -200,7 +215,7 @@ class _AdjointFlow:
     def speed(self, t: Tensor, y: Tensor, state: Tensor | None, rate: Tensor | None) -> Tensor:
         """<lambda, f> + <mu, g>: how the loss changes as a time moves; 0-dim."""
         with torch.no_grad():
-            moment = t.detach().to(y.device, y.real.dtype)
+            moment = t.detach().to(y.device, self._system.precision.time)
             slope = self._system.slope(moment, y.detach(), with_quadrature=rate is not None)
             total = y.real.new_zeros(())
             if state is not None:

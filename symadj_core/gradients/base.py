@@ -23,6 +23,7 @@ from symadj_core.gradients.keep import Recorder
 from symadj_core.gradients.pullback import Pullback
 from symadj_core.gradients.substitution import Constants
 from symadj_core.solvers.controller import Controller
+from symadj_core.solvers.once import Once
 from symadj_core.solvers.problem import Problem, Stats
 from symadj_core.solvers.step import Step
 from symadj_core.solvers.system import System
@@ -208,22 +209,10 @@ class _ReplayedSolve(torch.autograd.Function):
         results = (grads.t, grads.y0, grads.q0, *pullback.gradients())
         if torch.is_grad_enabled():
             inputs = (t, q0, states, *rest, grad_states, grad_quadratures)
-            results = tuple(g if g is None else _Once.apply(ctx.method.name, g, *inputs) for g in results)  # type: ignore[no-untyped-call]
+            twice = f"the gradient {ctx.method.name!r} has no second derivative: use the gradient 'backprop'"
+            results = tuple(g if g is None else Once.apply(twice, g, *inputs) for g in results)  # type: ignore[no-untyped-call]
         return None, None, None, *results
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         raise RuntimeError(f"the gradient {ctx.method.name!r} has no forward mode: use the gradient 'backprop'")
-
-
-class _Once(torch.autograd.Function):
-    """A first derivative that refuses to be differentiated, rather than to look constant."""
-
-    @staticmethod
-    def forward(ctx: Any, name: str, grad: Tensor, *inputs: Tensor | None) -> Tensor:
-        ctx.name = name
-        return grad.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        raise RuntimeError(f"the gradient {ctx.name!r} has no second derivative: use the gradient 'backprop'")

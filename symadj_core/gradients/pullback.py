@@ -14,7 +14,7 @@ from symadj_core.gradients.discovery import leaves_of
 from symadj_core.gradients.substitution import substituted
 from symadj_core.solvers.moving import Time
 from symadj_core.solvers.randomness import RandomState
-from symadj_core.solvers.system import Slope, System, time_tensor
+from symadj_core.solvers.system import Slope, System
 
 
 class StagePullback(NamedTuple):
@@ -100,11 +100,11 @@ class Pullback:
         if system.direct is not None and self._in_place and not time_wanted and random is None:
             system.evaluations += 1
             with torch.no_grad():
-                return StagePullback(system.direct.pull(time_tensor(t, y), y, state, quadrature), None, None)
+                return StagePullback(system.direct.pull(system.time(t, y), y, state, quadrature), None, None)
         with torch.enable_grad():
             leaf = y.detach().requires_grad_()
             inputs = [leaf]
-            moment = time_tensor(t, y)
+            moment = system.time(t, y)
             if time_wanted:
                 inputs.append(moment.requires_grad_())
             with_quadrature = quadrature is not None or rate_wanted

@@ -95,7 +95,7 @@ def _stage_states(replay: Replay, n: int, restorer: Restorer | None) -> Sequence
     states, slopes = [start], list[Slope | None]()
     for i in range(1, tableau.stages):
         needed = any(row[i - 1] != 0.0 for row in tableau.a[i : tableau.stages])
-        time, drawn = interval.at(tableau.c[i - 1], start), record.drawn(i - 1)
+        time, drawn = interval.at(tableau.c[i - 1], replay.system.precision.time), record.drawn(i - 1)
         slopes.append(replay.system.slope(time, states[i - 1], with_quadrature=False, random=drawn) if needed else None)
         states.append(stage_state(tableau, i, record.length, start, slopes))
     return states
@@ -128,7 +128,7 @@ class _StepSweep:
 
     def pull_end_slot(self, adjoint: _Adjoint, y_end: Tensor) -> None:
         """Pull the cotangent of the end slot back to y_{n+1}, where no later step shares that slope."""
-        moment = self._record.interval().at(1.0, y_end)
+        moment = self._record.interval().at(1.0, self._replay.system.precision.time)
         kappa, rate = self._end_cotangents(self._record)
         drawn = self._record.drawn(self._replay.tableau.stages)
         pulled = self._pull(moment, y_end, kappa, rate, drawn)
@@ -162,7 +162,7 @@ class _StepSweep:
             # The end slot of the step before is this step's first use of the field: one pullback serves both.
             shared = self._earlier if i == 0 else None
             end_kappa, end_rate = (None, None) if shared is None else self._end_cotangents(shared)
-            moment = interval.at(tableau.c[i], states[i])
+            moment = interval.at(tableau.c[i], self._replay.system.precision.time)
             total, total_rate = add(kappa, end_kappa), add(rate, end_rate)
             stage = self._pull(moment, states[i], total, total_rate, record.drawn(i))
             if stage is None:

@@ -7,6 +7,7 @@ one read of the device (its error norm), a fixed step none.
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +19,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from symadj_core.registry import Classes
-from symadj_core.solvers.system import Slope, System, real_dtype
+from symadj_core.solvers.precision import Precision, real_dtype
+from symadj_core.solvers.system import Slope, System
 
 # Takes the scaled errors of the state (and of the quadratures, if they are controlled) and returns a 0-dim tensor.
 Norm = Callable[[Sequence[Tensor]], Tensor]
+
+# Scaled errors beyond it are cut to it where a norm overflowed.
+_HUGE = 1e100
 
 
 def rms_norm(parts: Sequence[Tensor]) -> Tensor:
@@ -92,6 +97,10 @@ class FixedStep:
             return
         span = times[-1] - times[0]
         direction = 1.0 if span > 0 else -1.0
+        if self.step_size < 2.0 * math.ulp(max(map(abs, times))):
+            raise ValueError(
+                f"step_size {self.step_size:g} is below what times near {times[-1]:g} can be told apart by"
+            )
         # A last step shorter than a ten-thousandth of the others is rounding of the times (float32's, in 1,000 steps).
         whole = max(math.ceil(abs(span) / self.step_size - 1e-4), 1)
         start = times[0]
@@ -229,6 +238,24 @@ def scaled(controller: AdaptiveController, error: Tensor, before: Tensor, after:
     return error.detach() / scale.mul_(controller.rtol).add_(controller.atol)
 
 
+def careful(parts: Sequence[Tensor], slopes: Sequence[Tensor], ends: Sequence[Tensor] = ()) -> list[Tensor]:
+    """The sizes of scaled errors whose norm was not finite, so that their norm is: real and float64, of parts' shapes.
+
+    An error of zero under a tolerance of zero is none, and what is beyond 1e100, or belongs to an end that is not
+    finite, counts as that much. All are NaN where one of the slopes is not finite. No read of the device, so that all
+    ranks of a group go the same way.
+    """
+    sizes = [part.detach().abs().to(torch.float64) for part in parts]
+    bounded = [torch.nan_to_num(size, nan=0.0, posinf=_HUGE).clamp(max=_HUGE) for size in sizes]
+    within = [torch.where(all_finite(ends), size, _HUGE) for size in bounded] if ends else bounded
+    return [torch.where(all_finite(slopes), size, torch.nan) for size in within]
+
+
+def all_finite(tensors: Sequence[Tensor]) -> Tensor:
+    """Whether all entries are finite; 0-dim, on the device."""
+    return torch.stack([torch.isfinite(x).all() for x in tensors]).all()
+
+
 def initial_step(
     system: System,
     controller: AdaptiveController,
@@ -249,21 +276,71 @@ def initial_step(
         y0: state at the start.
         slope: its derivative.
     """
-    start, end = span
-    length = abs(end - start)
-    direction = 1.0 if end > start else -1.0
     with torch.no_grad():
-        y0, k0 = y0.detach(), slope.state.detach()
-        scale = y0.abs().mul_(controller.rtol).add_(controller.atol)
-        d0, d1 = controller.norm([y0 / scale]), controller.norm([k0 / scale])
-        tiny = (d0 < 1e-5) | (d1 < 1e-5)
-        h0 = torch.where(tiny, torch.full_like(d0, 1e-6), 0.01 * d0 / d1).clamp(max=length)
-        h0 = h0.to(real_dtype(y0))
-        k1 = system.slope(start + direction * h0, y0 + direction * h0 * k0, with_quadrature=False).state
-        d2 = controller.norm([(k1 - k0) / scale]) / h0
-        trial, first, second = torch.stack([h0.to(d1.dtype), d1, d2]).tolist()
-    if not (math.isfinite(first) and math.isfinite(second)):
+        scales = _scales(system, controller, span, y0.detach(), slope.state.detach(), overflowed=False)
+        if not all(map(math.isfinite, scales)):
+            scales = _scales(system, controller, span, y0.detach(), slope.state.detach(), overflowed=True)
+    size, trial, first, change = scales
+    if not (math.isfinite(first) and math.isfinite(change)):
         return math.nan
-    largest = max(first, second)
-    size = (0.01 / largest) ** (1.0 / (order + 1)) if largest > 1e-15 else max(1e-6, trial * 1e-3)
-    return float(min(100 * trial, size, length))
+    warn_of_tolerances(controller, system.precision, size)
+    largest = max(first, change / trial if trial > 0.0 else 0.0)
+    wanted = (0.01 / largest) ** (1.0 / (order + 1)) if largest > 1e-15 else max(1e-6, trial * 1e-3)
+    length = abs(span[1] - span[0])
+    return float(min(100 * trial, wanted, length)) if trial > 0.0 else length
+
+
+def _scales(
+    system: System,
+    controller: AdaptiveController,
+    span: tuple[float, float],
+    y0: Tensor,
+    k0: Tensor,
+    *,
+    overflowed: bool,
+) -> tuple[float, float, float, float]:
+    """The state in units of its tolerance, a trial step, and in the same units the slope and its change over that step.
+
+    Args:
+        overflowed: take care that the norms are finite, since they were not.
+    """
+    start, end = span
+    direction = 1.0 if end > start else -1.0
+
+    def norm(x: Tensor, *slopes: Tensor) -> Tensor:
+        return controller.norm(careful([x / scale], slopes) if overflowed else [x / scale])
+
+    scale = y0.abs().mul_(controller.rtol).add_(controller.atol)
+    d0, d1 = norm(y0, k0), norm(k0, k0)
+    tiny = (d0 < 1e-5) | (d1 < 1e-5)
+    h0 = torch.where(tiny, torch.full_like(d0, 1e-6), 0.01 * d0 / d1).clamp(max=abs(end - start))
+    h0 = h0.to(real_dtype(y0))
+    moment = system.time(start, y0) + (direction * h0).to(system.precision.time)
+    k1 = system.slope(moment, y0 + direction * h0 * k0, with_quadrature=False).state
+    d2 = norm(k1 - k0, k0, k1)
+    size, trial, first, change = torch.stack([d0, h0.to(d1.dtype), d1, d2]).tolist()
+    return size, trial, first, change
+
+
+def warn_of_tolerances(controller: AdaptiveController, precision: Precision, size: float) -> None:
+    """Warn of tolerances that are finer than the precision that the field is given.
+
+    Args:
+        controller: the tolerances.
+        precision: the field's.
+        size: norm of the state in units of its tolerance.
+    """
+    if size * precision.epsilon <= 2.0:
+        return
+    name, epsilon = str(precision.state).removeprefix("torch."), precision.epsilon
+    tolerances = ", ".join(
+        f"{name}={value:g}" if not isinstance(value, Tensor) else f"{name} for each entry"
+        for name, value in (("rtol", controller.rtol), ("atol", controller.atol))
+    )
+    warnings.warn(
+        f"{tolerances}: {name} can't tell such errors from its own rounding at this size of state, so that steps get "
+        f"short and the solution no better: take an rtol of at least {epsilon:.1e}, or a state and a field in more "
+        "precision",
+        RuntimeWarning,
+        stacklevel=2,
+    )

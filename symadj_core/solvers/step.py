@@ -16,7 +16,7 @@ from torch import Tensor
 
 from symadj_core.solvers.moving import Moving, Time, value_of
 from symadj_core.solvers.randomness import RandomState
-from symadj_core.solvers.system import Slope, System, real_dtype
+from symadj_core.solvers.system import Slope, System
 from symadj_core.solvers.tableaus import ButcherTableau
 
 
@@ -33,18 +33,17 @@ class Interval:
     def length(self) -> Time:
         return self.end - self.start
 
-    def at(self, c: float, y: Tensor) -> Time:
-        """The time of node c, to be given to a field whose state is y."""
+    def at(self, c: float, dtype: torch.dtype) -> Time:
+        """The time of node c, to be given to a field in that dtype."""
         if c == 1.0:
-            return _neighbour(self.end, self.start, y) if self.jump_at_end else self.end
+            return _neighbour(self.end, self.start, dtype) if self.jump_at_end else self.end
         if c == 0.0:
-            return _neighbour(self.start, self.end, y) if self.jump_at_start else self.start
+            return _neighbour(self.start, self.end, dtype) if self.jump_at_start else self.start
         return self.start + c * self.length
 
 
-def _neighbour(t: Time, towards: Time, y: Tensor) -> Time:
-    """The next representable time beside t, in the dtype that the field gets."""
-    dtype = real_dtype(y)
+def _neighbour(t: Time, towards: Time, dtype: torch.dtype) -> Time:
+    """The next time beside t that the dtype can tell from it."""
     here, there = (torch.tensor(value_of(x), dtype=dtype) for x in (t, towards))
     beside = float(torch.nextafter(here, there))
     return Moving(beside, t.shift) if isinstance(t, Moving) else beside
@@ -134,7 +133,7 @@ def take_step(
 
     def slope(slot: int, c: float, state: Tensor, rate: bool) -> Slope:
         drawn = random[slot] if random else None
-        return system.slope(interval.at(c, y), state, with_quadrature=rate, random=drawn)
+        return system.slope(interval.at(c, system.precision.time), state, with_quadrature=rate, random=drawn)
 
     def needs_rate(i: int) -> bool:
         weighs = i < count and tableau.b[i] != 0.0

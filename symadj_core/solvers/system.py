@@ -6,16 +6,20 @@ error control may ignore q, and in the backward sweep the adjoint of q is consta
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor
 
 from symadj_core.solvers.moving import Moving, Time, value_of
+from symadj_core.solvers.precision import Precision, real_dtype, time_spacing
 from symadj_core.solvers.randomness import RandomState
+
+_Result = TypeVar("_Result")
 
 Field = Callable[[Tensor, Tensor], Tensor]
 Rates = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -55,15 +59,25 @@ class Slope(NamedTuple):
 
 
 class System:
-    """Evaluates the field (and the rates of the quadratures), counting the uses."""
+    """Evaluates the field (and the rates of the quadratures), counting the uses.
 
-    def __init__(self, field: Field, rates: Rates | None) -> None:
+    Args:
+        field: f.
+        rates: (f, g), or None without quadratures.
+        precision: in which both are used.
+    """
+
+    def __init__(self, field: Field, rates: Rates | None, precision: Precision) -> None:
         self.field = field
         self.rates = rates
-        self.direct = rates if isinstance(rates, DirectPullback) else None
+        self.precision = precision
+        # What knows its own derivative was made for times in the state's precision, and states in the solve's.
+        as_it_is = precision.time == real_dtype(torch.empty((), dtype=precision.kept))
+        self.direct = rates if isinstance(rates, DirectPullback) and as_it_is else None
         self.evaluations = 0
         self._watched_from: RandomState | None = None
         self._draws: bool | None = None
+        self._takes_fine_time = False
 
     def watch_randomness(self, device: torch.device) -> None:
         """Record the state of the generators before every use, if the first use draws from them."""
@@ -99,13 +113,41 @@ class System:
             self._draws = not before.same(RandomState.now(start.device))
         return slope._replace(random=before) if self._draws else slope
 
+    def time(self, t: Time, y: Tensor) -> Tensor:
+        """The time as the field is given it: 0-dim, on y's device, made by a fill so that nothing is copied there."""
+        return time_tensor(t, self.precision.time, y.device)
+
+    def given(self, y: Tensor) -> Tensor:
+        """The state as the field is given it."""
+        return y.to(self.precision.state)
+
     def _evaluate(self, t: Time | Tensor, y: Tensor, with_quadrature: bool) -> Slope:
-        moment = t if isinstance(t, Tensor) else time_tensor(t, y)
+        moment = t if isinstance(t, Tensor) else self.time(t, y)
         if with_quadrature and self.rates is not None:
-            state, rate = self.rates(moment, y)
+            state, rate = self._used(self.rates, moment, y)
             # As below: sums are made in the state's precision, even if the field computes in another.
             return Slope(_as_slope(state, y), rate.to(real_dtype(y)))
-        return Slope(_as_slope(self.field(moment, y), y), None)
+        return Slope(_as_slope(self._used(self.field, moment, y), y), None)
+
+    def _used(self, function: Callable[[Tensor, Tensor], _Result], t: Tensor, y: Tensor) -> _Result:
+        if not self.precision.fine_time or self._takes_fine_time:
+            return function(t.to(self.precision.time), self.given(y))
+        try:
+            result = function(t, self.given(y))
+        except (RuntimeError, TypeError):
+            # Products of matrices do not mix precisions: does the field work with times in its own?
+            coarse = replace(self.precision, fine_time=False)
+            result = function(t.to(coarse.time), self.given(y))
+            self.precision = coarse
+            near = float(t)
+            warnings.warn(
+                f"the field takes its time only in {coarse.time}, in which times near {near:g} are "
+                f"{time_spacing(coarse.time, near):.2g} apart: shift the origin of time, or use float64",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self._takes_fine_time = True
+        return result
 
 
 def _as_slope(dy: Tensor, y: Tensor) -> Tensor:
@@ -128,12 +170,7 @@ def _as_slope(dy: Tensor, y: Tensor) -> Tensor:
     return dy.to(y.dtype)
 
 
-def real_dtype(y: Tensor) -> torch.dtype:
-    """The dtype of times and weights beside y: y's own, or its real part's."""
-    return torch.empty((), dtype=y.dtype).real.dtype if y.is_complex() else y.dtype
-
-
-def time_tensor(t: Time, y: Tensor) -> Tensor:
-    """The time as a 0-dim tensor on y's device, made by a fill so that nothing is copied from the host."""
-    moment = torch.full((), value_of(t), dtype=real_dtype(y), device=y.device)
+def time_tensor(t: Time, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The time as a 0-dim tensor, made by a fill so that nothing is copied from the host."""
+    moment = torch.full((), value_of(t), dtype=dtype, device=device)
     return moment + t.shift.to(moment) if isinstance(t, Moving) else moment

@@ -8,6 +8,7 @@ whose exact derivative the gradient methods return.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -21,7 +22,10 @@ from symadj_core.solvers.moving import Time, moving
 from symadj_core.solvers.problem import Callback, Problem, Stats
 from symadj_core.solvers.randomness import RandomState
 from symadj_core.solvers.step import Interval, Step, Wanted, interpolate, take_step
-from symadj_core.solvers.system import Slope, time_tensor
+from symadj_core.solvers.system import Slope, System
+
+# Steps below the state's rounding are warned of where all of them together are this many times above it.
+_LOST = 64.0
 
 
 @dataclass(frozen=True)
@@ -139,17 +143,47 @@ def _march_fixed(
         record = SolverStep(start, end, ties.get(start), ties.get(end), inside, perturb, perturb)
         before = problem.system.evaluations
         wanted = Wanted(dense=bool(inside) or always_dense, next_slope=end != times[-1] and not perturb)
-        _call(problem.callbacks.step, start, end - start, y)
+        _call(problem.system, problem.callbacks.step, start, end - start, y)
         step = take_step(problem.system, problem.tableau, record.interval(t), y, q, slope, wanted)
         _emit(problem, outputs, record, step, y, q, t)
         on_step(_with_randomness(record, step), step)
         y, q, slope = step.y, step.q, None if perturb else step.slopes[-1]
         _count(stats, record, problem.system.evaluations - before)
-    ends = [x for x in (y, q) if x is not None]
-    if not bool(torch.stack([torch.isfinite(x).all() for x in ends]).all()):
-        # Checked once, since every check waits for the device; the error names the first time with a bad state.
-        bad = next((n for n, x in enumerate(outputs.states) if not bool(torch.isfinite(x).all())), len(times) - 1)
-        raise SolverError(Status.NON_FINITE, t=times[bad], dt=end - start, step=stats.accepted)
+    _check_end(problem, outputs, step, end - start)
+
+
+def _check_end(problem: Problem, outputs: Outputs, step: Step, dt: float) -> None:
+    """Look at the end of a solve with fixed steps, once, since every look waits for the device.
+
+    Raises:
+        SolverError: a state is not finite; it names the first such requested time.
+    """
+    stats, times, first = problem.stats, problem.times, step.slopes[0]
+    assert first is not None
+    with torch.no_grad():
+        finite = control.all_finite([x for x in (step.y, step.q) if x is not None])
+        size = torch.linalg.vector_norm(step.y)
+        gain = abs(dt) * torch.linalg.vector_norm(first.state)
+        is_finite, state, increment = torch.stack([finite.to(size.dtype), size, gain]).tolist()
+        if not is_finite:
+            bad = next((n for n, x in enumerate(outputs.states) if not bool(torch.isfinite(x).all())), len(times) - 1)
+            reason = Status.OVERFLOW if bool(control.all_finite(_rates(step))) else Status.NON_FINITE
+            raise SolverError(reason, t=times[bad], dt=dt, step=stats.accepted)
+    rounding = torch.finfo(step.y.dtype).eps * state
+    if increment < rounding and stats.accepted * increment > _LOST * rounding:
+        warnings.warn(
+            f"the {stats.accepted} steps of {abs(dt):.3g} change the state by less than {step.y.dtype} can tell "
+            f"({increment:.1e} at a size of {state:.1e}), so that much of the change is lost: take longer steps, or a "
+            "state in more precision",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _rates(step: Step) -> list[Tensor]:
+    """All that the field (and the rates of the quadratures) returned within the step."""
+    parts = [x for slope in step.slopes if slope is not None for x in (slope.state, slope.quadrature)]
+    return [x for x in parts if x is not None]
 
 
 def _march_adaptive(
@@ -167,7 +201,7 @@ def _march_adaptive(
 
     before = system.evaluations
     opening = Interval(_tied(start, 0, t), final, jump_at_start=start in jumps)
-    slope: Slope | None = system.slope(opening.at(0.0, y), y, with_quadrature=q is not None)
+    slope: Slope | None = system.slope(opening.at(0.0, system.precision.time), y, with_quadrature=q is not None)
     assert slope is not None
     size = settings.first_step
     if size is None:
@@ -198,13 +232,13 @@ def _march_adaptive(
             next_slope=not at_final and not jump,
         )
         before = system.evaluations
-        _call(problem.callbacks.step, start, end - start, y)
+        _call(problem.system, problem.callbacks.step, start, end - start, y)
         step = take_step(system, tableau, record.interval(t), y, q, slope, wanted)
-        error = _error_norm(settings, step, y, q)
+        error = _error_norm(settings, step, y, q, last=at_final)
         used = system.evaluations - before
 
         accepted = pace.accepts(error)
-        _call(problem.callbacks.accept if accepted else problem.callbacks.reject, start, end - start, y)
+        _call(system, problem.callbacks.accept if accepted else problem.callbacks.reject, start, end - start, y)
         if not accepted:
             stats.rejected += 1
             stats.nfe_forward += used
@@ -313,12 +347,12 @@ def _with_randomness(record: SolverStep, step: Step) -> SolverStep:
     return replace(record, random=tuple(None if k is None else k.random for k in step.slopes))
 
 
-def _call(callback: Callback | None, start: float, dt: float, y: Tensor) -> None:
+def _call(system: System, callback: Callback | None, start: float, dt: float, y: Tensor) -> None:
     if callback is not None:
-        callback(time_tensor(start, y), y, time_tensor(dt, y))
+        callback(system.time(start, y), system.given(y), system.time(dt, y))
 
 
-def _error_norm(settings: AdaptiveController, step: Step, y: Tensor, q: Tensor | None) -> float:
+def _error_norm(settings: AdaptiveController, step: Step, y: Tensor, q: Tensor | None, *, last: bool) -> float:
     """The norm of the step's scaled error on the host: the one read of the device in an attempted step."""
     assert step.error is not None
     with torch.no_grad():
@@ -329,7 +363,13 @@ def _error_norm(settings: AdaptiveController, step: Step, y: Tensor, q: Tensor |
         if step.q_error is None and step.q is not None:
             # Quadratures outside the error control: a NaN among them must not pass for a success.
             norm = norm + 0.0 * step.q.sum()
-        return float(norm)
+        if last:
+            # A state that overflowed has a tolerance without bound, and must not pass for a success either.
+            norm = torch.where(torch.isfinite(step.y).all(), norm, torch.nan)
+        error = float(norm)
+        if not math.isfinite(error):
+            error = float(settings.norm(control.careful(parts, _rates(step), [step.y])))
+        return error
 
 
 def _outputs_between(

@@ -306,3 +306,48 @@ def test_dense_output_is_the_solution_anywhere_and_differentiable() -> None:
         torch.testing.assert_close(drate, (-t * torch.exp(-0.7 * t)).sum().detach(), rtol=1e-5, atol=0)
         with pytest.raises(ValueError, match="outside"):
             solution(torch.tensor(2.5))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize(("start", "end"), [(0.0, 0.1), (0.7, 0.1), (-0.3, 0.3), (1.1, 2.3)])
+def test_dense_output_takes_its_ends_in_any_dtype(dtype: torch.dtype, start: float, end: float) -> None:
+    # 0.1 is a little more in float32 than in float64, and much more in bfloat16.
+    y0 = torch.ones(1, dtype=torch.float64)
+    rounded = odeint_dense(lambda t, y: -y, y0, torch.tensor(start), torch.tensor(end))
+    exact = odeint_dense(lambda t, y: -y, y0, start, end)
+    for solution in (rounded, exact):
+        ends = torch.tensor([start, end], dtype=dtype)
+        within = ends.double().clamp(min(start, end), max(start, end))
+        torch.testing.assert_close(solution(ends)[:, 0], torch.exp(start - within), rtol=1e-6, atol=0)
+        with pytest.raises(ValueError, match="outside"):
+            solution(torch.tensor([end + 0.1 * (end - start)], dtype=dtype))
+    assert float(exact(end)) == pytest.approx(math.exp(start - end), rel=1e-6)
+
+
+class Categories(nn.Module):
+    """A field whose rates are looked up, with gradients of the few rows that were."""
+
+    def __init__(self, sparse: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rates = nn.Embedding(6, 2, sparse=sparse, dtype=torch.float64)
+        self.register_buffer("of", torch.tensor([1, 4, 1]))
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.rates(self.of) * torch.cos(t) - 0.1 * y
+
+
+@each_function
+def test_sparse_gradients_of_an_embedding_come_out_sparse(name: str) -> None:
+    y0 = torch.ones(3, 2, dtype=torch.float64)
+    grads = []
+    for sparse in (True, False):
+        field = Categories(sparse)
+        FUNCTIONS[name](field, y0, span(0, 1))[-1].square().sum().backward()
+        grad = field.rates.weight.grad
+        assert grad is not None
+        assert grad.is_sparse == sparse
+        grads.append(grad.to_dense())
+    torch.testing.assert_close(grads[0], grads[1])
+    assert (grads[0][[1, 4]] != 0).all()
+    torch.optim.SparseAdam(Categories(True).parameters())
