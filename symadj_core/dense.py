@@ -17,6 +17,7 @@ from symadj_core.solvers.step import Step, interpolate
 from symadj_core.solvers.system import Field, System
 from symadj_core.solvers.tableaus import ButcherTableau
 from symadj_core.solvers.timeloop import Outputs, SolverStep, march
+from symadj_core.state_form import StateForm
 
 
 class DenseOutput:
@@ -93,7 +94,7 @@ def odeint_dense(
     """
     settings = dict(options or {})
     tableau = method_of(method, {"interp": "cubic", **settings})
-    controller = controller_of(tableau, rtol, atol, settings, shapes=None, field=func, y0=y0, like=y0)
+    controller = controller_of(tableau, rtol, atol, settings, form=StateForm(y0), field=func, y0=y0, like=y0)
     ends = [x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64) for x in (t0, t1)]
     t = torch.stack([end.double().reshape(()) for end in ends])
     records: list[SolverStep] = []

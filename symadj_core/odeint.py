@@ -21,50 +21,45 @@ from torch import Tensor, nn
 
 from symadj_core.gradients import ACA, Adjoint, Backprop, GradientMethod, OneCheckpoint, Symplectic
 from symadj_core.gradients.keep import Keep
-from symadj_core.odeint_options import Shapes, Tolerance, callbacks_of, controller_of, method_of, split
-from symadj_core.solve import solve
+from symadj_core.odeint_options import Tolerance, callbacks_of, controller_of, method_of
+from symadj_core.solve import requested_times, solve
 from symadj_core.solvers import events
+from symadj_core.state_form import State, StateForm
 
-State: TypeAlias = Any  # a tensor or a tuple of tensors; the field returns what it is given
 Options: TypeAlias = dict[str, Any] | None
-EventFunction = Callable[[Tensor, State], Tensor]
+EventFunction = Callable[[Tensor, State], Any]
 
 
-class _TupleField(nn.Module):
-    """A field over a tuple of tensors as one over their concatenation. It is a module so that its parameters are found.
+class _JoinedField(nn.Module):
+    """A field over a state of several tensors as one over the joined tensor. A module, so that parameters are found.
 
     Args:
         owner: the module that the field is, or whose method it is.
-        field: (t, tuple) -> tuple.
-        shapes: of the tuple's tensors.
+        field: (t, state) -> rates of the state's form.
+        form: of the state.
     """
 
-    def __init__(self, owner: nn.Module, field: Callable[..., Any], shapes: Shapes) -> None:
+    def __init__(self, owner: nn.Module, field: Callable[..., Any], form: StateForm) -> None:
         super().__init__()
         self.owner = owner
         self.call = field
-        self.shapes = shapes
+        self.form = form
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        return _joined(self.call(t, split(y, self.shapes)))
+        return self.form.joined(self.call(t, self.form.split(y)))
 
 
-def _joined(state: Iterable[Tensor]) -> Tensor:
-    return torch.cat([x.reshape(-1) for x in state])
+def _on_joined(function: Callable[[Tensor, State], Any], form: StateForm) -> Callable[[Tensor, Tensor], Any]:
+    return function if form.is_tensor else lambda t, y: function(t, form.split(y))
 
 
-def _on_flat(function: Callable[[Tensor, State], Any], shapes: Shapes) -> Callable[[Tensor, Tensor], Any]:
-    return lambda t, y: function(t, split(y, shapes))
-
-
-def _flat_field(field: Callable[..., Any], shapes: Shapes | None) -> Callable[[Tensor, Tensor], Tensor]:
-    if shapes is None:
+def _joined_field(field: Callable[..., Any], form: StateForm) -> Callable[[Tensor, Tensor], Tensor]:
+    if form.is_tensor:
         return field
     owner = getattr(field, "__self__", field)
     if isinstance(owner, nn.Module):
-        return _TupleField(owner, field, shapes)
-    on_flat = _on_flat(field, shapes)
-    return lambda t, y: _joined(on_flat(t, y))
+        return _JoinedField(owner, field, form)
+    return lambda t, y: form.joined(field(t, form.split(y)))
 
 
 def _integrate(
@@ -81,23 +76,23 @@ def _integrate(
 ) -> Any:
     """The body that the five functions share."""
     options = dict(options or {})
-    shapes = None if isinstance(y0, Tensor) else [x.shape for x in y0]
-    flat = y0 if isinstance(y0, Tensor) else _joined(y0)
+    form, t = StateForm(y0), requested_times(t)
+    flat = form.joined(y0)
     tableau = method_of(method, options)
-    controller = controller_of(tableau, rtol, atol, options, shapes=shapes, field=func, y0=y0, like=flat)
-    field = _flat_field(func, shapes)
+    controller = controller_of(tableau, rtol, atol, options, form=form, field=func, y0=y0, like=flat)
+    field = _joined_field(func, form)
     if len(t) == 1 and event_fn is None:
-        return _unflatten(flat[None], shapes)
+        return form.split(flat[None])
     event_t = None
     if event_fn is not None:
         if len(t) != 2:
             raise ValueError(f"an event needs len(t) == 2, start and direction, not {len(t)}")
-        event = event_fn if shapes is None else _on_flat(event_fn, shapes)
+        event = _on_joined(event_fn, form)
         event_t, entry = events.find(field, flat, t.detach(), event, tableau=tableau, controller=controller)
         if isinstance(event_fn, events.WatchedEvent):
             event_fn.entry = entry
         if bool(event_t == t[0]):
-            return event_t, _unflatten(torch.stack([flat, flat]), shapes)
+            return event_t, form.split(torch.stack([flat, flat]))
         t = torch.cat([t[:1], event_t[None]])
     solution = solve(
         field,
@@ -107,14 +102,10 @@ def _integrate(
         controller=controller,
         gradient=gradient,
         parameters=parameters,
-        callbacks=callbacks_of(func, shapes),
+        callbacks=callbacks_of(func, form, tableau),
     )
-    states = _unflatten(solution.ys, shapes)
+    states = form.split(solution.ys)
     return states if event_t is None else (event_t, states)
-
-
-def _unflatten(ys: Tensor, shapes: Shapes | None) -> State:
-    return ys if shapes is None else split(ys, shapes)
 
 
 def odeint(
@@ -132,19 +123,20 @@ def odeint(
 
     Args:
         func: (t, y) -> dy/dt, t a 0-dim tensor. May have callback_step, callback_accept_step, callback_reject_step.
-        y0: a tensor of any shape, or a tuple of tensors.
-        t: [T], strictly increasing or decreasing.
+        y0: a tensor of any shape, or tuples, lists and dicts of tensors, which the field gets and returns likewise.
+        t: [T], strictly increasing or decreasing; a tensor, or a list or an array of numbers.
         rtol, atol: tolerances; a number, a tensor, or for a tuple y0 one for each tensor.
         method: "dopri5" (default), "dopri8", "tsit5", "bosh3", "fehlberg2", "adaptive_heun", "euler", "midpoint",
-            "heun2", "heun3", "rk4" (the 3/8 rule, as in torchdiffeq), "rk4_classic".
+            "heun2", "heun3", "rk4" (Kutta's 3/8 rule, as in torchdiffeq; `solve` calls it "rk4_38"), "rk4_classic"
+            (the classical one, "rk4" of `solve`).
         options: torchdiffeq's: first_step, min_step, max_step, max_num_steps, safety, ifactor, dfactor, step_t, jump_t,
             norm; for fixed steps step_size, grid_constructor, interp, perturb.
         event_fn: (t, y) -> tensor; the solve ends where it (or one of its entries) crosses zero. t then gives the
             start and, by its second entry, the direction.
 
     Returns:
-        [T, *y0.shape], or a tuple of such tensors; with event_fn (event time, 0-dim, without gradient; states at the
-        start and at the event, [2, *y0.shape]).
+        [T, *y0.shape], or such tensors in the form of y0; with event_fn (event time, 0-dim, without gradient; states at
+        the start and at the event, [2, *y0.shape]).
 
     Raises:
         SolverError: the end was not reached.
@@ -185,34 +177,34 @@ def odeint_adjoint(
     norm = backward.pop("norm", None) if adjoint_options is not None else None
     backward.pop("norm", None)
     tableau = method_of(adjoint_method or method, backward)
-    shapes = None if isinstance(y0, Tensor) else [x.shape for x in y0]
-    if shapes is not None and callable(norm):
-        norm = _norm_over_tuples(norm, shapes)
+    form = StateForm(y0)
+    if not form.is_tensor and callable(norm):
+        norm = _norm_over_parts(norm, form)
     backward["norm"] = options.get("norm")
     controller = controller_of(
         tableau,
         rtol if adjoint_rtol is None else adjoint_rtol,
         atol if adjoint_atol is None else adjoint_atol,
         backward,
-        shapes=shapes,
+        form=form,
         field=func,
         y0=y0,
-        like=y0 if shapes is None else _joined(x.detach() for x in y0),
+        like=form.joined(y0).detach(),
     )
     gradient = Adjoint(
         seminorm=norm == "seminorm",
         solver=tableau,
         controller=controller,
         norm=norm if callable(norm) else None,
-        callbacks=callbacks_of(func, shapes, suffix="_adjoint"),
+        callbacks=callbacks_of(func, form, tableau, suffix="_adjoint"),
     )
     return _integrate(func, y0, t, gradient, rtol, atol, method, options, event_fn, adjoint_params)
 
 
-def _norm_over_tuples(norm: Callable[..., Tensor], shapes: Shapes) -> Callable[[tuple[Tensor, ...]], Tensor]:
+def _norm_over_parts(norm: Callable[..., Tensor], form: StateForm) -> Callable[[tuple[Tensor, ...]], Tensor]:
     def of_parts(parts: tuple[Tensor, ...]) -> Tensor:
         time, y, adjoint, *parameters = parts
-        return norm((time, *split(y, shapes), *split(adjoint, shapes), *parameters))
+        return norm((time, *form.parts(y), *form.parts(adjoint), *parameters))
 
     return of_parts
 
@@ -286,7 +278,7 @@ def odeint_symplectic_adjoint(
 def odeint_event(
     func: Callable[..., Any],
     y0: State,
-    t0: Tensor,
+    t0: Tensor | float,
     *,
     event_fn: EventFunction,
     reverse_time: bool = False,
@@ -297,28 +289,27 @@ def odeint_event(
 
     Args:
         func, y0, event_fn: as for `odeint`.
-        t0: 0-dim, start.
+        t0: start, 0-dim or a number.
         reverse_time: integrate towards smaller times.
         odeint_interface: any of the five functions.
         options: further arguments of that function.
 
     Returns:
-        event time (0-dim); states at the start and at the event, [2, *y0.shape] or a tuple of such tensors.
+        event time (0-dim); states at the start and at the event, [2, *y0.shape] or such tensors in the form of y0.
     """
-    towards = t0.detach() + (-1.0 if reverse_time else 1.0)
-    t = torch.stack([t0.reshape(()), towards.reshape(()).to(t0)])
+    start_time = t0 if isinstance(t0, Tensor) else torch.tensor(t0, dtype=torch.float64)
+    if start_time.numel() != 1:
+        raise ValueError(f"t0 must be one time, not a tensor of shape {list(start_time.shape)}")
+    start_time = start_time.reshape(())
+    t = torch.stack([start_time, start_time.detach() + (-1.0 if reverse_time else 1.0)])
     watched = events.WatchedEvent(event_fn)
     event_t, states = odeint_interface(func, y0, t, event_fn=watched, **options)
     if watched.entry < 0:
         raise TypeError(
             f"odeint_interface must call one of the functions of symadj_core, which {odeint_interface} didn't"
         )
-    shapes = None if isinstance(y0, Tensor) else [x.shape for x in y0]
-    flat = states[-1] if shapes is None else _joined(s[-1] for s in states)
-    if shapes is not None:
-        watched.function = _on_flat(event_fn, shapes)
-    event_t, end = events.reroute(_flat_field(func, shapes), watched, t.detach(), event_t, flat)
-    if shapes is None:
-        return event_t, torch.cat([states[:-1], end[None]])
-    ends = split(end, shapes)
-    return event_t, tuple(torch.cat([s[:-1], e[None]]) for s, e in zip(states, ends, strict=True))
+    form = StateForm(y0)
+    watched.function = _on_joined(event_fn, form)
+    start, end = (form.joined(form.at(states, n)) for n in (0, -1))
+    event_t, end = events.reroute(_joined_field(func, form), watched, t.detach(), event_t, end)
+    return event_t, form.split(torch.stack([start, end]))

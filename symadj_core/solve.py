@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,8 +65,10 @@ def solve(
     Args:
         field: f(t, y) -> dy/dt, t a 0-dim tensor, y and dy/dt of y0's shape and dtype. A module, or any callable.
         y0: initial state, any shape, floating or complex.
-        t: [T], T >= 2, strictly increasing or decreasing. Interior times are answered by interpolation.
-        solver: a tableau or its name in `symadj_core.tableaus.TABLEAUS`.
+        t: [T], T >= 2, strictly increasing or decreasing; a tensor, or a list or an array of numbers. Interior times
+            are answered by interpolation.
+        solver: a tableau or its name in `symadj_core.tableaus.TABLEAUS`; "rk4" is the classical one and "rk4_38"
+            Kutta's 3/8 rule, which torchdiffeq calls rk4.
         controller: step sizes, or a name in `symadj_core.controllers.CONTROLLERS`; the default is `IController()` for
             methods with an error estimate, otherwise `FixedStep()`.
         gradient: a method or its name in `symadj_core.gradients.GRADIENTS`.
@@ -85,6 +89,7 @@ def solve(
         raise TypeError(f"solver must be a name or a ButcherTableau, not {solver!r}")
     if not isinstance(method, GradientMethod):
         raise TypeError(f"gradient must be a name or a gradient method such as Symplectic(), not {gradient!r}")
+    t = requested_times(t)
     times = checked_times(t, y0)
     precision = precision_of(y0, times[0], times[-1])
     asked, y0 = y0.dtype, widened(y0)
@@ -141,17 +146,44 @@ def checked_times(t: Tensor, y0: Tensor) -> list[float]:
         TypeError, ValueError: t or y0 is invalid.
     """
     if not isinstance(y0, Tensor) or not (y0.is_floating_point() or y0.is_complex()):
-        raise TypeError("y0 must be a floating point or complex tensor")
+        given = f"a tensor of {y0.dtype}" if isinstance(y0, Tensor) else f"a {type(y0).__name__}"
+        raise TypeError(f"y0 must be a floating point or complex tensor, not {given}")
     if is_batchedtensor(y0):
         raise RuntimeError(
             "torch.func.vmap over a solve is not possible, since all samples share its steps: batch the state"
         )
-    if not isinstance(t, Tensor) or t.dim() != 1 or len(t) < 2 or not t.is_floating_point():
-        raise ValueError("t must be a 1-D floating point tensor of at least two times")
+    if len(t) < 2:
+        raise ValueError(f"t must have at least two times, a start and an end, not {len(t)}")
     times: list[float] = t.detach().double().tolist()
     steps = [b - a for a, b in pairwise(times)]
-    if not (all(s > 0 for s in steps) or all(s < 0 for s in steps)):
-        raise ValueError("t must be strictly increasing or strictly decreasing, and finite")
+    if not (all(s > 0 for s in steps) or all(s < 0 for s in steps)) or not all(map(math.isfinite, times)):
+        sign = 1 if times[-1] > times[0] else -1
+        place = next((n for n, s in enumerate(steps) if not (sign * s > 0 and math.isfinite(s))), 0)
+        raise ValueError(
+            "t must be strictly increasing or strictly decreasing, and finite: "
+            f"t[{place}] = {times[place]:g} is followed by {times[place + 1]:g}"
+        )
+    return times
+
+
+def requested_times(t: Any) -> Tensor:
+    """The times as a 1-D floating point tensor: what is given, or float64 from whole numbers, a list or an array.
+
+    Raises:
+        TypeError, ValueError: it is something else.
+    """
+    try:
+        if not isinstance(t, Tensor):
+            parts = isinstance(t, list | tuple) and any(isinstance(x, Tensor) for x in t)
+            t = torch.stack([torch.as_tensor(x) for x in t]) if parts else torch.as_tensor(t, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"t must be a tensor of times, or a list or an array of numbers, not {t!r}") from error
+    if t.dim() != 1:
+        shape = "a single time" if t.dim() == 0 else f"of shape {list(t.shape)}"
+        raise ValueError(f"t must be 1-D, all times at which the state is wanted, the start first; it is {shape}")
+    if t.is_complex() or t.dtype == torch.bool:
+        raise TypeError(f"t must hold real numbers, not {t.dtype}")
+    times: Tensor = t if t.is_floating_point() else t.double()
     return times
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -351,3 +352,127 @@ def test_sparse_gradients_of_an_embedding_come_out_sparse(name: str) -> None:
     torch.testing.assert_close(grads[0], grads[1])
     assert (grads[0][[1, 4]] != 0).all()
     torch.optim.SparseAdam(Categories(True).parameters())
+
+
+class Point(NamedTuple):
+    x: Tensor
+    v: Tensor
+
+
+def rates_of(t: Tensor, state: Any) -> Any:
+    """-1 times every tensor of a state of any form."""
+    if isinstance(state, Tensor):
+        return -state
+    if isinstance(state, dict):
+        # Another order of the keys is the same dict.
+        return {key: rates_of(t, state[key]) for key in reversed(state)}
+    parts = [rates_of(t, part) for part in state]
+    return Point(*parts) if isinstance(state, Point) else type(state)(parts)
+
+
+def one(*shape: int) -> Tensor:
+    return torch.ones(shape, dtype=torch.float64, requires_grad=True)
+
+
+FORMS: dict[str, Callable[[], Any]] = {
+    "tuple": lambda: (one(2), one()),
+    "list": lambda: [one(2), one()],
+    "dict": lambda: {"x": one(2), "v": one(3, 1)},
+    "named tuple": lambda: Point(one(2), one(2)),
+    "nested": lambda: ({"a": one(2), "b": [one(), one(1, 2)]}, Point(one(2), one(2)), one()),
+}
+
+
+def tensors_of(state: Any) -> list[Tensor]:
+    if isinstance(state, Tensor):
+        return [state]
+    return [x for part in (state.values() if isinstance(state, dict) else state) for x in tensors_of(part)]
+
+
+@each_function
+@pytest.mark.parametrize("form", list(FORMS))
+def test_a_state_of_any_form_comes_back_in_that_form_with_gradients(name: str, form: str) -> None:
+    y0 = FORMS[form]()
+    states = FUNCTIONS[name](rates_of, y0, span(0, 0.5, 1))
+    assert type(states) is type(y0)
+    if isinstance(y0, dict):
+        assert list(states) == list(y0)
+    for start_, found in zip(tensors_of(y0), tensors_of(states), strict=True):
+        assert found.shape == (3, *start_.shape)
+        torch.testing.assert_close(found[-1], math.exp(-1) * start_.detach(), rtol=1e-6, atol=0, check_dtype=True)
+    sum(x[-1].sum() for x in tensors_of(states)).backward()  # type: ignore[union-attr]
+    for x in tensors_of(y0):
+        assert x.grad is not None
+        torch.testing.assert_close(x.grad, torch.full_like(x, math.exp(-1)), rtol=1e-5, atol=0)
+
+
+@each_function
+def test_an_event_of_a_state_in_a_dict_is_found_with_its_gradient(name: str) -> None:
+    y0 = {"x": one(), "more": (one(2),)}
+    options = {"event_fn": lambda t, y: y["x"] - 0.5, "odeint_interface": FUNCTIONS[name]}
+    t, states = odeint_event(rates_of, y0, 0.0, **options)
+    assert float(t) == pytest.approx(math.log(2), abs=1e-5)
+    assert states["more"][0].shape == (2, 2)
+    t.backward()
+    assert y0["x"].grad is not None  # type: ignore[union-attr]
+    assert float(y0["x"].grad) == pytest.approx(1.0, rel=1e-5)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("y0", "match"),
+    [
+        (np.ones(2), r"y0 is a numpy.ndarray, not a tensor: pass torch.as_tensor"),
+        (1.0, "y0 is a float, not a tensor"),
+        ([1.0, 2.0], r"y0\[0\] is a float, not a tensor"),
+        ({"x": one(1), "v": (one(1), None)}, r"y0\['v'\]\[1\] is a NoneType, not a tensor"),
+    ],
+)
+def test_a_state_that_is_not_of_tensors_is_told_which_part_is_none(y0: Any, match: str) -> None:
+    with pytest.raises(TypeError, match=match):
+        odeint(rates_of, y0, span(0, 1))
+
+
+@pytest.mark.parametrize("y0", [(), [], {}, ({}, [])])
+def test_a_state_without_tensors_is_refused(y0: Any) -> None:
+    with pytest.raises(ValueError, match="y0 is empty"):
+        odeint(rates_of, y0, span(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("y0", "rates", "match"),
+    [
+        (one(2), (one(2),), "the field returned a tuple, not a tensor of the state's shape"),
+        ((one(2), one(3)), one(5), r"the field returned a torch.Tensor for y, which is a tuple of 2"),
+        ((one(2), one(3)), (one(2),), r"the field returned 1 parts for y, which is a tuple of 2"),
+        ((one(2), one(3)), (one(3), one(2)), r"a tensor of shape \[3\] for y\[0\], whose shape is \[2\]"),
+        ((one(2), one()), (one(2), 0.0), r"a float for y\[1\], not a tensor of shape \[\]"),
+        ({"x": one(2), "v": one(2)}, {"x": one(2)}, "a dict of 'x' for y, which is a dict of 'x', 'v'"),
+        ({"x": one(2)}, (one(2),), "a tuple for y, which is a dict of 'x'"),
+    ],
+)
+def test_rates_of_another_form_than_the_state_are_refused(y0: Any, rates: Any, match: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=match):
+        odeint(lambda t, y: rates, y0, span(0, 1))
+
+
+def test_methods_that_are_not_here_are_told_what_to_use_instead() -> None:
+    for method, instead in (("scipy_solver", "dopri5"), ("explicit_adams", "rk4"), ("implicit_adams", "rk4")):
+        with pytest.raises(ValueError, match=f"there is no method '{method}' here, .*{instead}"):
+            odeint(rates_of, one(1), span(0, 1), method=method)
+
+
+@pytest.mark.parametrize("suffix", ["", "_adjoint"])
+def test_callbacks_that_are_never_called_are_warned_of(suffix: str) -> None:
+    field, called = SmallField(), []
+    for what in ("step", "accept_step", "reject_step"):
+        setattr(field, f"callback_{what}{suffix}", lambda *arguments: called.append(len(arguments)))
+    with pytest.warns(UserWarning, match=f"never calls callback_accept_step{suffix}, callback_reject_step{suffix}"):
+        odeint_adjoint(field, start(), span(0, 1), method="rk4")[-1].sum().backward()
+    assert set(called) == {3}
+
+
+@pytest.mark.parametrize("tolerances", [{"rtol": (1e-5, 1e-6)}, {"atol": [1e-5, 1e-6]}])
+def test_a_tolerance_for_each_tensor_needs_as_many_tensors(tolerances: dict[str, Any]) -> None:
+    for y0 in (one(2), (one(1),), {"x": one(1), "v": one(1)}):
+        with pytest.raises(ValueError, match=f"{next(iter(tolerances))} has a tolerance for each of 2 tensors"):
+            odeint(rates_of, y0, span(0, 1), **tolerances)

@@ -5,6 +5,7 @@ import pickle
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -183,8 +184,15 @@ def test_the_device_is_read_once_an_attempted_step_and_never_in_backward(gradien
         ({"t": torch.tensor([0.0])}, ValueError, "two times"),
         ({"t": torch.tensor([0.0, 1.0, 0.5])}, ValueError, "strictly"),
         ({"t": torch.tensor([0.0, torch.nan])}, ValueError, "strictly"),
-        ({"t": torch.tensor([0, 1])}, ValueError, "floating"),
-        ({"y0": torch.tensor([1, 2])}, TypeError, "y0"),
+        ({"t": torch.tensor([0.0, torch.inf])}, ValueError, "t.0. = 0 is followed by inf"),
+        ({"t": torch.tensor([0.0, 1.0, 1.0])}, ValueError, "t.1. = 1 is followed by 1"),
+        ({"t": torch.tensor(1.0)}, ValueError, "it is a single time"),
+        ({"t": 1.0}, ValueError, "it is a single time"),
+        ({"t": torch.zeros(2, 2)}, ValueError, r"it is of shape \[2, 2\]"),
+        ({"t": torch.tensor([0j, 1j])}, TypeError, "real numbers, not torch.complex64"),
+        ({"t": "now"}, TypeError, "a list or an array of numbers, not 'now'"),
+        ({"y0": torch.tensor([1, 2])}, TypeError, "y0 must be .* not a tensor of torch.int64"),
+        ({"y0": 1.0}, TypeError, "y0 must be .* not a float"),
         ({"solver": "rk4", "controller": IController()}, ValueError, "FixedStep"),
         ({"solver": "nothing"}, ValueError, "unknown solver"),
         ({"gradient": "nothing"}, ValueError, "unknown gradient"),
@@ -196,6 +204,21 @@ def test_arguments_that_make_no_sense_are_refused(
     full = {"y0": torch.ones(1), "t": torch.tensor([0.0, 1.0]), **arguments}
     with pytest.raises(error, match=match):
         solve(decay, **full)
+
+
+@pytest.mark.parametrize(
+    "t",
+    [
+        [0, 1, 2],
+        (0.0, 1.0, 2.0),
+        torch.tensor([0, 1, 2]),
+        np.array([0, 1, 2]),
+        [torch.tensor(0.0), torch.tensor(1.0), 2.0],
+    ],
+)
+def test_times_may_be_given_as_numbers(t: Any) -> None:
+    solution = solve(lambda t, y: -y, torch.ones(1, dtype=torch.float64), t)
+    torch.testing.assert_close(solution.ys[:, 0], torch.exp(-torch.arange(3.0).double()), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(
