@@ -38,7 +38,9 @@ def work(size: str, rank: int, workers: int, steps: int) -> None:
     problem = Problem.of(SIZES[size])
     controller = controllers.by_name("i", rtol=RTOL, atol=ATOL, control="state")
     gradient = gradients.by_name("symplectic")
-    blocks = [Block(field, controller=controller, gradient=gradient) for field in fields(problem)]
+    blocks = [
+        Block(field, controller=controller, gradient=gradient, divergence="hutchinson") for field in fields(problem)
+    ]
     flow = Flow(blocks, problem.size.dim)
     # The same rows for all: every worker has as many evaluations to do.
     data = torch.from_numpy(problem.data)

@@ -35,7 +35,7 @@ def make(problem: Problem, variant: str) -> Callable[[], Result]:
     if "compile" in variant:
         for field in made:
             field.compile()
-    blocks = [Block(field, controller=controller, gradient=gradient) for field in made]
+    blocks = [Block(field, controller=controller, gradient=gradient, divergence="hutchinson") for field in made]
     flow = Flow(blocks, problem.size.dim)
     data = torch.from_numpy(problem.data)
 

@@ -15,7 +15,7 @@ from symadj_core.errors import SolverError
 from symadj_core.flows.field_in_use import FieldInUse
 from symadj_core.flows.fields.base import VectorField
 from symadj_core.flows.integrands import regularisers
-from symadj_core.flows.integrands.divergence import DIVERGENCES, Divergence, Hutchinson
+from symadj_core.flows.integrands.divergence import DIVERGENCES, Divergence, Exact, Hutchinson
 from symadj_core.flows.integrands.probes import ProbeKey
 from symadj_core.gradients import GRADIENTS, GradientMethod
 from symadj_core.solve import Solution, default_controller, solve
@@ -67,7 +67,8 @@ class Block(nn.Module):
             wrapped in DDP: wrap the flow.
         end_time: T > 0, in the field's time units.
         learn_end_time: make T a parameter.
-        divergence: a `Divergence` or its name.
+        divergence: a `Divergence` or its name; None is exact where that costs no more than an estimate (perceptrons of
+            up to two hidden layers), and Hutchinson's with one probe elsewhere.
         solver: a tableau or its name.
         controller: step sizes; None is the solver's default.
         gradient: a gradient method or its name.
@@ -85,7 +86,7 @@ class Block(nn.Module):
         *,
         end_time: float = 1.0,
         learn_end_time: bool = False,
-        divergence: str | Divergence = Hutchinson(),  # noqa: B008 - frozen
+        divergence: str | Divergence | None = None,
         solver: str | ButcherTableau = "dopri5",
         controller: Controller | None = None,
         gradient: str | GradientMethod = "symplectic",
@@ -103,6 +104,9 @@ class Block(nn.Module):
             raise ValueError(f"field_dtype must be None or torch.bfloat16, not {field_dtype}")
         self.field = field
         tableau = TABLEAUS.find(solver)
+        if divergence is None:
+            free = field_dtype is None and getattr(field, "has_cheap_trace", False)
+            divergence = Exact() if free else Hutchinson()
         self.settings = BlockSettings(
             DIVERGENCES.make(divergence),
             tableau,

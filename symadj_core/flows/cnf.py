@@ -10,7 +10,7 @@ Data x is the state at t = 0, the base sample z the state at the end time of the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import add
@@ -22,7 +22,7 @@ from torch.distributions import Distribution, constraints
 
 from symadj_core.flows.block import Block, Integrals
 from symadj_core.flows.conditional import ConditionalFlow
-from symadj_core.flows.inputs import Inputs, flattened
+from symadj_core.flows.inputs import Inputs, as_shape, flattened
 from symadj_core.flows.integrands.divergence import DIVERGENCES, Divergence
 from symadj_core.flows.integrands.probes import ProbeKey
 from symadj_core.flows.trajectories import trajectories
@@ -40,8 +40,13 @@ class Flow(nn.Module, Distribution):
     conditional flow, whose fields have a `context_dim` C > 0, they take the context too, and `condition(context)` is
     the distribution.
 
+    A likelihood without a `seed` is exact where the blocks' divergence is. Where it is estimated, a flow in train mode
+    draws new probes at every call; in eval mode the probes are fixed, and the same for every sample: log p(x) is then a
+    smooth function of x, the same at every call, in any batch and any order. Its error, which does not average out
+    over samples, is gone with `with_settings(divergence="exact")`, at D times the cost of a use of the field.
+
     Args:
-        blocks: applied in this order from data to base; fields with a context all take the same.
+        blocks: a block, or several, applied in this order from data to base; fields with a context all take the same.
         dim: D.
 
     Attributes:
@@ -49,6 +54,7 @@ class Flow(nn.Module, Distribution):
         last_stats: counts of the last solve through all blocks, summed; nfe_backward is there after backward.
 
     Raises:
+        TypeError: something that is not a block.
         ValueError: no blocks, contexts of several widths, or a block that does not fit D dimensions.
     """
 
@@ -56,11 +62,15 @@ class Flow(nn.Module, Distribution):
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, blocks: Sequence[Block], dim: int) -> None:
+    def __init__(self, blocks: Block | Sequence[Block], dim: int) -> None:
         nn.Module.__init__(self)
         Distribution.__init__(self, batch_shape=torch.Size(), event_shape=torch.Size([dim]), validate_args=False)
+        blocks = list(blocks) if isinstance(blocks, Iterable) else [blocks]
         if not blocks:
             raise ValueError("a flow needs at least one block")
+        for block in blocks:
+            if not isinstance(block, Block):
+                raise TypeError(f"a flow is made of blocks, not of {type(block).__name__}: Flow([Block(field)], dim)")
         widths = sorted({int(getattr(block.field, "context_dim", 0)) for block in blocks})
         if len(widths) > 1:
             raise ValueError(f"the fields of a flow must have one context_dim, not {widths}")
@@ -153,9 +163,10 @@ class Flow(nn.Module, Distribution):
 
         Args:
             x: [..., D], floating.
-            seed: of the probes; None draws one from torch's CPU generator.
+            seed: of the probes; None draws one from torch's CPU generator in train mode, and is 0 in eval mode.
             step: training step, another part of the probes' key.
-            sample_index: [...] int64, the samples' numbers in their data set; None counts them in the batch.
+            sample_index: [...] int64, the samples' numbers in their data set, each with probes of its own. None counts
+                them in the batch or, in eval mode without a seed, gives all the same probes.
             context: [..., C] or anything that broadcasts to it, for a conditional flow; gradients flow to it.
 
         Returns:
@@ -194,10 +205,12 @@ class Flow(nn.Module, Distribution):
             SolverError: a block could not be solved.
         """
         flat, index, context = self._flatten(x, sample_index, context)
+        if seed is None and sample_index is None:
+            index = self._shared_index(index)
         z, sums = self._carry(
             flat,
             inverse=False,
-            seed=_seed(seed),
+            seed=self._seed() if seed is None else seed,
             step=step,
             sample_index=index,
             context=context,
@@ -209,7 +222,7 @@ class Flow(nn.Module, Distribution):
         return (self._base_log_prob(z) + log_det).view(shape), named
 
     def log_prob(self, value: Tensor, context: Tensor | None = None) -> Tensor:
-        """`forward` with a probe seed drawn from torch's generator: [..., D] -> [...], nats."""
+        """`forward` without a seed: [..., D] -> [...], nats; the same at every call in eval mode."""
         result: Tensor = self(value, context=context)
         return result
 
@@ -253,26 +266,30 @@ class Flow(nn.Module, Distribution):
         """
         return ConditionalFlow(self, context)
 
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> ConditionalFlow:
+    def expand(self, batch_shape: int | Sequence[int], _instance: Any = None) -> ConditionalFlow:
         """A batch of this one distribution. Of a conditional flow, `flow.condition(context)` is a batch."""
-        return ConditionalFlow(self, torch.empty(*batch_shape, 0))
+        return ConditionalFlow(self, torch.empty(*as_shape(batch_shape), 0))
 
-    def rsample(self, sample_shape: Sequence[int] = (), context: Tensor | None = None) -> Tensor:
+    def rsample(self, sample_shape: int | Sequence[int] = (), context: Tensor | None = None) -> Tensor:
         """Samples [*sample_shape, D], differentiable with respect to weights and context."""
         return self.from_base(self._base_sample(sample_shape), context)
 
-    def sample(self, sample_shape: Sequence[int] = (), context: Tensor | None = None) -> Tensor:
+    def sample(self, sample_shape: int | Sequence[int] = (), context: Tensor | None = None) -> Tensor:
         """Samples [*sample_shape, D] from torch's generator, without gradient."""
         with torch.no_grad():
             return self.rsample(sample_shape, context)
 
     def sample_and_log_prob(
-        self, sample_shape: Sequence[int] = (), context: Tensor | None = None
+        self, sample_shape: int | Sequence[int] = (), context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Samples [*sample_shape, D] and their log-likelihoods [*sample_shape] from one solve; differentiable."""
+        """Samples [*sample_shape, D] and their log-likelihoods [*sample_shape] from one solve; differentiable.
+
+        Probes are those of `log_prob`.
+        """
         z = self._base_sample(sample_shape)
         flat, index, context = self._flatten(z, None, context)
-        x, log_det = self._carry(flat, inverse=True, seed=_seed(None), step=0, sample_index=index, context=context)
+        index = self._shared_index(index)
+        x, log_det = self._carry(flat, inverse=True, seed=self._seed(), step=0, sample_index=index, context=context)
         # The integral ran from T to 0 and so has the other sign.
         return x.view(z.shape), (self._base_log_prob(flat) - log_det).view(z.shape[:-1])
 
@@ -305,13 +322,17 @@ class Flow(nn.Module, Distribution):
     def _base_log_prob(self, z: Tensor) -> Tensor:
         return -0.5 * (z.square().sum(-1) + self.dim * math.log(2 * math.pi))
 
-    def _base_sample(self, sample_shape: Sequence[int]) -> Tensor:
+    def _seed(self) -> int:
+        """Of the probes, where the caller gave none."""
+        return int(torch.randint(2**62, ())) if self.training else 0
+
+    def _shared_index(self, index: Tensor) -> Tensor:
+        """The samples' numbers [B] for probes of their own in train mode; all zero, for the same ones, in eval mode."""
+        return index if self.training else torch.zeros_like(index)
+
+    def _base_sample(self, sample_shape: int | Sequence[int]) -> Tensor:
         like = next(self.parameters(), torch.empty(0))
-        return torch.randn(*sample_shape, self.dim, dtype=like.dtype, device=like.device)
+        return torch.randn(*as_shape(sample_shape), self.dim, dtype=like.dtype, device=like.device)
 
     def _flatten(self, x: Tensor, sample_index: Tensor | None, context: Tensor | None) -> Inputs:
         return flattened(x, self.dim, sample_index, context, self.context_dim)
-
-
-def _seed(seed: int | None) -> int:
-    return int(torch.randint(2**62, ())) if seed is None else seed

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from symadj_core.flows.inputs import check_context
+from symadj_core.flows.inputs import as_shape, check_context
 
 if TYPE_CHECKING:
     from symadj_core.flows.cnf import Flow
@@ -52,19 +52,19 @@ class ConditionalFlow(Distribution):
         result: Tensor = self.flow(value.expand(*shape, -1), context=self.context)
         return result
 
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> ConditionalFlow:
+    def expand(self, batch_shape: int | Sequence[int], _instance: Any = None) -> ConditionalFlow:
         """The same distributions as a batch of that shape, to which this one's broadcasts."""
-        return ConditionalFlow(self.flow, self.context.expand(*batch_shape, -1))
+        return ConditionalFlow(self.flow, self.context.expand(*as_shape(batch_shape), -1))
 
-    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+    def rsample(self, sample_shape: int | Sequence[int] = ()) -> Tensor:
         """Samples [*sample_shape, *batch, D], differentiable with respect to weights and context."""
-        return self.flow.rsample((*sample_shape, *self.batch_shape), self.context)
+        return self.flow.rsample((*as_shape(sample_shape), *self.batch_shape), self.context)
 
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+    def sample(self, sample_shape: int | Sequence[int] = ()) -> Tensor:
         """Samples [*sample_shape, *batch, D] from torch's generator, without gradient."""
         with torch.no_grad():
             return self.rsample(sample_shape)
 
-    def sample_and_log_prob(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+    def sample_and_log_prob(self, sample_shape: int | Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """Samples [*sample_shape, *batch, D] and their log-likelihoods from one solve; differentiable."""
-        return self.flow.sample_and_log_prob((*sample_shape, *self.batch_shape), self.context)
+        return self.flow.sample_and_log_prob((*as_shape(sample_shape), *self.batch_shape), self.context)

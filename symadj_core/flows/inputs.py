@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,11 @@ class Inputs(NamedTuple):
     states: Tensor
     sample_index: Tensor
     context: Tensor | None
+
+
+def as_shape(shape: int | Sequence[int]) -> tuple[int, ...]:
+    """A shape, of which a number is one dimension: of samples, of a batch, of hidden layers."""
+    return (shape,) if isinstance(shape, int) else tuple(shape)
 
 
 def flattened(x: Tensor, dim: int, sample_index: Tensor | None, context: Tensor | None, context_dim: int) -> Inputs:
@@ -42,7 +48,10 @@ def flattened(x: Tensor, dim: int, sample_index: Tensor | None, context: Tensor 
         try:
             context = context.expand(*shape, -1)
         except RuntimeError:
-            raise ValueError(f"a context {list(context.shape)} does not broadcast to {[*shape, context_dim]}") from None
+            raise ValueError(
+                f"a context {list(context.shape)} does not broadcast to {[*shape, context_dim]}: give one for each "
+                "sample, or take flow.condition(context), whose samples are [*sample_shape, *batch, D]"
+            ) from None
         context = context.reshape(-1, context_dim) if context_dim else None
     if sample_index is None:
         return Inputs(states, torch.arange(len(states), device=x.device), context)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import (
     AffineTransform,
     Categorical,
@@ -19,7 +19,16 @@ from torch.distributions import (
 )
 
 from symadj_core import FixedStep, IController
-from symadj_core.flows import Block, Flow, MLPField, PotentialField, ResidualField
+from symadj_core.flows import (
+    DIVERGENCES,
+    Block,
+    Exact,
+    Flow,
+    Hutchinson,
+    MLPField,
+    PotentialField,
+    ResidualField,
+)
 from tests.core.systems import EXACT_GRADIENTS, gradient_of
 
 TIGHT = IController(rtol=1e-9, atol=1e-10)
@@ -224,3 +233,77 @@ def test_the_continuous_adjoint_differentiates_the_end_time_of_a_field_without_c
         return float(end_time.grad)
 
     assert gradient("adjoint") == pytest.approx(gradient("backprop"), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("field", "free"),
+    [
+        (lambda: MLPField(3, 8), True),
+        (lambda: MLPField(3, (8, 8)), True),
+        (lambda: MLPField(3, (8, 8, 8)), False),
+        (lambda: ResidualField(3, 8), False),
+        (lambda: nn.Identity(), False),
+    ],
+)
+def test_the_exact_divergence_is_the_default_where_it_is_free(field: Any, free: bool) -> None:
+    made = Block(field())
+    assert made.settings.divergence == (Exact() if free else Hutchinson())
+    # In reduced precision there is no closed form.
+    if free:
+        assert Block(field(), field_dtype=torch.bfloat16).settings.divergence == Hutchinson()
+
+
+@pytest.mark.parametrize("divergence", [name for name in DIVERGENCES if name != "exact"])
+def test_an_estimated_likelihood_is_the_same_at_every_call_in_eval_mode(divergence: str) -> None:
+    torch.manual_seed(0)
+    fields = [ResidualField(5, 8) for _ in range(2)]
+    flow = Flow([Block(field, divergence=divergence, controller=FixedStep(0.5), solver="rk4") for field in fields], 5)
+    x = torch.randn(6, 5)
+    assert not torch.equal(flow.log_prob(x), flow.log_prob(x))
+    flow.eval()
+    first = flow.log_prob(x)
+    torch.manual_seed(1)
+    assert torch.equal(flow.log_prob(x), first)
+    # Neither the order nor the batch matters.
+    torch.testing.assert_close(flow.log_prob(x.flip(0)).flip(0), first)
+    torch.testing.assert_close(torch.stack([flow.log_prob(row) for row in x]), first)
+    conditioned = flow.expand((6,)).log_prob(x)
+    torch.testing.assert_close(conditioned, first)
+    y, likelihood = flow.sample_and_log_prob(4)
+    torch.testing.assert_close(flow.log_prob(y), likelihood, rtol=1e-2, atol=1e-2)
+    # A seed asks for probes of their own, as in train mode.
+    seeded = flow(x, seed=0)
+    assert not torch.equal(seeded, first)
+    assert torch.equal(seeded, flow.train()(x, seed=0))
+
+
+def test_an_estimated_likelihood_in_eval_mode_is_a_smooth_function() -> None:
+    torch.manual_seed(0)
+    flow = Flow(Block(ResidualField(2, 8), controller=FixedStep(0.25), solver="rk4"), 2).double().eval()
+    x = torch.randn(2, dtype=torch.float64)
+    assert torch.autograd.gradcheck(flow.log_prob, (x.clone().requires_grad_(),))
+
+
+def test_a_number_of_samples_is_a_shape() -> None:
+    flow = Flow(Block(MLPField(2, hidden=4)), 2)
+    assert [layer.linear.out_features for layer in flow.stack()[0].field.layers] == [4, 2]  # type: ignore[union-attr]
+    assert flow.sample(5).shape == flow.rsample(5).shape == (5, 2)
+    assert flow.sample_and_log_prob(5)[1].shape == (5,)
+    assert flow.expand(3).batch_shape == (3,)
+    assert flow.expand(3).sample(5).shape == (5, 3, 2)
+    assert flow.expand(()).expand(3).rsample(5).shape == (5, 3, 2)
+
+
+def test_what_is_not_a_block_is_refused_with_how_to_make_one() -> None:
+    for made in (MLPField(2), [MLPField(2)], nn.ModuleList([MLPField(2)])):
+        with pytest.raises(
+            TypeError, match=r"a flow is made of blocks, not of MLPField: Flow\(\[Block\(field\)\], dim\)"
+        ):
+            Flow(made, 2)  # type: ignore[arg-type]
+
+
+def test_contexts_that_do_not_fit_the_samples_name_the_distribution_that_has_them() -> None:
+    flow = Flow(Block(MLPField(2, context_dim=3)), 2)
+    with pytest.raises(ValueError, match=r"take flow.condition\(context\)"):
+        flow.sample((100,), torch.zeros(5, 3))
+    assert flow.condition(torch.zeros(5, 3)).sample((100,)).shape == (100, 5, 2)

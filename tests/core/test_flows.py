@@ -32,7 +32,10 @@ def make_flow(
     **options: Any,
 ) -> Flow:
     torch.manual_seed(3)
-    made = [Block(MLPField(dim, (12, 12), **(field or {})), **{"controller": TIGHT, **options}) for _ in range(blocks)]
+    made = [
+        Block(MLPField(dim, (12, 12), **(field or {})), **{"controller": TIGHT, "divergence": "hutchinson", **options})
+        for _ in range(blocks)
+    ]
     return Flow(made, dim).to(dtype)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from symadj_core.flows.fields.activations import ACTIVATIONS, ActivationName
 from symadj_core.flows.fields.base import VectorField
 from symadj_core.flows.fields.layers import LAYERS, TimeMode, zero_
+from symadj_core.flows.inputs import as_shape
 
 _SIDE = 3
 
@@ -50,7 +51,7 @@ class ConvField(VectorField):
 
     Args:
         shape: (C, H, W) of the image that the state holds, D = C H W.
-        hidden: channels of the hidden layers.
+        hidden: channels of the hidden layers; a number is one layer.
         time: how the time enters, "concat", "concatsquash" or "fourier" (`symadj_core.flows.fields.layers`).
         activation: "tanh", "softplus" or "silu", between the layers.
         zero_init: start with f = 0, so that the flow starts as the identity.
@@ -66,7 +67,7 @@ class ConvField(VectorField):
     def __init__(
         self,
         shape: tuple[int, int, int],
-        hidden: Sequence[int] = (64, 64, 64),
+        hidden: int | Sequence[int] = (64, 64, 64),
         *,
         time: TimeMode = "concat",
         activation: ActivationName = "softplus",
@@ -74,12 +75,13 @@ class ConvField(VectorField):
         context_dim: int = 0,
     ) -> None:
         channels, height, width = shape
-        if min(*shape, *hidden) < 1:
-            raise ValueError(f"sizes must be at least 1: shape {tuple(shape)}, hidden {tuple(hidden)}")
+        widths = as_shape(hidden)
+        if min(*shape, *widths) < 1:
+            raise ValueError(f"sizes must be at least 1: shape {tuple(shape)}, hidden {widths}")
         super().__init__(channels * height * width, context_dim)
         ACTIVATIONS.find(activation)  # an unknown name is refused here, not at the first use
         self.shape, self.activation = (channels, height, width), activation
-        sizes = [channels + context_dim, *hidden, channels]
+        sizes = [channels + context_dim, *widths, channels]
         self.layers = nn.ModuleList(TimedConvolution(inputs, outputs, time) for inputs, outputs in pairwise(sizes))
         if zero_init:
             zero_(self.layers[-1])

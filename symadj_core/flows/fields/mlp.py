@@ -13,6 +13,7 @@ from symadj_core.flows.fields.base import VectorField
 from symadj_core.flows.fields.closed_form import AlongProbes
 from symadj_core.flows.fields.closed_trace import ExactTrace
 from symadj_core.flows.fields.layers import LAYERS, TimedLinear, TimeMode, zero_
+from symadj_core.flows.inputs import as_shape
 from symadj_core.solvers.system import Rates
 
 
@@ -26,7 +27,7 @@ class MLPField(VectorField):
 
     Args:
         dim: D, dimension of the state.
-        hidden: widths of the hidden layers.
+        hidden: widths of the hidden layers; a number is one layer.
         time: how the time enters, "concat", "concatsquash" or "fourier" (`symadj_core.flows.fields.layers`).
         activation: "tanh", "softplus" or "silu", between the layers.
         zero_init: start with f = 0, so that the flow starts as the identity.
@@ -41,7 +42,7 @@ class MLPField(VectorField):
     def __init__(
         self,
         dim: int,
-        hidden: Sequence[int] = (64, 64),
+        hidden: int | Sequence[int] = (64, 64),
         *,
         time: TimeMode = "concatsquash",
         activation: ActivationName = "tanh",
@@ -51,9 +52,10 @@ class MLPField(VectorField):
         super().__init__(dim, context_dim)
         layer = LAYERS[time]
         ACTIVATIONS.find(activation)  # an unknown name is refused here, not at the first use
-        sizes = [dim + context_dim, *hidden, dim]
+        widths = as_shape(hidden)
+        sizes = [dim + context_dim, *widths, dim]
         if min(sizes) < 1:
-            raise ValueError(f"sizes must be at least 1: dim {dim}, hidden {tuple(hidden)}")
+            raise ValueError(f"sizes must be at least 1: dim {dim}, hidden {widths}")
         self.activation = activation
         self.layers = nn.ModuleList(layer(inputs, outputs) for inputs, outputs in pairwise(sizes))
         if zero_init:
