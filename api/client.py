@@ -15,7 +15,7 @@ import httpx
 import tenacity
 from pydantic import BaseModel
 
-from symadj.api.schemas.jobs import AttemptList, CheckpointList, EventList, JobList, JobRead
+from symadj.api.schemas.jobs import AttemptList, CheckpointList, DataRead, EventList, JobList, JobRead
 from symadj.api.schemas.service import UsageRead
 from symadj.api.schemas.telemetry import ArtifactList, MemorySummary, MetricList, MetricSeriesRead
 from symadj.service.contract.states import JobState
@@ -227,6 +227,10 @@ class Client:
     def checkpoints(self, job_id: str) -> CheckpointList:
         """List the checkpoints of a job that are kept."""
         return self._read(CheckpointList, "GET", f"{_job_path(job_id)}/checkpoints")
+
+    def data(self, job_id: str) -> DataRead:
+        """Read what a job's runs have read: rows, columns and their values."""
+        return self._read(DataRead, "GET", f"{_job_path(job_id)}/data")
 
     def usage(self) -> UsageRead:
         """Read what the service takes of disk and rows."""

@@ -13,6 +13,7 @@ from symadj.service.contract.records import (
     BatchAnswer,
     CheckpointRecord,
     ClosedRecord,
+    DataRecord,
     EventRecord,
     MemoryRecord,
     OutcomeRecord,
@@ -23,7 +24,7 @@ from symadj.service.contract.records import (
 from symadj.service.contract.states import JobState, StopReason
 from symadj.service.errors import ConflictError, UnauthorizedError
 from symadj.service.lifecycle import attempts
-from symadj.service.store import artifacts, checkpoints, events, jobs, memory, metrics, sources
+from symadj.service.store import artifacts, checkpoints, data, events, jobs, memory, metrics, sources
 from symadj.service.store.tables import Attempt, IngestSource, Job
 
 __all__ = ["authenticate", "store_batch"]
@@ -106,6 +107,8 @@ def _store_single(
                 data={"step": record.step, "checkpoint": record.checkpoint},
             )
             _append_event(session, job, attempt, position, event)
+        case DataRecord():
+            data.put(session, job, attempt.number, record)
         case ArtifactRecord():
             artifacts.add(session, job, attempt.number, record)
         case CheckpointRecord():

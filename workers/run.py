@@ -16,13 +16,15 @@ from typing import Any
 
 import tenacity
 
+from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.layout import ray_folder
 from symadj.service.contract.order import PLACE_VARIABLE, STORAGE_PATIENCE_S, TOKEN_VARIABLE, RunOrder, read_order
-from symadj.service.contract.records import ClosedRecord, EventRecord, OutcomeRecord
+from symadj.service.contract.records import ClosedRecord, DataRecord, EventRecord, OutcomeRecord
 from symadj.service.contract.spec.resources import GpuResources
 from symadj.service.contract.states import ReasonCode
 from symadj.service.contract.storage import Bucket, StorageUnreachableError, open_storage, split_places
 from symadj.workers.data import DataError, data_roots, load_data
+from symadj.workers.data.summary import in_words
 from symadj.workers.delivery.outbox import Outbox, TelemetryError
 from symadj.workers.delivery.sender import open_sender
 from symadj.workers.files.retries import Retries
@@ -104,7 +106,7 @@ def _attempt(order: RunOrder, token: str, outbox: Outbox) -> OutcomeRecord | Non
     killed_before = oom_kills()
     retries = Retries(outbox, order.storage_patience_seconds)
     try:
-        refusal = retries.while_unreachable(lambda: _unfit_data(order))
+        refusal = retries.while_unreachable(lambda: _unfit_data(order, outbox))
         if refusal is not None:
             return refusal.outcome()
         # Ray Train writes there, and would take a storage that is away for a fault of the run.
@@ -127,10 +129,15 @@ def _attempt(order: RunOrder, token: str, outbox: Outbox) -> OutcomeRecord | Non
         return failure.outcome()
 
 
-def _unfit_data(order: RunOrder) -> Failure | None:
-    """Load and check the data before any worker is placed; return why they can't be trained on."""
+def _unfit_data(order: RunOrder, outbox: Outbox) -> Failure | None:
+    """Load and check the data before any worker is placed, say what they are; return why they can't be trained on."""
+
+    def tell(summary: DataSummary) -> None:
+        outbox.put(DataRecord(summary=summary))
+        outbox.put(EventRecord(name="data_read", message=in_words(summary)))
+
     try:
-        check_images(order.spec.flow, load_data(order.spec.data, data_roots(order)).shape)
+        check_images(order.spec.flow, load_data(order.spec.data, data_roots(order), tell).shape)
     except DataError as error:
         return Failure(ReasonCode.DATA_ERROR, str(error), {"phase": "data", **error.place})
     return None

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from symadj.api.cli.data import data_parts
 from symadj.api.cli.results import likelihoods, memory_table, print_parts, size
 from symadj.api.client import Client
 from symadj.api.schemas.jobs import AttemptRead, CheckpointRead, JobRead, JobSummary
@@ -190,9 +191,10 @@ def usage_parts(usage: UsageRead) -> list[RenderableType]:
 
 
 def report(client: Client, job: JobRead, console: Console) -> None:
-    """Print the outcome of a job: attempts, likelihoods, memory, checkpoints, files, and how to ask for more."""
+    """Print what a job has read and what came of it, and how to ask for more."""
     if job.failure is not None:
         console.print(_failure(job), soft_wrap=True)
+    print_parts(console, _data(client, job))
     attempts = client.attempts(job.id).items
     if len(attempts) > 1:
         console.print(attempt_table(attempts))
@@ -208,6 +210,14 @@ def report(client: Client, job: JobRead, console: Console) -> None:
     if artifacts:
         console.print(_artifact_lines(artifacts), soft_wrap=True)
     console.print(curl_lines(client, job.id, artifacts), soft_wrap=True)
+
+
+def _data(client: Client, job: JobRead) -> list[RenderableType]:
+    """Return what was read for a job, or why nothing is known of it."""
+    read = client.data(job.id)
+    if read.summary is None:
+        return [Text(f"No summary of the data: {read.missing}.\n")]
+    return data_parts(read.summary, f"GET /api/v1/jobs/{job.id}/data has them all")
 
 
 def _failure(job: JobRead) -> Text:
@@ -231,6 +241,7 @@ def curl_lines(client: Client, job_id: str, artifacts: Sequence[ArtifactRead]) -
     lines = [
         "Ask for more",
         f"  {curl} {base}",
+        f"  {curl} {base}/data",
         f"  {curl} {base}/metrics",
         f"  {curl} '{base}/metrics/loss?points=20'",
         f"  {curl} {base}/memory",

@@ -22,7 +22,7 @@ app = typer.Typer()
 
 @client_command(app)
 def show(client: Client, job: JobId, as_json: AsJson = False) -> None:
-    """Show a job: state, progress, result, memory, attempts, checkpoints, files."""
+    """Show a job: state, progress, the data as read, result, memory, attempts, checkpoints, files."""
     read = client.job(job)
     if as_json:
         print(read.model_dump_json(indent=2))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from symadj.api.schemas.answer import Answer
+from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.result import JobResult, Number
 from symadj.service.contract.states import CheckpointCause, JobState, ReasonCode, StopReason
 
@@ -19,6 +20,7 @@ __all__ = [
     "AttemptRead",
     "CheckpointList",
     "CheckpointRead",
+    "DataRead",
     "EventList",
     "EventRead",
     "Failure",
@@ -166,6 +168,15 @@ class CheckpointList(Answer):
     """The checkpoints of a job that are kept, by step."""
 
     items: list[CheckpointRead]
+
+
+class DataRead(Answer):
+    """What a job's newest attempt that has read the data says of them, in their own units."""
+
+    attempt: int | None = Field(description="Which attempt; null where there is no summary.")
+    read_at: datetime | None
+    summary: DataSummary | None
+    missing: str | None = Field(description="Why there is no summary; null where there is one.")
 
 
 class EventRead(Answer):

@@ -7,16 +7,17 @@ a batch may be sent again after a lost answer without doubling anything, and a h
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticSerializationError
 
+from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.layout import CheckpointName
 from symadj.service.contract.result import JobResult, Number
 from symadj.service.contract.states import CheckpointCause, JobState, ReasonCode, StopReason
+from symadj.service.contract.storable import Details, Message, storable_details
 
 __all__ = [
     "MAX_BATCH_RECORDS",
@@ -25,6 +26,7 @@ __all__ = [
     "BatchAnswer",
     "CheckpointRecord",
     "ClosedRecord",
+    "DataRecord",
     "EndState",
     "EventRecord",
     "MemoryRecord",
@@ -50,26 +52,6 @@ def _in_utc(time: datetime) -> datetime:
         raise ValueError("not a time that UTC has") from None
 
 
-def _storable(value: Any) -> Any:
-    """Return JSON that every database takes: a library's message may hold a NUL or half a character."""
-    if isinstance(value, str):
-        return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, dict):
-        return {_storable(name): _storable(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_storable(item) for item in value]
-    return value
-
-
-def _storable_details(value: Any) -> Any:
-    try:
-        return _storable(value)
-    except RecursionError:
-        raise ValueError("lists or objects are nested too deeply to be stored") from None
-
-
 def _checked_result(result: JobResult) -> JobResult:
     try:
         result.stored()
@@ -79,10 +61,8 @@ def _checked_result(result: JobResult) -> JobResult:
 
 
 Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
-Message = Annotated[str, BeforeValidator(_storable)]
-Details = Annotated[dict[str, Any], BeforeValidator(_storable_details)]
 # A result keeps the fields of other versions, which may hold anything.
-Result = Annotated[JobResult, BeforeValidator(_storable_details), AfterValidator(_checked_result)]
+Result = Annotated[JobResult, BeforeValidator(storable_details), AfterValidator(_checked_result)]
 EndState = Literal[JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.PAUSED]
 Phase = Literal["forward", "backward", "optimizer"]
 
@@ -126,6 +106,13 @@ class EventRecord(_Record):
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
     message: Message = Field(max_length=10_000)
     data: Details = Field(default_factory=dict)
+
+
+class DataRecord(_Record):
+    """What the run has read; sent by the driver before the data are checked and any worker is placed."""
+
+    kind: Literal["data"] = "data"
+    summary: DataSummary
 
 
 class ArtifactRecord(_Record):
@@ -181,6 +168,7 @@ AnyRecord = (
     StepRecord
     | MemoryRecord
     | EventRecord
+    | DataRecord
     | ArtifactRecord
     | CheckpointRecord
     | ResumedRecord

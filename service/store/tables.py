@@ -29,6 +29,7 @@ __all__ = [
     "Attempt",
     "Base",
     "Checkpoint",
+    "DataSummaryRow",
     "Event",
     "IdempotencyKey",
     "IngestSource",
@@ -225,6 +226,17 @@ class MemoryPoint(Base):
     device_peak_bytes: Mapped[int | None]
 
     __table_args__ = (UniqueConstraint("job_id", "rank", "phase", "step"),)
+
+
+class DataSummaryRow(Base):
+    """What the newest attempt that has read a job's data says of them."""
+
+    __tablename__ = "data_summaries"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int]
+    read_at: Mapped[datetime]
+    summary: Mapped[dict[str, Any]]
 
 
 class Artifact(Base):

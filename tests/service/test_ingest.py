@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from symadj.service.contract.records import (
     ArtifactRecord,
     CheckpointRecord,
     ClosedRecord,
+    DataRecord,
     EventRecord,
     MemoryRecord,
     OutcomeRecord,
@@ -31,7 +33,7 @@ from symadj.service.contract.states import ReasonCode, StopReason
 from symadj.service.errors import ConflictError, UnauthorizedError
 from symadj.service.lifecycle import attempts, requests
 from symadj.service.lifecycle.advice import ADVICE
-from symadj.service.store import Database, artifacts, checkpoints, events, jobs, memory, metrics, sources
+from symadj.service.store import Database, artifacts, checkpoints, data, events, jobs, memory, metrics, sources
 from symadj.service.store.tables import IngestSource
 from tests.service import lives
 from tests.service.lives import checkpoint, claim, lose, send_late, step, submit
@@ -251,6 +253,13 @@ def memory_record(step_number: int, peak: int) -> dict[str, Any]:
 
 
 SUM = "a" * 64
+COLUMN = {"name": "x", "context": False, "dtype": "int16", "min": 0.0, "mean": 1.5, "max": "Infinity", "zeros": 0.25}
+SOURCE = {"name": "x.npy", "format": "npy", "rows": 4, "dim": 1, "notes": ["gain 2 was applied"], "remarks": []}
+SUMMARY = {
+    "sources": [SOURCE | {"columns": [COLUMN | {"not_finite": 1, "remarks": ["1 not finite"]}]}],
+    "image": None,
+    "transforms": [{"kind": "standardise", "columns": None}],
+}
 # A record of every kind, and what of it the API can read back.
 EVERY_KIND: dict[type[AnyRecord], tuple[dict[str, Any], Callable[[Session, str], Any], Any]] = {
     StepRecord: (
@@ -268,6 +277,11 @@ EVERY_KIND: dict[type[AnyRecord], tuple[dict[str, Any], Callable[[Session, str],
         {"name": "seen", "message": "A thing happened.", "data": {"at": 3}},
         lambda session, job: [e.data for e in events.after(session, job, after_seq=0, limit=99) if e.name == "seen"],
         [{"at": 3}],
+    ),
+    DataRecord: (
+        {"summary": SUMMARY},
+        lambda session, job: [(row.attempt, row.summary) for row in [data.of_job(session, job)] if row is not None],
+        [(1, SUMMARY)],
     ),
     ArtifactRecord: (
         {"name": "curve.png", "media_type": "image/png", "bytes": 5, "sha256": SUM},
@@ -319,3 +333,35 @@ def test_what_runs_of_the_first_versions_send_is_understood(database: Database) 
         assert jobs.attempt(session, started.job.id, 1).resumed_from_step == 40
         (source,) = sources.of_attempts(session, [(started.job.id, 1)])
         assert source.closed
+
+
+def test_what_a_later_attempt_has_read_is_not_replaced_by_what_an_earlier_one_left_behind(database: Database) -> None:
+    started = start_job(database)
+    lose(database, started.job.id)
+    second = claim(database, started.job.id)
+
+    def read(rows: int) -> dict[str, Any]:
+        return {"kind": "data", "time": NOW, "summary": SUMMARY | {"sources": [SOURCE | {"rows": rows, "columns": []}]}}
+
+    def stored() -> tuple[int, int]:
+        with database.read_session() as session:
+            row = data.of_job(session, started.job.id)
+            assert row is not None
+            return row.attempt, row.summary["sources"][0]["rows"]
+
+    send(database, second.token, 1, read(20), source="driver")
+    send_late(database, started.job.id, 1, read(10), source="driver")
+    assert stored() == (2, 20)
+    send(database, second.token, 2, read(30), source="driver")
+    assert stored() == (2, 30)
+
+
+def test_names_of_columns_that_no_database_takes_are_stored_readably(database: Database) -> None:
+    started = start_job(database)
+    summary = SUMMARY | {"sources": [SOURCE | {"columns": [COLUMN | {"name": "a\0b"}], "notes": ["half \ud800"]}]}
+    record = DataRecord.model_validate({"summary": summary}).model_dump_json()
+    send(database, started.token, 1, json.loads(record), source="driver")
+    with database.read_session() as session:
+        row = data.of_job(session, started.job.id)
+        assert row is not None
+        assert row.summary["sources"][0]["columns"][0]["name"] == "a\N{REPLACEMENT CHARACTER}b"

@@ -239,6 +239,10 @@ def test_an_attempt_on_bad_data_ends_before_any_worker_is_placed(
     monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
     monkeypatch.setattr(driver, "_fit", lambda order, token: pytest.fail("workers were placed"))
     assert driver.main() == 0
+    kinds = [record["kind"] for record in ingest.records["driver"]]
+    assert kinds == ["data", "event", "outcome", "closed"], "what was read is said before it is refused"
+    (told,) = (record for record in ingest.records["driver"] if record["kind"] == "data")
+    assert [column["not_finite"] for column in told["summary"]["sources"][0]["columns"]] == [0, 1]
     (outcome,) = (record for record in ingest.records["driver"] if record["kind"] == "outcome")
     assert (outcome["kind"], outcome["state"], outcome["reason"]) == ("outcome", "failed", "data_error")
     assert "row 17 (from 0), column 'x1' of bad.npy is nan" in outcome["message"]

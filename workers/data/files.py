@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def load_file(data: FileData, roots: DataRoots) -> Table:
         np.concatenate(contexts) if contexts else None,
         table.shape,
         test_from=first_row,
-        sources=(Source(data.path), Source(data.test_path, first_row)),
+        sources=(*table.sources, *(replace(source, first_row=first_row) for source in test.sources)),
     )
 
 
@@ -75,6 +76,8 @@ def _load(data: FileData, roots: DataRoots, name: str) -> Table:
     if not columns:
         raise DataError(f"{name} has no column beside data.context_columns", file=name)
     wanted_of(file, names, [*columns, *context_columns])
+    kinds = raw.stored or raw.values.dtype.name
+    stored = dict(zip(names, [kinds] * len(names) if isinstance(kinds, str) else kinds, strict=True))
     chosen = rows if columns == names else rows[:, [names.index(column) for column in columns]]
     return Table(
         columns,
@@ -82,7 +85,7 @@ def _load(data: FileData, roots: DataRoots, name: str) -> Table:
         context_columns,
         rows[:, [names.index(column) for column in context_columns]] if context_columns else None,
         _image(file, shape) if columns == names else None,
-        sources=(Source(name),),
+        sources=(Source(name, 0, raw.notes, tuple(stored[column] for column in (*columns, *context_columns))),),
     )
 
 

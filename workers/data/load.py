@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.spec.data import BuiltinData, Data, FileData, MafData, ParquetStreamData, ToyData
 from symadj.workers.data.builtin import load_builtin
 from symadj.workers.data.files import load_file
 from symadj.workers.data.maf import load_maf
 from symadj.workers.data.prepare import TableData, prepare
-from symadj.workers.data.prepare_stream import prepare_stream
+from symadj.workers.data.prepare_stream import check_stream, prepare_stream
 from symadj.workers.data.roots import DataRoots
+from symadj.workers.data.summary import summarise
 from symadj.workers.data.table import PreparedData, Table
 from symadj.workers.data.toys import draw_toy
 
-__all__ = ["load_data", "load_table"]
+__all__ = ["check_data", "load_data", "load_table"]
+
+OnRead = Callable[[DataSummary], None]
 
 
 def load_table(data: TableData, roots: DataRoots) -> Table:
@@ -32,12 +38,30 @@ def load_table(data: TableData, roots: DataRoots) -> Table:
             return load_maf(data, roots)
 
 
-def load_data(data: Data, roots: DataRoots) -> PreparedData:
+def load_data(data: Data, roots: DataRoots, on_read: OnRead | None = None) -> PreparedData:
     """Load, check, split and transform what ``data`` names; files are looked for below ``roots``.
+
+    Args:
+        on_read: gets the summary of what was read, before it may be refused.
 
     Raises:
         DataError: it can't be trained on; says which file, column and row.
     """
     if isinstance(data, ParquetStreamData):
-        return prepare_stream(data, roots)
-    return prepare(data, load_table(data, roots))
+        return prepare_stream(data, roots, on_read)
+    table = load_table(data, roots)
+    if on_read is not None:
+        on_read(summarise(data, table))
+    return prepare(data, table)
+
+
+def check_data(data: Data, roots: DataRoots, on_read: OnRead) -> None:
+    """Load and check what ``data`` names, as ``load_data`` does, reading each file once.
+
+    Raises:
+        DataError: it can't be trained on; says which file, column and row.
+    """
+    if isinstance(data, ParquetStreamData):
+        check_stream(data, roots, on_read)
+    else:
+        load_data(data, roots, on_read)

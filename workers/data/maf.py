@@ -65,7 +65,7 @@ def _power(roots: DataRoots, folder: str) -> Table:
     sub_meters = rng.rand(rows, 3)
     data = data + np.hstack([active_power, voltage, sub_meters, np.zeros((rows, 1))])
     columns = ("active_power", "voltage", "sub_metering_1", "sub_metering_2", "sub_metering_3", "time")
-    return _tenths(file, columns, data)
+    return _tenths(file, columns, data, "two columns were left out, and noise was added to break ties")
 
 
 def _miniboone(roots: DataRoots, folder: str) -> Table:
@@ -74,7 +74,9 @@ def _miniboone(roots: DataRoots, folder: str) -> Table:
     data = data[~(data[:, 0] < -100)]
     _refuse_empty(file, data)
     data = data[:, _rarely_at_the_minimum(data)]
-    return _tenths(file, tuple(f"x{place}" for place in range(data.shape[1])), data)
+    names = tuple(f"x{place}" for place in range(data.shape[1]))
+    note = "rows whose first value is below -100 and columns that often have their smallest value were left out"
+    return _tenths(file, names, data, note)
 
 
 def _gas(roots: DataRoots, folder: str) -> Table:
@@ -99,7 +101,8 @@ def _gas(roots: DataRoots, folder: str) -> Table:
     data = data[:, left]
     test_from, validation_from = _tenth_from(len(data))
     scale = _standardise(data, ddof=1)
-    return _table(file, tuple(columns[place] for place in left), data, validation_from, test_from, scale)
+    note = "labels, time and columns that correlate with another by more than 0.98 were left out"
+    return _table(file, tuple(columns[place] for place in left), data, validation_from, test_from, scale, note)
 
 
 def _gas_file(roots: DataRoots, folder: str) -> tuple[InputFile, Raw]:
@@ -142,7 +145,8 @@ def _hepmass(roots: DataRoots, folder: str) -> Table:
     data, held_out = data[:, kept], held_out[:, kept]
     columns = tuple(name.strip() for name, keep in zip(train.columns[1:], kept, strict=True) if keep)
     rows = np.concatenate([data, held_out])
-    sources = (Source(train_file.name), Source(test_file.name, len(data)))
+    notes = _noted("background rows and columns that often have their smallest value were left out")
+    sources = (Source(train_file.name, notes=notes), Source(test_file.name, len(data), notes))
     validation_from = len(data) - int(0.1 * len(data))
     return Table(
         columns,
@@ -202,15 +206,21 @@ def _tenth_from(rows: int) -> tuple[int, int]:
     return test_from, test_from - int(0.1 * test_from)
 
 
-def _tenths(file: InputFile, columns: tuple[str, ...], data: Rows) -> Table:
+def _tenths(file: InputFile, columns: tuple[str, ...], data: Rows, note: str) -> Table:
     """Split off the last tenths and standardise by all rows but the test rows."""
     _refuse_empty(file, data)
     test_from, validation_from = _tenth_from(len(data))
-    return _table(file, columns, data, validation_from, test_from, _standardise(data[:test_from], ddof=0))
+    return _table(file, columns, data, validation_from, test_from, _standardise(data[:test_from], ddof=0), note)
 
 
 def _table(
-    file: InputFile, columns: tuple[str, ...], data: Rows, validation_from: int, test_from: int, scale: FittedTransform
+    file: InputFile,
+    columns: tuple[str, ...],
+    data: Rows,
+    validation_from: int,
+    test_from: int,
+    scale: FittedTransform,
+    note: str,
 ) -> Table:
     return Table(
         columns,
@@ -218,8 +228,13 @@ def _table(
         validation_from=validation_from,
         test_from=test_from,
         transforms=(scale,),
-        sources=(Source(file.name),),
+        sources=(Source(file.name, notes=_noted(note)),),
     )
+
+
+def _noted(what: str) -> tuple[str, ...]:
+    """Return what the preprocessing did, for the summary of the data."""
+    return (f"{what}, as in the literature",)
 
 
 def _standardise(data: Rows, ddof: int) -> FittedTransform:

@@ -14,9 +14,10 @@ from symadj.workers.data.formats.columns import INEXACT, LARGEST_EXACT, wanted_o
 from symadj.workers.data.formats.parquet import MISCOUNTED, ParquetColumns, fill
 from symadj.workers.data.formats.raw import InputFile, need, reading, refuse
 
-__all__ = ["ParquetPart"]
+__all__ = ["FOLDER", "ParquetPart"]
 
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+FOLDER = "folder's name"  # as the type of a column
 _WHOLE = re.compile(r"[+-]?\d+")
 _FRACTION = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -76,6 +77,11 @@ class ParquetPart:
     def notes(self) -> tuple[str, ...]:
         """Return what is left out where no columns are asked for."""
         return self._columns.notes()
+
+    def stored(self, wanted: Sequence[str]) -> list[str]:
+        """Return the type of each column ``wanted`` as the file has it."""
+        held = iter(self._columns.stored([name for name in wanted if name not in self._keys]))
+        return [FOLDER if name in self._keys else next(held) for name in wanted]
 
     def read(self, number: int, first_row: int, tables: Sequence[tuple[Sequence[str], Any]]) -> list[NDArray[Any]]:
         """Return the rows of a row group, [n, dim] for each of ``tables``.

@@ -23,7 +23,7 @@ from symadj.workers.data.errors import DataError
 from symadj.workers.data.table import Part, Pipeline, PreparedData, Rows, Table, pieces
 from symadj.workers.data.transforms import FittedTransform, fit_transforms, moments, standardise
 
-__all__ = ["TableData", "levels_of", "prepare"]
+__all__ = ["TableData", "levels_of", "prepare", "transforms_of"]
 
 SMALLEST_PART = 2
 
@@ -44,7 +44,7 @@ def prepare(data: TableData, table: Table) -> PreparedData:
     """
     refuse_not_finite(table)
     training, validation, test = _split(data, table)
-    wanted = _transforms_of(data, table)
+    wanted = transforms_of(data, table)
     levels = levels_of(wanted)
     _refuse_without_density(table, training, noisy=levels is not None)
     noise_seed = None if levels is None else data.split_seed
@@ -79,7 +79,7 @@ def prepare(data: TableData, table: Table) -> PreparedData:
     )
 
 
-def _transforms_of(data: TableData, table: Table) -> tuple[Transform, ...]:
+def transforms_of(data: TableData, table: Table) -> tuple[Transform, ...]:
     """Return the transforms of the spec, and what suits the rows where it leaves them to what the file holds."""
     if data.transforms is not None:
         return data.transforms

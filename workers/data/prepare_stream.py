@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from symadj.service.contract.data_summary import MAX_COLUMNS, DataSummary, SourceSummary
 from symadj.service.contract.spec.data import ParquetStreamData
 from symadj.workers.data.checks import TrainingColumns, refuse_not_finite, refuse_untransformable
 from symadj.workers.data.errors import DataError
 from symadj.workers.data.prepare import levels_of
 from symadj.workers.data.roots import DataRoots
 from symadj.workers.data.stream import ParquetRows, StreamBatches, TrainingRows
+from symadj.workers.data.summary import ColumnStatistics, remarks_on
 from symadj.workers.data.table import Part, Pipeline, PreparedData, Rows
 from symadj.workers.data.transforms import FittedTransform, fit_transforms, moments, standardise
 
-__all__ = ["prepare_stream"]
+__all__ = ["check_stream", "prepare_stream"]
 
 # Of the training rows that are kept in memory, for baselines and pictures.
 _SAMPLE = 100_000
@@ -25,10 +28,30 @@ _SAMPLE = 100_000
 Index = NDArray[np.int64]
 
 
-def prepare_stream(data: ParquetStreamData, roots: DataRoots) -> PreparedData:
-    """Read everything once to check it and to take out the held-out rows, and again to fit what needs fitting.
+@dataclass(frozen=True, eq=False)
+class _Checked:
+    """Rows that are fit for training.
 
-    The held-out rows are drawn without replacement from all rows, by ``data.split_seed``.
+    Attributes:
+        training: those to train on.
+        drawn: numbers of the held-out rows among all rows.
+        raw, context: the held-out rows, in that order.
+        noise: that dequantises them.
+    """
+
+    training: TrainingRows
+    drawn: Index
+    raw: NDArray[Any]
+    context: NDArray[Any] | None
+    noise: Pipeline
+
+
+def check_stream(
+    data: ParquetStreamData, roots: DataRoots, on_read: Callable[[DataSummary], None] | None = None
+) -> _Checked:
+    """Read everything once to check it and to take out the held-out rows.
+
+    These are drawn without replacement from all rows, by ``data.split_seed``. ``on_read`` gets the summary of all rows.
 
     Raises:
         DataError: a file or a value is not fit for training, or there are too few rows.
@@ -44,8 +67,22 @@ def prepare_stream(data: ParquetStreamData, roots: DataRoots) -> PreparedData:
     drawn = np.random.default_rng(data.split_seed).choice(source.total, held_out, replace=False)
     training = TrainingRows(source, np.sort(drawn))
     levels = levels_of(data.transforms)
-    noise = Pipeline((), None if levels is None else data.split_seed)
-    raw, context = _check(data, training, drawn, noisy=levels is not None)
+    raw, context = _check(data, training, drawn, on_read, noisy=levels is not None)
+    return _Checked(training, drawn, raw, context, Pipeline((), None if levels is None else data.split_seed))
+
+
+def prepare_stream(
+    data: ParquetStreamData, roots: DataRoots, on_read: Callable[[DataSummary], None] | None = None
+) -> PreparedData:
+    """Check everything (:func:`check_stream`), and read it again to fit what needs fitting.
+
+    Raises:
+        DataError: a file or a value is not fit for training, or there are too few rows.
+    """
+    checked = check_stream(data, roots, on_read)
+    training, noise, drawn = checked.training, checked.noise, checked.drawn
+    raw, context = checked.raw, checked.context
+    source = training.source
 
     def training_rows() -> Iterator[Rows]:
         for group in source.groups:
@@ -82,18 +119,24 @@ def prepare_stream(data: ParquetStreamData, roots: DataRoots) -> PreparedData:
         batches=batches,
         context_columns=source.context_columns,
         context_transform=context_transform,
-        levels=levels,
+        levels=levels_of(data.transforms),
     )
 
 
 def _check(
-    data: ParquetStreamData, training: TrainingRows, drawn: Index, noisy: bool
+    data: ParquetStreamData,
+    training: TrainingRows,
+    drawn: Index,
+    on_read: Callable[[DataSummary], None] | None,
+    *,
+    noisy: bool,
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Read all rows once; return the raw rows and the context of those numbered ``drawn``, in that order."""
     source = training.source
     raw = np.empty((len(drawn), len(source.columns)), source.dtype)
     context = np.empty((len(drawn), len(source.context_columns)))
     columns, context_columns = TrainingColumns(source.columns), TrainingColumns(source.context_columns)
+    statistics = [ColumnStatistics(len(names)) for names in (source.columns, source.context_columns)]
     by_number = np.argsort(drawn)
     for group in source.groups:
         table = source.read(group)
@@ -101,16 +144,43 @@ def _check(
         ends = np.searchsorted(drawn[by_number], [group.first, group.first + group.rows])
         goes_to = by_number[ends[0] : ends[1]]
         place = training.index(group) - group.first
+        for seen, values in zip(statistics, (table.rows, table.context), strict=True):
+            if on_read is not None and values is not None:
+                seen.see(values)
         raw[goes_to] = table.rows[drawn[goes_to] - group.first]
         columns.see(table.rows[place])
         if table.context is not None:
             context[goes_to] = table.context[drawn[goes_to] - group.first]
             context_columns.see(table.context[place])
+    if on_read is not None:
+        on_read(_summary(data, source, *statistics))
     if not noisy:  # noise gives such columns a density
         columns.refuse_constant(data.path)
         columns.refuse_repeated(data.path)
     context_columns.refuse_constant(data.path)
     return raw, context if source.context_columns else None
+
+
+def _summary(
+    data: ParquetStreamData, source: ParquetRows, modelled: ColumnStatistics, context: ColumnStatistics
+) -> DataSummary:
+    """Return the summary of all rows."""
+    dim = len(source.columns)
+    columns = modelled.columns(source.columns, source.stored[:dim])[:MAX_COLUMNS]
+    columns += context.columns(source.context_columns, source.stored[dim:], context=True)
+    files = len({group.part for group in source.groups})
+    of_source = SourceSummary(
+        name=data.path,
+        format="parquet",
+        rows=source.total,
+        dim=len(source.stored),
+        columns=columns,
+        notes=[*([f"the rows are those of {files} files"] if files > 1 else []), *source.notes],
+        remarks=remarks_on(columns),
+    )
+    return DataSummary(
+        sources=[of_source], transforms=[transform.model_dump(mode="json") for transform in data.transforms]
+    )
 
 
 def _context_transform(training: TrainingRows) -> FittedTransform | None:

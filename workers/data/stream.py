@@ -21,7 +21,7 @@ from symadj.service.contract.spec.data import ParquetStreamData
 from symadj.workers.data.errors import DataError
 from symadj.workers.data.formats.raw import InputFile
 from symadj.workers.data.order import share_of
-from symadj.workers.data.parquet_parts import ParquetPart
+from symadj.workers.data.parquet_parts import FOLDER, ParquetPart
 from symadj.workers.data.roots import DataRoots
 from symadj.workers.data.table import Batch, Pipeline, Source, Table
 from symadj.workers.data.transforms import FittedTransform
@@ -50,7 +50,8 @@ class ParquetRows:
         dtype, context_dtype: the narrowest that hold all columns of all files.
         groups: all row groups that have rows, files in the order of their names.
         total: rows in all.
-        notes: a short sentence for each thing that was left out.
+        notes: a short sentence for each thing that was left out or taken from elsewhere.
+        stored: the types in the files of the columns and, behind them, of the context's.
     """
 
     def __init__(self, data: ParquetStreamData, roots: DataRoots) -> None:
@@ -77,7 +78,13 @@ class ParquetRows:
                     self.total += rows
         self.dtype = _dtype(filled, self.columns)
         self.context_dtype = _dtype(filled, self.context_columns)
-        self.notes = _notes(filled) if data.columns is None else ()
+        named = [*self.columns, *self.context_columns]
+        self.stored = _stored(filled, named)
+        folders = [name for name, kind in zip(named, self.stored, strict=True) if kind == FOLDER]
+        self.notes = (
+            *(f"column {name!r} was taken from the names of the folders" for name in folders),
+            *(_notes(filled) if data.columns is None else ()),
+        )
 
     def read(self, group: RowGroup) -> Table:
         """Read a row group; its rows keep their places in the file for what may be said of them.
@@ -101,6 +108,15 @@ def _dtype(parts: Sequence[ParquetPart], columns: Sequence[str]) -> np.dtype[Any
     if not columns or not any(any(part.group_rows) for part in parts):
         return np.dtype(np.float64)
     return np.result_type(*{part.dtype(columns) for part in parts})
+
+
+def _stored(parts: Sequence[ParquetPart], columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the type of each column as the files have it: all of them, where the files differ."""
+    kinds: list[dict[str, None]] = [{} for _ in columns]
+    for part in parts:
+        for kind, seen in zip(part.stored(columns), kinds, strict=True):
+            seen[kind] = None
+    return tuple(", ".join(seen) for seen in kinds)
 
 
 def _notes(parts: Sequence[ParquetPart]) -> tuple[str, ...]:

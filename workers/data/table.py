@@ -25,10 +25,19 @@ _SAMPLE_ROWS, _SAMPLE_COLUMNS = 16, 16
 
 @dataclass(frozen=True)
 class Source:
-    """A file that rows of a table come from: its name as the spec has it, and the table's row that it begins with."""
+    """A file that rows of a table come from.
+
+    Attributes:
+        file: its name as the spec has it.
+        first_row: the table's row that it begins with.
+        notes: a short sentence for each thing that was applied or left out while reading it.
+        stored: the type in the file of each column and, behind them, of the context's; None: that of the rows.
+    """
 
     file: str
     first_row: int = 0
+    notes: tuple[str, ...] = ()
+    stored: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -121,7 +121,9 @@ def of_columns(
     aside = left_out or {}
     wanted = wanted_of(file, names, [name for name in names if name not in aside] if columns is None else columns)
     notes = [f"column {name!r}, {what}, was left out" for name, what in aside.items() if columns is None]
-    return Raw(same_type(file, [read(name) for name in wanted], wanted), tuple(wanted), tuple(notes))
+    values = [read(name) for name in wanted]
+    stored = tuple(column.dtype.name for column in values)
+    return Raw(same_type(file, values, wanted), tuple(wanted), tuple(notes), stored)
 
 
 def of_array(file: InputFile, array: Values, columns: Sequence[str] | None = None) -> Raw:
@@ -130,7 +132,7 @@ def of_array(file: InputFile, array: Values, columns: Sequence[str] | None = Non
         raise refuse(file, "holds a single value, not an array of rows")
     if array.dtype.names:
         return of_records(file, array, columns)
-    return Raw(array_of_numbers(file, array))
+    return Raw(array_of_numbers(file, array), stored=array.dtype.name)
 
 
 def array_of_numbers(file: InputFile, array: Values) -> Values:

@@ -96,7 +96,8 @@ def read_csv(
         for at, place in enumerate(places):
             rows[:, at] = table[str(place)].to_numpy()
         _refuse_inexact(file, options, layout, rows, dict(zip(places, wanted, strict=True)))
-        return Raw(rows, tuple(wanted), layout.notes)
+        stored = tuple("bool" if place in truths else rows.dtype.name for place in places)
+        return Raw(rows, tuple(wanted), layout.notes, stored)
 
 
 def _read(file: InputFile, options: CsvOptions, layout: _Layout, places: Sequence[int], truths: Sequence[int]) -> Any:

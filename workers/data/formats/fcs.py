@@ -60,7 +60,8 @@ def read_fcs(
             notes.append(matrix.note)
         elif spillover := written_spillover(found.keywords):
             notes.append(f"spillover ({spillover}) was left in: data.compensate takes it out")
-        return Raw(events[:, : len(places)] if beside else events, tuple(wanted), tuple(notes))
+        stored = tuple(channels[place].dtype for place in places)
+        return Raw(events[:, : len(places)] if beside else events, tuple(wanted), tuple(notes), stored)
 
 
 @reads("fcs")

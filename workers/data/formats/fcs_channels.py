@@ -70,6 +70,13 @@ class Channel:
     kind: str
     width: int | None
 
+    @property
+    def dtype(self) -> str:
+        """The type of the values, named as numpy does where numpy has it."""
+        if self.kind == "A" or self.width is None:
+            return "ASCII"
+        return f"{'uint' if self.kind == 'I' else 'float'}{8 * self.width}"
+
 
 @dataclass(frozen=True)
 class Reading:

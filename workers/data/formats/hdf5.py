@@ -163,6 +163,7 @@ class _Reader(Members):
     def _array(self, item: Any, columns: Sequence[str] | None, row_axis: RowAxis | None) -> Raw:
         self._refuse_unsaid_axis(item, row_axis)
         values = self.values(item)
+        stored = values.dtype.name
         missing: list[Missing] = []
         notes: list[str] = []
         if values.ndim and values.dtype.kind in "iuf":
@@ -177,7 +178,7 @@ class _Reader(Members):
             notes.append("the last axis was taken for the rows")
         self._refuse_missing(missing, columns)
         raw = of_array(self.file, values, columns)
-        return Raw(raw.values, raw.columns, (*raw.notes, *notes))
+        return Raw(raw.values, raw.columns, (*raw.notes, *notes), stored if raw.columns is None else raw.stored)
 
     def _refuse_missing(self, missing: Sequence[Missing], columns: Sequence[str] | None) -> None:
         for mark in missing:

@@ -116,6 +116,10 @@ class ParquetColumns:
                 places.setdefault(field, []).append((at, within))
         return places
 
+    def stored(self, wanted: Sequence[str]) -> tuple[str, ...]:
+        """Return the type of each column ``wanted`` as the file has it."""
+        return tuple(_type_name(self._file, self._schema.field(self._places[name][0]).type) for name in wanted)
+
     def dtype(self, wanted: Sequence[str]) -> np.dtype[Any]:
         """Return the narrowest dtype that holds all columns ``wanted``.
 
@@ -171,7 +175,7 @@ def read_parquet(file: InputFile, columns: Sequence[str] | None = None) -> Raw:
                 done += len(column)
             if done < total:
                 raise refuse(file, MISCOUNTED)
-        return Raw(rows, tuple(wanted), known.notes() if columns is None else ())
+        return Raw(rows, tuple(wanted), known.notes() if columns is None else (), known.stored(wanted))
 
 
 def _pandas_index(schema: Any) -> list[str | dict[str, Any]]:
@@ -181,6 +185,17 @@ def _pandas_index(schema: Any) -> list[str | dict[str, Any]]:
         return [entry for entry in described if isinstance(entry, str | dict)]
     except (ValueError, KeyError, TypeError):
         return []
+
+
+def _type_name(file: InputFile, kind: Any) -> str:
+    """Return the name of an Arrow type, of vectors and dictionaries that of their values; floats are called as numpy
+    calls them."""
+    types = need("pyarrow", file).types
+    if isinstance(kind, need("pyarrow", file).FixedShapeTensorType) or types.is_fixed_size_list(kind):
+        return _type_name(file, kind.value_type)
+    if types.is_dictionary(kind):
+        return _type_name(file, kind.value_type)
+    return f"float{kind.bit_width}" if types.is_floating(kind) else str(kind)
 
 
 def _vector_size(file: InputFile, kind: Any) -> int | None:

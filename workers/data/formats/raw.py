@@ -48,11 +48,13 @@ class Raw:
         values: [rows, ...] of a real dtype.
         columns: the names of a table's columns; None where the format has none.
         notes: a short sentence for each thing that was applied or left out while reading.
+        stored: the type in the file, of all values or of each column; None: that of ``values``.
     """
 
     values: NDArray[Any]
     columns: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    stored: str | tuple[str, ...] | None = None
 
 
 Reader = Callable[[InputFile, FileData], Raw]
