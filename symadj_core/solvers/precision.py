@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -42,17 +43,17 @@ class Precision:
     state: torch.dtype
     fine_time: bool = False
 
-    @property
+    @cached_property
     def epsilon(self) -> float:
         """The distance of 1 from the next number that the field can be given."""
         return torch.finfo(self.state).eps
 
-    @property
+    @cached_property
     def kept(self) -> torch.dtype:
         """The dtype in which the solve keeps the state."""
         return _WIDER.get(self.state, self.state)
 
-    @property
+    @cached_property
     def time(self) -> torch.dtype:
         """The dtype of the times that the field is given."""
         return torch.float64 if self.fine_time else real_dtype(torch.empty((), dtype=self.state))

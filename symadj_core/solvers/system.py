@@ -71,9 +71,10 @@ class System:
         self.field = field
         self.rates = rates
         self.precision = precision
-        # What knows its own derivative was made for times in the state's precision, and states in the solve's.
-        as_it_is = precision.time == real_dtype(torch.empty((), dtype=precision.kept))
-        self.direct = rates if isinstance(rates, DirectPullback) and as_it_is else None
+        # Most fields are given the solve's own state, and the time in its dtype: nothing is to be cast.
+        self._casts = precision.fine_time or precision.state != precision.kept
+        # What knows its own derivative was made for these alone.
+        self.direct = rates if isinstance(rates, DirectPullback) and not self._casts else None
         self.evaluations = 0
         self._watched_from: RandomState | None = None
         self._draws: bool | None = None
@@ -130,6 +131,8 @@ class System:
         return Slope(_as_slope(self._used(self.field, moment, y), y), None)
 
     def _used(self, function: Callable[[Tensor, Tensor], _Result], t: Tensor, y: Tensor) -> _Result:
+        if not self._casts:
+            return function(t, y)
         if not self.precision.fine_time or self._takes_fine_time:
             return function(t.to(self.precision.time), self.given(y))
         try:
