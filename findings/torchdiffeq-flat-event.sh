@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # torchdiffeq 0.2.5: the gradient of an event is next to zero where the event function is flat at its zero.
 #
-# Chen et al. (ICLR 2021): dt/dy0 = -(dg/dy0) / (dg/dt along the solution). Near the zero of g = (y - 1/2)^3 both are of the
-# order of the solve's error squared, and their ratio is that of g = y - 1/2. The library adds 1e-12 to the denominator,
+# Chen et al. (ICLR 2021): dt/dy0 = -(dg/dy0) / (dg/dt along the solution). Near the zero of g = (y - 1/2)^3 both are of
+# the order of the error squared, and their ratio is that of g = y - 1/2. The library adds 1e-12 to the denominator,
 # which is then all there is of it. y' = y (1 - y) from y0 = 0.1 reaches 1/2 at log 9, with dt/dy0 = -1/0.09 = -11.11.
 #
 # Seen: the same time by both functions; gradients -11.11 (linear) and 2.5e-09 (cubic).
