@@ -121,12 +121,15 @@ def solve(
     outputs = Outputs(y0, q0)
     try:
         ys, qs = method.integrate(problem, outputs)
+        given = ys.to(asked)
+        if asked != ys.dtype and not bool(torch.isfinite(given).all()):
+            raise SolverError(Status.OVERFLOW, t=times[-1], dt=0.0, step=stats.accepted)
     except SolverError as error:
         if throw:
             raise
         ys, qs = _unfinished(outputs, len(times))
         return Solution(ys.to(asked), _as_given(qs, quadrature), t, stats, Status(error.reason))
-    return Solution(ys.to(asked), _as_given(qs, quadrature), t, stats, Status.SUCCESS)
+    return Solution(given, _as_given(qs, quadrature), t, stats, Status.SUCCESS)
 
 
 def _as_given(qs: Tensor | None, quadrature: Quadrature | None) -> Tensor | None:

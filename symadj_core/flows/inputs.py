@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -18,8 +19,15 @@ class Inputs(NamedTuple):
 
 
 def as_shape(shape: int | Sequence[int]) -> tuple[int, ...]:
-    """A shape, of which a number is one dimension: of samples, of a batch, of hidden layers."""
-    return (shape,) if isinstance(shape, int) else tuple(shape)
+    """A shape, of which a number is one dimension: of samples, of a batch, of hidden layers.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    if not all(isinstance(size, Integral) for size in sizes):
+        raise TypeError(f"expected a whole number or a sequence of them, as (64, 64), not {shape!r}")
+    return sizes
 
 
 def flattened(x: Tensor, dim: int, sample_index: Tensor | None, context: Tensor | None, context_dim: int) -> Inputs:

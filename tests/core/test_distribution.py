@@ -294,6 +294,14 @@ def test_a_number_of_samples_is_a_shape() -> None:
     assert flow.expand(()).expand(3).rsample(5).shape == (5, 3, 2)
 
 
+@pytest.mark.parametrize("shape", [2.5, (2.5,), "ab", None])
+def test_what_is_no_shape_is_refused(shape: Any) -> None:
+    flow = Flow(Block(MLPField(2)), 2)
+    for use in (flow.sample, flow.rsample, flow.expand, flow.expand(2).sample, lambda hidden: MLPField(2, hidden)):
+        with pytest.raises(TypeError, match="expected a whole number or a sequence of them"):
+            use(shape)
+
+
 def test_what_is_not_a_block_is_refused_with_how_to_make_one() -> None:
     for made in (MLPField(2), [MLPField(2)], nn.ModuleList([MLPField(2)])):
         with pytest.raises(

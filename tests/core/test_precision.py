@@ -224,3 +224,15 @@ def test_a_field_that_takes_coarse_times_alone_is_warned_of(gradient: str) -> No
     with pytest.warns(RuntimeWarning, match=r"only in torch.float32, in which times near 1e\+06 are 0.062 apart"):
         ys = solve(field, y0, span(1e6, 1e6 + 1), gradient=gradient, solver="rk4", controller=FixedStep(0.25)).ys
     torch.autograd.grad(ys[-1].sum(), [y0, *[p for p in field.parameters() if p is not field.weight]])
+
+
+def test_a_state_that_half_precision_cannot_hold_is_refused() -> None:
+    def steep(t: Tensor, y: Tensor) -> Tensor:
+        return torch.full_like(y, 60000.0)
+
+    y0 = torch.zeros(1, dtype=torch.float16)
+    for options in ({}, {"method": "rk4"}):
+        with pytest.raises(SolverError, match="left the range of its dtype") as caught:
+            odeint(steep, y0, span(0, 2), **options)
+        assert caught.value.reason == "overflow"
+    assert float(odeint(steep, y0, span(0, 1))[-1]) == pytest.approx(60000, rel=1e-3)
