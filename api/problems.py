@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,7 +17,7 @@ from starlette.exceptions import HTTPException
 from symadj.service.contract.storage import StorageError
 from symadj.service.errors import SymadjError
 
-__all__ = ["FieldError", "Problem", "describe", "install"]
+__all__ = ["FieldError", "Problem", "describe", "field_error", "install"]
 
 log = logging.getLogger("symadj.api")
 
@@ -87,7 +88,8 @@ def _pointer(location: tuple[int | str, ...], body: Any) -> str:
     return "".join(f"/{part}" for part in parts)
 
 
-def _field_error(error: dict[str, Any], body: Any) -> FieldError:
+def field_error(error: Mapping[str, Any], body: Any) -> FieldError:
+    """Return one of pydantic's errors about ``body`` as people read it."""
     where, *location = error["loc"]
     detail = str(error["msg"])
     if error["type"] == "json_invalid":
@@ -124,7 +126,7 @@ async def _on_symadj_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    errors = [_field_error(item, error.body) for item in error.errors()]
+    errors = [field_error(item, error.body) for item in error.errors()]
     detail = "; ".join(f"{item.pointer or item.location}: {item.detail}" for item in errors[:3])
     if len(errors) > 3:
         detail += f"; and {len(errors) - 3} more"

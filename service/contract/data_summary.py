@@ -8,9 +8,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from symadj.service.contract.result import Number
+from symadj.service.contract.spec.data import Data
 from symadj.service.contract.storable import Details, Message
 
-__all__ = ["MAX_COLUMNS", "ColumnSummary", "DataSummary", "SourceSummary"]
+__all__ = ["MAX_COLUMNS", "ColumnSummary", "DataAnswer", "DataQuestion", "DataSummary", "SourceSummary"]
 
 # Of one source, that are described one by one.
 MAX_COLUMNS = 10_000
@@ -65,3 +66,27 @@ class DataSummary(_Part):
         """Return the summary as JSON values."""
         values: dict[str, Any] = json.loads(self.model_dump_json())
         return values
+
+
+class DataQuestion(_Part):
+    """What a reader without a job is asked (``symadj.workers.inspect``).
+
+    Attributes:
+        data: the section of a spec.
+        roots: the folders that the data may lie below.
+    """
+
+    data: Data
+    roots: tuple[str, ...]
+
+
+class DataAnswer(_Part):
+    """What it answers.
+
+    Attributes:
+        summary: None where nothing could be read.
+        refused: why a run would refuse the data; None: it would not.
+    """
+
+    summary: DataSummary | None
+    refused: str | None

@@ -87,7 +87,7 @@ def need(package: str, file: InputFile) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise DataError(
-            f"{file.name} can't be read here: {package.split('.')[0]} is missing on the worker, `pip install "
+            f"{file.name} can't be read here: {package.split('.')[0]} is not installed, `pip install "
             f"'symadj[train]'` brings it ({error})",
             file=file.name,
         ) from error
