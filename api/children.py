@@ -32,7 +32,8 @@ class Child:
     """One process of the service.
 
     It is ready when it answers 200 at all ``ready_urls`` (asked with ``headers``), for which it has ``start_seconds``.
-    ``last_words`` is the signal that the kernel sends it should the supervisor be killed (Linux).
+    When it is asked to end, it has ``stop_seconds``. ``last_words`` is the signal that the kernel sends it should the
+    supervisor be killed (Linux).
     """
 
     name: str
@@ -43,6 +44,7 @@ class Child:
     start_seconds: float = 0.0
     headers: dict[str, str] | None = None
     last_words: signal.Signals = signal.SIGKILL
+    stop_seconds: float = STOP_SECONDS
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
     restart_at: float = 0.0
@@ -120,14 +122,16 @@ class Child:
             self.restarts += 1
             self.start()
 
-    def stop(self) -> None:
-        """Ask it to stop, then kill it, with all that it started."""
+    def stop(self, given_up: Callable[[], bool] = lambda: False) -> None:
+        """Ask it to stop, then kill it, with all that it started: after ``stop_seconds``, or when ``given_up()``."""
         if self.process is None:
             return
         if self.process.poll() is None:
             self.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(STOP_SECONDS)
+            deadline = time.monotonic() + self.stop_seconds
+            while self.process.poll() is None and time.monotonic() < deadline and not given_up():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(0.2)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         end_processes_of(self.mark)

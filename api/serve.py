@@ -47,7 +47,7 @@ def serve(
     insecure: bool = False,
     announce: Callable[[str, Path, bool], None],
 ) -> None:
-    """Run the service until SIGTERM or SIGINT.
+    """Run the service until SIGTERM or SIGINT; a local Ray's runs then have time to write a checkpoint.
 
     Args:
         host: address on which the API listens.
@@ -103,6 +103,10 @@ def serve(
         api_command.append("--insecure")
     api = Child("api", api_command, environment, data, (f"{url}/healthz",), API_START_SECONDS)
     dispatcher = Child("dispatcher", [sys.executable, "-m", "symadj.service.dispatcher"], environment, data)
+    if ray is not None:
+        # The runs end with the service. On a cluster that runs elsewhere they go on, and so it waits for none.
+        dispatcher.command.append("--drain")
+        dispatcher.stop_seconds += settings.stop_grace_seconds
     children = [child for child in (ray, api, dispatcher) if child is not None]
     try:
         for child in children:
@@ -115,24 +119,32 @@ def serve(
                 child.revive()
             time.sleep(0.2)
     finally:
-        # The API last: it still takes the last records of runs that Ray ends.
+        if stopping.asked and ray is not None:
+            print(
+                f"symadj is stopping: runs write a checkpoint, within {settings.stop_grace_seconds:g} s at most. "
+                "Ctrl-C again stops at once.",
+                file=sys.stderr,
+                flush=True,
+            )
+        # The dispatcher first: it lets the runs stop. The API last: it still takes their last records.
         for child in (dispatcher, *([ray] if ray else []), api):
-            child.stop()
+            child.stop(lambda: stopping.asked_again)
         if ray_folder is not None:
             shutil.rmtree(ray_folder, ignore_errors=True)
         lock.close()
 
 
 class _StopSignal:
-    """Remembers SIGTERM, SIGINT and SIGHUP."""
+    """Remembers SIGTERM, SIGINT and SIGHUP, and whether a second one came."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = self.asked_again = False
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGHUP, self._on_signal)  # the terminal was closed
 
     def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
+        self.asked_again = self.asked
         self.asked = True
 
 

@@ -79,6 +79,8 @@ def store_batch(
         _store_single(session, job, attempt, position, record, retry_seconds)
     # The attempt is over: any process of it that is left must stop.
     stop = StopReason.CANCEL if attempt.finished_at is not None else job.stop_requested
+    if stop == StopReason.SERVICE_STOPPED:
+        stop = StopReason.PAUSE  # to a run it is one; what becomes of its job does not concern it
     return BatchAnswer(
         next_seq=position.next_seq,
         stop=StopReason(stop) if stop is not None else None,

@@ -106,6 +106,12 @@ class Settings(BaseSettings):
     cancel_grace_seconds: float = Field(
         15.0, ge=0, description="How long a run may take to stop by itself before Ray stops it."
     )
+    stop_grace_seconds: float = Field(
+        60.0,
+        ge=0,
+        description="How long the runs together may take to write a checkpoint and stop when the whole service is "
+        "stopped; 0: they are ended at once.",
+    )
     run_lease_seconds: float = Field(
         60.0,
         gt=0,

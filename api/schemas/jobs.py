@@ -138,7 +138,10 @@ class AttemptRead(Answer):
     created_at: datetime
     submitted_at: datetime | None = Field(description="When Ray took it.")
     finished_at: datetime | None
-    outcome: str | None = Field(description="The state in which it ended, or `lost`; null while it goes on.")
+    outcome: str | None = Field(
+        description="The state in which it ended; `lost`, `stopped` (as the service was) or `not_started`; null while "
+        "it goes on."
+    )
     reason: ReasonCode | None
     message: str | None
     resumed_from_step: int | None = Field(description="null: it began from the start, or has not begun yet.")

@@ -1,10 +1,20 @@
-"""States of a job, and the reasons for which one ends."""
+"""States of a job, and the reasons for which one ends, or an attempt at it."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["ACTIVE", "RETRYABLE", "TERMINAL", "TRANSITIONS", "CheckpointCause", "JobState", "ReasonCode", "StopReason"]
+__all__ = [
+    "ACTIVE",
+    "INTERRUPTIONS",
+    "RETRYABLE",
+    "TERMINAL",
+    "TRANSITIONS",
+    "CheckpointCause",
+    "JobState",
+    "ReasonCode",
+    "StopReason",
+]
 
 
 class JobState(StrEnum):
@@ -23,7 +33,7 @@ class JobState(StrEnum):
 _ENDS = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.STARTING, JobState.PAUSED, JobState.CANCELLED, JobState.FAILED}),
-    # starting, running -> queued: the cluster took no job, or the attempt was lost; it waits for another one.
+    # starting, running -> queued: the cluster took no job, or the attempt was lost or interrupted; it waits.
     JobState.STARTING: (_ENDS - {JobState.SUCCEEDED}) | {JobState.RUNNING, JobState.QUEUED, JobState.PAUSING},
     JobState.RUNNING: _ENDS | {JobState.QUEUED, JobState.PAUSING},
     # It may come to its end before it has stopped.
@@ -44,6 +54,8 @@ class StopReason(StrEnum):
     CANCEL = "cancel"
     PAUSE = "pause"
     TIMEOUT = "timeout"
+    # Of all runs, as the service ends; the job goes on when it is started again.
+    SERVICE_STOPPED = "service_stopped"
 
 
 class CheckpointCause(StrEnum):
@@ -58,7 +70,7 @@ class CheckpointCause(StrEnum):
 
 
 class ReasonCode(StrEnum):
-    """Why a job failed."""
+    """Why a job failed, or an attempt at it ended before its time."""
 
     DIVERGED = "diverged"
     SOLVER_STUCK = "solver_stuck"
@@ -69,7 +81,10 @@ class ReasonCode(StrEnum):
     CLUSTER_LOST = "cluster_lost"
     TIMEOUT = "timeout"
     INTERNAL = "internal"
+    SERVICE_STOPPED = "service_stopped"
 
 
 # What is bound to happen again is not tried again.
 RETRYABLE = frozenset({ReasonCode.WORKER_LOST, ReasonCode.CLUSTER_LOST})
+# These end an attempt and never a job, which goes on from where the attempt stopped: nothing was lost.
+INTERRUPTIONS = frozenset({ReasonCode.SERVICE_STOPPED})

@@ -49,6 +49,18 @@ class Dispatcher:
         self._starter.start()
         self._sweeper.sweep()
 
+    def drain(self) -> bool:
+        """Ask every active run to stop, with a checkpoint, look once at each, and start nothing.
+
+        Returns:
+            Whether any is still active.
+
+        Raises:
+            RayUnreachableError: Ray does not answer; nothing is lost, the next round will see.
+            RayRefusedError: Ray says no; likewise.
+        """
+        return self._watcher.drain()
+
     def close(self) -> None:
         """Close what the dispatcher opened itself."""
         self._watcher.close()

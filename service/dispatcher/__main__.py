@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 
 from symadj.service.contract.storage import StorageUnreachableError
 from symadj.service.dispatcher import Dispatcher
 from symadj.service.ray_jobs import RayJobs, RayRefusedError, RayUnreachableError
-from symadj.service.settings import SettingsError, read_settings
+from symadj.service.settings import Settings, SettingsError, read_settings
 from symadj.service.store import Database
 
 __all__ = ["main"]
@@ -21,11 +23,21 @@ log = logging.getLogger("symadj.dispatcher")
 
 def main() -> None:
     """Run a dispatcher until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--drain",
+        action="store_true",
+        help="the whole service ends with it: let every run write a checkpoint and stop first "
+        "(SYMADJ_STOP_GRACE_SECONDS); a second signal ends it at once",
+    )
+    drains = parser.parse_args().drain
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    stopping = threading.Event()
+    stopping, at_once = threading.Event(), threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
+        if stopping.is_set():
+            at_once.set()
         stopping.set()
 
     signal.signal(signal.SIGTERM, stop)
@@ -57,9 +69,28 @@ def main() -> None:
                 log.info("Ray answers again")
             unreachable = False
         stopping.wait(settings.poll_seconds)
+    if drains:
+        _drain(dispatcher, settings, at_once)
     dispatcher.close()
     ray.close()
     database.close()
+
+
+def _drain(dispatcher: Dispatcher, settings: Settings, at_once: threading.Event) -> None:
+    """Wait until no run is left, as long as runs may take for it."""
+    deadline = time.monotonic() + settings.stop_grace_seconds
+    log.info("the service stops: every run is to write a checkpoint, within %g s", settings.stop_grace_seconds)
+    while not at_once.is_set() and time.monotonic() < deadline:
+        try:
+            if not dispatcher.drain():
+                log.info("no run is left")
+                return
+        except (RayUnreachableError, RayRefusedError) as error:
+            log.warning("Ray does not answer: %s", error)
+        except Exception:
+            log.exception("a round failed; the next one starts anew")
+        at_once.wait(settings.poll_seconds)
+    log.warning("the runs that are left are not waited for: they go on from their last checkpoints")
 
 
 if __name__ == "__main__":

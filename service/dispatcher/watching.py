@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 
 from symadj.service import capacity, spools
-from symadj.service.contract.states import ACTIVE, JobState, ReasonCode
+from symadj.service.contract.states import ACTIVE, JobState, ReasonCode, StopReason
 from symadj.service.dispatcher.heartbeats import Heartbeats
 from symadj.service.dispatcher.settling import ACTOR, Settler
 from symadj.service.dispatcher.stored_specs import StoredSpecs
@@ -73,6 +73,15 @@ class Watcher:
         alive = [run for run in self._active() if self._look_at(run, now)]
         self._end_silent_ones(alive)
 
+    def drain(self) -> bool:
+        """Ask every active run to stop because the service does, and look once at each; return whether any is left."""
+        for run in self._active():
+            with self._settler.settle(run.job) as current:
+                if current is not None:
+                    attempts.ask_service_stop(current.session, current.job, actor=ACTOR)
+        self.look()
+        return bool(self._active())
+
     def _active(self) -> list[_Run]:
         with self._database.read_session() as session:
             active = jobs.active(session)
@@ -98,11 +107,17 @@ class Watcher:
             return False
         self._enforce_timeout(run, now)
         if job.stop_requested_at is not None:
-            grace = self._settings.cancel_grace_seconds if run.training else 0.0
+            grace = self._grace(job) if run.training else 0.0
             if job.stop_requested_at + timedelta(seconds=grace) <= now:
                 log.info("%s does not stop by itself: Ray stops it", job.id)
                 self._ray.stop(attempt.submission_id)
         return not self._lost_its_place(run)
+
+    def _grace(self, job: Job) -> float:
+        """Return how many seconds a run that trains has to stop by itself."""
+        if job.stop_requested == StopReason.SERVICE_STOPPED:
+            return self._settings.stop_grace_seconds
+        return self._settings.cancel_grace_seconds
 
     def _lost_its_place(self, run: _Run) -> bool:
         """Put a job back whose workers have not started and which the cluster can't hold any more; return whether.

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from symadj.service.contract.records import OutcomeRecord
 from symadj.service.contract.spec import JobSpec
-from symadj.service.contract.states import ACTIVE, RETRYABLE, JobState, ReasonCode, StopReason
+from symadj.service.contract.states import ACTIVE, INTERRUPTIONS, RETRYABLE, JobState, ReasonCode, StopReason
 from symadj.service.lifecycle.advice import ADVICE
 from symadj.service.store import checkpoints, events, jobs
 from symadj.service.store.tables import Attempt, Job
@@ -24,6 +24,7 @@ from symadj.service.store.tables import Attempt, Job
 __all__ = [
     "LEASE_SECONDS",
     "Claim",
+    "ask_service_stop",
     "ask_timeout",
     "claim",
     "end",
@@ -38,6 +39,7 @@ __all__ = [
 LEASE_SECONDS = 60.0
 LONGEST_PAUSE_SECONDS = 300.0
 LOST = "lost"
+STOPPED = "stopped"
 NOT_STARTED = "not_started"
 
 
@@ -124,6 +126,16 @@ def ask_timeout(session: Session, job: Job, *, actor: str, message: str) -> None
     events.append(session, job, actor=actor, name="timeout_requested", message=message)
 
 
+def ask_service_stop(session: Session, job: Job, *, actor: str) -> None:
+    """Ask a run to stop because the service ends; what was asked for before stands."""
+    if JobState(job.state) not in ACTIVE or job.stop_requested is not None:
+        return
+    job.stop_requested = StopReason.SERVICE_STOPPED.value
+    job.stop_requested_at = job.updated_at = datetime.now(UTC)
+    message = "The service is being stopped: to stop at its next step, with a checkpoint."
+    events.append(session, job, actor=actor, name="service_stop_requested", message=message)
+
+
 def refuse(session: Session, job: Job, reason: ReasonCode, message: str, *, actor: str) -> None:
     """Fail a job that waits in the queue."""
     if job.state == JobState.QUEUED:
@@ -151,7 +163,7 @@ def end(session: Session, job: Job, outcome: OutcomeRecord, *, actor: str, retry
             **_NO_WISH,
         )
         job.message = message or None
-    elif outcome.state is JobState.FAILED and reason is not ReasonCode.TIMEOUT:
+    elif outcome.state is JobState.FAILED and reason is not ReasonCode.TIMEOUT and reason not in INTERRUPTIONS:
         reason = reason or ReasonCode.INTERNAL
         if _may_retry(job, reason):
             lose(session, job, reason, message, actor=actor, retry_seconds=retry_seconds, data=data)
@@ -159,6 +171,8 @@ def end(session: Session, job: Job, outcome: OutcomeRecord, *, actor: str, retry
             _fail(session, job, reason, message, data, actor=actor)
     elif requested is not None:
         _stop(session, job, requested, message, actor=actor, data=data)
+    elif reason is not None and reason in INTERRUPTIONS:
+        _interrupt(session, job, reason, message, actor=actor, data=data)
     elif outcome.state is JobState.CANCELLED:
         _stop(session, job, StopReason.CANCEL, message, actor=actor, data=data)
     elif reason is ReasonCode.TIMEOUT:
@@ -241,6 +255,10 @@ def _stop(
     session: Session, job: Job, requested: StopReason, message: str, *, actor: str, data: dict[str, Any] | None = None
 ) -> None:
     """End the attempt as was asked for."""
+    if requested is StopReason.SERVICE_STOPPED:
+        message = f"The service was stopped. {message[:1].upper()}{message[1:]}".strip()
+        _interrupt(session, job, ReasonCode.SERVICE_STOPPED, message, actor=actor, data=data)
+        return
     if requested is StopReason.TIMEOUT:
         minutes = job.spec.get("timeout_minutes")
         message = f"The job is over its timeout_minutes {minutes:g}. {message}".strip()
@@ -251,6 +269,17 @@ def _stop(
     jobs.transition(session, job, to, actor=actor, message=message, data=data, **_NO_WISH)
     if to is JobState.CANCELLED:
         job.message = message or None
+
+
+def _interrupt(
+    session: Session, job: Job, reason: ReasonCode, message: str, *, actor: str, data: dict[str, Any] | None
+) -> None:
+    """End the attempt, not the job, which goes on from its newest checkpoint as soon as it is its turn."""
+    _close(session, job, STOPPED, reason, message)
+    details = {"reason": reason.value} | (data or {})
+    events.append(session, job, actor=actor, name="attempt_stopped", message=message, data=details)
+    waits = f"It waits for attempt {job.attempt + 1}."
+    jobs.transition(session, job, JobState.QUEUED, actor=actor, message=waits, not_before=None, **_NO_WISH)
 
 
 def _fail(

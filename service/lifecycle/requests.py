@@ -120,7 +120,7 @@ def pause(session: Session, job: Job, *, actor: str) -> None:
     state = JobState(job.state)
     if state in TERMINAL:
         raise ConflictError(f"job {job.id!r} is {job.state}: there is nothing to pause", state=job.state)
-    if job.stop_requested not in {None, StopReason.PAUSE}:
+    if job.stop_requested not in {None, StopReason.PAUSE, StopReason.SERVICE_STOPPED}:
         raise ConflictError(
             f"job {job.id!r} is stopping for good ({job.stop_requested}): it can't be paused any more", state=job.state
         )

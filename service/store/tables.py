@@ -99,7 +99,7 @@ class Job(Base):
     updated_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
-    # Why the run must stop at its next step (cancel, pause, timeout), and since when.
+    # Why the run must stop at its next step (``StopReason``), and since when.
     stop_requested: Mapped[str | None] = mapped_column(String(16))
     stop_requested_at: Mapped[datetime | None]
     # Checkpoints that were asked for, in all: the run writes one whenever the number has grown.
@@ -131,7 +131,9 @@ class Job(Base):
 
 
 class Attempt(Base):
-    """One try at a job: one Ray job. ``outcome`` is the state in which it ended, "lost" or "not_started"."""
+    """One try at a job: one Ray job. ``outcome`` is the state in which it ended, "lost", "stopped" (the service was) or
+    "not_started".
+    """
 
     __tablename__ = "attempts"
 

@@ -75,7 +75,7 @@ def running_service(
         yield Service(f"http://127.0.0.1:{port}", data, process)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(120)
 
 
 @pytest.fixture(scope="module")

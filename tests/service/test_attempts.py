@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from symadj.service.contract.records import OutcomeRecord
-from symadj.service.contract.states import ReasonCode
+from symadj.service.contract.states import INTERRUPTIONS, ReasonCode
 from symadj.service.lifecycle import attempts
 from symadj.service.store import Database, events, jobs
 from tests.service.lives import (
@@ -79,7 +79,7 @@ def test_a_loss_is_an_event_with_its_cause_and_the_next_start(database: Database
     assert queued.name == "queued"
 
 
-@pytest.mark.parametrize("reason", list(ReasonCode))
+@pytest.mark.parametrize("reason", sorted(set(ReasonCode) - INTERRUPTIONS))
 def test_whatever_a_job_failed_of_it_says_what_to_do(database: Database, reason: ReasonCode) -> None:
     job_id = submit(database, max_attempts=1)
     claim(database, job_id)
@@ -193,3 +193,44 @@ def test_the_first_end_of_an_attempt_counts_and_who_is_left_of_it_is_told_to_sto
     claim(database, job_id)
     end(database, job_id, "succeeded")
     assert event_names(database, job_id)[-3:] == ["starting", "running", "succeeded"]
+
+
+def stop_service(database: Database, job_id: str) -> None:
+    """Ask the job's run to stop, as a dispatcher does when the whole service is stopped."""
+    with database.session() as session:
+        attempts.ask_service_stop(session, jobs.lock(session, job_id), actor="dispatcher")
+
+
+@pytest.mark.parametrize("how", ["it paused", "it died", "it had not started"])
+def test_a_stop_of_the_service_ends_an_attempt_and_loses_none(database: Database, how: str) -> None:
+    job_id = submit(database, max_attempts=1)
+    token = claim(database, job_id).token
+    stop_service(database, job_id)
+    assert read(database, job_id).stop_requested == "service_stopped"
+    if how == "it paused":
+        assert send(database, token, 1, step(7)).stop == "pause", "which every version of a run understands"
+        end(database, job_id, "paused", message="paused after step 7")
+    elif how == "it died":
+        lose(database, job_id)
+    else:
+        with database.session() as session:
+            attempts.put_back(session, jobs.lock(session, job_id), actor="d", message="")
+    job, (attempt,) = read(database, job_id), attempts_of(database, job_id)
+    assert (job.state, job.stop_requested, job.not_before, job.attempts_lost) == ("queued", None, None, 0)
+    assert (attempt.outcome, attempt.reason) == ("stopped", "service_stopped")
+    with database.read_session() as session:
+        stopped, queued = events.after(session, job_id, after_seq=0, limit=100)[-2:]
+    assert (stopped.name, stopped.data["reason"], queued.name) == ("attempt_stopped", "service_stopped", "queued")
+    assert stopped.message.startswith("The service was stopped. ")
+
+
+@pytest.mark.parametrize(("wish", "state"), [("pause", "paused"), ("cancel", "cancelled")])
+def test_what_the_user_asks_for_goes_before_a_stop_of_the_service(database: Database, wish: str, state: str) -> None:
+    asked_before, asked_after = running(database), running(database)
+    ask(database, asked_before, wish)
+    for job_id in (asked_before, asked_after):
+        stop_service(database, job_id)
+    ask(database, asked_after, wish)
+    for job_id in (asked_before, asked_after):
+        end(database, job_id, "paused")
+        assert read(database, job_id).state == state

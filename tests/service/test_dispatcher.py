@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from symadj.service.contract.order import PLACE_VARIABLE, read_order
+from symadj.service.contract.records import OutcomeRecord
 from symadj.service.contract.states import JobState
 from symadj.service.dispatcher import MAX_REFUSALS, Dispatcher
 from symadj.service.lifecycle import attempts, requests
 from symadj.service.ray_jobs import RayJobs, RayRefusedError, RayUnreachableError
 from symadj.service.settings import Settings
-from symadj.service.store import Database, events, jobs, metrics
+from symadj.service.store import Database, events, jobs, metrics, sources
 from tests.service.lives import submit
 from tests.service.ray_server import RayServer
 
@@ -243,3 +244,30 @@ def test_every_change_of_state_is_an_event_with_its_actor(database: Database, di
         history = [(e.name, e.actor) for e in events.after(session, job_id, after_seq=0, limit=10)]
     assert history == [("queued", "ada"), ("starting", "dispatcher"), ("submitted", "dispatcher")]
     assert state(database, job_id)[0] == JobState.STARTING
+
+
+def test_a_stop_of_the_service_ends_what_has_not_begun_waits_for_what_trains_and_starts_nothing(
+    database: Database, ray: RayServer, settings: Settings
+) -> None:
+    starting, training, waiting = submit(database), submit(database), submit(database)
+    client = RayJobs(ray.url)
+    dispatcher = Dispatcher(database, client, settings.model_copy(update={"stop_grace_seconds": 3600.0}))
+    dispatcher.round()
+    assert ray.jobs.keys() == {f"{starting}-1", f"{training}-1"}
+    with database.session() as session:
+        position = sources.get(session, training, 1, "rank-0")
+        position.next_seq, position.seen_at = 2, datetime.now(UTC)
+        jobs.transition(session, jobs.lock(session, training), JobState.RUNNING, actor="rank-0", message="")
+    assert dispatcher.drain()
+    assert ray.stopped == [f"{starting}-1"]
+    ray.jobs[f"{starting}-1"]["status"] = "STOPPED"
+    assert dispatcher.drain()
+    assert [state(database, job)[0] for job in (starting, training, waiting)] == ["queued", "running", "queued"]
+    with database.session() as session:
+        outcome = OutcomeRecord(state=JobState.PAUSED, message="paused after step 7")
+        attempts.end(session, jobs.lock(session, training), outcome, actor="driver", retry_seconds=0)
+    assert not dispatcher.drain()
+    assert state(database, training) == ("queued", None)
+    assert len(ray.jobs) == 2, "nothing was started meanwhile"
+    dispatcher.close()
+    client.close()

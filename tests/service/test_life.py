@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from symadj.service.contract.records import OutcomeRecord
-from symadj.service.contract.states import ACTIVE, TERMINAL, TRANSITIONS, JobState, ReasonCode
+from symadj.service.contract.states import ACTIVE, INTERRUPTIONS, TERMINAL, TRANSITIONS, JobState, ReasonCode
 from symadj.service.errors import ConflictError, UnauthorizedError
 from symadj.service.lifecycle import attempts
 from symadj.service.store import Database, events, jobs
@@ -27,7 +27,12 @@ from tests.service.lives import TIME, ask, read, send, step, submit
 MAX_ATTEMPTS = 3
 NO_WISH = "nothing"
 # Where a job is after its attempt was stopped, by the wish at that time.
-MET = {"cancel": JobState.CANCELLED, "pause": JobState.PAUSED, "timeout": JobState.FAILED}
+MET = {
+    "cancel": JobState.CANCELLED,
+    "pause": JobState.PAUSED,
+    "timeout": JobState.FAILED,
+    "service_stopped": JobState.QUEUED,
+}
 # What each wish may be asked in; elsewhere it is a conflict, and changes nothing.
 MAY = {
     "cancel": frozenset(JobState) - {JobState.SUCCEEDED, JobState.FAILED},
@@ -120,6 +125,16 @@ class Life(RuleBasedStateMachine):
             attempts.ask_timeout(session, jobs.lock(session, self.job_id), actor="d", message="")
 
     @rule()
+    def service_stops(self) -> None:
+        before = self.job
+        with self.database.session() as session:
+            attempts.ask_service_stop(session, jobs.lock(session, self.job_id), actor="d")
+        if before.state in ACTIVE and before.stop_requested is None:
+            assert self.job.stop_requested == "service_stopped"
+        else:
+            assert self.job.stop_requested == before.stop_requested
+
+    @rule()
     def cluster_is_too_small(self) -> None:
         before = self.job.state
         with self.database.session() as session:
@@ -141,7 +156,10 @@ class Life(RuleBasedStateMachine):
             assert self.job.state == JobState.RUNNING
         else:
             assert self.job.state == before.state
-        assert answer == ((before.stop_requested or NO_WISH) if before.state in ACTIVE else "cancel")
+        wish = before.stop_requested or NO_WISH
+        if wish == "service_stopped":
+            wish = "pause"  # as every version of a run understands it
+        assert answer == (wish if before.state in ACTIVE else "cancel")
 
     @precondition(lambda self: self.tokens)
     @rule(
@@ -164,9 +182,12 @@ class Life(RuleBasedStateMachine):
             assert now is JobState.SUCCEEDED
         elif state in {"cancelled", "paused"} and before.stop_requested is not None:
             assert now is MET[before.stop_requested]
+        elif now is JobState.QUEUED and before.stop_requested is None:
+            may_go_on = {ReasonCode.WORKER_LOST, ReasonCode.CLUSTER_LOST, ReasonCode.CANNOT_FIT} | INTERRUPTIONS
+            assert reason in may_go_on
         elif now is JobState.QUEUED:
-            assert before.stop_requested is None
-            assert reason in {ReasonCode.WORKER_LOST, ReasonCode.CLUSTER_LOST, ReasonCode.CANNOT_FIT}
+            assert before.stop_requested == "service_stopped"
+            assert self.job.attempts_lost == before.attempts_lost
         elif now is JobState.PAUSED:
             assert before.stop_requested == "pause"
 
