@@ -6,6 +6,8 @@ import importlib.metadata
 import json
 import logging
 import platform
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import safetensors.torch
@@ -15,7 +17,7 @@ from symadj.service.contract.order import RunOrder
 from symadj.service.contract.records import ClosedRecord, OutcomeRecord, ResumedRecord
 from symadj.service.contract.result import EvaluationResult, JobResult
 from symadj.service.contract.spec.resources import GpuResources
-from symadj.service.contract.states import JobState
+from symadj.service.contract.states import JobState, StopReason
 from symadj.workers.data import PreparedData, data_roots, load_data
 from symadj.workers.delivery.outbox import TelemetryError
 from symadj.workers.delivery.sender import open_sender
@@ -36,8 +38,20 @@ _LAST_WORDS_S = 2.0
 _VERSIONS_OF = ("symadj", "torch", "numpy", "ray")
 
 
-def run_worker(order: RunOrder, token: str) -> OutcomeRecord | None:
+Watch = Callable[[Ranks, Callable[[StopReason], None]], AbstractContextManager[None]]
+
+
+def _no_watch(_ranks: Ranks, _stop: Callable[[StopReason], None]) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def run_worker(order: RunOrder, token: str, watch: Watch = _no_watch) -> OutcomeRecord | None:
     """Run this process's rank of the attempt to its end and deliver all its records.
+
+    Args:
+        order: what to do.
+        token: of the attempt.
+        watch: may let this rank stop for a reason that it finds outside of the run, while the run goes on.
 
     Returns:
         The outcome, complete on rank 0; None when the attempt was replaced.
@@ -53,7 +67,8 @@ def run_worker(order: RunOrder, token: str) -> OutcomeRecord | None:
     ranks = Ranks(_device(isinstance(resources, GpuResources)))
     sender = open_sender(order, token, f"rank-{ranks.rank}")
     try:
-        outcome = AttemptRun(RankRun(order, ranks, sender)).run()
+        with watch(ranks, sender.interrupt):
+            outcome = AttemptRun(RankRun(order, ranks, sender)).run()
         sender.put(ClosedRecord())
         timeout = order.flush_timeout_seconds
         if not sender.flush(timeout) and not sender.superseded:

@@ -23,6 +23,8 @@ _STATES: dict[StopReason | None, EndState] = {
     StopReason.CANCEL: JobState.CANCELLED,
     StopReason.PAUSE: JobState.PAUSED,
     StopReason.TIMEOUT: JobState.FAILED,
+    StopReason.SERVICE_STOPPED: JobState.PAUSED,
+    StopReason.NODE_DRAINED: JobState.PAUSED,
 }
 # Phases in which a run waits for a storage that does not answer.
 _BEFORE = frozenset({"storage", "setup", "resume"})
@@ -65,6 +67,9 @@ class Failure:
         if reason is StopReason.TIMEOUT:
             message = f"the time that timeout_minutes gives the job was over {place}"
             return cls(ReasonCode.TIMEOUT, message, where | {"advice": _TIMEOUT_ADVICE}, reason)
+        if reason is StopReason.NODE_DRAINED:
+            message = f"a node of the run is being taken away (Ray drains it): stopped {place}"
+            return cls(ReasonCode.NODE_DRAINED, message, where, reason)
         return cls(None, f"{_STATES[reason]} {place}", where, reason)
 
     def outcome(self) -> OutcomeRecord:

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import tenacity
@@ -44,7 +45,7 @@ _RAY_TRAIN_SETTINGS = {
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",
     # Long enough for a large cluster to start processes, short enough that a job which cannot fit says so.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
-    # Watches for nodes that are about to be taken back: a process of its own, and we do not act on it.
+    # Watches for nodes that are about to be taken back, in a process of its own: rank 0 does (workers/ray/draining.py).
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 # Starts of the worker group that may fail before the attempt does.
@@ -154,10 +155,11 @@ def _fit(order: RunOrder, token: str) -> OutcomeRecord | None:
     from symadj.workers.ray.trainer import Trainer
 
     ray.init(logging_level=logging.WARNING)
+    node = ray.get_runtime_context().get_node_id()
     gpu = isinstance(order.spec.resources, GpuResources)
     trainer = Trainer(
         train_worker,
-        train_loop_config={"order": order.model_dump_json(), "token": token},
+        train_loop_config={"order": order.model_dump_json(), "token": token, "driver_node": node},
         backend_config=ProcessGroupConfig("nccl" if gpu else "gloo"),
         scaling_config=_scaling(order, gpu),
         run_config=RunConfig(
@@ -198,8 +200,10 @@ def _scaling(order: RunOrder, gpu: bool) -> Any:
 def train_worker(config: dict[str, Any]) -> OutcomeRecord | None:
     """What Ray Train runs in each worker; only rank 0's answer is used."""
     from symadj.workers.attempt import run_worker
+    from symadj.workers.ray.draining import watch_nodes
 
-    return run_worker(RunOrder.model_validate_json(config["order"]), config["token"])
+    watch = partial(watch_nodes, config["driver_node"])
+    return run_worker(RunOrder.model_validate_json(config["order"]), config["token"], watch)
 
 
 if __name__ == "__main__":

@@ -139,8 +139,8 @@ class AttemptRead(Answer):
     submitted_at: datetime | None = Field(description="When Ray took it.")
     finished_at: datetime | None
     outcome: str | None = Field(
-        description="The state in which it ended; `lost`, `stopped` (as the service was) or `not_started`; null while "
-        "it goes on."
+        description="The state in which it ended; `lost`, `stopped` (the service or a node was) or `not_started`; null "
+        "while it goes on."
     )
     reason: ReasonCode | None
     message: str | None

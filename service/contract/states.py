@@ -56,6 +56,8 @@ class StopReason(StrEnum):
     TIMEOUT = "timeout"
     # Of all runs, as the service ends; the job goes on when it is started again.
     SERVICE_STOPPED = "service_stopped"
+    # Of a run, by itself: Ray drains a node of it, which will be gone soon.
+    NODE_DRAINED = "node_drained"
 
 
 class CheckpointCause(StrEnum):
@@ -82,9 +84,10 @@ class ReasonCode(StrEnum):
     TIMEOUT = "timeout"
     INTERNAL = "internal"
     SERVICE_STOPPED = "service_stopped"
+    NODE_DRAINED = "node_drained"
 
 
 # What is bound to happen again is not tried again.
 RETRYABLE = frozenset({ReasonCode.WORKER_LOST, ReasonCode.CLUSTER_LOST})
 # These end an attempt and never a job, which goes on from where the attempt stopped: nothing was lost.
-INTERRUPTIONS = frozenset({ReasonCode.SERVICE_STOPPED})
+INTERRUPTIONS = frozenset({ReasonCode.SERVICE_STOPPED, ReasonCode.NODE_DRAINED})

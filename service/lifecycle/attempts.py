@@ -172,7 +172,7 @@ def end(session: Session, job: Job, outcome: OutcomeRecord, *, actor: str, retry
     elif requested is not None:
         _stop(session, job, requested, message, actor=actor, data=data)
     elif reason is not None and reason in INTERRUPTIONS:
-        _interrupt(session, job, reason, message, actor=actor, data=data)
+        _interrupt(session, job, reason, message, actor=actor, data=data, pause_seconds=retry_seconds)
     elif outcome.state is JobState.CANCELLED:
         _stop(session, job, StopReason.CANCEL, message, actor=actor, data=data)
     elif reason is ReasonCode.TIMEOUT:
@@ -272,14 +272,22 @@ def _stop(
 
 
 def _interrupt(
-    session: Session, job: Job, reason: ReasonCode, message: str, *, actor: str, data: dict[str, Any] | None
+    session: Session,
+    job: Job,
+    reason: ReasonCode,
+    message: str,
+    *,
+    actor: str,
+    data: dict[str, Any] | None,
+    pause_seconds: float = 0.0,
 ) -> None:
     """End the attempt, not the job, which goes on from its newest checkpoint as soon as it is its turn."""
     _close(session, job, STOPPED, reason, message)
     details = {"reason": reason.value} | (data or {})
     events.append(session, job, actor=actor, name="attempt_stopped", message=message, data=details)
+    not_before = datetime.now(UTC) + timedelta(seconds=pause_seconds) if pause_seconds else None
     waits = f"It waits for attempt {job.attempt + 1}."
-    jobs.transition(session, job, JobState.QUEUED, actor=actor, message=waits, not_before=None, **_NO_WISH)
+    jobs.transition(session, job, JobState.QUEUED, actor=actor, message=waits, not_before=not_before, **_NO_WISH)
 
 
 def _fail(

@@ -131,8 +131,9 @@ class Job(Base):
 
 
 class Attempt(Base):
-    """One try at a job: one Ray job. ``outcome`` is the state in which it ended, "lost", "stopped" (the service was) or
-    "not_started".
+    """One try at a job: one Ray job.
+
+    ``outcome`` is the state in which it ended, "lost", "stopped" (the service or a node was) or "not_started".
     """
 
     __tablename__ = "attempts"

@@ -27,6 +27,7 @@ class Cluster:
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     gcs: int = field(default_factory=free_port)
     dashboard: int = field(default_factory=free_port)
+    second: subprocess.Popen[bytes] = field(init=False)
 
     @property
     def url(self) -> str:
@@ -37,7 +38,11 @@ class Cluster:
         self._start("head", "127.0.0.1", "--head", "--dashboard-host=127.0.0.1", f"--temp-dir={self.folder}", *ports)
 
     def start_second(self) -> None:
-        self._start("second", "127.0.0.2", f"--address=127.0.0.1:{self.gcs}")
+        self.second = self._start("second", "127.0.0.2", f"--address=127.0.0.1:{self.gcs}")
+
+    def stop_second(self) -> None:
+        """Let the second node end as it should, by SIGTERM: Ray drains it first."""
+        self.second.terminate()
 
     def kill_second(self) -> None:
         """Kill the second node with all that runs on it, as a machine dies that loses its power."""
@@ -60,7 +65,7 @@ class Cluster:
     def _mark(self, name: str) -> str:
         return f"{name}:{self.folder}"
 
-    def _start(self, name: str, address: str, *options: str) -> None:
+    def _start(self, name: str, address: str, *options: str) -> subprocess.Popen[bytes]:
         ports = (
             "dashboard-agent-listen-port",
             "dashboard-agent-grpc-port",
@@ -75,7 +80,7 @@ class Cluster:
             "RAY_worker_niceness": "0",  # as `symadj serve` and the image have it
         }
         with (self.folder / f"{name}.log").open("ab") as log:
-            subprocess.Popen(
+            return subprocess.Popen(
                 [
                     *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"),
                     *(f"--node-ip-address={address}", "--num-cpus=1", "--object-store-memory=100000000"),

@@ -11,7 +11,7 @@ import pytest
 from tests.deaths.aftermath import check_aftermath
 from tests.deaths.cluster import Cluster, two_nodes
 from tests.deaths.conftest import STEPS, Measure
-from tests.deaths.world import World, now, toy, world
+from tests.deaths.world import World, now, toy, wait_until, world
 
 pytestmark = [pytest.mark.ray, pytest.mark.deaths]
 
@@ -62,6 +62,22 @@ def test_a_job_waits_for_a_node_that_comes_back(
     weights = check_aftermath(on_two_nodes, job_id, weights=undisturbed)
     assert on_two_nodes.client.job(job_id).attempts_lost == 1
     measure("kill -9 of a node, and it comes back", followed, seconds, weights)
+
+
+def test_a_node_that_is_drained_costs_no_step_and_no_attempt(on_two_nodes: World, cluster: Cluster) -> None:
+    spec = toy(STEPS, resources={"kind": "cpu", "workers": 2, "min_workers": 1}, checkpoints={"every_steps": 100_000})
+    job_id = on_two_nodes.submit(spec)
+    on_two_nodes.at_step(job_id, 100)
+    cluster.stop_second()
+    on_two_nodes.ended(job_id)
+    first, *_, last = on_two_nodes.client.attempts(job_id).items
+    assert (first.outcome, first.reason) == ("stopped", "node_drained"), on_two_nodes.tale(job_id)
+    stopped = [item for item in on_two_nodes.client.events(job_id).items if item.name == "attempt_stopped"]
+    assert [item.data["step"] for item in stopped] == [last.resumed_from_step]
+    assert (last.workers, on_two_nodes.client.job(job_id).attempts_lost) == (1, 0)
+    check_aftermath(on_two_nodes, job_id, workers=1)
+    cluster.start_second()
+    wait_until(lambda: cluster.nodes() == 2, "the second node is back")
 
 
 def test_an_elastic_job_goes_on_with_the_workers_that_are_left(

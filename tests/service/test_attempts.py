@@ -234,3 +234,17 @@ def test_what_the_user_asks_for_goes_before_a_stop_of_the_service(database: Data
     for job_id in (asked_before, asked_after):
         end(database, job_id, "paused")
         assert read(database, job_id).state == state
+
+
+def test_a_run_whose_node_is_drained_goes_on_elsewhere_unless_it_was_cancelled(database: Database) -> None:
+    job_id, cancelled = submit(database, max_attempts=1), submit(database)
+    for each in (job_id, cancelled):
+        claim(database, each)
+    ask(database, cancelled, "cancel")
+    for each in (job_id, cancelled):
+        end(database, each, "paused", reason="node_drained", message="stopped after step 7", data={"step": 7})
+    job, (attempt,) = read(database, job_id), attempts_of(database, job_id)
+    assert (job.state, job.attempts_lost) == ("queued", 0)
+    assert (attempt.outcome, attempt.reason, attempt.message) == ("stopped", "node_drained", "stopped after step 7")
+    assert job.not_before is not None, "Ray takes the node for alive for a while"
+    assert read(database, cancelled).state == "cancelled"

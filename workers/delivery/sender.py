@@ -53,6 +53,7 @@ class Sender:
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         self._acknowledged = 0
         self._stop: StopReason | None = None
+        self._interrupted: StopReason | None = None
         self._checkpoints_asked = checkpoints_asked
         self._superseded = False
         self._error: TelemetryError | None = None
@@ -64,7 +65,11 @@ class Sender:
 
     @property
     def stop(self) -> StopReason | None:
-        return self._stop
+        return self._stop or self._interrupted
+
+    def interrupt(self, reason: StopReason) -> None:
+        """Let the run stop for a reason that was found here; what the API asks for goes before it."""
+        self._interrupted = reason
 
     @property
     def checkpoints_asked(self) -> int:
@@ -83,8 +88,8 @@ class Sender:
                 self._changed.notify_all()
 
     def raise_if_stopped(self) -> None:
-        if self._stop is not None:
-            raise StopRequestedError(self._stop)
+        if self.stop is not None:
+            raise StopRequestedError(self.stop)
 
     def flush(self, timeout: float) -> bool:
         with self._changed:
