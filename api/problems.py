@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http
+import json
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -43,6 +44,15 @@ class Problem(BaseModel):
     errors: list[FieldError] = Field(default_factory=list)
 
 
+class _ProblemResponse(JSONResponse):
+    """A problem, whatever the request that it speaks of: JSON may have halves of characters, which UTF-8 has not."""
+
+    media_type = MEDIA_TYPE
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
 def _response(
     request: Request,
     status: int,
@@ -62,8 +72,7 @@ def _response(
         instance=request.url.path,
         errors=errors or [],
     )
-    content = {**(extensions or {}), **problem.model_dump()}
-    return JSONResponse(content, status, headers=headers, media_type=MEDIA_TYPE)
+    return _ProblemResponse({**(extensions or {}), **problem.model_dump()}, status, headers=headers)
 
 
 def _pointer(location: tuple[int | str, ...], body: Any) -> str:

@@ -22,6 +22,7 @@ from symadj.service.contract.layout import ray_folder
 from symadj.service.contract.order import PLACE_VARIABLE, STORAGE_PATIENCE_S, TOKEN_VARIABLE, RunOrder, read_order
 from symadj.service.contract.records import ClosedRecord, DataRecord, EventRecord, OutcomeRecord
 from symadj.service.contract.spec.resources import GpuResources
+from symadj.service.contract.spec.section import STORED
 from symadj.service.contract.states import ReasonCode
 from symadj.service.contract.storage import Bucket, StorageUnreachableError, open_storage, split_places
 from symadj.workers.data import DataError, data_roots, load_data
@@ -88,7 +89,7 @@ def _order_of_first_version(text: str, environment: Mapping[str, str]) -> tuple[
         "data_cache": environment.get("SYMADJ_DATA_CACHE"),
         "spool": environment.get("SYMADJ_SPOOL_DIR"),
     }
-    return RunOrder.model_validate(fields), fields["token"]
+    return RunOrder.model_validate(fields, context=STORED), fields["token"]
 
 
 @tenacity.retry(
@@ -203,7 +204,7 @@ def train_worker(config: dict[str, Any]) -> OutcomeRecord | None:
     from symadj.workers.ray.draining import watch_nodes
 
     watch = partial(watch_nodes, config["driver_node"])
-    return run_worker(RunOrder.model_validate_json(config["order"]), config["token"], watch)
+    return run_worker(RunOrder.of_json(config["order"]), config["token"], watch)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from symadj.api.problems import describe
 from symadj.api.schemas.jobs import JobList, JobRead, JobSummary
 from symadj.service.contract import layout
 from symadj.service.contract.spec import JobSpec
-from symadj.service.contract.spec.job import LABEL_NAME, MOST_LABELS
+from symadj.service.contract.spec.job import LABEL, MOST_LABELS
 from symadj.service.contract.states import JobState
 from symadj.service.errors import InvalidParameterError
 from symadj.service.lifecycle import parents, requests
@@ -85,7 +85,7 @@ def list_jobs(
     name: Annotated[str | None, Query(max_length=100)] = None,
     owner: Annotated[str | None, Query(max_length=100, description="The name of the key that submitted them.")] = None,
     label: Annotated[
-        list[Annotated[str, Field(max_length=400)]] | None,
+        list[Annotated[str, Field(max_length=400, json_schema_extra={"pattern": LABEL})]] | None,
         Query(max_length=MOST_LABELS, description="`name=value`; of several, a job has all."),
     ] = None,
 ) -> JobList:
@@ -112,8 +112,8 @@ def list_jobs(
 
 
 def _parse_label(label: str) -> tuple[str, str]:
-    name, equals, value = label.partition("=")
-    if not equals or re.fullmatch(LABEL_NAME, name) is None or "\0" in value:
+    name, _, value = label.partition("=")
+    if re.match(LABEL, label) is None:
         raise InvalidParameterError(f"label={label!r} is not of the form name=value", pointer="label")
     return name, value
 

@@ -41,7 +41,7 @@ class SourceSummary(_Part):
     """The rows of one file or folder, or of a set that is in no file."""
 
     name: Message = Field(description="As the spec has it.")
-    format: str | None = Field(description="Of the file; null where there is none.")
+    format: Message | None = Field(description="Of the file; null where there is none.")
     rows: int = Field(description="Rows that were read. All of them are in the figures of the columns.")
     dim: int = Field(description="Columns that were read, the context's included; of images, values of one image.")
     columns: list[ColumnSummary] = Field(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from pydantic import BaseModel, Field
 
 from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec.section import STORED
 from symadj.service.contract.storage import StorageError, open_storage
 
 __all__ = ["FLUSH_TIMEOUT_S", "PLACE_VARIABLE", "STORAGE_PATIENCE_S", "TOKEN_VARIABLE", "RunOrder", "read_order"]
@@ -41,6 +44,15 @@ class RunOrder(BaseModel):
     )
     spec: JobSpec
 
+    @classmethod
+    def of_json(cls, text: str | bytes) -> Self:
+        """Return an order as ``model_dump_json`` wrote it; its spec was accepted before.
+
+        Raises:
+            ValidationError: it is not an order that this version reads.
+        """
+        return cls.model_validate_json(text, context=STORED)
+
 
 def read_order(place: str) -> RunOrder:
     """Return the order that lies at ``place``, the path of a file or its URL.
@@ -56,4 +68,4 @@ def read_order(place: str) -> RunOrder:
         raise
     except OSError as error:
         raise OSError(f"the order of this run can't be read at {place}: {error}") from error
-    return RunOrder.model_validate_json(content)
+    return RunOrder.of_json(content)

@@ -29,7 +29,7 @@ class StoredSpecs:
             if len(self._read) >= _MOST:
                 self._read.clear()
             try:
-                self._read[job.id] = JobSpec.model_validate(job.spec)
+                self._read[job.id] = JobSpec.of_stored(job.spec)
             except ValidationError:
                 log.exception("%s: its stored spec can't be read", job.id)
                 self._read[job.id] = None

@@ -39,7 +39,7 @@ def checkpoint_of(session: Session, spec: JobSpec, *, owner: str) -> Checkpoint 
     if parent is None or parent.owner != owner:
         raise InvalidSpecError(f"parent.job {spec.parent.job!r} is not a job of {owner}", pointer="/parent/job")
     try:
-        theirs = JobSpec.model_validate(parent.spec).stored()
+        theirs = JobSpec.of_stored(parent.spec).stored()
     except ValidationError as error:
         raise InvalidSpecError(
             f"the spec of parent.job {parent.id!r} was stored by another version, which this one can't read",

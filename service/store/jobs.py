@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from symadj.service.contract.states import ACTIVE, TRANSITIONS, JobState, ReasonCode
 from symadj.service.errors import NotFoundError
 from symadj.service.store import cursors, events
-from symadj.service.store.tables import Attempt, IdempotencyKey, Job
+from symadj.service.store.tables import Attempt, IdempotencyKey, Job, JobLabel
 
 __all__ = [
     "active",
@@ -53,9 +53,11 @@ class JobPage:
 
 
 def add(session: Session, job: Job) -> None:
-    """Store a new job and its first event."""
+    """Store a new job, the labels of its spec and its first event."""
     session.add(job)
     session.flush()
+    labels = job.spec.get("labels", {})
+    session.add_all(JobLabel(job_id=job.id, name=name, value=value) for name, value in labels.items())
     events.append(session, job, actor=job.owner, name="queued", message="The job was accepted.")
 
 
@@ -121,7 +123,9 @@ def page(
     if owner is not None:
         query = query.where(Job.owner == owner)
     for label, value in labels:
-        query = query.where(Job.spec[("labels", label)].as_string() == value)
+        query = query.where(
+            Job.id.in_(sa.select(JobLabel.job_id).where(JobLabel.name == label, JobLabel.value == value))
+        )
     if after is not None:
         time, job_id = cursors.decode(after)
         query = query.where(sa.tuple_(Job.created_at, Job.id) < sa.tuple_(time, job_id))

@@ -34,6 +34,7 @@ __all__ = [
     "IdempotencyKey",
     "IngestSource",
     "Job",
+    "JobLabel",
     "MemoryPoint",
     "MetricPoint",
     "MetricSeries",
@@ -128,6 +129,18 @@ class Job(Base):
         Index("ix_jobs_queue", "state", "priority", "created_at"),
         Index("ix_jobs_owner", "owner", "created_at", "id"),
     )
+
+
+class JobLabel(Base):
+    """A label of a job's spec, to find the job by."""
+
+    __tablename__ = "job_labels"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(String(256))
+
+    __table_args__ = (Index("ix_job_labels_name_value", "name", "value", "job_id"),)
 
 
 class Attempt(Base):

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 
+import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from symadj.service.store import Database
-from symadj.service.store.tables import Base
+from symadj.service.contract.spec import JobSpec
+from symadj.service.store import Database, jobs
+from symadj.service.store.database import alembic_config
+from symadj.service.store.tables import Base, Job, JobLabel
+from tests.conftest import TOY
 
 
 def test_the_migrations_make_the_tables_that_the_code_has(database: Database) -> None:
@@ -22,3 +28,56 @@ def test_processes_that_start_together_migrate_once(new_database_url: str) -> No
     started = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(4)]
     outputs = [process.communicate()[1] for process in started]
     assert [process.returncode for process in started] == [0] * 4, outputs
+
+
+def stored_job(job_id: str, **labels: str) -> Job:
+    """Return the row of a job that was accepted before."""
+    now = datetime.now(UTC)
+    spec = JobSpec.model_validate(TOY).stored() | {"labels": labels}
+    times = {"created_at": now, "updated_at": now}
+    return Job(id=job_id, name="flow", owner="ada", spec=spec, priority=0, state="succeeded", **times)
+
+
+def test_jobs_of_earlier_versions_are_found_by_their_labels(new_database_url: str) -> None:
+    store = Database(new_database_url)
+    with store.engine.begin() as connection:
+        command.upgrade(alembic_config(connection), "0004")
+    with store.session() as session:
+        # The last one has what was accepted once, and what no filter can ask for.
+        session.add_all([stored_job("job-1", team="x", exp="a"), stored_job("job-2", team="x", exp="b")])
+        session.add(stored_job("job-3", team="x", nul="a\0"))
+    store.migrate()
+    with store.read_session() as session:
+        found = jobs.page(session, labels=[("team", "x"), ("exp", "a")], limit=9).jobs
+        assert [job.id for job in found] == ["job-1"]
+        assert len(jobs.page(session, labels=[("team", "x")], limit=9).jobs) == 3
+    store.close()
+
+
+def test_a_filter_by_labels_uses_their_index(database: Database) -> None:
+    explain, prepare = "EXPLAIN QUERY PLAN", "SELECT 1"
+    if not database.is_sqlite:
+        explain, prepare = "EXPLAIN", "SET enable_seqscan = off"  # which a table this small would get
+    plans: list[str] = []
+
+    def note(connection: sa.Connection, _cursor: object, statement: str, parameters: object, *_: object) -> None:
+        if "job_labels" in statement and not statement.startswith("EXPLAIN"):
+            rows = connection.exec_driver_sql(f"{explain} {statement}", parameters)  # type: ignore[arg-type]
+            plans.append("\n".join(str(row) for row in rows))
+
+    with database.read_session() as session:
+        session.execute(sa.text(prepare))
+        sa.event.listen(session.connection(), "before_cursor_execute", note)
+        jobs.page(session, labels=[("team", "x"), ("exp", "a")], limit=9)
+    (plan,) = plans
+    assert plan.count("ix_job_labels_name_value") == 2, plan
+
+
+def test_labels_go_with_their_job(database: Database) -> None:
+    with database.session() as session:
+        jobs.add(session, stored_job("job-1", team="x"))
+    with database.session() as session:
+        assert session.scalars(sa.select(JobLabel.value)).all() == ["x"]
+        jobs.delete(session, jobs.get(session, "job-1"))
+    with database.session() as session:
+        assert session.scalars(sa.select(JobLabel.value)).all() == []

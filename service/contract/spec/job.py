@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,7 @@ from symadj.service.contract.spec.flow import CnfFlow, Flow
 from symadj.service.contract.spec.objective import Pretraining, Regulariser
 from symadj.service.contract.spec.recovery import Checkpoints, FailOnDivergence, OnDivergence, Parent
 from symadj.service.contract.spec.resources import CpuResources, Resources
-from symadj.service.contract.spec.section import Section, misfit
+from symadj.service.contract.spec.section import STORED, Section, misfit
 from symadj.service.contract.spec.solver import AdaptiveSolver, Gradient, Solver, SymplecticGradient
 from symadj.service.contract.spec.training import (
     AdamOptimizer,
@@ -24,6 +24,8 @@ from symadj.service.contract.spec.training import (
 )
 
 LABEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$"
+# A label as a filter names it, `name=value`.
+LABEL = LABEL_NAME.replace("$", "=")
 MOST_LABELS = 32
 LabelName = Annotated[str, Field(pattern=LABEL_NAME)]
 
@@ -38,9 +40,7 @@ class JobSpec(Section):
         pattern=r"^\w[\w ._-]*$",
         description="Letters of any script, digits, space, dot, underscore and hyphen.",
     )
-    labels: dict[LabelName, Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$")]] = Field(
-        default_factory=dict, max_length=MOST_LABELS
-    )
+    labels: dict[LabelName, Annotated[str, Field(max_length=256)]] = Field(default_factory=dict, max_length=MOST_LABELS)
     priority: int = Field(0, ge=-100, le=100, description="Higher starts first; equals in order of arrival.")
     seed: int = Field(0, ge=0, lt=2**32, description="Of weights, batches and probes.")
     data: Data
@@ -170,6 +170,15 @@ class JobSpec(Section):
                     f"to_step {schedule.to_step} is not after from_step {schedule.from_step} of the regulariser "
                     f"{regulariser.kind}",
                 )
+
+    @classmethod
+    def of_stored(cls, values: dict[str, Any]) -> Self:
+        """Return a spec that was accepted before, perhaps by an earlier version, from what ``stored`` returned.
+
+        Raises:
+            ValidationError: this version can't read it.
+        """
+        return cls.model_validate(values, context=STORED)
 
     def stored(self) -> dict[str, Any]:
         """Return the spec as JSON values with every default written out."""

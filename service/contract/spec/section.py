@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, get_args
 
+from annotated_types import Ge, Le
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -12,36 +14,79 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic.fields import FieldInfo
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+# The context in which a spec is read that was accepted before, perhaps by an earlier version with wider bounds.
+STORED = "stored"
+
+# What no database and no answer takes alike: control characters, and halves of characters (surrogates).
+_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+# A tab by itself separates the values of a csv file, and is safe everywhere.
+_DELIMITER = "\t"
+
+Place = tuple[str | int, ...]
 
 
 class Section(BaseModel):
-    """Base of every part of a spec: unknown fields are refused, values are fixed once read."""
+    """Base of every part of a spec: unknown fields are refused, values are fixed once read.
+
+    No string of a spec, name of a field or key has a control character or half a character, so that whatever is
+    accepted can be stored, found and shown with every database.
+
+    A spec that was accepted before (``context=STORED``) stays readable when bounds become tighter: its strings are
+    taken as they are, and a number beyond today's bounds counts as the bound.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _read_kindly(cls, values: Any) -> Any:
-        """Fill in the default ``kind`` where there is none, and refuse ``true`` as a number (Python takes it for 1)."""
+    def _read_kindly(cls, values: Any, info: ValidationInfo) -> Any:
+        """Fill in the default ``kind`` where there is none, and refuse unfit text and ``true`` as a number.
+
+        Python takes ``true`` for 1.
+        """
         if not isinstance(values, dict):
             return values
         read = dict(values)
+        if info.context != STORED:
+            cls._refuse_unfit_text(values)
         for name, field in cls.model_fields.items():
             value = values.get(name)
-            if isinstance(value, bool) and field.annotation is not bool:
-                raise misfit("", f"{name} is {str(value).lower()}, which it can't be")
+            for place, flag in _flags(value, (name,)):
+                if not _takes(field.annotation, bool):
+                    raise at(cls, place, f"{place[-1]} is {str(flag).lower()}, which it can't be", flag)
+            if info.context == STORED:
+                read |= {name: _within_bounds(value, field)} if name in values else {}
             if not isinstance(value, dict) or "kind" in value:
                 continue
             if kinds := kinds_of(field.annotation):
                 usual = [kind for kind, section in kinds.items() if not section.model_fields["kind"].is_required()]
                 if not usual:
-                    raise misfit("", f"{name}.kind is missing: one of {', '.join(map(repr, kinds))}")
+                    raise at(cls, (name,), f"{name}.kind is missing: one of {', '.join(map(repr, kinds))}", value)
                 read[name] = {"kind": usual[0], **value}
         return read
+
+    @classmethod
+    def _refuse_unfit_text(cls, values: dict[str, Any]) -> None:
+        for place, text in _texts(values):
+            found = _UNFIT.search(text)
+            if found is None or text == _DELIMITER:
+                continue
+            what = f"U+{ord(found[0]):04X} at character {found.start() + 1}"
+            raise at(
+                cls,
+                place,
+                f"{text[:50]!r} has {what}: text has no control characters and no halves of characters (surrogates)",
+                text,
+            )
 
     def options(self) -> dict[str, Any]:
         """Return the fields but ``kind``: the keyword arguments of the class that the kind names."""
@@ -63,6 +108,51 @@ def misfit(pointer: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("misfit", "{message}", context)
 
 
+def at(section: type[Section], place: Place, message: str, value: Any) -> ValidationError:
+    """Return the error of a value at a place within a section, for a validator of the whole section to raise."""
+    details = InitErrorDetails(type=misfit("", message), loc=place, input=value)
+    return ValidationError.from_exception_data(section.__name__, [details])
+
+
+def _texts(values: dict[Any, Any]) -> Iterator[tuple[Place, str]]:
+    """Yield all strings within JSON values with their places, an object's keys at the place of the object."""
+    waiting: list[tuple[Place, Any]] = [((), values)]
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, str):
+            yield place, value
+        elif isinstance(value, dict):
+            yield from ((place, key) for key in value if isinstance(key, str))
+            waiting += [((*place, key), inner) for key, inner in value.items()]
+        elif isinstance(value, list | tuple):
+            waiting += [((*place, number), inner) for number, inner in enumerate(value)]
+
+
+def _flags(value: Any, place: Place) -> Iterator[tuple[Place, bool]]:
+    """Yield ``true`` or ``false``, if the value of a field is that, or those within it, if it is a list."""
+    if isinstance(value, bool):
+        yield place, value
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _flags(inner, (*place, number))
+
+
+def _takes(annotation: Any, kind: type) -> bool:
+    """Return whether a field of this annotation may be of a kind, by itself or as one of several."""
+    return annotation is kind or any(_takes(member, kind) for member in get_args(annotation))
+
+
+def _within_bounds(value: Any, field: FieldInfo) -> Any:
+    """Return a number that was accepted before, brought within the bounds of today."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        for bound in field.metadata:
+            if isinstance(bound, Ge):
+                value = max(value, bound.ge)  # type: ignore[call-overload]
+            elif isinstance(bound, Le):
+                value = min(value, bound.le)  # type: ignore[call-overload]
+    return value
+
+
 def _format_bytes(size: int) -> str:
     """Return ``size`` in the largest binary unit that holds it exactly, e.g. ``"12GiB"``.
 
@@ -78,7 +168,7 @@ def _with_unit(size: Any) -> Any:
     """Refuse a size without a unit (a size is a string in a spec, and a number once it is read)."""
     if isinstance(size, ByteSize) or (isinstance(size, str) and re.fullmatch(_MEMORY_SIZE, size.strip())):
         return size
-    raise misfit("", f"{str(size)[:50]} is not a size with a unit: write 512MiB, 12GiB or 16GB")
+    raise misfit("", f"{str(size)[:50]!r} is not a size with a unit: write 512MiB, 12GiB or 16GB")
 
 
 _MEMORY_SIZE = r"\d{1,15}(\.\d{1,9})?\s*([KMGT]i?)?B"
