@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _get_current_graph_task_keep_graph
 from torch._C._functorch import is_legacy_batchedtensor, maybe_current_level
 
 from symadj_core.gradients.ambient import Ambient
@@ -75,6 +76,7 @@ class Replay:
         records: the accepted steps.
         kept: for each of them what the recorder kept: its stage states, the first one alone, or nothing.
         slots: how many states may be held at once, if some are missing.
+        disposable: whether no later backward will need what was kept.
         t: the requested times, [T].
         times: the same as floats.
         t_wanted: whether the gradient with respect to t is wanted.
@@ -88,6 +90,7 @@ class Replay:
     records: Sequence[SolverStep]
     kept: Sequence[Sequence[Tensor]]
     slots: int | None
+    disposable: bool
     t: Tensor
     times: list[float]
     t_wanted: bool
@@ -163,7 +166,7 @@ class _ReplayedSolve(torch.autograd.Function):
         ctx.ambient = Ambient.now(y0.device)
         with ctx.ambient.restored():
             problem.system.watch_randomness(y0.device)
-            march(replace(problem, y0=y0, q0=q0), outputs, on_step)
+            march(replace(problem, y0=y0, q0=q0), outputs, on_step, expect=recorder.expect)
             problem.system.check_randomness()
         constants.settle()
         states, quadratures = outputs.stacked()
@@ -181,7 +184,7 @@ class _ReplayedSolve(torch.autograd.Function):
             times=problem.times,
         )
         ctx.method, ctx.lengths, ctx.stats = method, [len(x) for x in recorder.kept], problem.stats
-        ctx.modules, ctx.closed, ctx.constants = problem.modules, problem.closed, constants
+        ctx.modules, ctx.closed, ctx.constants, ctx.disposed = problem.modules, problem.closed, constants, False
         # Saved so that changes in place are noticed; used as they are, since saved-tensor hooks may hand out copies.
         ctx.parameters = parameters
         problem.stats.checkpoint_bytes = sum(x.nbytes for x in kept if x is not y0)
@@ -201,7 +204,13 @@ class _ReplayedSolve(torch.autograd.Function):
         kept = [[next(flat) for _ in range(length)] for length in ctx.lengths]
         stats: Stats = ctx.stats
         q_start = None if q0 is None else q0.detach()
-        replay: Replay = ctx.replay(kept=kept, t=t, t_wanted=ctx.needs_input_grad[3], q0=q_start, states=states)
+        if ctx.disposed:
+            raise RuntimeError("a backward of this solve failed, and states that it had freed are missing: solve again")
+        disposable = not _get_current_graph_task_keep_graph()
+        replay: Replay = ctx.replay(
+            kept=kept, disposable=disposable, t=t, t_wanted=ctx.needs_input_grad[3], q0=q_start, states=states
+        )
+        ctx.disposed = disposable and replay.slots is not None
         before = replay.system.evaluations
         with torch.no_grad(), ctx.ambient.restored(), Pullback(parameters, ctx.modules, ctx.closed) as pullback:
             grads = ctx.method.sweep(replay, Cotangents(grad_states, grad_quadratures), pullback)

@@ -7,9 +7,11 @@ From most memory to least:
     steps         the state at the start of every step: its stage states are computed again
     binomial(k)   at most k states: the others are computed again from the last one before them
 
-The number of steps is not known in advance. While the solve goes, binomial keeps every 2^j-th state and doubles the
-stride when k are held; in backward the number is known, and freed places are used by Griewank and Walther's optimal
-schedule (ACM TOMS 26 (2000) 19, "revolve").
+Where the number of steps is known before the solve, binomial keeps the states of the optimal schedule, "revolve" (A.
+Griewank and A. Walther, Algorithm 799, ACM TOMS 26 (2000) 19). Where it is not, as in an adaptive solve, which states
+stay is decided as the solve goes, such that few steps will be repeated often (Q. Wang, P. Moin and G. Iaccarino,
+Minimal repetition dynamic checkpointing, SIAM J. Sci. Comput. 31 (2009) 2549). In backward the number is known, and
+every place that becomes free serves revolve on the gap before it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from math import comb
+from math import comb, inf
 from typing import ClassVar
 
 from torch import Tensor
@@ -35,12 +37,16 @@ class Recorder(ABC):
 
     Attributes:
         kept: for each accepted step all its stage states, or its first one alone, or nothing.
-        slots: how many states may be held at once in backward; None where no state will be missing.
+        slots: how many states may be held at once in backward; None where no state will be missing. Where it is a
+            number, first states alone are kept.
     """
 
     def __init__(self) -> None:
         self.kept: list[tuple[Tensor, ...]] = []
         self.slots: int | None = None
+
+    def expect(self, steps: int) -> None:  # noqa: B027
+        """Told before the first step how many there will be, if that is known."""
 
     @abstractmethod
     def add(self, states: Sequence[Tensor]) -> None:
@@ -95,7 +101,7 @@ class FirstStep(Keep):
 
 @dataclass(frozen=True)
 class Binomial(Keep):
-    """At most so many states (at least 2), y0 among them."""
+    """At most so many states (at least 2), y0 among them; the state that is being computed does not count."""
 
     states: int
     name: ClassVar[str] = "binomial"
@@ -105,7 +111,7 @@ class Binomial(Keep):
             raise ValueError(f"binomial needs at least 2 states, not {self.states}")
 
     def recorder(self) -> Recorder:
-        return _KeepStrided(self.states)
+        return _KeepBinomial(self.states)
 
 
 @dataclass(frozen=True)
@@ -158,19 +164,80 @@ class _KeepStart(Recorder):
         self.kept.append(() if self.kept else (states[0],))
 
 
-class _KeepStrided(Recorder):
+class _KeepBinomial(Recorder):
     def __init__(self, slots: int) -> None:
         super().__init__()
-        self.slots = slots
-        self._stride = 1
+        self.slots: int = slots
+        self._plan: _Plan = _Online(slots)
+
+    def expect(self, steps: int) -> None:
+        self._plan = _Offline(self.slots, steps)
 
     def add(self, states: Sequence[Tensor]) -> None:
-        if len(self.kept) % self._stride == 0:
-            held = len(self.kept) // self._stride
-            if held == self.slots:
-                self._stride *= 2
-                self.kept = [k if n % self._stride == 0 else () for n, k in enumerate(self.kept)]
-        self.kept.append((states[0],) if len(self.kept) % self._stride == 0 else ())
+        n = len(self.kept)
+        wanted, dropped = self._plan.next(n)
+        # A tensor of its own, on the same memory: backward takes that away from it alone (see `Restorer`).
+        self.kept.append((states[0] if n == 0 else states[0].detach(),) if wanted else ())
+        if dropped is not None:
+            self.kept[dropped] = ()
+
+
+class _Plan(ABC):
+    """Decides during the solve at which steps a state is kept."""
+
+    @abstractmethod
+    def next(self, n: int) -> tuple[bool, int | None]:
+        """Whether to keep the state at the start of step n, and that of which step to drop for it."""
+
+
+class _Offline(_Plan):
+    """Griewank and Walther's optimum for a known number of steps."""
+
+    def __init__(self, slots: int, steps: int) -> None:
+        self._free, self._steps = slots, steps
+        self._next = 0
+
+    def next(self, n: int) -> tuple[bool, int | None]:
+        if n != self._next:
+            return False, None
+        self._free -= 1
+        left = self._steps - n
+        if self._free > 0 and left > 1:
+            self._next = n + split_point(left, self._free)
+        return True, None
+
+
+class _Online(_Plan):
+    """Wang, Moin and Iaccarino's dynamic checkpointing, which keeps the newest state always.
+
+    A kept state has a level. One with a higher level after it can be spared: of these the last is dropped. If there is
+    none, the newest is dropped, and the next gets the level above its. Level r is reached after
+    C(slots - 1 + r, r) states.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._held: list[int] = []
+        self._levels: list[float] = []
+        # Place of the last state whose level was raised. Levels fall from there on, and did before it when it was
+        # raised: a state that can be spared stands right before it.
+        self._raised = 1
+
+    def next(self, n: int) -> tuple[bool, int | None]:
+        level: float = 0 if self._held else inf
+        dropped = None
+        if len(self._held) == self._slots:
+            if self._levels[self._raised - 1] < self._levels[self._raised]:
+                self._raised -= 1
+                place = self._raised
+            else:
+                self._raised = place = self._slots - 1
+                level = self._levels[place] + 1
+            dropped = self._held.pop(place)
+            del self._levels[place]
+        self._held.append(n)
+        self._levels.append(level)
+        return True, dropped
 
 
 class _KeepWithin(Recorder):
@@ -178,14 +245,23 @@ class _KeepWithin(Recorder):
         super().__init__()
         self._left = size
         self._full: list[int] = []
-        self._strided: _KeepStrided | None = None
+        self._steps = 0
+        self._binomial: _KeepBinomial | None = None
+
+    def expect(self, steps: int) -> None:
+        self._steps = steps
 
     def add(self, states: Sequence[Tensor]) -> None:
-        if self._strided is not None:
-            self._strided.add(states)
-            self.kept = self._strided.kept
+        if self._binomial is not None:
+            self._binomial.add(states)
+            self.kept = self._binomial.kept
             return
         position, state = len(self.kept), states[0].nbytes
+        if (self._steps - 1) * state > self._left and position == 0:
+            # It is known already that not every step's state will fit.
+            self._begin_binomial(1 + self._left // state).expect(self._steps)
+            self.add(states)
+            return
         cost = sum(x.nbytes for x in states) - (state if position == 0 else 0)
         if cost <= self._left:
             self.kept.append(tuple(states))
@@ -201,11 +277,15 @@ class _KeepWithin(Recorder):
             self.kept.append((states[0],))
             self._left -= state
             return
-        self._strided = _KeepStrided(max(2, len(self.kept)))
+        binomial = self._begin_binomial(len(self.kept))
         for kept in self.kept:
-            self._strided.add(kept)
-        self.slots = self._strided.slots
+            binomial.add(kept)
         self.add(states)
+
+    def _begin_binomial(self, states: int) -> _KeepBinomial:
+        self._binomial = _KeepBinomial(max(2, states))
+        self.slots = self._binomial.slots
+        return self._binomial
 
 
 class Restorer:
@@ -215,6 +295,8 @@ class Restorer:
         system, tableau, records: the solve.
         kept: what the recorder kept.
         slots: how many states may be held at once.
+        disposable: no later backward will need what was kept. A state that the sweep is past is then freed, although
+            autograd holds its tensor until the sweep is over; otherwise up to slots - 1 states come on top.
     """
 
     def __init__(
@@ -224,17 +306,22 @@ class Restorer:
         records: Sequence[SolverStep],
         kept: Sequence[Sequence[Tensor]],
         slots: int,
+        disposable: bool,
     ) -> None:
         self._system, self._tableau, self._records = system, tableau, records
         self._held = [(n, states[0]) for n, states in enumerate(kept) if states]
-        self._slots = slots
+        self._slots, self._disposable = slots, disposable
 
     def state(self, n: int) -> Tensor:
         """The state at the start of step n. Steps must be asked for in descending order."""
         while self._held[-1][0] > n:
-            self._held.pop()
+            _, passed = self._held.pop()
+            if self._disposable:
+                passed.data = passed.new_empty(0)
         while True:
             base, y = self._held[-1]
+            # The field may keep what it is given: it never gets the tensor that will be emptied.
+            y = y.detach()
             if base == n:
                 return y
             free = self._slots - len(self._held)
@@ -256,10 +343,7 @@ def split_point(steps: int, free: int) -> int:
     more than r times before its own reversal; both parts are kept within such a number (Griewank and Walther 2000).
     """
 
-    def reach(places: int, repeats: int) -> int:
-        return comb(places + repeats, places) if repeats >= 0 else 0
-
     places, repeats = free + 1, 1
-    while reach(places, repeats) < steps:
+    while comb(places + repeats, repeats) < steps:
         repeats += 1
-    return max(1, min(reach(places, repeats - 1), steps - reach(places - 1, repeats - 1)))
+    return max(1, min(comb(places + repeats - 1, places), steps - comb(places + repeats - 2, places - 1)))

@@ -64,19 +64,22 @@ class Symplectic(ReplayMethod):
         end_state = None if replay.states is None else replay.states[last]
         restorer = None
         if replay.slots is not None:
-            restorer = Restorer(replay.system, replay.tableau, replay.records, replay.kept, replay.slots)
-        later: SolverStep | None = None
+            restorer = Restorer(
+                replay.system, replay.tableau, replay.records, replay.kept, replay.slots, replay.disposable
+            )
         for n in reversed(range(len(replay.records))):
             record = replay.records[n]
             earlier = replay.records[n - 1] if n > 0 else None
             states = _stage_states(replay, n, restorer)
             sweep = _StepSweep(replay, record, earlier, cotangents, pullback, times)
-            if end_state is not None and (later is None or record.jump_at_end):
+            if end_state is not None:
                 # No first stage of a later step stands at the same place: the end slot is pulled back by itself.
                 sweep.pull_end_slot(adjoint, end_state)
             sweep.pull_stages(adjoint, states)
             pullback.end_step()
-            later, end_state = record, states[0]
+            end_state = states[0] if record.jump_at_start else None
+            # A state that the restorer frees must not live on here.
+            del states
         y0 = adjoint.state
         return InputGradients(y0, total_quadrature(cotangents), None if times is None else times.gradient())
 
@@ -84,13 +87,12 @@ class Symplectic(ReplayMethod):
 def _stage_states(replay: Replay, n: int, restorer: Restorer | None) -> Sequence[Tensor]:
     """The stage states of step n, kept or computed again."""
     kept, tableau, record = replay.kept[n], replay.tableau, replay.records[n]
-    if len(kept) == tableau.stages:
-        return kept
-    if kept:
-        start = kept[0]
-    else:
-        assert restorer is not None
+    if restorer is not None:
         start = restorer.state(n)
+    elif len(kept) == tableau.stages:
+        return kept
+    else:
+        start = kept[0]
     interval = record.interval()
     states, slopes = [start], list[Slope | None]()
     for i in range(1, tableau.stages):

@@ -86,26 +86,29 @@ class FixedStep:
         if self.step_size is not None and not self.step_size > 0:
             raise ValueError(f"step_size must be positive, not {self.step_size}")
 
-    def steps(self, times: list[float]) -> Iterator[tuple[float, float]]:
-        """Start and end of every step of a solve over `times`, made as they are taken.
+    def steps(self, times: list[float]) -> tuple[int, Iterator[tuple[float, float]]]:
+        """The number of steps of a solve over `times`; start and end of each, made as they are taken.
 
         Raises:
             ValueError: a custom grid does not run straight from the first to the last of the times.
         """
         if self.step_size is None:
-            yield from pairwise(times if self.grid is None else self._custom(self.grid, times))
-            return
-        span = times[-1] - times[0]
-        direction = 1.0 if span > 0 else -1.0
+            points = times if self.grid is None else self._custom(self.grid, times)
+            return len(points) - 1, pairwise(points)
         if self.step_size < 2.0 * math.ulp(max(map(abs, times))):
             raise ValueError(
                 f"step_size {self.step_size:g} is below what times near {times[-1]:g} can be told apart by"
             )
         # A last step shorter than a ten-thousandth of the others is rounding of the times (float32's, in 1,000 steps).
-        whole = max(math.ceil(abs(span) / self.step_size - 1e-4), 1)
+        whole = max(math.ceil(abs(times[-1] - times[0]) / self.step_size - 1e-4), 1)
+        return whole, self._equal(times, self.step_size, whole)
+
+    @staticmethod
+    def _equal(times: list[float], size: float, whole: int) -> Iterator[tuple[float, float]]:
+        direction = 1.0 if times[-1] > times[0] else -1.0
         start = times[0]
         for n in range(1, whole + 1):
-            end = times[0] + direction * self.step_size * n if n < whole else times[-1]
+            end = times[0] + direction * size * n if n < whole else times[-1]
             yield start, end
             start = end
 

@@ -106,6 +106,7 @@ def march(
     t: Tensor | None = None,
     *,
     always_dense: bool = False,
+    expect: Callable[[int], None] | None = None,
 ) -> None:
     """Integrate over the requested times, in the grad mode of the caller.
 
@@ -115,12 +116,13 @@ def march(
         on_step: called after every accepted step with its record and the step itself.
         t: the requested times as a tensor if their gradients are wanted by autograd, else None.
         always_dense: every step computes what its interpolant needs, even if no requested time lies in it.
+        expect: told the number of steps before the first one, if they are fixed.
 
     Raises:
         SolverError: the end was not reached.
     """
     if isinstance(problem.controller, FixedStep):
-        _march_fixed(problem, problem.controller, outputs, on_step, t, always_dense)
+        _march_fixed(problem, problem.controller, outputs, on_step, t, always_dense, expect)
     else:
         _march_adaptive(problem, problem.controller, outputs, on_step, t, always_dense)
 
@@ -132,12 +134,16 @@ def _march_fixed(
     on_step: OnStep,
     t: Tensor | None,
     always_dense: bool,
+    expect: Callable[[int], None] | None,
 ) -> None:
     stats, times = problem.stats, problem.times
+    count, steps = settings.steps(times)
+    if expect is not None:
+        expect(count)
     ties = {time: index for index, time in enumerate(times)}
     y, q, slope = problem.y0, problem.q0, None
     cursor = 1
-    for start, end in settings.steps(times):
+    for start, end in steps:
         inside, cursor = _outputs_between(times, cursor, start, end, end in ties)
         perturb = settings.perturb
         record = SolverStep(start, end, ties.get(start), ties.get(end), inside, perturb, perturb)

@@ -13,14 +13,19 @@ from symadj_core.solvers.problem import Stats
 
 ALL_SOLVERS = sorted(tableaus.TABLEAUS)
 ADAPTIVE_SOLVERS = [name for name in ALL_SOLVERS if tableaus.by_name(name).error is not None]
-EXACT_GRADIENTS = [name for name, kind in GRADIENTS.items() if kind.exact and name != "backprop"] + ["symplectic-steps"]
+EXACT_GRADIENTS = [
+    *(name for name, kind in GRADIENTS.items() if kind.exact and name != "backprop"),
+    "symplectic-steps",
+    "symplectic-binomial(3)",
+]
 
 
 def gradient_of(name: str) -> GradientMethod:
-    """The gradient of that name; "symplectic-steps" keeps steps only."""
+    """The gradient of that name; what is kept may follow, as in "symplectic-steps"."""
     from symadj_core import gradients
 
-    return gradients.Symplectic(keep="steps") if name == "symplectic-steps" else gradients.by_name(name)
+    name, _, keep = name.partition("-")
+    return gradients.by_name(name, **({"keep": keep} if keep else {}))
 
 
 def controller_of(solver: str, *, rtol: float = 1e-4, first_step: float | None = None) -> Controller:

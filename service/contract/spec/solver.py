@@ -43,7 +43,8 @@ class KeepSteps(Section):
 
 
 class KeepBinomial(Section):
-    """At most so many states: segments of the solve are computed again (Griewank and Walther's schedule)."""
+    """At most so many states: segments of the solve are computed again (by Griewank and Walther's schedule for fixed
+    steps, by Wang, Moin and Iaccarino's for adaptive ones)."""
 
     kind: Literal["binomial"]
     states: int = Field(8, ge=2, le=1_000_000, description="Of one block's solve, on one worker.")
