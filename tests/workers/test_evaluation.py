@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec.evaluation import Evaluation
 from symadj.workers.evaluation import report
 from symadj.workers.evaluation.baselines import fit_baselines
 from symadj.workers.evaluation.interruptible import interruptible
@@ -282,3 +284,38 @@ def test_a_conditional_flow_is_trained_and_evaluated_with_the_contexts_of_its_ro
     assert result.inverse_error.max < 0.1
     drawn = {a.name for a in outbox.of("artifact") if a.media_type == "image/png"}
     assert drawn == {"curve.png", "pairs.png", "trajectories.png", "steps.png"}
+
+
+@pytest.mark.parametrize("units", get_args(Evaluation.model_fields["plot_units"].annotation))
+def test_every_picture_of_rows_says_its_units_and_the_default_is_the_units_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, units: str
+) -> None:
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(figure: Figure, *arguments: Any, **options: Any) -> None:
+        figures.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    monkeypatch.setenv("SYMADJ_DATA_ROOTS", str(tmp_path))
+    np.save(tmp_path / "x.npy", 1e5 + 1000 * np.random.default_rng(0).normal(size=(400, 2)))
+    given = {} if units == "original" else {"plot_units": units}
+    outcome, outbox = run(
+        tmp_path / "jobs",
+        data={"kind": "file", "path": "x.npy", "batch_size": 32},
+        stop={"kind": "steps", "max_steps": 2},
+        evaluation={"mixture_components": 0, "two_sample_rows": 0, "inverse_rows": 0, **given},
+    )
+    assert outcome is not None
+    assert outcome.state == "succeeded", outcome
+    names = [artifact.name for artifact in outbox.of("artifact") if artifact.media_type == "image/png"]
+    of = dict(zip(names, figures, strict=True))
+    for name in ("pairs.png", "density.png", "trajectories.png"):
+        figure = of.pop(name)
+        said = figure.get_supxlabel() or figure.legends[0].get_title().get_text()
+        assert ("units of the data" in said, "transformed units" in said) == (units == "original", units != "original")
+        low, high = figure.axes[1 if name == "pairs.png" else 0].get_ylim()
+        assert (low > 9e4) == (high > 1e5) == (units == "original"), name
+    assert "after the transforms" in of.pop("curve.png").axes[0].get_ylabel()
+    assert of.keys() == {"steps.png"}, "a picture whose axes have units of rows is looked at above"

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from PIL import Image
 
+from symadj.workers.data import restore_transforms
 from symadj.workers.history import History
 from symadj.workers.plane_density import PlaneDensity
 from symadj.workers.plots import (
@@ -22,6 +24,7 @@ from symadj.workers.plots import (
     draw_pairs,
     draw_steps,
     draw_trajectories,
+    original,
 )
 from symadj.workers.validation import Validation
 
@@ -124,8 +127,10 @@ def test_the_density_lies_where_its_cells_do(drawn: list[Figure]) -> None:
     middles = np.array([-0.5, 0.5])
     rows, samples = RNG.random((5, 2)), RNG.random((3, 2))
     draw_density(PlaneDensity(middles, middles, np.full((2, 2), 0.25)), rows, samples, ("x", "y"), "title")
-    (image,) = drawn[0].axes[0].images
-    assert tuple(image.get_extent()) == (-1.0, 1.0, -1.0, 1.0)
+    (mesh,) = drawn[0].axes[0].collections
+    assert isinstance(mesh, QuadMesh)
+    corners = mesh.get_coordinates()
+    assert (corners[0, 0].tolist(), corners[-1, -1].tolist()) == ([-1.0, -1.0], [1.0, 1.0])
     assert [axes.get_title(loc="left") for axes in drawn[0].axes[1:3]] == ["3 samples", "3 test rows"]
 
 
@@ -147,3 +152,86 @@ def test_images_on_their_way_are_one_a_row_from_base_to_data(drawn: list[Figure]
     assert sheet[:2, 6:].min() == sheet[3:, 6:].min() == 1
     assert sheet[:2, :2].max() == sheet[3:, 3:5].max() == 0
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1.00", "0.50", "0.00"]
+
+
+STANDARDISE = {"kind": "standardise", "mean": [40.0, 30_000.0], "std": [10.0, 8_000.0]}
+ARCSINH = {"kind": "arcsinh", "scale": 150.0}
+CHAINS: dict[str, list[dict[str, Any]]] = {
+    "none": [],
+    "standardise": [STANDARDISE],
+    "arcsinh of all": [ARCSINH, {"kind": "standardise", "mean": [1.0, 3.0], "std": [0.5, 2.0]}],
+    "arcsinh of one": [ARCSINH | {"columns": [1]}, {"kind": "standardise", "mean": [40.0, 3.0], "std": [10.0, 2.0]}],
+    "logit": [{"kind": "logit", "alpha": 0.01}],
+    "dequantise": [{"kind": "dequantise", "levels": 256}, {"kind": "logit", "alpha": 0.01}],
+}
+# Those whose axes are spaced by arcsinh.
+SPACED = {"arcsinh of all": [0, 1], "arcsinh of one": [1]}
+
+
+def gaussian() -> PlaneDensity:
+    grid = np.linspace(-5, 5, 120)
+    return PlaneDensity(grid, grid, np.exp(-0.5 * (grid[:, None] ** 2 + grid**2)) / (2 * np.pi))
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_a_density_in_the_units_of_the_data_still_integrates_to_one(chain: str) -> None:
+    *edges, values = original(restore_transforms(CHAINS[chain]), 2).plane(gaussian())
+    for column in SPACED.get(chain, []):
+        edges[column] = np.sinh(edges[column]) * 150.0
+    sides = [np.diff(edge) for edge in edges]
+    assert min(side.min() for side in sides) > 0, "nothing is rounded to whole numbers"
+    areas = sides[0][:, None] * sides[1]
+    assert (areas * values).sum() == pytest.approx(1.0, abs=2e-3)
+
+
+def test_a_density_in_the_units_of_the_data_is_that_of_the_data() -> None:
+    x, y, values = original(restore_transforms([STANDARDISE]), 2).plane(gaussian())
+    middles = [(edges[1:] + edges[:-1]) / 2 for edges in (x, y)]
+    known = [
+        np.exp(-0.5 * ((at - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
+        for at, mean, std in zip(middles, STANDARDISE["mean"], STANDARDISE["std"], strict=True)
+    ]
+    np.testing.assert_allclose(values, known[0][:, None] * known[1], rtol=1e-9)
+
+
+def test_rows_samples_and_paths_are_drawn_where_the_data_are_and_the_picture_says_so(drawn: list[Figure]) -> None:
+    units = original(restore_transforms([STANDARDISE]), 2)
+    rows, columns = RNG.standard_normal((2000, 2)), ("age", "income")
+    draw_pairs(rows, rows, columns, "title", units)
+    draw_density(gaussian(), rows, rows, columns, "title", units)
+    draw_trajectories(rows.reshape(10, 200, 2), rows, columns, "title", units)
+    limits = [axes.get_ylim() for axes in (drawn[0].axes[1], drawn[1].axes[0], drawn[2].axes[0])]
+    for low, high in limits:
+        assert -20_000 < low < 15_000
+        assert 45_000 < high < 90_000
+    legend = drawn[0].legends[0].get_title().get_text()
+    assert [legend, drawn[1].get_supxlabel(), drawn[2].get_supxlabel()] == ["axes in the units of the data"] * 3
+    drawn.clear()
+    draw_trajectories(rows.reshape(10, 200, 2), rows, columns, "title")
+    assert drawn[0].get_supxlabel() == "axes in transformed units, as the flow sees the data"
+    assert drawn[0].axes[0].get_ylim()[1] < 10
+
+
+def test_an_axis_spaced_by_arcsinh_has_the_values_of_the_data_beside_it(drawn: list[Figure]) -> None:
+    units = original(restore_transforms(CHAINS["arcsinh of one"]), 2)
+    rows = RNG.standard_normal((500, 2))
+    draw_trajectories(rows.reshape(5, 100, 2), rows, ("linear", "spaced"), "title", units)
+    axis = drawn[0].axes[0].yaxis
+    places, values = axis.get_ticklocs(), [float(label.get_text()) for label in axis.get_ticklabels()]
+    assert len(values) >= 3
+    np.testing.assert_allclose(np.sinh(places) * 150.0, values, rtol=1e-6, atol=1e-6)
+    assert max(map(abs, values)) >= 1000
+    assert 0 < drawn[0].axes[0].get_xlim()[1] < 100, "the other axis is linear"
+    assert "spaced by arcsinh" in drawn[0].get_supxlabel()
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("count", [50, 2000])
+def test_samples_far_beyond_all_data_end_no_picture(chain: str, count: int) -> None:
+    units = original(restore_transforms(CHAINS[chain]), 2)
+    rows = RNG.standard_normal((count, 2))
+    samples = rows * 10.0 ** RNG.integers(0, 6, count)[:, None]
+    columns = ("x", "y")
+    assert draw_pairs(rows, samples, columns, "title", units).startswith(b"\x89PNG")
+    assert draw_density(gaussian(), rows, samples, columns, "title", units).startswith(b"\x89PNG")
+    assert draw_trajectories(samples.reshape(10, -1, 2), rows, columns, "title", units).startswith(b"\x89PNG")

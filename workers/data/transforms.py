@@ -40,6 +40,10 @@ class FittedTransform(ABC):
     def inverse(self, rows: Rows) -> Rows:
         """Return the rows [n, dim] that are transformed to ``rows``."""
 
+    def unrounded(self, rows: Rows) -> Rows:
+        """Return as ``inverse`` what is transformed to ``rows``, without rounding to whole numbers."""
+        return self.inverse(rows)
+
     @abstractmethod
     def parameters(self) -> dict[str, Any]:
         """Return what is needed to apply the transform elsewhere, as JSON values."""
@@ -112,6 +116,9 @@ class _Dequantise(FittedTransform):
     def inverse(self, rows: Rows) -> Rows:
         """Return whole numbers: the noise is cut off, and what the flow puts beyond the ends is brought to them."""
         return np.clip(np.floor(rows * self.levels), 0, self.levels - 1)
+
+    def unrounded(self, rows: Rows) -> Rows:
+        return rows * self.levels
 
     def parameters(self) -> dict[str, Any]:
         return {"kind": "dequantise", "levels": self.levels}

@@ -123,6 +123,13 @@ class Evaluator:
     def _threads(self) -> int:
         return self.spec.resources.cpus_per_worker
 
+    @property
+    def _units(self) -> plots.Units:
+        """The units on the axes of pictures of rows."""
+        if self.evaluation.plot_units == "transformed":
+            return plots.TRANSFORMED
+        return plots.original(self.data.transforms, self.data.dim)
+
     def _samples(self, count: int) -> Rows:
         context = self.data.test.head(count).context
         return draw_samples(
@@ -138,9 +145,10 @@ class Evaluator:
             self._picture("images.png", partial(plots.draw_images, raw, drawn, data.shape, data.levels, name))
         else:
             title = f"{name}: test data and flow"
-            self._picture("pairs.png", partial(plots.draw_pairs, rows, samples, data.columns, title))
+            self._picture("pairs.png", partial(plots.draw_pairs, rows, samples, data.columns, title, self._units))
         if density is not None:
-            self._picture("density.png", partial(plots.draw_density, density, rows, samples, data.columns, name))
+            draw = partial(plots.draw_density, density, rows, samples, data.columns, name, self._units)
+            self._picture("density.png", draw)
         self._draw_trajectories(rows)
         self._draw_steps()
 
@@ -157,7 +165,8 @@ class Evaluator:
         elif data.dim > 1:
             own = on_device(data.test.head(_CARRIED), self.flow, self.ranks.device)
             paths, _ = sample_trajectories(self.flow, len(own.x), _POINTS_OF_PATH, seed, own.context)
-            self._picture("trajectories.png", partial(plots.draw_trajectories, paths, rows, data.columns, title))
+            draw = partial(plots.draw_trajectories, paths, rows, data.columns, title, self._units)
+            self._picture("trajectories.png", draw)
 
     def _draw_steps(self) -> None:
         self.outbox.raise_if_stopped()

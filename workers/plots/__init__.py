@@ -5,8 +5,11 @@ from symadj.workers.plots.density import draw_density
 from symadj.workers.plots.images import draw_image_paths, draw_images, grey_range
 from symadj.workers.plots.pairs import draw_pairs
 from symadj.workers.plots.paths import draw_steps, draw_trajectories
+from symadj.workers.plots.units import TRANSFORMED, Units, original
 
 __all__ = [
+    "TRANSFORMED",
+    "Units",
     "draw_curve",
     "draw_density",
     "draw_image_paths",
@@ -15,4 +18,5 @@ __all__ = [
     "draw_steps",
     "draw_trajectories",
     "grey_range",
+    "original",
 ]

@@ -96,7 +96,7 @@ def _draw_loss(
     limits = _limits(course.nll, [v.nll for v in validations], [test_nll, *baselines.values()])
     if limits is not None:
         axes.set_ylim(*limits)
-    axes.set_ylabel("negative log-likelihood,\nnats a row")
+    axes.set_ylabel("negative log-likelihood\nafter the transforms, nats a row")
     # Above the axes, where it hides nothing.
     axes.legend(handles=lines, fontsize=8, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["DATA", "GREY", "PRETRAINING", "SAMPLES", "TEST", "figure_of", "plain", "png", "short", "write"]
+__all__ = ["DATA", "GREY", "PRETRAINING", "SAMPLES", "TEST", "figure_of", "plain", "png", "say_below", "short", "write"]
 
 # Distinct for people who can't see red or green; where two are drawn as lines, their styles differ too, for prints
 # in grey.
@@ -46,6 +46,11 @@ def write(put: Callable[..., Any], text: str, most: int = 90, **style: Any) -> N
     A name may contain dollar signs; matplotlib would read the text between two of them as a formula, or fail.
     """
     put(short(text, most), parse_math=False, **style)
+
+
+def say_below(figure: Figure, text: str) -> None:
+    """Write ``text`` below all axes."""
+    figure.supxlabel(text, fontsize=8, x=0.01, ha="left")
 
 
 def png(figure: Figure) -> bytes:

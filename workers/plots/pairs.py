@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from symadj.workers.plots.figures import DATA, SAMPLES, figure_of, png, write
+from symadj.workers.plots.units import TRANSFORMED, Units
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +27,7 @@ _FEWEST_ROWS = 1000  # for a density of two columns; with fewer, the points show
 _LONGEST_NAME = 14  # of a column, in characters; as many as there is room for
 
 
-def draw_pairs(data: Rows, samples: Rows, columns: Sequence[str], title: str) -> bytes:
+def draw_pairs(data: Rows, samples: Rows, columns: Sequence[str], title: str, units: Units = TRANSFORMED) -> bytes:
     """Draw the densities of all pairs of columns, data as colour and samples as contour lines; return a PNG.
 
     The lines hold 40, 75 and 95 % of the samples. Of few rows, the points are drawn instead.
@@ -36,7 +37,9 @@ def draw_pairs(data: Rows, samples: Rows, columns: Sequence[str], title: str) ->
         samples: [m, dim], of the flow.
         columns: the names of the columns; the first ``MAX_PAIR_COLUMNS`` are drawn.
         title: above the picture.
+        units: in which both are drawn.
     """
+    data, samples = units.place(data), units.place(samples)
     dim = min(len(columns), MAX_PAIR_COLUMNS)
     size = max(4.0, 1.25 * dim)
     figure = figure_of(size, size + 0.6)
@@ -59,10 +62,12 @@ def draw_pairs(data: Rows, samples: Rows, columns: Sequence[str], title: str) ->
             axes.set_xlim(edges[column][0], edges[column][-1])
             if row == dim - 1:
                 write(axes.set_xlabel, columns[column], _LONGEST_NAME, fontsize=8)
+                units.mark(axes.xaxis, column, edges[column][0], edges[column][-1])
             else:
                 axes.set_xticks([])
             if row and not column:
                 write(axes.set_ylabel, columns[row], _LONGEST_NAME, fontsize=8)
+                units.mark(axes.yaxis, row, edges[row][0], edges[row][-1])
             else:
                 axes.set_yticks([])
     part = f", first {dim} of {len(columns)} columns" if dim < len(columns) else ""
@@ -76,6 +81,9 @@ def draw_pairs(data: Rows, samples: Rows, columns: Sequence[str], title: str) ->
         ncols=2,
         frameon=False,
         fontsize=8,
+        title=units.words,
+        title_fontsize=8,
+        alignment="left",
     )
     return png(figure)
 

@@ -7,15 +7,20 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from symadj.workers.plots.figures import DATA, GREY, SAMPLES, figure_of, plain, png, write
+from symadj.workers.plots.figures import DATA, GREY, SAMPLES, figure_of, plain, png, say_below, write
+from symadj.workers.plots.units import TRANSFORMED, Units
 
 __all__ = ["draw_steps", "draw_trajectories"]
 
 Rows = NDArray[np.float64]
 
 
-def draw_trajectories(paths: Rows, rows: Rows, columns: Sequence[str], title: str) -> bytes:
-    """Draw paths [T, n, dim] from base to data in the first two columns, over some rows [m, dim]; return a PNG."""
+def draw_trajectories(paths: Rows, rows: Rows, columns: Sequence[str], title: str, units: Units = TRANSFORMED) -> bytes:
+    """Draw paths [T, n, dim] from base to data in the first two columns, over some rows [m, dim]; return a PNG.
+
+    Both are of the flow's space, and brought to ``units`` point by point, the base too.
+    """
+    paths, rows = units.place(paths), units.place(rows)
     figure = figure_of(6.0, 6.4)
     axes = figure.subplots()
     axes.plot(rows[:, 0], rows[:, 1], ".", ms=2, alpha=0.25, color=DATA, label="test data")
@@ -28,6 +33,9 @@ def draw_trajectories(paths: Rows, rows: Rows, columns: Sequence[str], title: st
     # Above the axes, where it hides nothing.
     axes.legend(fontsize=8, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
     plain(axes)
+    for column, axis, (low, high) in ((0, axes.xaxis, axes.get_xlim()), (1, axes.yaxis, axes.get_ylim())):
+        units.mark(axis, column, low, high)
+    say_below(figure, units.words)
     return png(figure)
 
 

@@ -65,3 +65,8 @@ class Evaluation(Section):
         description="Test rows, and as many samples, that a classifier must tell apart; below 40: no such test.",
     )
     plots: bool = Field(True, description="Draw pictures and, for two-dimensional data, integrate the density.")
+    plot_units: Literal["original", "transformed"] = Field(
+        "original",
+        description="Of the axes of rows and trajectories, and of the density: `original` is the data's own, "
+        "`transformed` what the flow sees. Images are always drawn as images, likelihoods after the transforms.",
+    )
