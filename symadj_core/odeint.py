@@ -83,21 +83,21 @@ def _integrate(
     field = _joined_field(func, form)
     if len(t) == 1 and event_fn is None:
         return form.split(flat[None])
-    event_t = None
+    event_t, times = None, t
     if event_fn is not None:
         if len(t) != 2:
             raise ValueError(f"an event needs len(t) == 2, start and direction, not {len(t)}")
-        event = _on_joined(event_fn, form)
-        event_t, entry = events.find(field, flat, t.detach(), event, tableau=tableau, controller=controller)
+        event = events.WatchedEvent(_on_joined(event_fn, form))
+        event_t = events.find(field, flat, t.detach(), event, tableau=tableau, controller=controller)
         if isinstance(event_fn, events.WatchedEvent):
-            event_fn.entry = entry
+            event_fn.entry = event.entry
         if bool(event_t == t[0]):
             return event_t, form.split(torch.stack([flat, flat]))
-        t = torch.cat([t[:1], event_t[None]])
+        times = torch.cat([t[:1], event_t[None]])
     solution = solve(
         field,
         flat,
-        t,
+        times,
         solver=tableau,
         controller=controller,
         gradient=gradient,
@@ -105,7 +105,12 @@ def _integrate(
         callbacks=callbacks_of(func, form, tableau),
     )
     states = form.split(solution.ys)
-    return states if event_t is None else (event_t, states)
+    if event_t is None:
+        return states
+    if not isinstance(event_fn, events.WatchedEvent):
+        # The states stay at a fixed time, as torchdiffeq's do: it is `odeint_event` that moves them with it.
+        event_t, _moving = events.reroute(field, event, t.detach(), event_t, solution.ys[-1])
+    return event_t, states
 
 
 def odeint(
@@ -135,8 +140,9 @@ def odeint(
             start and, by its second entry, the direction.
 
     Returns:
-        [T, *y0.shape], or such tensors in the form of y0; with event_fn (event time, 0-dim, without gradient; states at
-        the start and at the event, [2, *y0.shape]).
+        [T, *y0.shape], or such tensors in the form of y0; with event_fn (event time, 0-dim; states at the start
+        and at the event, [2, *y0.shape]): the states' gradient is that at a fixed time, as in torchdiffeq, where
+        `odeint_event`'s moves with the event.
 
     Raises:
         SolverError: the end was not reached.

@@ -41,6 +41,7 @@ class WatchedEvent:
 
     def __init__(self, function: Event) -> None:
         self.function = function
+        # Counted in the flattened value; -1 before it is known.
         self.entry = -1
 
     def __call__(self, t: Tensor, y: Tensor) -> Any:
@@ -123,22 +124,21 @@ def find(
     field: Field,
     y0: Tensor,
     t: Tensor,
-    event: Event,
+    event: WatchedEvent,
     *,
     tableau: ButcherTableau,
     controller: Controller,
-) -> tuple[Tensor, int]:
+) -> Tensor:
     """The time at which an entry of event(t, y(t)) first crosses zero, by bisection on the dense output.
 
     Args:
         field, y0: what is integrated.
         t: [2], start and any time in the direction to search.
-        event: (t, y) -> tensor, numbers or truth values; no derivative of it is needed.
+        event: (t, y) -> tensor, numbers or truth values; no derivative of it is needed. It is told its entry.
         tableau, controller: method and step sizes.
 
     Returns:
         The time, 0-dim, of t's dtype and device, without gradient; t[0] where the event function is zero there already.
-        Which entry crossed, counted in the flattened value.
 
     Raises:
         SolverError: the solve failed before any event, or there is none within 1e9 times t[1] - t[0].
@@ -153,14 +153,16 @@ def find(
         system = System(field, None, precision_of(y0, start, towards))
         watch = _Watch(event, system, tableau, start, y)
         if watch.at_start is not None:
-            return t[0].detach().clone(), watch.at_start
+            event.entry = watch.at_start
+            return t[0].detach().clone()
         end = start + _FAR * (towards - start)
         # Requesting a time in every step makes each step compute what its interpolant needs.
         problem = Problem(system, y, None, t, [start, end], tableau, controller, (), (), False, Stats())
         try:
             march(problem, Outputs(y, None), watch, always_dense=True)
         except _FoundError as found:
-            return torch.tensor(found.time, dtype=t.dtype, device=t.device), found.entry
+            event.entry = found.entry
+            return torch.tensor(found.time, dtype=t.dtype, device=t.device)
         except SolverError as error:
             raise error.before_event() from None
     raise SolverError(Status.NO_EVENT, t=end, dt=0.0, step=problem.stats.accepted)

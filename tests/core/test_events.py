@@ -112,6 +112,18 @@ def test_a_zero_with_a_flat_slope_has_its_time_and_its_derivative(name: str) -> 
     assert float(torch.autograd.grad(t, y0)[0]) == pytest.approx(-1 / 0.09, rel=1e-4)
 
 
+@each_function
+def test_the_event_time_of_the_plain_functions_has_its_gradient_and_their_states_a_fixed_time(name: str) -> None:
+    y0, t = beginning(), torch.tensor([0.0, 1.0], dtype=torch.float64, requires_grad=True)
+    time, ys = FUNCTIONS[name](logistic, y0, t, event_fn=lambda t, y: y - 0.5)
+    of_y0, of_t = torch.autograd.grad(time, [y0, t], retain_graph=True)
+    assert float(of_y0) == pytest.approx(-1 / 0.09, rel=1e-5)
+    # A later start is a later event.
+    torch.testing.assert_close(of_t, torch.tensor([1.0, 0.0], dtype=torch.float64), rtol=1e-5, atol=1e-9)
+    at_fixed_time = 9 / (0.1 * 9 + 0.9) ** 2
+    assert float(torch.autograd.grad(ys[-1].sum(), y0)[0]) == pytest.approx(at_fixed_time, rel=1e-5)
+
+
 class Threshold(nn.Module):
     def __init__(self) -> None:
         super().__init__()
