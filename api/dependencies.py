@@ -133,13 +133,13 @@ def refuse_unknown_parameters(request: Request) -> None:
     if not given:
         return
     takes_many = dict(_query_parameters(request.scope["route"].dependant))
-    allowed = f"this request takes {', '.join(sorted(takes_many)) or 'none'}"
+    allowed = ", ".join(sorted(takes_many)) or "none"
     wrong = {}
     for name, count in given.items():
         if name not in takes_many:
             close = difflib.get_close_matches(name, takes_many, n=1)
-            meant = f", did you mean {close[0]!r}?" if close else ":"
-            wrong[name] = f"{name!r} is not a query parameter here{meant} {allowed}"
+            takes = f": did you mean {close[0]!r}? It takes" if close else ", which takes"
+            wrong[name] = f"{name[:200]!r} is not a query parameter of this request{takes} {allowed}"
         elif count > 1 and not takes_many[name]:
             wrong[name] = f"{name!r} is given {count} times, and takes one value"
     if wrong:

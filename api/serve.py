@@ -143,8 +143,9 @@ class _StopSignal:
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGHUP, self._on_signal)  # the terminal was closed
 
-    def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
-        self.asked_again = self.asked
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        # A terminal that is closed may send its signal twice, itself and by the shell.
+        self.asked_again = self.asked_again or (self.asked and number != signal.SIGHUP)
         self.asked = True
 
 

@@ -40,6 +40,15 @@ def resumed_from(cluster: Cluster, job_id: str, attempt: int) -> int | None:
     return step
 
 
+def assert_stopped(cluster: Cluster, job_id: str, reason: str) -> None:
+    """Assert that the first attempt was stopped, not lost, and that the last went on from its last step."""
+    first = cluster.attempts(job_id)[0]
+    assert (first["outcome"], first["reason"]) == ("stopped", reason)
+    assert cluster.job(job_id)["attempts_lost"] == 0
+    (stopped,) = (event for event in cluster.events(job_id) if event["name"] == "attempt_stopped")
+    assert resumed_from(cluster, job_id, cluster.job(job_id)["attempt"]) == stopped["data"]["step"]
+
+
 def test_one_up_and_one_submit_train_across_two_containers(cluster: Cluster) -> None:
     job_id = cluster.submit(spec(stop={"kind": "steps", "max_steps": 40}))
     cluster.wait_for_step(job_id, 1)
@@ -86,6 +95,17 @@ def test_a_killed_worker_container_costs_the_steps_since_the_last_checkpoint(clu
     assert_whole(cluster, job_id)
 
 
+def test_a_stopped_worker_container_costs_no_step_and_no_attempt(cluster: Cluster) -> None:
+    job_id = cluster.submit(spec(checkpoints={"every_steps": 100_000}))
+    cluster.wait_for_step(job_id, 60)
+    cluster.docker("stop", "--time", "45", cluster.containers("worker")[1])
+    cluster.say("a worker container was stopped")
+    cluster.up(workers=2)
+    cluster.wait_for_state(job_id, "succeeded")
+    assert_stopped(cluster, job_id, "node_drained")
+    assert_whole(cluster, job_id)
+
+
 def test_deaths_of_api_dispatcher_and_postgresql_do_not_disturb_training(cluster: Cluster) -> None:
     job_id = cluster.submit(spec())
     cluster.wait_for_step(job_id, 40)
@@ -129,10 +149,10 @@ def test_a_worker_host_cut_off_for_30_seconds_corrupts_nothing(cluster: Cluster)
     assert_whole(cluster, job_id)
 
 
-def test_down_and_up_keep_jobs_metrics_and_artifacts_and_an_interrupted_job_goes_on(cluster: Cluster) -> None:
+def test_down_and_up_keep_jobs_metrics_and_artifacts_and_a_job_goes_on_from_its_last_step(cluster: Cluster) -> None:
     ended = cluster.request("GET", "/api/v1/jobs?state=succeeded")["items"][0]["id"]
     steps = cluster.steps(ended)
-    job_id = cluster.submit(spec())
+    job_id = cluster.submit(spec(checkpoints={"every_steps": 100_000}))
     cluster.wait_for_step(job_id, 120)
     cluster.run("down")
     cluster.say("down")
@@ -142,5 +162,5 @@ def test_down_and_up_keep_jobs_metrics_and_artifacts_and_an_interrupted_job_goes
     names = [item["name"] for item in cluster.request("GET", f"/api/v1/jobs/{ended}/artifacts")["items"]]
     assert "weights.safetensors" in names
     cluster.wait_for_state(job_id, "succeeded")
-    assert (resumed_from(cluster, job_id, cluster.job(job_id)["attempt"]) or 0) >= 100
+    assert_stopped(cluster, job_id, "service_stopped")
     assert_whole(cluster, job_id)
