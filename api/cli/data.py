@@ -26,7 +26,9 @@ def data_parts(summary: DataSummary, all_columns: str) -> list[RenderableType]:
     for source in summary.sources:
         parts += _source_parts(source, summary.image, all_columns)
     steps = [_transform(given) for given in summary.transforms]
-    parts.append(Text(f"Transforms before training: {', then '.join(steps) or 'none'}.\n"))
+    words = f"Transforms before training: {', then '.join(steps) or 'none'}"
+    context = any(column.context for source in summary.sources for column in source.columns)
+    parts.append(Text(f"{words}{'; the context is standardised' if context else ''}.\n"))
     return parts
 
 
@@ -41,9 +43,9 @@ def _source_parts(source: SourceSummary, image: tuple[int, int, int] | None, all
     lines = []
     left_out = (len(source.columns) if image else source.dim) - len(shown)
     if left_out:
-        lines.append(f"{left_out:,} more columns are not shown: {all_columns}.")
-    lines += [f"Look at: {remark}." for remark in source.remarks]
-    lines += [f"{note[:1].upper()}{note[1:]}." for note in source.notes]
+        lines.append(f"- {left_out:,} more columns are not shown: {all_columns}")
+    lines += [f"- look at {remark}" for remark in source.remarks]
+    lines += [f"- {note}" for note in source.notes]  # as they are: many begin with a keyword of the file
     if lines:
         parts.append(Text("\n".join(lines)))
     return parts
@@ -74,10 +76,11 @@ def _table(columns: Sequence[ColumnSummary]) -> Table:
 
 
 def _figure(value: float | None) -> str:
-    """Return five significant digits; whole numbers of up to nine in full."""
+    """Return five significant digits; what has up to nine before the point, in full before it."""
     if value is None:
         return "-"
-    return f"{value:.0f}" if abs(value) < 1e9 and value == round(value) else f"{value:.5g}"
+    large_or_whole = abs(value) < 1e9 and (abs(value) >= 1e4 or value == round(value))
+    return f"{value:.0f}" if large_or_whole else f"{value:.5g}"
 
 
 def _share(share: float) -> str:

@@ -34,18 +34,22 @@ def test_the_data_are_shown_before_any_worker_has_reported(run: Run) -> None:
     shown = symadj(run.server, "show", run.job_id).stdout
     for part in ("cells.fcs (fcs): 11,000 rows of 2 columns", "262143", "0.12346", "60.0 %", "mostly zeros"):
         assert part in shown
-    assert "Gain 2 was applied to channel CD4." in shown
-    assert "arcsinh (scale 150.0) of CD4, then standardise" in shown
+    assert "- gain 2 was applied to channel CD4" in shown
+    assert "arcsinh (scale 150.0) of CD4, then standardise; the context is standardised." in shown
 
 
 def test_figures_that_are_missing_or_infinite_are_read_and_shown(run: Run) -> None:
-    run.send(record(column("x", min=None, mean=None, max=None, not_finite=5), column("y", mean="Infinity")))
+    run.send(
+        record(column("x", min=None, mean=None, max=None, not_finite=5), column("y", mean="Infinity", min=-129270.25))
+    )
     with Client(run.server.url) as client:
         summary = client.data(run.job_id).summary
     assert summary is not None
     x, y = summary.sources[0].columns
     assert (x.min, x.not_finite, y.mean) == (None, 5, float("inf"))
-    assert "inf" in symadj(run.server, "show", run.job_id).stdout
+    shown = symadj(run.server, "show", run.job_id).stdout
+    assert "inf" in shown
+    assert "-129270 " in shown, "as people write it, without an exponent"
 
 
 def test_of_ten_thousand_columns_the_api_has_all_and_show_those_to_look_at(run: Run) -> None:
@@ -60,7 +64,7 @@ def test_of_ten_thousand_columns_the_api_has_all_and_show_those_to_look_at(run: 
     assert "gene 0 " in shown
     assert "gene 7777" in shown
     assert "gene 7776" not in shown
-    assert f"9,979 more columns are not shown: GET /api/v1/jobs/{run.job_id}/data has them all." in shown
+    assert f"9,979 more columns are not shown: GET /api/v1/jobs/{run.job_id}/data has them all" in shown
     assert len(shown.splitlines()) < 80
 
 
