@@ -251,3 +251,14 @@ def test_a_set_of_the_literature_is_described_as_its_preprocessing_leaves_it(tmp
     assert (source.name, source.rows, source.columns[0].min) == ("data.npy", 299, np.delete(rows, 5, 0)[:, 0].min())
     assert "as in the literature" in source.notes[0]
     assert summary.transforms == [{"kind": "standardise"}]
+
+
+def test_a_stream_that_is_refused_is_described_up_to_there(tmp_path: Path) -> None:
+    values = RNG.normal(size=100)
+    values[55] = np.nan
+    pq.write_table(pa.table({"a": values}), tmp_path / "x.parquet", row_group_size=20)
+    sizes = {"validation_rows": 10, "test_rows": 10}
+    (source,) = summary_of(tmp_path, kind="parquet_stream", path="x.parquet", **sizes).sources
+    assert (source.rows, source.columns[0].not_finite) == (60, 1)
+    assert source.columns[0].max == np.nanmax(values[:60])
+    assert source.notes == ["only the first 60 of 100 rows were read"]

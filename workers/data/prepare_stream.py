@@ -138,22 +138,24 @@ def _check(
     columns, context_columns = TrainingColumns(source.columns), TrainingColumns(source.context_columns)
     statistics = [ColumnStatistics(len(names)) for names in (source.columns, source.context_columns)]
     by_number = np.argsort(drawn)
-    for group in source.groups:
-        table = source.read(group)
-        refuse_not_finite(table)
-        ends = np.searchsorted(drawn[by_number], [group.first, group.first + group.rows])
-        goes_to = by_number[ends[0] : ends[1]]
-        place = training.index(group) - group.first
-        for seen, values in zip(statistics, (table.rows, table.context), strict=True):
-            if on_read is not None and values is not None:
-                seen.see(values)
-        raw[goes_to] = table.rows[drawn[goes_to] - group.first]
-        columns.see(table.rows[place])
-        if table.context is not None:
-            context[goes_to] = table.context[drawn[goes_to] - group.first]
-            context_columns.see(table.context[place])
-    if on_read is not None:
-        on_read(_summary(data, source, *statistics))
+    try:
+        for group in source.groups:
+            table = source.read(group)
+            for seen, values in zip(statistics, (table.rows, table.context), strict=True):
+                if on_read is not None and values is not None:
+                    seen.see(values)
+            refuse_not_finite(table)
+            ends = np.searchsorted(drawn[by_number], [group.first, group.first + group.rows])
+            goes_to = by_number[ends[0] : ends[1]]
+            place = training.index(group) - group.first
+            raw[goes_to] = table.rows[drawn[goes_to] - group.first]
+            columns.see(table.rows[place])
+            if table.context is not None:
+                context[goes_to] = table.context[drawn[goes_to] - group.first]
+                context_columns.see(table.context[place])
+    finally:  # of rows that are refused, what was read up to them
+        if on_read is not None and statistics[0].rows:
+            on_read(_summary(data, source, *statistics))
     if not noisy:  # noise gives such columns a density
         columns.refuse_constant(data.path)
         columns.refuse_repeated(data.path)
@@ -164,18 +166,21 @@ def _check(
 def _summary(
     data: ParquetStreamData, source: ParquetRows, modelled: ColumnStatistics, context: ColumnStatistics
 ) -> DataSummary:
-    """Return the summary of all rows."""
+    """Return the summary of the rows that were read."""
     dim = len(source.columns)
     columns = modelled.columns(source.columns, source.stored[:dim])[:MAX_COLUMNS]
     columns += context.columns(source.context_columns, source.stored[dim:], context=True)
     files = len({group.part for group in source.groups})
+    notes = [f"the rows are those of {files} files"] if files > 1 else []
+    if modelled.rows < source.total:
+        notes.append(f"only the first {modelled.rows:,} of {source.total:,} rows were read")
     of_source = SourceSummary(
         name=data.path,
         format="parquet",
-        rows=source.total,
+        rows=modelled.rows,
         dim=len(source.stored),
         columns=columns,
-        notes=[*([f"the rows are those of {files} files"] if files > 1 else []), *source.notes],
+        notes=[*notes, *source.notes],
         remarks=remarks_on(columns),
     )
     return DataSummary(

@@ -46,9 +46,12 @@ class ColumnStatistics:
         self._min = np.minimum(self._min, values.min(0, where=finite, initial=np.inf))
         self._max = np.maximum(self._max, values.max(0, where=finite, initial=-np.inf))
         self._finite += here
-        # Divided first: the sum of large values may overflow.
-        share = values / np.maximum(here, 1)
-        self._mean += (share.sum(0, where=finite) - self._mean) * (here / np.maximum(self._finite, 1))
+        count = np.maximum(here, 1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = values.sum(0, where=finite) / count
+        if not np.isfinite(mean).all():  # the sum of very large values: divided first, which rounds more often
+            mean = (values / count).sum(0, where=finite)
+        self._mean += (mean - self._mean) * (here / np.maximum(self._finite, 1))
 
     def columns(self, names: Sequence[str], stored: Sequence[str], *, context: bool = False) -> list[ColumnSummary]:
         """Return what was seen of each column, given names and types in the file."""
