@@ -34,7 +34,8 @@ def symadj_step(problem: Problem, steps: int, name: str, keep: str | None) -> Ca
     options = {} if keep is None else {"keep": keep}
     controller = controllers.by_name("fixed", step_size=1.0 / steps)
     (field,) = fields(problem)
-    block = Block(field, solver="rk4", controller=controller, gradient=gradients.by_name(name, **options))
+    gradient = gradients.by_name(name, **options)
+    block = Block(field, solver="rk4", controller=controller, gradient=gradient, divergence="hutchinson")
     flow = Flow([block], problem.size.dim)
     data = torch.from_numpy(problem.data)
     return lambda: -flow(data, seed=0).mean()
