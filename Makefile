@@ -10,7 +10,8 @@ DATA ?= symadj-data
 NAME ?= flow_cytometry
 MINUTES ?= 10
 
-.PHONY: help install demo serve test test-slow test-cluster test-deaths soak check bench-core bench-density format lock clean
+.PHONY: help install demo serve test test-slow test-cluster test-deaths soak check bench-core bench-density format lock \
+	swagger-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -80,6 +81,18 @@ lock: ## resolve the newest allowed versions into requirements.lock
 	  $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable \
 	  | grep -vE '^(pip|nvidia-|cuda-|triton)' | sed -E 's/^(torch==[^+]*)\+.*/\1/'; } > requirements.lock
 	rm -rf $(VENV)-lock
+
+# The viewer of /docs, from npm's package; SHA256SUMS in its folder is what `make test` compares the files with.
+SWAGGER_UI := swagger-ui-dist-5.35.0
+SWAGGER_UI_SHA512 := 534eaba4cb56f55dd73c638179a993512af4674f63317e0826e00da44fc465b021c341bc0a0c2bcd4e18997927fe1d3008336c5dd19aad334d1c2dec53cc9551
+SWAGGER_UI_FILES := LICENSE NOTICE favicon-32x32.png swagger-ui-bundle.js swagger-ui-bundle.js.LICENSE.txt swagger-ui.css
+
+swagger-ui: ## put the files of Swagger UI into api/swagger_ui anew (needs npm)
+	mkdir -p build
+	cd build && npm pack --silent $(subst dist-,dist@,$(SWAGGER_UI))
+	echo "$(SWAGGER_UI_SHA512)  build/$(SWAGGER_UI).tgz" | sha512sum --check --quiet
+	tar -xzf build/$(SWAGGER_UI).tgz -C api/swagger_ui --strip-components=1 $(addprefix package/,$(SWAGGER_UI_FILES))
+	cd api/swagger_ui && sha256sum $(SWAGGER_UI_FILES) > SHA256SUMS
 
 clean: ## remove the environment and caches (not the data)
 	rm -rf $(VENV) $(VENV)-bench build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

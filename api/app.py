@@ -14,7 +14,9 @@ from symadj.api import __version__, problems
 from symadj.api.dependencies import authenticate, refuse_nul, refuse_unknown_parameters
 from symadj.api.head import AnswerHead
 from symadj.api.monitoring import RequestMetrics, make_registry
-from symadj.api.routers import health, ingest, resources
+from symadj.api.origins import RefuseForeignRequests, allowed_hosts
+from symadj.api.routers import health, ingest, pages, resources
+from symadj.api.security_headers import AddSecurityHeaders
 from symadj.service.settings import Settings
 from symadj.service.store import Database
 
@@ -45,24 +47,30 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description="Trains continuous normalizing flows with exact gradients at the least memory.",
         lifespan=lifespan,
         dependencies=[Depends(refuse_unknown_parameters)],
+        # FastAPI's own pages load their viewers from other hosts.
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.settings = settings
     app.state.database = database
     app.state.key_secret = key_secret
     app.state.prometheus = make_registry(database)
     app.add_middleware(AnswerHead)
+    app.add_middleware(RefuseForeignRequests, allowed_hosts=allowed_hosts(settings))
     app.add_middleware(RequestMetrics, registry=app.state.prometheus)
+    app.add_middleware(AddSecurityHeaders)
     problems.install(app)
 
     # 405: a path parameter with a slash in it makes another path, which may not take the method.
     v1 = APIRouter(
-        prefix="/api/v1", dependencies=[Depends(refuse_nul)], responses=problems.describe(401, 405, 422, 503)
+        prefix="/api/v1", dependencies=[Depends(refuse_nul)], responses=problems.describe(401, 405, 421, 422, 503)
     )
     for router in resources():
         v1.include_router(router, dependencies=[Depends(authenticate)])
     v1.include_router(ingest.router)
     app.include_router(v1)
     app.include_router(health.router)
+    app.include_router(pages.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -15,10 +15,11 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
+from symadj.api.security_headers import SECURITY_HEADERS
 from symadj.service.contract.storage import StorageError
 from symadj.service.errors import SymadjError
 
-__all__ = ["FieldError", "Problem", "describe", "field_error", "install"]
+__all__ = ["FieldError", "Problem", "answer", "describe", "field_error", "install"]
 
 log = logging.getLogger("symadj.api")
 
@@ -114,8 +115,8 @@ def field_error(error: Mapping[str, Any], body: Any) -> FieldError:
     return FieldError(location=str(where), pointer=pointer, detail=detail)
 
 
-async def _on_symadj_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, SymadjError)
+def answer(request: Request, error: SymadjError) -> JSONResponse:
+    """Return the answer to a request that ``error`` refuses."""
     extensions = dict(error.extensions)
     pointer = extensions.pop("pointer", None)
     where = "body" if pointer is not None and pointer.startswith("/") else "query"
@@ -131,6 +132,11 @@ async def _on_symadj_error(request: Request, error: Exception) -> JSONResponse:
         extensions=extensions,
         headers=headers,
     )
+
+
+async def _on_symadj_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, SymadjError)
+    return answer(request, error)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
@@ -181,7 +187,9 @@ async def _on_storage_trouble(request: Request, error: Exception) -> JSONRespons
 
 async def _on_any_exception(request: Request, error: Exception) -> JSONResponse:
     log.exception("%s %s failed", request.method, request.url.path, exc_info=error)
-    return _response(request, 500, "internal", "Internal error", "A fault of ours: the server's log has the details.")
+    detail = "A fault of ours: the server's log has the details."
+    # It is answered outside of all middleware.
+    return _response(request, 500, "internal", "Internal error", detail, headers=SECURITY_HEADERS)
 
 
 def install(app: FastAPI) -> None:

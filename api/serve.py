@@ -33,6 +33,13 @@ __all__ = ["ServeError", "serve"]
 
 RAY_START_SECONDS = 120.0
 API_START_SECONDS = 60.0
+# By which Ray and the runs on it listen on this machine's loopback addresses alone, and so no other machine reaches
+# them. Ray takes 127.0.0.1 for one of the machine's other addresses, unless it is told that there is no cluster.
+_ON_LOOPBACK = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
+    "NCCL_SOCKET_IFNAME": "lo",
+}
 # Ray keeps its Unix sockets below its temporary folder, and their paths may have 107 characters at most.
 RAY_FOLDER = Path("/tmp")
 
@@ -70,6 +77,9 @@ def serve(
     except (ExposedError, SettingsError, StorageUnreachableError) as error:
         raise ServeError(str(error)) from error
     data = data.resolve()
+    if ray_address is None:
+        # All processes are this user's: nobody else has to read what any of them writes.
+        os.umask(0o077)
     (data / "logs").mkdir(parents=True, exist_ok=True)
     lock = _lock(data)
     _clean_up_after_a_killed_one(data)
@@ -159,19 +169,28 @@ def _local_ray(
     environment = {name: value for name, value in environment.items() if not name.startswith("SYMADJ_")}
     gcs, dashboard, client, agent_http, agent_grpc, runtime_env, metrics = _free_ports(7)
     token = secrets.token_hex(32)
-    environment = environment | {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": token,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Ray's default of 15 lets the training starve beside whatever else the machine does.
-        "RAY_worker_niceness": "0",
-        # Draining hands work over to other nodes, of which there are none.
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-    }
+    environment = (
+        environment
+        | _ON_LOOPBACK
+        | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": token,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # Ray's default of 15 lets the training starve beside whatever else the machine does.
+            "RAY_worker_niceness": "0",
+            # Draining hands work over to other nodes, of which there are none.
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        }
+    )
     environment.pop("RAY_ADDRESS", None)  # it would send Ray's own processes elsewhere
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
-        *("--dashboard-host=127.0.0.1", f"--temp-dir={ray_folder}", "--include-log-monitor=false"),
+        *(
+            "--node-ip-address=127.0.0.1",
+            "--dashboard-host=127.0.0.1",
+            f"--temp-dir={ray_folder / 'ray'}",
+            "--include-log-monitor=false",
+        ),
         # Ray Train moves tensors by gloo and NCCL; the object store carries next to nothing.
         "--object-store-memory=100000000",
         # Ports of its own, and the same after a restart: the dispatcher and the API know them.
@@ -218,7 +237,10 @@ def _clean_up_after_a_killed_one(data: Path) -> None:
 
 
 def _new_ray_folder(data: Path) -> Path:
-    """Make a folder for Ray's session; one that a killed service left behind is removed."""
+    """Make a folder for Ray's session; one that a killed service left behind is removed.
+
+    It is this user's alone: Ray lets everybody read and write in the folder that it is given, which is one in this.
+    """
     note = data / "ray.folder"
     if note.exists():
         shutil.rmtree(note.read_text(), ignore_errors=True)

@@ -7,9 +7,11 @@ from typing import Any
 __all__ = [
     "ConflictError",
     "ForbiddenError",
+    "ForeignOriginError",
     "IdempotencyMismatchError",
     "InvalidParameterError",
     "InvalidSpecError",
+    "MisdirectedError",
     "NotFoundError",
     "SymadjError",
     "TooManyRequestsError",
@@ -100,3 +102,19 @@ class ForbiddenError(SymadjError):
     status = 403
     code = "forbidden"
     title = "Not allowed"
+
+
+class ForeignOriginError(SymadjError):
+    """A web page of another origin tried to change something."""
+
+    status = 403
+    code = "foreign-origin"
+    title = "A page of another origin"
+
+
+class MisdirectedError(SymadjError):
+    """The request names a host that this service is not."""
+
+    status = 421
+    code = "misdirected"
+    title = "Not a name of this service"

@@ -131,6 +131,11 @@ class Settings(BaseSettings):
     auth: Literal["none", "keys"] = Field(
         "none", description="Whether the API asks for keys; with none, anyone who reaches it may do everything."
     )
+    allowed_hosts: str | None = Field(
+        None,
+        description="Names by which an API without keys may be called, beside localhost, loopback addresses and the "
+        "name in api_url; separated by commas. Any other is refused. With keys every name is taken.",
+    )
     key_secret: SecretStr | None = Field(
         None, min_length=32, description="Under which API keys are hashed; changing it makes them all invalid."
     )

@@ -3,8 +3,8 @@
 Every module of this folder is served under ``/api/v1``, by itself, to callers with an API key. What an endpoint says
 of itself, beside its parameters and its answer:
 
-- ``responses=describe(404, ...)``: the problems that it may answer with beyond those of every endpoint (401, 405, 422,
-  503). :data:`~symadj.api.dependencies.JobId` may answer 404, :data:`~symadj.api.dependencies.Owner` 403,
+- ``responses=describe(404, ...)``: the problems that it may answer with beyond those of every endpoint (401, 405, 421,
+  422, 503). :data:`~symadj.api.dependencies.JobId` may answer 404, :data:`~symadj.api.dependencies.Owner` 403,
   :func:`~symadj.api.dependencies.require_json` 400 and 415.
 - :data:`~symadj.api.dependencies.JobId` for the id of a job: it checks that the caller may see the job.
 - :data:`~symadj.api.dependencies.Owner` for whatever changes something: it refuses a viewer's key.
@@ -19,8 +19,8 @@ from fastapi import APIRouter
 
 __all__ = ["resources"]
 
-# Their callers have no API key: runs, which have tokens of their own, and monitoring.
-_WITHOUT_API_KEY = {"ingest", "health"}
+# Their callers have no API key: runs, which have tokens of their own, monitoring, and a browser that shows a page.
+_WITHOUT_API_KEY = {"ingest", "health", "pages"}
 
 
 def resources() -> list[APIRouter]:

@@ -11,7 +11,7 @@ from symadj.api.dependencies import SettingsOf, Store
 from symadj.api.problems import describe
 from symadj.api.schemas.service import Health, Readiness
 
-router = APIRouter(tags=["health"], responses=describe(422))
+router = APIRouter(tags=["health"], responses=describe(421, 422))
 
 
 @router.get("/healthz")

@@ -12,7 +12,7 @@ from symadj.service.contract.records import BatchAnswer, RecordBatch
 router = APIRouter(prefix="/ingest", tags=["ingest"])
 
 
-@router.post("/batches", responses=describe(400, 409))
+@router.post("/batches", responses=describe(400, 403, 409))
 def store_batch(batch: RecordBatch, store: Store, settings: SettingsOf, token: AttemptToken) -> BatchAnswer:
     """Store numbered records, each once. 409 with `next_seq` where earlier ones are missing."""
     with store.session() as session:

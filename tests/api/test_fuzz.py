@@ -102,6 +102,7 @@ def test_every_answer_is_documented_and_no_fault_of_ours(backend: str, new_datab
         ray_address="http://127.0.0.1:9",
         auth="keys" if asks_for_keys else "none",
         key_secret=SECRET,
+        allowed_hosts="testserver",  # what the clients call it
     )
     app = create_app(configured)
     with TestClient(app) as client, contextlib.closing(Database(new_database_url)) as database:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import ipaddress
 import json
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +123,10 @@ def test_a_running_job_is_cancelled_at_its_next_step(service: Service, client: C
     job_id = client.submit(toy(100_000)).id
     until(job_id, lambda job: job.progress.step >= 5)
     assert_ray_knows_no_setting(service)
+    assert_listens_on_loopback_alone(service)
+    assert_nobody_else_can_read(service.data)
+    (ray_folder,) = _ray_folder(service)
+    assert_nobody_else_can_read(ray_folder.parent)
     assert service.run("cancel", job_id).returncode == 0
     job = until(job_id, lambda job: job.state is JobState.CANCELLED)
     (event,) = [event for event in client.events(job_id).items if event.name == "cancelled"]
@@ -138,6 +145,30 @@ def assert_ray_knows_no_setting(service: Service) -> None:
     assert any("symadj.workers.run" in words for words in found)
     assert any("RayTrainWorker" in words for words in found)
     assert all(names <= {PLACE_VARIABLE, TOKEN_VARIABLE} for names in found.values()), found
+
+
+def assert_listens_on_loopback_alone(service: Service) -> None:
+    """What listens are the API, Ray and the run; the store that the ranks of a run meet at can't be told where."""
+    processes = psutil.Process(service.process.pid).children(recursive=True)
+    addresses: dict[str, set[str]] = {}
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):  # some live for a moment
+            for connection in process.net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    addresses.setdefault(process.name(), set()).add(connection.laddr.ip)
+    assert {"gcs_server", "raylet"} <= addresses.keys()
+    elsewhere = {
+        name: found
+        for name, found in addresses.items()
+        if not all(ipaddress.ip_address(ip.removeprefix("::ffff:")).is_loopback for ip in found)
+    }
+    assert not elsewhere
+
+
+def assert_nobody_else_can_read(folder: Path) -> None:
+    assert stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0 or all(
+        stat.S_IMODE(entry.lstat().st_mode) & 0o077 == 0 for entry in folder.iterdir()
+    )
 
 
 def test_jobs_run_side_by_side_and_every_exact_gradient_trains_alike(client: Client, until: Until) -> None:

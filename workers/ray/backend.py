@@ -7,7 +7,7 @@ loaded only where it is used, in the workers, and there in all of them at once.
 
 from __future__ import annotations
 
-import os
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,10 +68,17 @@ def _join(backend: str, address: str, port: int, rank: int, size: int, timeout_s
 
     import torch.distributed as dist
 
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)
-    dist.init_process_group(
-        backend, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s), init_method="env://"
+    timeout = timedelta(seconds=timeout_s)
+    # By itself the store, which asks nobody who they are, would listen on all addresses of the node.
+    listening = _listen(address, port).detach() if rank == 0 else None
+    store = dist.TCPStore(  # type: ignore[attr-defined]  # it is documented, and not declared
+        address, port, size, rank == 0, timeout, master_listen_fd=listening
     )
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    return socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
 
 
 def _leave() -> None:
