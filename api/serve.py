@@ -24,6 +24,7 @@ from typing import IO
 import httpx
 from pydantic import SecretStr
 
+from symadj.api import environment as environments
 from symadj.api.children import Child, ServeError, end_processes_of
 from symadj.api.listening import ExposedError, check_exposure
 from symadj.service.contract.storage import StorageUnreachableError
@@ -101,18 +102,20 @@ def serve(
         # A folder of the user's named `api` or `service` must not be taken for ours.
         "PYTHONSAFEPATH": "1",
     }
+    more = settings.environment_to_pass()
     ray_folder = ray = None
     if ray_address is None:
         ray_folder = _new_ray_folder(data)
-        ray, its_settings = _local_ray(environment, data, ray_folder, cpus)
+        ray, its_settings = _local_ray(environments.for_ray(environment, more), data, ray_folder, cpus)
         environment |= {"SYMADJ_API_URL": url} | its_settings
     else:
         environment = {"SYMADJ_API_URL": url} | environment | {"SYMADJ_RAY_ADDRESS": ray_address}
     api_command = [sys.executable, "-m", "symadj.api", "--host", host, "--port", str(port)]
     if insecure:
         api_command.append("--insecure")
-    api = Child("api", api_command, environment, data, (f"{url}/healthz",), API_START_SECONDS)
-    dispatcher = Child("dispatcher", [sys.executable, "-m", "symadj.service.dispatcher"], environment, data)
+    for_api, for_dispatcher = environments.for_api(environment, more), environments.for_dispatcher(environment, more)
+    api = Child("api", api_command, for_api, data, (f"{url}/healthz",), API_START_SECONDS)
+    dispatcher = Child("dispatcher", [sys.executable, "-m", "symadj.service.dispatcher"], for_dispatcher, data)
     if ray is not None:
         # The runs end with the service. On a cluster that runs elsewhere they go on, and so it waits for none.
         dispatcher.command.append("--drain")
@@ -162,11 +165,7 @@ class _StopSignal:
 def _local_ray(
     environment: dict[str, str], data: Path, ray_folder: Path, cpus: int | None
 ) -> tuple[Child, dict[str, str]]:
-    """Return a Ray head, and the settings by which the others reach it.
-
-    Its own processes, the runs among them, get none of the service's settings: some of these are secrets.
-    """
-    environment = {name: value for name, value in environment.items() if not name.startswith("SYMADJ_")}
+    """Return a Ray head, and the settings by which the others reach it."""
     gcs, dashboard, client, agent_http, agent_grpc, runtime_env, metrics = _free_ports(7)
     token = secrets.token_hex(32)
     environment = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
 from sqlalchemy.orm import Session
@@ -27,7 +27,11 @@ from symadj.service.lifecycle import attempts
 from symadj.service.store import artifacts, checkpoints, data, events, jobs, memory, metrics, sources
 from symadj.service.store.tables import Attempt, IngestSource, Job
 
-__all__ = ["authenticate", "store_batch"]
+__all__ = ["LATE_SECONDS", "authenticate", "store_batch"]
+
+# For how long after the end of an attempt its token still brings in what its spool holds, and of which kinds.
+LATE_SECONDS = 300.0
+_MAY_BE_LATE = (StepRecord, MemoryRecord, EventRecord, ClosedRecord)
 
 
 def authenticate(session: Session, token: str) -> Attempt:
@@ -51,14 +55,21 @@ def store_batch(
     but they replace nothing of a later one, and its outcome changes nothing any more. ``retry_seconds`` is the pause
     before the next attempt, should an outcome ask for one.
 
+    A live batch of an attempt that has ended, by its token, adds steps, memory and events that are not stored yet, for
+    ``LATE_SECONDS``. It replaces nothing, and its artifacts, checkpoints and all else are acknowledged and left out.
+
     Raises:
         ConflictError: records before this batch are missing; the extension ``next_seq`` names the first of them.
-        UnauthorizedError: a later attempt has taken this one's place.
+        UnauthorizedError: a later attempt has taken this one's place, or this one has ended too long ago.
     """
     job = jobs.lock(session, attempt.job_id)
     session.refresh(attempt)
     if live and attempt.number != job.attempt:
         raise UnauthorizedError(f"attempt {attempt.number} of {job.id} was replaced by attempt {job.attempt}")
+    now, ended_at = datetime.now(UTC), attempt.finished_at
+    if live and ended_at is not None and now - ended_at > timedelta(seconds=LATE_SECONDS):
+        raise UnauthorizedError(f"attempt {attempt.number} of {job.id} ended at {ended_at.isoformat()}")
+    late = live and ended_at is not None
     position = sources.get(session, job.id, attempt.number, batch.source)
     if batch.first_seq > position.next_seq:
         raise ConflictError(
@@ -68,14 +79,18 @@ def store_batch(
     fresh = batch.records[position.next_seq - batch.first_seq :]
     position.next_seq += len(fresh)
     if live:
-        position.seen_at = datetime.now(UTC)
+        position.seen_at = now
 
     # A rank has reported: the driver does so before the workers have started.
     if live and job.state == JobState.STARTING and fresh and batch.source != "driver":
         jobs.transition(session, job, JobState.RUNNING, actor=batch.source, message="The run reports.")
-    metrics.append(session, job, attempt.number, [r for r in fresh if isinstance(r, StepRecord)])
-    memory.append(session, job, attempt.number, [r for r in fresh if isinstance(r, MemoryRecord)])
+    steps = [record for record in fresh if isinstance(record, StepRecord)]
+    metrics.append(session, job, attempt.number, steps, replace=not late)
+    peaks = [record for record in fresh if isinstance(record, MemoryRecord)]
+    memory.append(session, job, attempt.number, peaks, replace=not late)
     for record in fresh:
+        if late and not isinstance(record, _MAY_BE_LATE):
+            continue
         _store_single(session, job, attempt, position, record, retry_seconds)
     # The attempt is over: any process of it that is left must stop.
     stop = StopReason.CANCEL if attempt.finished_at is not None else job.stop_requested
@@ -95,7 +110,7 @@ def _store_single(
         case StepRecord() | MemoryRecord():
             pass  # stored for the whole batch at once
         case EventRecord():
-            if record.name == "resumed" and position.source == "rank-0":
+            if record.name == "resumed" and position.source == "rank-0" and attempt.finished_at is None:
                 # A run that began under the first versions, which had no record of its own for this.
                 step = record.data.get("step")
                 attempt.resumed_from_step = step if isinstance(step, int) else None

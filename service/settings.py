@@ -136,6 +136,11 @@ class Settings(BaseSettings):
         description="Names by which an API without keys may be called, beside localhost, loopback addresses and the "
         "name in api_url; separated by commas. Any other is refused. With keys every name is taken.",
     )
+    pass_environment: str | None = Field(
+        None,
+        description="Further variables of its environment that `symadj serve` passes on to its processes and so to the "
+        "runs; separated by commas. It passes those that symadj, Ray, torch and the libraries of buckets read.",
+    )
     key_secret: SecretStr | None = Field(
         None, min_length=32, description="Under which API keys are hashed; changing it makes them all invalid."
     )
@@ -171,6 +176,10 @@ class Settings(BaseSettings):
             roots = split_places(self.data_roots)
             return tuple(root if is_url(root) else str(Path(root).resolve()) for root in roots)
         return (str((self.data / "datasets").resolve()), SYSTEM_DATASETS)
+
+    def environment_to_pass(self) -> frozenset[str]:
+        """Return the names in ``pass_environment``."""
+        return frozenset(name.strip() for name in (self.pass_environment or "").split(",") if name.strip())
 
     def check_buckets(self) -> None:
         """Find out whether the buckets that are named can be used. Folders are not looked at.

@@ -11,15 +11,22 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import tenacity
 
 from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.layout import ray_folder
-from symadj.service.contract.order import PLACE_VARIABLE, STORAGE_PATIENCE_S, TOKEN_VARIABLE, RunOrder, read_order
+from symadj.service.contract.order import (
+    PLACE_VARIABLE,
+    STORAGE_PATIENCE_S,
+    TOKEN_VARIABLE,
+    RunOrder,
+    read_order,
+    take_token,
+)
 from symadj.service.contract.records import ClosedRecord, DataRecord, EventRecord, OutcomeRecord
 from symadj.service.contract.spec.resources import GpuResources
 from symadj.service.contract.spec.section import STORED
@@ -37,6 +44,7 @@ from symadj.workers.ray.oom_kills import oom_kills
 __all__ = ["main"]
 
 log = logging.getLogger("symadj.run")
+T = TypeVar("T")
 
 # Ray Train's settings, read by its controller and workers from the driver's environment.
 _RAY_TRAIN_SETTINGS = {
@@ -79,7 +87,8 @@ def _order_and_token(environment: Mapping[str, str]) -> tuple[RunOrder, str]:
     place = environment[PLACE_VARIABLE]
     if place.startswith("{"):
         return _order_of_first_version(place, environment)
-    return _read_order(place), environment[TOKEN_VARIABLE]
+    order = _patiently(read_order, place)
+    return order, environment.get(TOKEN_VARIABLE) or _patiently(take_token, place)
 
 
 def _order_of_first_version(text: str, environment: Mapping[str, str]) -> tuple[RunOrder, str]:
@@ -99,8 +108,8 @@ def _order_of_first_version(text: str, environment: Mapping[str, str]) -> tuple[
     before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
     reraise=True,
 )
-def _read_order(place: str) -> RunOrder:
-    return read_order(place)
+def _patiently(read: Callable[[str], T], place: str) -> T:
+    return read(place)
 
 
 def _attempt(order: RunOrder, token: str, outbox: Outbox) -> OutcomeRecord | None:

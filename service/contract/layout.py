@@ -14,6 +14,7 @@ __all__ = [
     "job_folder",
     "order_file",
     "ray_folder",
+    "token_file",
 ]
 
 # The file of a checkpoint that says what it is, with the size and SHA-256 of the others. It is written last and removed
@@ -66,6 +67,11 @@ def checkpoint_folder(job_id: str) -> str:
 def order_file(job_id: str, attempt: int) -> str:
     """Return the file that tells an attempt what to do."""
     return f"{job_folder(job_id)}/orders/{attempt}.json"
+
+
+def token_file(job_id: str, attempt: int) -> str:
+    """Return the file with the token of an attempt, beside its order; it is there until the run has read it."""
+    return f"{job_folder(job_id)}/orders/{attempt}.token"
 
 
 def ray_folder(job_id: str) -> str:

@@ -8,13 +8,22 @@ from pydantic import BaseModel, Field
 
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.section import STORED
-from symadj.service.contract.storage import StorageError, open_storage
+from symadj.service.contract.storage import Storage, StorageError, open_storage
 
-__all__ = ["FLUSH_TIMEOUT_S", "PLACE_VARIABLE", "STORAGE_PATIENCE_S", "TOKEN_VARIABLE", "RunOrder", "read_order"]
+__all__ = [
+    "FLUSH_TIMEOUT_S",
+    "PLACE_VARIABLE",
+    "STORAGE_PATIENCE_S",
+    "TOKEN_VARIABLE",
+    "RunOrder",
+    "read_order",
+    "take_token",
+]
 
 # Linux takes 128 KiB for one variable, and a spec may be larger: the environment of a run's driver has the place of its
-# order, and the token under which it reports, which must not lie in a file that others may read.
+# order. It has no secret: Ray writes a job's environment to a log that others may read.
 PLACE_VARIABLE = "SYMADJ_RUN_ORDER"
+# Of runs that an earlier version submitted: the token itself.
 TOKEN_VARIABLE = "SYMADJ_RUN_TOKEN"
 
 # How long a run waits, in seconds, where the service's settings do not say otherwise.
@@ -61,11 +70,31 @@ def read_order(place: str) -> RunOrder:
         OSError: it can't be read, or a bucket does not answer.
         ValueError: it is not an order that this version reads.
     """
+    return RunOrder.of_json(_read("order", *_split(place)))
+
+
+def take_token(place: str) -> str:
+    """Return the token under which the run reports whose order lies at ``place``, and remove its file.
+
+    Raises:
+        OSError: it can't be read or removed, or a bucket does not answer.
+    """
+    storage, name = _split(place)
+    name = name.removesuffix(".json") + ".token"
+    token = _read("token", storage, name).decode()
+    storage.remove_file(name)
+    return token
+
+
+def _split(place: str) -> tuple[Storage, str]:
     folder, _, name = place.rpartition("/")
+    return open_storage(folder), name
+
+
+def _read(what: str, storage: Storage, name: str) -> bytes:
     try:
-        content = open_storage(folder).read(name)
+        return storage.read(name)
     except StorageError:
         raise
     except OSError as error:
-        raise OSError(f"the order of this run can't be read at {place}: {error}") from error
-    return RunOrder.of_json(content)
+        raise OSError(f"the {what} of this run can't be read at {storage.name(name)}: {error}") from error

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from symadj.service import capacity
 from symadj.service.capacity import AnyResources
 from symadj.service.contract import layout
-from symadj.service.contract.order import PLACE_VARIABLE, TOKEN_VARIABLE, RunOrder
+from symadj.service.contract.order import PLACE_VARIABLE, RunOrder
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.states import JobState, ReasonCode
 from symadj.service.dispatcher.settling import ACTOR, Settler
@@ -155,13 +155,14 @@ class Starter:
         place = layout.order_file(order.job_id, order.attempt)
         try:
             storage.write(place, order.model_dump_json().encode(), private=True)
+            token = layout.token_file(order.job_id, order.attempt)
+            storage.write(token, claim.token.encode(), private=True)
         except OSError as error:
             log.warning("%s: its order can't be written: %s", claim.job.id, error)
             self._put_back(claim, f"The storage can't be written: {error}", ReasonCode.INTERNAL)
             return False
         environment = {
             PLACE_VARIABLE: storage.name(place),
-            TOKEN_VARIABLE: claim.token,
             # A folder of the user's named `symadj` must not be taken for ours.
             "PYTHONSAFEPATH": "1",
         }

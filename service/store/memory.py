@@ -14,18 +14,20 @@ from symadj.service.store.tables import Job, MemoryPoint
 __all__ = ["append", "points", "summary"]
 
 
-def append(session: Session, job: Job, attempt: int, records: Sequence[MemoryRecord]) -> None:
+def append(session: Session, job: Job, attempt: int, records: Sequence[MemoryRecord], *, replace: bool = True) -> None:
     """Store memory records. A (rank, phase, step) that was stored before is replaced, unless by a later attempt.
+
+    Without ``replace`` nothing is replaced.
 
     ``job`` must be locked: its ``memory_seq`` is raised by one a record.
     """
     newest = {(record.rank, record.phase, record.step): record for record in records}
-    if attempt < job.attempt and newest:
+    if newest and (attempt < job.attempt or not replace):
         for row in session.execute(
             sa.select(MemoryPoint.rank, MemoryPoint.phase, MemoryPoint.step).where(
                 MemoryPoint.job_id == job.id,
                 MemoryPoint.step.in_({record.step for record in records}),
-                MemoryPoint.attempt > attempt,
+                MemoryPoint.attempt > (attempt if replace else -1),
             )
         ):
             newest.pop((row.rank, row.phase, row.step), None)

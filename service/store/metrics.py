@@ -34,9 +34,9 @@ class Downsampled:
     non_finite: int
 
 
-def append(session: Session, job: Job, attempt: int, steps: Sequence[StepRecord]) -> None:
+def append(session: Session, job: Job, attempt: int, steps: Sequence[StepRecord], *, replace: bool = True) -> None:
     """Store the metrics of steps. A step that was stored before (before a resume, say) is replaced, unless it is one
-    of a later attempt: what comes late of an older one fills gaps alone.
+    of a later attempt: what comes late of an older one fills gaps alone. So does all, without ``replace``.
 
     ``job`` must be locked: its ``metric_seq`` is raised by one a value.
     """
@@ -49,8 +49,8 @@ def append(session: Session, job: Job, attempt: int, steps: Sequence[StepRecord]
     seq = job.metric_seq
     late = attempt < job.attempt
     for name, values in by_name.items():
-        if late:
-            for step in _of_later_attempts(session, job.id, name, attempt, values):
+        if late or not replace:
+            for step in _stored(session, job.id, name, values, after=attempt if replace else -1):
                 del values[step]
             if not values:
                 continue
@@ -76,19 +76,19 @@ def append(session: Session, job: Job, attempt: int, steps: Sequence[StepRecord]
             session.add(known)
         known.points += len(rows) - len(replaced)
         known.last_seq = seq
-        if not late:
+        if not late and (replace or newest["step"] > known.last_step):
             known.last_step, known.last_value = newest["step"], newest["value"]
     job.metric_seq = seq
 
 
-def _of_later_attempts(session: Session, job_id: str, name: str, attempt: int, steps: Iterable[int]) -> Sequence[int]:
-    """Return those of ``steps`` that a later attempt has made."""
+def _stored(session: Session, job_id: str, name: str, steps: Iterable[int], *, after: int) -> Sequence[int]:
+    """Return those of ``steps`` that an attempt after ``after`` has made."""
     return session.scalars(
         sa.select(MetricPoint.step).where(
             MetricPoint.job_id == job_id,
             MetricPoint.name == name,
             MetricPoint.step.in_(steps),
-            MetricPoint.attempt > attempt,
+            MetricPoint.attempt > after,
         )
     ).all()
 

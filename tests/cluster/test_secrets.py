@@ -21,7 +21,7 @@ def volume(cluster: Cluster) -> Iterator[str]:
 def run(cluster: Cluster, volume: str, command: str, **environment: str) -> str:
     """Run a command in a container that makes secrets."""
     variables = [word for name, value in environment.items() for word in ("--env", f"{name}={value}")]
-    mounts = ["--volume", f"{volume}:/secrets"]
+    mounts = ["--volume", f"{volume}:/secrets"]  # what each service gets of them goes with the container
     return cluster.docker("run", "--rm", *variables, *mounts, "symadj:local", "sh", "-c", command)
 
 

@@ -21,6 +21,8 @@ from tests.conftest import free_port
 
 SYMADJ = Path(sys.executable).with_name("symadj")
 JOB_SECONDS = 180
+# In the environment that the service is started from: a secret of its API, another one, and what a run may want.
+OF_THE_SHELL = {"SYMADJ_KEY_SECRET": "k" * 32, "SOMEBODYS_TOKEN": "s" * 32, "OF_THE_USER": "wanted"}
 
 
 @dataclass
@@ -81,7 +83,8 @@ def running_service(
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service for the tests of a module: a Ray takes its time to start."""
-    with running_service(tmp_path_factory.mktemp("service"), SYMADJ_KEY_SECRET="k" * 32) as running:
+    data = tmp_path_factory.mktemp("service")
+    with running_service(data, SYMADJ_PASS_ENVIRONMENT="OF_THE_USER, NONE", **OF_THE_SHELL) as running:
         yield running
 
 

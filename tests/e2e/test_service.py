@@ -7,9 +7,10 @@ import hashlib
 import ipaddress
 import json
 import os
+import re
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from safetensors.numpy import load_file
 from symadj.api.children import MARK
 from symadj.api.client import ApiUnreachableError, Client
 from symadj.api.schemas.jobs import JobRead
-from symadj.service.contract.order import PLACE_VARIABLE, TOKEN_VARIABLE
+from symadj.service.contract.order import PLACE_VARIABLE
 from symadj.service.contract.states import JobState
+from symadj.service.lifecycle.attempts import hash_token
+from symadj.service.store import Database, jobs
 from tests.e2e.conftest import Service, ended, running_service
 
 pytestmark = pytest.mark.ray
@@ -122,7 +125,8 @@ def _step_when_it_answers(client: Client, job_id: str) -> int:
 def test_a_running_job_is_cancelled_at_its_next_step(service: Service, client: Client, until: Until) -> None:
     job_id = client.submit(toy(100_000)).id
     until(job_id, lambda job: job.progress.step >= 5)
-    assert_ray_knows_no_setting(service)
+    assert_each_process_has_the_secrets_that_it_needs(service)
+    assert_the_token_is_nowhere(service, job_id)
     assert_listens_on_loopback_alone(service)
     assert_nobody_else_can_read(service.data)
     (ray_folder,) = _ray_folder(service)
@@ -134,17 +138,48 @@ def test_a_running_job_is_cancelled_at_its_next_step(service: Service, client: C
     assert steps_of(client, job_id) == list(range(1, job.progress.step + 1))
 
 
-def assert_ray_knows_no_setting(service: Service) -> None:
-    """Secrets of the service are among its settings; a run has its order and its token."""
-    found: dict[str, set[str]] = {}
+def assert_each_process_has_the_secrets_that_it_needs(service: Service) -> None:
+    """Secrets of the service are among its settings; a run has the place of its order."""
+    found: dict[str, dict[str, str]] = {}
     for process in psutil.Process(service.process.pid).children(recursive=True):
-        environment = process.environ()
-        if environment.get(MARK) == f"ray:{service.data}":
-            words = " ".join(process.cmdline())
-            found[words] = {name for name in environment if name.startswith("SYMADJ_")} - {MARK}
-    assert any("symadj.workers.run" in words for words in found)
-    assert any("RayTrainWorker" in words for words in found)
-    assert all(names <= {PLACE_VARIABLE, TOKEN_VARIABLE} for names in found.values()), found
+        with contextlib.suppress(psutil.Error):
+            found[" ".join(process.cmdline())] = process.environ()
+    for words in ("symadj.workers.run", "RayTrainWorker", "symadj.service.dispatcher", "raylet"):
+        assert any(words in command for command in found)
+    has_key_secret = [command for command, environment in found.items() if "SYMADJ_KEY_SECRET" in environment]
+    assert ["-m symadj.api" in command for command in has_key_secret] == [True]
+    assert [command for command, environment in found.items() if "SOMEBODYS_TOKEN" in environment] == []
+    for command, environment in found.items():
+        if MARK not in environment:
+            continue  # it has written its title over its environment
+        assert environment["OF_THE_USER"] == "wanted"
+        if environment[MARK] == f"ray:{service.data}":
+            assert {name for name in environment if name.startswith("SYMADJ_")} <= {MARK, PLACE_VARIABLE}, command
+
+
+def assert_the_token_is_nowhere(service: Service, job_id: str) -> None:
+    """The store has its hash, by which it is looked for: in all files of the service and of Ray, and environments."""
+    database = Database(f"sqlite:///{service.data / 'symadj.sqlite'}")
+    with database.read_session() as session:
+        digest = jobs.attempt(session, job_id, 1).token_hash
+    database.close()
+    (ray_folder,) = _ray_folder(service)
+    texts = {path: path.read_bytes() for folder in (service.data, ray_folder) for path in regular_files(folder)}
+    assert any(path.name == "runtime_env_agent.log" for path in texts), "where Ray writes a job's environment"
+    for process in psutil.Process(service.process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            texts[Path(f"/proc/{process.pid}")] = json.dumps([process.environ(), process.cmdline()]).encode()
+    token = re.compile(rb"(?<![\w-])[\w-]{43}(?![\w-])")
+    having = [path for path, text in texts.items() if digest in map(hash_of, set(token.findall(text)))]
+    assert having == []
+
+
+def hash_of(word: bytes) -> bytes:
+    return hash_token(word.decode())
+
+
+def regular_files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
 def assert_listens_on_loopback_alone(service: Service) -> None:

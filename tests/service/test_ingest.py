@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -34,7 +34,7 @@ from symadj.service.errors import ConflictError, UnauthorizedError
 from symadj.service.lifecycle import attempts, requests
 from symadj.service.lifecycle.advice import ADVICE
 from symadj.service.store import Database, artifacts, checkpoints, data, events, jobs, memory, metrics, sources
-from symadj.service.store.tables import IngestSource
+from symadj.service.store.tables import IngestSource, MemoryPoint
 from tests.service import lives
 from tests.service.lives import checkpoint, claim, lose, send_late, step, submit
 
@@ -238,6 +238,70 @@ def test_what_comes_late_of_an_older_attempt_fills_gaps_and_replaces_nothing(dat
         assert [(e.name, e.attempt) for e in events.after(session, job_id, after_seq=0, limit=99)][-1] == ("slow", 1)
         assert artifacts.get(session, job_id, "w").attempt == 2
         assert jobs.get(session, job_id).state == "running"
+
+
+def everything_stored(database: Database, job_id: str) -> dict[str, Any]:
+    """What of a job a user can read, but its events."""
+    with database.read_session() as session:
+        job = jobs.get(session, job_id)
+        return {
+            "job": (job.state, job.result, job.reason, job.message, job.attempt),
+            "losses": losses(database, job_id),
+            "memory": [(p.step, p.host_peak_bytes) for p in points_of_memory(session, job_id)],
+            "artifacts": [(a.name, a.bytes, a.sha256) for a in artifacts.of_job(session, job_id)],
+            "checkpoints": [(c.name, c.bytes) for c in checkpoints.of_job(session, job_id)],
+            "data": data.of_job(session, job_id) is None,
+            "resumed": [attempt.resumed_from_step for attempt in jobs.attempts(session, job_id)],
+        }
+
+
+def points_of_memory(session: Session, job_id: str) -> Sequence[MemoryPoint]:
+    return memory.points(session, job_id, rank=0, phase="forward", after_seq=0, limit=10)
+
+
+ENDS: dict[str, Callable[[Database, str], None]] = {
+    "succeeded": lambda database, job_id: lives.end(database, job_id, "succeeded"),
+    "failed": lambda database, job_id: lives.end(database, job_id, "failed", reason="diverged"),
+    "lost": lose,
+}
+
+
+@pytest.mark.parametrize("ending", ENDS)
+def test_after_the_end_of_an_attempt_its_token_replaces_nothing_and_adds_what_its_spool_has(
+    database: Database, ending: str
+) -> None:
+    started = start_job(database)
+    artifact = {"kind": "artifact", "time": NOW, "name": "w", "media_type": "x/y", "bytes": 3, "sha256": "0" * 64}
+    send(database, started.token, 1, step(1), memory_record(1, 111), artifact, checkpoint(1))
+    ENDS[ending](database, started.job.id)
+    before = everything_stored(database, started.job.id)
+    changes = [step(1, -777), memory_record(1, 777), artifact | {"bytes": 4, "sha256": SUM}, artifact | {"name": "new"}]
+    changes += [checkpoint(1, bytes=77), checkpoint(2, removed=["step-000000001-attempt-1"])]
+    changes += [{"kind": "data", "time": NOW, "summary": SUMMARY}, {"kind": "resumed", "time": NOW, "step": 7}]
+    changes[-1] |= {"checkpoint": "step-000000007-attempt-1"}
+    changes += [{"kind": "event", "time": NOW, "name": "resumed", "message": "", "data": {"step": 7}}]
+    changes += [{"kind": "outcome", "time": NOW, "state": "succeeded"}]
+    assert {get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(AnyRecord)} == {
+        change["kind"] for change in changes
+    } | {"closed"}
+    assert send(database, started.token, 5, *changes) == 5 + len(changes), "taken note of, and left out"
+    assert everything_stored(database, started.job.id) == before
+    end = [step(2), memory_record(2, 222), {"kind": "closed", "time": NOW}]
+    send(database, started.token, 5 + len(changes), *end)
+    after = everything_stored(database, started.job.id)
+    assert (after["losses"], after["memory"]) == ([(1, 1.0), (2, 2.0)], [(1, 111), (2, 222)])
+
+
+def test_some_minutes_after_its_end_a_token_is_good_for_nothing(database: Database) -> None:
+    started = start_job(database)
+    lives.end(database, started.job.id, "succeeded")
+    send(database, started.token, 1, step(1))
+    with database.session() as session:
+        long_ago = datetime.now(UTC) - timedelta(seconds=ingest.LATE_SECONDS + 1)
+        jobs.attempt(session, started.job.id, 1).finished_at = long_ago
+    with pytest.raises(UnauthorizedError, match=r"attempt 1 of .* ended at"):
+        send(database, started.token, 2, step(2))
+    assert losses(database, started.job.id) == [(1, 1.0)]
 
 
 def memory_record(step_number: int, peak: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from symadj.service.contract.order import PLACE_VARIABLE, TOKEN_VARIABLE, RunOrder, read_order
+from symadj.service.contract.order import PLACE_VARIABLE, RunOrder, read_order, take_token
 from symadj.service.contract.states import JobState
 from symadj.service.dispatcher import MAX_REFUSALS, Dispatcher
 from symadj.service.identifiers import new_job_id
@@ -52,8 +52,10 @@ def test_ray_is_told_where_buckets_are_and_nothing_secret(
     assert (given.storage, given.data_cache) == (settings.storage, str(settings.data_cache))
     assert environment["AWS_ENDPOINT_URL"] == os.environ["AWS_ENDPOINT_URL"]
     ours = {name for name in environment if name.startswith("SYMADJ_")}
-    assert ours == {PLACE_VARIABLE, TOKEN_VARIABLE}
-    assert environment[TOKEN_VARIABLE] not in given.model_dump_json()
+    assert ours == {PLACE_VARIABLE}
+    token = take_token(environment[PLACE_VARIABLE])
+    assert token not in given.model_dump_json()
+    assert token not in str(ray.jobs)
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(ray.jobs)
 
 
@@ -288,8 +290,13 @@ def test_a_run_that_trains_is_given_time_to_stop_with_a_checkpoint(
     dispatcher = Dispatcher(database, RayJobs(ray.url), settings)
     starting, training = submit(database), submit(database)
     dispatcher.round()
-    token = ray.jobs[f"{training}-1"]["runtime_env"]["env_vars"][TOKEN_VARIABLE]
-    send(database, token, 1, {"kind": "event", "time": datetime.now(UTC).isoformat(), "name": "a", "message": ""})
+    place = ray.jobs[f"{training}-1"]["runtime_env"]["env_vars"][PLACE_VARIABLE]
+    send(
+        database,
+        take_token(place),
+        1,
+        {"kind": "event", "time": datetime.now(UTC).isoformat(), "name": "a", "message": ""},
+    )
     for job_id in (starting, training):
         ask(database, job_id, "pause")
     dispatcher.round()
@@ -326,13 +333,16 @@ def test_the_time_of_all_attempts_together_is_limited(
     assert (read(database, job_id).state, read(database, job_id).reason) == ("failed", "timeout")
 
 
-def test_an_order_is_the_business_of_its_owner_and_group_and_is_deleted_with_its_job(
+def test_an_order_and_its_token_are_their_users_alone_and_the_token_is_there_until_the_run_has_read_it(
     database: Database, ray: RayServer, settings: Settings, dispatcher: Dispatcher
 ) -> None:
     job_id = submit(database)
     dispatcher.round()
     file = Path(ray.jobs[f"{job_id}-1"]["runtime_env"]["env_vars"][PLACE_VARIABLE])
-    assert file.stat().st_mode & 0o777 == 0o640
+    token = file.with_suffix(".token")
+    assert {path.stat().st_mode & 0o777 for path in (file, token)} == {0o600}
+    send(database, take_token(str(file)), 1)
+    assert not token.exists()
     end(database, job_id, "failed")
     storage = settings.resolved_storage()
     with database.session() as session:

@@ -23,12 +23,15 @@ def test_a_run_starts_whatever_the_size_of_its_spec(ingest: IngestServer, tmp_pa
     place.write_text(order.model_dump_json())
     assert place.stat().st_size > 2_000_000, "Linux takes no variable of this size"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SYMADJ_")}
-    environment |= {PLACE_VARIABLE: str(place), TOKEN_VARIABLE: TOKEN}
+    token = tmp_path / "order.token"
+    token.write_text(TOKEN)
+    environment[PLACE_VARIABLE] = str(place)
     run = subprocess.run([sys.executable, "-m", "symadj.workers.run"], env=environment, timeout=120, check=False)
     assert run.returncode == 0
     (outcome,) = (record for record in ingest.records["driver"] if record["kind"] == "outcome")
     assert (outcome["state"], outcome["reason"]) == ("failed", "data_error")
     assert "has no column" in outcome["message"]
+    assert not token.exists(), "it is needed once"
 
 
 def test_an_order_that_is_not_there_ends_the_run_with_its_place(tmp_path: Path) -> None:

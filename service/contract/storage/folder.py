@@ -58,8 +58,9 @@ class Folder(Storage):
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            # mkstemp's files are the owner's alone; the API may run as another user of the same group.
-            os.chmod(temporary, 0o640 if private else 0o644)
+            # mkstemp's files are the owner's alone; the API may run as another user.
+            if not private:
+                os.chmod(temporary, 0o644)
             os.replace(temporary, target)
         except BaseException:
             os.unlink(temporary)

@@ -98,7 +98,7 @@ class Storage(ABC):
     def write(self, path: str, content: bytes, *, private: bool = False) -> None:
         """Write a file, in the place of one that is there: it appears whole or not at all.
 
-        Only its owner and the owner's group can read a ``private`` one, where the storage knows such rights.
+        Only its owner can read a ``private`` one, where the storage knows such rights.
         """
 
     @abstractmethod
