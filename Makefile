@@ -10,8 +10,8 @@ DATA ?= symadj-data
 NAME ?= flow_cytometry
 MINUTES ?= 10
 
-.PHONY: help install demo serve test test-slow test-cluster test-deaths soak check bench-core bench-density format lock \
-	swagger-ui clean
+.PHONY: help install demo serve test test-slow test-cluster test-deaths soak fuzz check bench-core bench-density format \
+	lock swagger-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ test-deaths: install ## kill every part of the system in turn, and check what is
 
 soak: install ## thirty short jobs and a random death every 20 s (a quarter of an hour; SEED repeats one)
 	$(BIN)/python -m tests.deaths.soak $(if $(SEED),--seed $(SEED))
+
+fuzz: install ## random specs, trained for three steps each (SEED repeats a run, COUNT, ONLY=number one spec)
+	$(BIN)/python -m tests.fuzz $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT)) $(if $(ONLY),--only $(ONLY))
 
 test-cluster: install ## kill containers of a real cluster, on a container engine (half an hour)
 	SYMADJ_TEST_CLUSTER=1 $(BIN)/python -m pytest -s tests/cluster

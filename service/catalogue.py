@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from symadj.service.contract.spec.data import BUILTIN_ROWS, BuiltinName
+from symadj.service.contract.spec.data import BUILTIN_COLUMNS, BUILTIN_ROWS, TOY_COLUMNS, BuiltinName
 
 __all__ = ["BUILTIN", "Dataset"]
 
@@ -26,13 +26,13 @@ class Dataset:
     reference_test_nll: dict[str, float]
 
 
-def _scikit_learn(name: BuiltinName, dim: int, description: str, origin: str) -> Dataset:
+def _scikit_learn(name: BuiltinName, description: str, origin: str) -> Dataset:
     return Dataset(
         kind="builtin",
         name=name,
         description=description,
         rows=BUILTIN_ROWS[name],
-        dim=dim,
+        dim=BUILTIN_COLUMNS[name],
         licence="BSD-3-Clause (as a part of scikit-learn)",
         source=f"{origin}, as scikit-learn ships it; without labels.",
         reference_test_nll={},
@@ -45,7 +45,7 @@ def _toy(name: str, description: str) -> Dataset:
         name=name,
         description=f"{description}; as many rows as asked for.",
         rows=None,
-        dim=2,
+        dim=TOY_COLUMNS,
         licence="MIT",
         source="Drawn from the job's split seed.",
         reference_test_nll={},
@@ -58,7 +58,7 @@ BUILTIN = (
         name="flow_cytometry",
         description="Flow cytometry: area and height channels of 110,000 cells from 11 wells of two plates.",
         rows=BUILTIN_ROWS["flow_cytometry"],
-        dim=10,
+        dim=BUILTIN_COLUMNS["flow_cytometry"],
         licence="MIT",
         source="Test data of FlowCytometryTools 0.5.1 (Plate01, Plate02), read with flowio.",
         reference_test_nll={
@@ -68,26 +68,23 @@ BUILTIN = (
             "neural_spline_flow_10_minutes": 2.93,
         },
     ),
-    _scikit_learn("iris", 4, "Lengths and widths of sepals and petals of three species of iris, in cm.", "Fisher 1936"),
+    _scikit_learn("iris", "Lengths and widths of sepals and petals of three species of iris, in cm.", "Fisher 1936"),
     _scikit_learn(
-        "wine", 13, "Chemical analyses of wines of three cultivars.", "Wine recognition data of the UCI repository"
+        "wine", "Chemical analyses of wines of three cultivars.", "Wine recognition data of the UCI repository"
     ),
     _scikit_learn(
         "breast_cancer",
-        30,
         "Features of cell nuclei in images of breast masses.",
         "Breast Cancer Wisconsin (Diagnostic) of the UCI repository",
     ),
     _scikit_learn(
         "diabetes",
-        9,
         "Age, body mass, blood pressure and six blood values of diabetes patients, in units of measurement; without "
         "sex, which has two values and so no density.",
         "Efron, Hastie, Johnstone and Tibshirani 2004",
     ),
     _scikit_learn(
         "digits",
-        64,
         "Handwritten digits, 8 x 8 pixels of 17 levels; dequantised.",
         "Test set of the Optical Recognition of Handwritten Digits of the UCI repository",
     ),

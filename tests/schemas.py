@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 Schema = dict[str, Any]
@@ -24,10 +26,14 @@ class Documents:
     Attributes:
         root: the document with the definitions that ``$ref`` points to.
         companions: fields that must stand beside a field of that name, where the schema does not say so.
+        limits: least and most of the random numbers of a field of that name, where more would take too long.
+        choices: random texts of a field of that name.
     """
 
     root: Schema
-    companions: dict[str, dict[str, Any]]
+    companions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    limits: dict[str, tuple[float, float]] = field(default_factory=dict)
+    choices: dict[str, list[str]] = field(default_factory=dict)
 
     def resolve(self, schema: Schema) -> Schema:
         """Return what a schema is, if it is a reference."""
@@ -70,6 +76,62 @@ class Documents:
             case _:
                 return "a"
 
+    def random(self, schema: Schema, rng: Random, name: str = "") -> Any:
+        """Return a document with values of all kinds and sizes; ``limits`` and ``choices`` hold for fields by name."""
+        schema = {**self.resolve(schema), **{key: value for key, value in schema.items() if key != "$ref"}}
+        if "default" in schema and rng.random() < 0.3:
+            return schema["default"]
+        schema = {**schema, **rng.choice(self.options(schema))}
+        for fixed, values in (("const", [schema.get("const")]), ("enum", schema.get("enum", ()))):
+            if fixed in schema:
+                return rng.choice(values)
+        if name in self.choices and schema.get("type") == "string":
+            return rng.choice(self.choices[name])
+        match schema.get("type"):
+            case "object" if "properties" in schema:
+                chosen = [
+                    key for key in schema["properties"] if key in schema.get("required", ()) or rng.random() < 0.5
+                ]
+                chosen += ["kind"] if "kind" in schema["properties"] and "kind" not in chosen else []
+                return {key: self.random(schema["properties"][key], rng, key) for key in chosen}
+            case "array" if "prefixItems" in schema:
+                return [self.random(item, rng, name) for item in schema["prefixItems"]]
+            case "array":
+                least = schema.get("minItems", 0)
+                count = rng.randint(least, min(schema.get("maxItems", least + 3), least + 3))
+                return [self.random(schema["items"], rng, name) for _ in range(count)]
+            case "integer":
+                return self._integer(schema, rng, name)
+            case "number":
+                return self._number(schema, rng, name)
+            case "boolean":
+                return rng.random() < 0.5
+            case "string":
+                return rng.choice(schema.get("examples", ["a"]))
+            case "object":
+                return {}
+            case "null":
+                return None
+            case kind:
+                raise NotImplementedError(f"{name}: documents of the type {kind} are not made yet")
+
+    def _integer(self, schema: Schema, rng: Random, name: str) -> int:
+        low, high = self.limits.get(name, (0, 2**53))
+        low = max(low, schema.get("minimum", low))
+        high = min(high, schema.get("maximum", high), schema.get("exclusiveMaximum", high + 1) - 1)
+        unit = schema.get("multipleOf", 1)
+        drawn = rng.choice([low, high, rng.randint(low, high), rng.randint(low, min(high, low + 10))])
+        return int(max(low, drawn // unit * unit))
+
+    def _number(self, schema: Schema, rng: Random, name: str) -> float:
+        low, high = self.limits.get(name, (5e-324, 1e300))
+        low = max(low, schema.get("minimum", low), math.nextafter(schema.get("exclusiveMinimum", low), math.inf))
+        high = min(high, schema.get("maximum", high), math.nextafter(schema.get("exclusiveMaximum", high), 0.0))
+        if rng.random() < 0.1:
+            return float(rng.choice([low, high]))
+        usual = max(low, min(high, 1e-4)), min(high, max(low, 10.0))
+        return math.exp(rng.uniform(math.log(usual[0]), math.log(usual[1])))
+
     def texts(self, schema: Schema, name: str = "") -> Iterator[TextPlace]:
         """Yield all places of strings that are free to choose, keys of objects included."""
         for option in self.options(schema):
@@ -89,8 +151,8 @@ class Documents:
     def _of_object(self, schema: Schema, name: str) -> Iterator[TextPlace]:
         kind = schema.get("properties", {}).get("kind", {}).get("const")
         name += f"[{kind}]" if kind else ""
-        for key, field in schema.get("properties", {}).items():
-            for inner in self.texts(field, f"{name}/{key}"):
+        for key, value in schema.get("properties", {}).items():
+            for inner in self.texts(value, f"{name}/{key}"):
 
                 def made(text: str, key: str = key, inner: TextPlace = inner) -> Any:
                     least = self.smallest(schema) | self._beside(key, schema)
@@ -98,8 +160,8 @@ class Documents:
 
                 yield TextPlace(inner.name, made)
         values = [schema.get("additionalProperties"), *schema.get("patternProperties", {}).values()]
-        for field in values:
-            if isinstance(field, dict):
-                yield TextPlace(f"{name}/(key)", lambda text, field=field: {text: self.smallest(field)})  # type: ignore[misc]
-                for inner in self.texts(field, f"{name}/a"):
+        for value in values:
+            if isinstance(value, dict):
+                yield TextPlace(f"{name}/(key)", lambda text, value=value: {text: self.smallest(value)})  # type: ignore[misc]
+                for inner in self.texts(value, f"{name}/a"):
                     yield TextPlace(inner.name, lambda text, inner=inner: {"a": inner.document(text)})  # type: ignore[misc]

@@ -127,6 +127,8 @@ class AttemptRun:
             lambda: Checkpointer(self.rank_run, data) if self.ranks.rank == 0 else None, phase="setup"
         )
         self._resume(state, checkpointer)
+        if self.spec.evaluation is not None and state.step == 0:
+            Evaluator(self.rank_run, self.spec.evaluation, state.evaluated, data).try_out()
         ending = train(self.rank_run, state, data, checkpointer)
         if ending == "superseded":
             return None
@@ -155,7 +157,7 @@ class AttemptRun:
             parameters=parameters,
             validation_nll=next((v.nll for v in reversed(state.validations) if v.step == weights_of), None),
         )
-        return OutcomeRecord(state=JobState.SUCCEEDED, result=result)
+        return OutcomeRecord(state=JobState.SUCCEEDED, message=_what_failed(measured), result=result)
 
     def _resume(self, state: TrainingState, checkpointer: Checkpointer | None) -> None:
         """Return to the newest complete checkpoint, if there is one; all ranks use the one that rank 0 finds."""
@@ -210,6 +212,12 @@ class AttemptRun:
         }
         text = json.dumps(config, indent=2) + "\n"
         self.rank_run.store("config.json", "application/json", text.encode())
+
+
+def _what_failed(measured: EvaluationResult) -> str:
+    """Return a sentence about what the report lacks, nothing where it is complete."""
+    parts = ", ".join(f"{failure.part} ({failure.reason})" for failure in measured.report_failures or ())
+    return f"The weights are stored; these parts of the report could not be made: {parts}." if parts else ""
 
 
 def _versions() -> dict[str, str]:

@@ -74,6 +74,4 @@ class Failure:
 
     def outcome(self) -> OutcomeRecord:
         """Return the record of an attempt that ended so."""
-        return OutcomeRecord(
-            state=_STATES[self.stop], reason=self.reason, message=self.message[:20_000], data=self.data
-        )
+        return OutcomeRecord(state=_STATES[self.stop], reason=self.reason, message=self.message, data=self.data)

@@ -50,7 +50,7 @@ class RankRun:
     def event(self, name: str, message: str, **data: Any) -> None:
         """Report that something happened; only rank 0 does, of what happens on all ranks."""
         if self.ranks.rank == 0:
-            self.outbox.put(EventRecord(name=name, message=message[:10_000], data=data))
+            self.outbox.put(EventRecord(name=name, message=message, data=data))
 
     def store(self, name: str, media_type: str, content: bytes) -> None:
         """Write a finished file and register it, as soon as the storage has room.

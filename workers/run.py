@@ -41,7 +41,7 @@ from symadj.workers.model.image_shapes import check_images
 from symadj.workers.outcome import LESS_MEMORY, Failure, StopRequestedError
 from symadj.workers.ray.oom_kills import oom_kills
 
-__all__ = ["main"]
+__all__ = ["main", "unfit_data"]
 
 log = logging.getLogger("symadj.run")
 T = TypeVar("T")
@@ -117,7 +117,7 @@ def _attempt(order: RunOrder, token: str, outbox: Outbox) -> OutcomeRecord | Non
     killed_before = oom_kills()
     retries = Retries(outbox, order.storage_patience_seconds)
     try:
-        refusal = retries.while_unreachable(lambda: _unfit_data(order, outbox))
+        refusal = retries.while_unreachable(lambda: unfit_data(order, outbox))
         if refusal is not None:
             return refusal.outcome()
         # Ray Train writes there, and would take a storage that is away for a fault of the run.
@@ -140,7 +140,7 @@ def _attempt(order: RunOrder, token: str, outbox: Outbox) -> OutcomeRecord | Non
         return failure.outcome()
 
 
-def _unfit_data(order: RunOrder, outbox: Outbox) -> Failure | None:
+def unfit_data(order: RunOrder, outbox: Outbox) -> Failure | None:
     """Load and check the data before any worker is placed, say what they are; return why they can't be trained on."""
 
     def tell(summary: DataSummary) -> None:

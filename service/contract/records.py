@@ -104,7 +104,7 @@ class EventRecord(_Record):
 
     kind: Literal["event"] = "event"
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-    message: Message = Field(max_length=10_000)
+    message: Message
     data: Details = Field(default_factory=dict)
 
 
@@ -159,7 +159,7 @@ class OutcomeRecord(_Record):
     kind: Literal["outcome"] = "outcome"
     state: EndState
     reason: ReasonCode | None = None
-    message: Message = Field("", max_length=20_000)
+    message: Message = ""
     data: Details = Field(default_factory=dict, description="Where it happened, and advice.")
     result: Result | None = None
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from symadj.service.contract.storable import Message
+
 __all__ = [
     "Baselines",
     "EvaluationResult",
@@ -14,6 +16,7 @@ __all__ = [
     "JobResult",
     "MixtureBaseline",
     "Number",
+    "ReportFailure",
     "TestSolver",
     "TwoSampleTest",
 ]
@@ -83,6 +86,14 @@ class TwoSampleTest(_Part):
     auc_stderr: Number = Field(description="Its standard error (DeLong's).")
 
 
+class ReportFailure(_Part):
+    """A part of the report that could not be made, of a job that succeeded nevertheless."""
+
+    part: str = Field(description="`test`, `inverse_error`, `samples`, `two_sample`, `baselines`, or a file's name.")
+    reason: str | None = Field(description="A reason code, as of a failed job.")
+    message: Message = Field(description="What went wrong; the event `report_part_failed` has more.")
+
+
 class EvaluationResult(_Part):
     """Measurements on held-out rows after the training; null where the spec does not ask for them."""
 
@@ -131,6 +142,9 @@ class EvaluationResult(_Part):
         "grid is too coarse for the density.",
     )
     baselines: Baselines | None = None
+    report_failures: list[ReportFailure] | None = Field(
+        None, description="Parts of the evaluation that could not be made; null where all were."
+    )
     evaluate_seconds: float | None = Field(None, description="Wall time of the evaluation, seconds.")
 
 

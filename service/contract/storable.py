@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
-__all__ = ["Details", "Message", "storable_details"]
+__all__ = ["LONGEST_MESSAGE", "Details", "Message", "storable_details"]
+
+LONGEST_MESSAGE = 20_000  # characters
+_CUT = " ... (cut)"
 
 
 def _storable(value: Any) -> Any:
@@ -35,5 +38,10 @@ def storable_details(value: Any) -> Any:
         raise ValueError("lists or objects are nested too deeply to be stored") from None
 
 
-Message = Annotated[str, BeforeValidator(_storable)]
+def _cut(text: str) -> str:
+    """Return what of a text has room in a record: a library's message may be of any length."""
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[: LONGEST_MESSAGE - len(_CUT)]}{_CUT}"
+
+
+Message = Annotated[str, BeforeValidator(_storable), AfterValidator(_cut)]
 Details = Annotated[dict[str, Any], BeforeValidator(storable_details)]

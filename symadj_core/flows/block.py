@@ -66,7 +66,7 @@ class Block(nn.Module):
             `context_dim` C > 0; samples must not depend on each other. Flow matching calls it with t [B] too. Not
             wrapped in DDP: wrap the flow.
         end_time: T > 0, in the field's time units.
-        learn_end_time: make T a parameter.
+        learn_end_time: make T a parameter, of which `duration` keeps T positive.
         divergence: a `Divergence` or its name; None is exact where that costs no more than an estimate (perceptrons of
             up to two hidden layers), and Hutchinson's with one probe elsewhere.
         solver: a tableau or its name.
@@ -116,8 +116,22 @@ class Block(nn.Module):
         )
         # A fixed end time stays on the host: as a buffer, every solve would wait for the device to read it.
         self.end_time: float | nn.Parameter = float(end_time)
+        self._lowest_as_it_is = max(float(end_time) / 100, 1e-15)
         if learn_end_time:
             self.end_time = nn.Parameter(torch.tensor([float(end_time)]))
+
+    def duration(self) -> float | Tensor:
+        """T as it is used: a number, or [1] with a gradient to the parameter if it is learnt.
+
+        An optimiser may take the parameter p anywhere, and a flow has no inverse at T <= 0. So from a hundredth of the
+        initial end time, b, downwards T is b^2 / (2 b - p), which goes on from p with the same value and slope and
+        stays positive. Above, T is p itself, to the bit: a reparametrisation by a softplus or an exponential would give
+        weights that were stored before another meaning, and a bound by clamping would have no gradient to come back by.
+        """
+        if isinstance(self.end_time, float):
+            return self.end_time
+        p, low = self.end_time, self._lowest_as_it_is
+        return torch.where(p < low, low * low / (2 * low - p.clamp(max=low)), p)
 
     @property
     def knows_trace(self) -> bool:
@@ -180,10 +194,11 @@ class Block(nn.Module):
             SolverError: the end was not reached.
             ValueError: a regulariser that this block's field or divergence does not give.
         """
-        if isinstance(self.end_time, float):
-            end = torch.tensor([self.end_time], dtype=torch.float64)
+        duration = self.duration()
+        if isinstance(duration, float):
+            end = torch.tensor([duration], dtype=torch.float64)
         else:
-            end = self.end_time.to(torch.promote_types(y.dtype, self.end_time.dtype))
+            end = duration.to(torch.promote_types(y.dtype, duration.dtype))
         start = torch.zeros_like(end)
         solution = self._solve(self.part(y), torch.cat([end, start] if inverse else [start, end]), context, integrals)
         quadratures = solution.quadratures

@@ -54,7 +54,8 @@ def flow_matching_loss(flow: Flow, x: Tensor, z: Tensor, time: Tensor, context: 
         passed = place[rows] - m
         progress = (before[m] + passed[:, None] * moves[m]) / total
         here = block.part(x[rows] + progress * displacement[rows])
-        velocity = block.part(total) * block.end_time * field(passed * block.end_time, here)
+        duration = block.duration()
+        velocity = block.part(total) * duration * field(passed * duration, here)
         error = (velocity - block.part(displacement[rows])).square().mean(-1)
         loss = loss.index_add(0, rows, error)
     return loss

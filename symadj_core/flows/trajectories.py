@@ -19,7 +19,8 @@ def trajectories(blocks: Sequence[Block], x: Tensor, t: Tensor, context: Tensor 
         ValueError: t is not strictly monotonic, or leaves the flow's time.
     """
     times = t.detach().double().tolist()
-    edges = [0.0, *accumulate(float(block.end_time) for block in blocks)]
+    with torch.no_grad():
+        edges = [0.0, *accumulate(float(block.duration()) for block in blocks)]
     steps = [b - a for a, b in pairwise(times)]
     if not steps or not (all(s > 0 for s in steps) or all(s < 0 for s in steps)):
         raise ValueError("t must be at least two times, strictly increasing or strictly decreasing")

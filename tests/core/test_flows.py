@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -120,6 +121,57 @@ def test_the_gradient_of_the_end_time_is_exact() -> None:
             block.end_time.sub_(sign * step)
     assert block.end_time.grad is not None
     assert float(block.end_time.grad) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-7)
+
+
+def test_a_learnt_end_time_stays_positive_and_above_a_hundredth_of_the_first_is_the_parameter_itself() -> None:
+    flow = make_flow(blocks=2, learn_end_time=True, end_time=0.5)
+    block, _ = flow.stack()
+    assert isinstance(block.end_time, torch.nn.Parameter)
+    used, slopes = [], []
+    places = [-298.0, -1.0, 0.0, 0.0049, 0.005, 0.0051, 0.3, 7.0]
+    for place in places:
+        with torch.no_grad():
+            block.end_time.fill_(place)
+        duration = block.duration()
+        assert isinstance(duration, torch.Tensor)
+        (slope,) = torch.autograd.grad(duration.sum(), block.end_time)
+        used.append(float(duration.detach()))
+        slopes.append(float(slope))
+    assert used[4:] == places[4:]
+    assert all(0 < earlier < later for earlier, later in pairwise(used))
+    assert slopes[4:] == [1.0] * 4
+    assert slopes[3] == pytest.approx(1.0, rel=0.05)
+    assert all(slope > 0 for slope in slopes)
+
+
+def test_the_gradient_of_a_learnt_end_time_below_zero_is_exact_and_the_flow_has_an_inverse() -> None:
+    flow = make_flow(
+        blocks=1, divergence="exact", learn_end_time=True, controller=FixedStep(grid=Halves()), solver="rk4"
+    )
+    (block,) = flow.stack()
+    assert isinstance(block.end_time, torch.nn.Parameter)
+    with torch.no_grad():
+        block.end_time.fill_(-0.02)
+    x = points()
+    flow(x).sum().backward()
+    step, values = 1e-6, []
+    with torch.no_grad():
+        for sign in (1, -1):
+            block.end_time.add_(sign * step)
+            values.append(float(flow(x).sum()))
+            block.end_time.sub_(sign * step)
+        whole = float(block.duration())
+        assert torch.allclose(flow.from_base(flow.to_base(x)), x, atol=1e-9)
+        assert torch.isfinite(flow.transport(flow.to_base(x), torch.linspace(whole, 0, 5, dtype=torch.float64))).all()
+    assert block.end_time.grad is not None
+    assert float(block.end_time.grad) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-6)
+
+
+class Halves:
+    """A grid of two equal steps, however short the solve is."""
+
+    def __call__(self, times: list[float]) -> list[float]:
+        return [times[0], (times[0] + times[-1]) / 2, times[-1]]
 
 
 def test_hutchinson_is_unbiased_and_rademacher_probes_vary_less() -> None:

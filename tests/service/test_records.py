@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from symadj.service.contract.records import ArtifactRecord, EventRecord, OutcomeRecord
 from symadj.service.contract.result import JobResult
+from symadj.service.contract.storable import LONGEST_MESSAGE
 
 NOW = "2026-01-01T12:00:00+02:00"
 
@@ -79,3 +80,14 @@ def test_a_media_type_that_could_stand_in_no_header_is_refused(media_type: str) 
     fields = {"time": NOW, "name": "a", "bytes": 1, "sha256": "0" * 64, "media_type": media_type}
     with pytest.raises(ValidationError, match="media_type"):
         ArtifactRecord.model_validate(fields)
+
+
+def test_a_message_of_any_length_is_cut_and_stays_with_its_code() -> None:
+    record = OutcomeRecord.model_validate(
+        {"time": NOW, "state": "failed", "reason": "data_error", "message": "x" * 100_000}
+    )
+    assert record.reason == "data_error"
+    assert len(record.message) == LONGEST_MESSAGE
+    assert record.message.endswith("(cut)")
+    assert len(event(message="x" * 100_000).message) == LONGEST_MESSAGE
+    assert event(message="x" * LONGEST_MESSAGE).message == "x" * LONGEST_MESSAGE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec.data import BUILTIN_COLUMNS, ToyData
 
 MINIMAL = {"data": {"kind": "builtin", "name": "flow_cytometry"}}
 
@@ -175,11 +176,51 @@ def test_a_wrong_field_is_named_with_what_is_allowed(
     [
         {"data": {"kind": "file", "path": "a.csv", "columns": ["a\nb"]}},
         {"labels": {"note": "a\nb"}},
+        {"evaluation": {"tolerance_factor": 1e-12, "test_rows": 10**400}},
+        {"flow": {"end_time": 1e-9}},
+        {"data": {"kind": "toy", "name": "moons"}, "evaluation": {"divergence": {"kind": "hutchpp"}}},
     ],
 )
 def test_what_was_accepted_before_stays_readable(change: dict[str, Any]) -> None:
     stored = JobSpec.model_validate(MINIMAL).stored() | change
-    with pytest.raises(ValidationError, match="control characters"):
+    with pytest.raises(ValidationError):
         JobSpec.model_validate(stored)
     spec = JobSpec.of_stored(stored)
     assert JobSpec.of_stored(spec.stored()) == spec
+
+
+KNOWN_SETS = [
+    *({"kind": "toy", "name": name} for name in get_args(ToyData.model_fields["name"].annotation)),
+    *({"kind": "builtin", "name": name, "batch_size": 1} for name in BUILTIN_COLUMNS),
+]
+
+
+@pytest.mark.parametrize("section", ["flow", "evaluation"])
+@pytest.mark.parametrize("data", KNOWN_SETS, ids=lambda data: data["name"])
+def test_hutchpp_takes_fewer_probes_than_there_are_columns(data: dict[str, Any], section: str) -> None:
+    columns = JobSpec.model_validate({"data": data}).data.dim
+    assert columns is not None
+    for probes in (3, columns // 3 * 3 + 3):
+        document = {"data": data, section: {"divergence": {"kind": "hutchpp", "probes": probes}}}
+        if probes < columns:
+            JobSpec.model_validate(document)
+            continue
+        with pytest.raises(ValidationError, match=f"fewer than the {columns} columns") as caught:
+            JobSpec.model_validate(document)
+        (error,) = caught.value.errors()
+        assert error["ctx"]["pointer"] == f"/{section}/divergence/{'probes' if columns > 3 else 'kind'}"
+
+
+def test_a_multiscale_flow_takes_fewer_probes_than_its_smallest_part_has_values() -> None:
+    flow = {"kind": "multiscale", "levels": 3, "divergence": {"kind": "hutchpp", "probes": 15}}
+    document = {"data": {"kind": "builtin", "name": "digits"}, "flow": flow}
+    assert JobSpec.model_validate(document).flow.fewest_moved(64) == 16
+    with pytest.raises(ValidationError, match="fewer than the 16 columns that a block moves"):
+        JobSpec.model_validate(document | {"flow": flow | {"divergence": {"kind": "hutchpp", "probes": 18}}})
+
+
+def test_every_number_of_the_evaluation_has_bounds() -> None:
+    for name, field in JobSpec.model_json_schema()["$defs"]["Evaluation"]["properties"].items():
+        for kind in field.get("anyOf", [field]):
+            if kind.get("type") in {"integer", "number"}:
+                assert {"minimum", "maximum"} <= kind.keys(), name

@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 
 from symadj.service.contract.result import Baselines, EvaluationResult, TwoSampleTest
 from symadj.service.contract.spec.evaluation import Evaluation
+from symadj.service.contract.states import ReasonCode
 from symadj.workers import plots
 from symadj.workers.data import PreparedData
+from symadj.workers.distributed.ranks import AttemptFailedError
 from symadj.workers.evaluation.baselines import fit_baselines
 from symadj.workers.evaluation.interruptible import interruptible
+from symadj.workers.evaluation.parts import ReportParts
 from symadj.workers.evaluation.plane import density_over_plane
 from symadj.workers.evaluation.samples import draw_samples
 from symadj.workers.evaluation.scores import inverse_error, score_test_rows, tested_rows
@@ -22,7 +25,7 @@ from symadj.workers.evaluation.trajectories import accepted_steps, end_times, sa
 from symadj.workers.evaluation.two_sample import FEWEST_ROWS, two_sample_test
 from symadj.workers.history import History
 from symadj.workers.model.build import evaluation_flow
-from symadj.workers.model.likelihood import on_device
+from symadj.workers.model.likelihood import HeldOut, on_device
 from symadj.workers.plane_density import PlaneDensity
 from symadj.workers.rank_run import RankRun
 from symadj.workers.validation import Validation
@@ -51,35 +54,46 @@ class Evaluator:
     def __init__(self, run: RankRun, evaluation: Evaluation, flow: Flow, data: PreparedData) -> None:
         self.rank_run, self.evaluation, self.flow, self.data = run, evaluation, flow, data
         self.spec, self.ranks, self.outbox = run.spec, run.ranks, run.outbox
+        self.parts = ReportParts(run)
 
     def run(self, history: History, validations: list[Validation]) -> EvaluationResult:
-        """Return the evaluation's part of the job's result.
+        """Return the evaluation's part of the job's result, and which parts could not be made.
 
         Raises:
-            AttemptFailedError: on all ranks, when one of them could not go on, or the user cancelled.
+            AttemptFailedError: on all ranks, when the API asked to stop.
+            PeerLostError: a rank died.
         """
         began = time.perf_counter()
-        run, spec, evaluation, data, ranks = self.rank_run, self.spec, self.evaluation, self.data, self.ranks
+        run, evaluation, data, ranks, parts = self.rank_run, self.evaluation, self.data, self.ranks, self.parts
         run.event("evaluation_started", "test likelihood, baselines and plots")
-        score, density, inverse = EvaluationResult(), None, None
+        score, density, inverse = None, None, None
         if evaluation.test:
-            score = score_test_rows(run, evaluation, self.flow, data)
+            score = parts.shared("test", lambda: score_test_rows(run, evaluation, self.flow, data))
+        if score is not None:
             run.event(
                 "test_scored",
                 f"test NLL {score.test_nll:.4f} +- {score.test_nll_stderr:.4f} nats",
                 nll=score.test_nll,
                 stderr=score.test_nll_stderr,
             )
+        score = score or EvaluationResult()
         if evaluation.inverse_rows:
-            inverse = inverse_error(run, evaluation.inverse_rows, self.flow, data)
+            inverse = parts.shared(
+                "inverse_error", lambda: inverse_error(run, evaluation.inverse_rows, self.flow, data)
+            )
         if evaluation.plots and data.dim == 2 and not data.context_dim:
-            tested, _ = evaluation_flow(self.flow, spec, evaluation)
-            density = density_over_plane(run, tested.with_settings(divergence="exact"), data.test.rows)
+            density = parts.shared("density.png", self._density)
         # Divided so that both take about as long: the first rank samples and draws while the last one fits.
         shares = ranks.gather(ranks.together(partial(self._share, density), phase="evaluation"))
         two_sample, baselines = shares[0][0], shares[-1][1]
         if evaluation.plots:
-            run.on_rank_0(lambda: self._draw_curve(history, validations, score.test_nll, baselines), phase="artifacts")
+            parts.shared(
+                "curve.png",
+                lambda: run.on_rank_0(
+                    lambda: self._draw_curve(history, validations, score.test_nll, baselines), phase="artifacts"
+                ),
+            )
+        parts.exchange()
         return score.model_copy(
             update={
                 "inverse_error": inverse,
@@ -87,28 +101,67 @@ class Evaluator:
                 "density_integral": None if density is None else density.integral,
                 "density_integral_spread": None if density is None else density.integral_spread,
                 "baselines": baselines,
+                "report_failures": parts.failures or None,
                 "evaluate_seconds": time.perf_counter() - began,
             }
         )
 
+    def try_out(self) -> None:
+        """Build what the test is solved with and score one row, before there is anything to lose.
+
+        What can't be made for such data ends the run. What went wrong otherwise (a solver that is stuck) is an event:
+        it may be right with other weights.
+
+        Raises:
+            AttemptFailedError: on all ranks, when the data do not allow it, or the API asked to stop.
+        """
+        if not self.evaluation.test:
+            return
+
+        def score_one_row() -> None:
+            tested, _ = evaluation_flow(self.flow, self.spec, self.evaluation)
+            row = on_device(self.data.test.head(1), tested, self.ranks.device)
+            HeldOut(row, 1, self.spec.seed).nll(tested, self.outbox.raise_if_stopped)
+
+        try:
+            self.ranks.together(score_one_row, phase="setup")
+        except AttemptFailedError as error:
+            if error.failure.stop is not None or error.failure.reason is ReasonCode.DATA_ERROR:
+                raise
+            message = f"the test fails on its first row with the weights as they are now: {error.failure.message}"
+            self.rank_run.event("evaluation_doubtful", message, reason=error.failure.reason, **error.failure.data)
+
+    def _density(self) -> PlaneDensity:
+        def exact() -> Flow:
+            tested, _ = evaluation_flow(self.flow, self.spec, self.evaluation)
+            return tested.with_settings(divergence="exact")
+
+        tested = self.ranks.together(exact, phase="evaluation")
+        return density_over_plane(self.rank_run, tested, self.data.test.rows)
+
     def _share(self, density: PlaneDensity | None) -> tuple[TwoSampleTest | None, Baselines | None]:
         """Do the work of single ranks; return two-sample test and baselines, each on the rank that made it."""
-        evaluation, data, ranks = self.evaluation, self.data, self.ranks
+        evaluation, data, ranks, parts = self.evaluation, self.data, self.ranks, self.parts
         two_sample, baselines = None, None
         if ranks.rank == 0:
             tried = min(evaluation.two_sample_rows, len(data.test))
             count = max(tried, min(_MOST_DRAWN, len(data.test)) if evaluation.plots else 0)
-            samples = self._samples(count) if count else None
+            samples = parts.alone("samples", lambda: self._samples(count)) if count else None
             if evaluation.plots and samples is not None:
                 self._draw(samples[:_MOST_DRAWN], density)
             if tried >= FEWEST_ROWS and samples is not None:
-                two_sample = interruptible(self.outbox, partial(self._two_sample, samples[:tried]))
+                compare = partial(self._two_sample, samples[:tried])
+                two_sample = parts.alone("two_sample", lambda: interruptible(self.outbox, compare))
         if ranks.rank == ranks.size - 1 and evaluation.mixture_components:
-            training, test = data.training.rows, tested_rows(evaluation, data).rows
-            components, seed = evaluation.mixture_components, self.spec.seed
-            baselines = interruptible(
-                self.outbox, lambda: fit_baselines(training, test, components, seed, self._threads)
+            fit = partial(
+                fit_baselines,
+                data.training.rows,
+                tested_rows(evaluation, data).rows,
+                evaluation.mixture_components,
+                self.spec.seed,
+                self._threads,
             )
+            baselines = parts.alone("baselines", lambda: interruptible(self.outbox, fit))
         return two_sample, baselines
 
     def _two_sample(self, samples: Rows) -> TwoSampleTest:
@@ -140,17 +193,24 @@ class Evaluator:
         """Draw all but the curve."""
         name, data = self.spec.name, self.data
         rows = data.test.head(len(samples)).rows
+        pictures: dict[str, Callable[[], None]] = {}
         if data.shape is not None:
-            raw, drawn = data.original_units(rows[:64]), data.original_units(samples[:64])
-            self._picture("images.png", partial(plots.draw_images, raw, drawn, data.shape, data.levels, name))
+            pictures["images.png"] = partial(self._draw_images, data.shape, rows[:64], samples[:64])
         else:
             title = f"{name}: test data and flow"
-            self._picture("pairs.png", partial(plots.draw_pairs, rows, samples, data.columns, title, self._units))
+            pairs = partial(plots.draw_pairs, rows, samples, data.columns, title, self._units)
+            pictures["pairs.png"] = partial(self._picture, "pairs.png", pairs)
         if density is not None:
-            draw = partial(plots.draw_density, density, rows, samples, data.columns, name, self._units)
-            self._picture("density.png", draw)
-        self._draw_trajectories(rows)
-        self._draw_steps()
+            plane = partial(plots.draw_density, density, rows, samples, data.columns, name, self._units)
+            pictures["density.png"] = partial(self._picture, "density.png", plane)
+        pictures["trajectories.png"] = partial(self._draw_trajectories, rows)
+        pictures["steps.png"] = self._draw_steps
+        for picture, draw in pictures.items():
+            self.parts.alone(picture, draw)
+
+    def _draw_images(self, shape: tuple[int, int, int], rows: Rows, samples: Rows) -> None:
+        raw, drawn = self.data.original_units(rows), self.data.original_units(samples)
+        self._picture("images.png", partial(plots.draw_images, raw, drawn, shape, self.data.levels, self.spec.name))
 
     def _draw_trajectories(self, rows: Rows) -> None:
         data, seed, title = self.data, self.spec.seed, f"{self.spec.name}: from base to data"

@@ -36,7 +36,7 @@ def score_test_rows(run: RankRun, evaluation: Evaluation, flow: Flow, data: Prep
         AttemptFailedError: on all ranks, when a rank's solver could not reach the end.
     """
     spec, ranks = run.spec, run.ranks
-    tested, solver = evaluation_flow(flow, spec, evaluation)
+    tested, solver = ranks.together(lambda: evaluation_flow(flow, spec, evaluation), phase="evaluation")
     trained = flow.with_settings(divergence=tested.stack()[0].settings.divergence)
     piece = piece_rows(tested, spec.data.batch_size // ranks.size)
     share = tested_rows(evaluation, data).share(ranks.rank, ranks.size)

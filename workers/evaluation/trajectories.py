@@ -18,9 +18,10 @@ __all__ = ["accepted_steps", "end_times", "sample_trajectories"]
 Rows = NDArray[np.float64]
 
 
+@torch.no_grad()
 def end_times(flow: Flow) -> list[float]:
     """Return the flow's time at the end of each block."""
-    return list(accumulate(float(block.end_time) for block in flow.stack()))
+    return list(accumulate(float(block.duration()) for block in flow.stack()))
 
 
 @torch.no_grad()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -13,7 +16,16 @@ from symadj.service.contract.result import TestSolver
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.evaluation import AutomaticDivergence, Evaluation
 from symadj.service.contract.spec.flow import CnfFlow, MultiscaleFlow
-from symadj.service.contract.spec.solver import AdaptiveSolver, FixedSolver, Gradient, Solver, SymplecticGradient
+from symadj.service.contract.spec.solver import (
+    MOST_ADAPTIVE_STEPS,
+    MOST_FIXED_STEPS,
+    AdaptiveSolver,
+    FixedSolver,
+    Gradient,
+    Solver,
+    SymplecticGradient,
+)
+from symadj.workers.data import DataError
 from symadj.workers.model.image_shapes import image_shape
 from symadj_core import flows
 from symadj_core.flows import DIVERGENCES, FIELDS, Block, ConvField, Divergence, Exact, Flow, Hutchinson
@@ -39,7 +51,7 @@ def build_flow(spec: JobSpec, dim: int, context_dim: int = 0, shape: tuple[int, 
         shape: (channels, height, width) of the image in a row, or None.
 
     Raises:
-        ValueError: the spec names something that symadj_core does not have, or that makes no sense for such rows.
+        DataError: the spec names something that makes no sense for such rows.
     """
     flow = spec.flow
     options: dict[str, Any] = {
@@ -52,7 +64,7 @@ def build_flow(spec: JobSpec, dim: int, context_dim: int = 0, shape: tuple[int, 
         "field_dtype": _FIELD_DTYPES[flow.field_dtype],
     }
     # The caller's generator is left as it was.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _fit_for_the_data("flow"):
         torch.manual_seed(spec.seed)
         match flow:
             case CnfFlow(field=field):
@@ -91,9 +103,12 @@ def evaluation_flow(flow: Flow, spec: JobSpec, evaluation: Evaluation) -> tuple[
 
     The divergence is ``evaluation.divergence``. An adaptive solver's tolerances are multiplied by
     ``evaluation.tolerance_factor`` c, and the steps that it may take grow as it will need more of them; a fixed solver
-    of order p takes ``c ** (-1 / p)`` times as many steps, which divides its error alike. Where the tolerance is more
-    than float32 can resolve, the weights are copied to float64. A field in bfloat16 is evaluated in the flow's own
-    precision.
+    of order p takes ``c ** (-1 / p)`` times as many steps, which divides its error alike. Neither takes more than a
+    spec may ask for. Where the tolerance is more than float32 can resolve, the weights are copied to float64. A field
+    in bfloat16 is evaluated in the flow's own precision.
+
+    Raises:
+        DataError: the divergence makes no sense for so many columns.
     """
     solver, factor, tableau = spec.solver, evaluation.tolerance_factor, TABLEAUS[spec.solver.method]
     flow = flow.with_settings(full_precision=True)
@@ -105,18 +120,32 @@ def evaluation_flow(flow: Flow, spec: JobSpec, evaluation: Evaluation) -> tuple[
         dtype=spec.flow.dtype,
     )
     if isinstance(solver, FixedSolver):
-        steps = round(solver.steps * factor ** (-1 / tableau.order))
+        steps = min(round(solver.steps * factor ** (-1 / tableau.order)), MOST_FIXED_STEPS)
         controller: Controller = FixedStep(grid=EvenGrid(steps))
-        return flow.with_settings(divergence=divergence, controller=controller), how.model_copy(update={"steps": steps})
-    rtol, atol = solver.rtol * factor, solver.atol * factor
+        with _fit_for_the_data("evaluation.divergence"):
+            tested = flow.with_settings(divergence=divergence, controller=controller)
+        return tested, how.model_copy(update={"steps": steps})
+    # A tolerance below what a float holds would be 0.
+    rtol, atol = (max(tolerance * factor, sys.float_info.min) for tolerance in (solver.rtol, solver.atol))
     how = how.model_copy(update={"rtol": rtol, "atol": atol})
     if rtol < _TIGHTEST_FLOAT32_RTOL:
         how = how.model_copy(update={"dtype": "float64"})
         flow = copy.deepcopy(flow).double()
     # A step's error is of one order more than the estimate's lower solution.
     more_steps = factor ** (-1 / (tableau.error_order + 1))
-    controller = IController(rtol=rtol, atol=atol, max_steps=math.ceil(solver.max_steps * more_steps))
-    return flow.with_settings(divergence=divergence, controller=controller), how
+    most = min(math.ceil(solver.max_steps * more_steps), MOST_ADAPTIVE_STEPS)
+    with _fit_for_the_data("evaluation.divergence"):
+        tested = flow.with_settings(divergence=divergence, controller=IController(rtol=rtol, atol=atol, max_steps=most))
+    return tested, how
+
+
+@contextmanager
+def _fit_for_the_data(what: str) -> Iterator[None]:
+    """Report what symadj_core refuses to make for the data's columns as what it is."""
+    try:
+        yield
+    except ValueError as error:
+        raise DataError(f"{what} does not fit the data: {error}") from error
 
 
 @dataclass(frozen=True)

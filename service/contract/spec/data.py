@@ -51,6 +51,11 @@ class _Data(Section):
         """Whether the rows may be images, as far as the spec shows."""
         return False
 
+    @property
+    def dim(self) -> int | None:
+        """Columns that the flow models; None where only the files show it."""
+        return None
+
 
 class _Split(_Data):
     """Fields of a data set that comes without a split of its own."""
@@ -79,6 +84,15 @@ BUILTIN_ROWS: dict[BuiltinName, int] = {
     "diabetes": 442,
     "digits": 1797,
 }
+BUILTIN_COLUMNS: dict[BuiltinName, int] = {
+    "flow_cytometry": 10,
+    "iris": 4,
+    "wine": 13,
+    "breast_cancer": 30,
+    "diabetes": 9,
+    "digits": 64,
+}
+TOY_COLUMNS = 2
 _IMAGES: frozenset[BuiltinName] = frozenset({"digits"})
 _USUAL_TRANSFORMS: dict[str, list[dict[str, Any]]] = {
     "flow_cytometry": [{"kind": "arcsinh"}, {"kind": "standardise"}],
@@ -119,6 +133,11 @@ class BuiltinData(_Split):
         """Whether the set is one of images."""
         return self.name in _IMAGES
 
+    @property
+    def dim(self) -> int:
+        """Columns of the set."""
+        return BUILTIN_COLUMNS[self.name]
+
 
 class ToyData(_Split):
     """Two-dimensional points drawn from a known density, for smoke tests and pictures."""
@@ -132,6 +151,11 @@ class ToyData(_Split):
     def _batch_fits(self) -> ToyData:
         self._check_batch(self.rows)
         return self
+
+    @property
+    def dim(self) -> int:
+        """Columns of every toy."""
+        return TOY_COLUMNS
 
 
 FormatName = Literal["npy", "npz", "parquet", "csv", "hdf5", "fcs", "idx"]

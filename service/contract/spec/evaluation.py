@@ -6,11 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from symadj.service.contract.spec.flow import ExactDivergence, HutchinsonDivergence, HutchPlusPlusDivergence
+from symadj.service.contract.spec.flow import (
+    BaseDivergence,
+    ExactDivergence,
+    HutchinsonDivergence,
+    HutchPlusPlusDivergence,
+)
 from symadj.service.contract.spec.section import Section
+from symadj.service.contract.spec.solver import MOST_FIXED_STEPS
 
 
-class AutomaticDivergence(Section):
+class AutomaticDivergence(BaseDivergence):
     """The exact trace if it is affordable, else Hutchinson's estimate with Rademacher probes.
 
     It is affordable if the field has it in closed form, or in few dimensions.
@@ -34,21 +40,31 @@ TestDivergence = Annotated[
 ]
 
 
+# No data set has more rows.
+MOST_ROWS = 10**12
+
+
 class Evaluation(Section):
     """What is measured beside the training loss; ``evaluation: null`` omits all of it."""
 
-    validate_every_steps: int | None = Field(200, ge=1, description="null: no validation while training.")
-    validation_rows: int = Field(2000, ge=2, description="Use the first so many validation rows.")
+    validate_every_steps: int | None = Field(
+        200, ge=1, le=100_000_000, description="null: no validation while training."
+    )
+    validation_rows: int = Field(2000, ge=2, le=MOST_ROWS, description="Use the first so many validation rows.")
     test: bool = Field(
         True,
         description="Test NLL with the divergence and tolerances below, beside the one at training's tolerances.",
     )
-    test_rows: int | None = Field(None, ge=2, description="Use the first so many test rows; null: all.")
+    test_rows: int | None = Field(None, ge=2, le=MOST_ROWS, description="Use the first so many test rows; null: all.")
     divergence: TestDivergence = Field(
         AutomaticDivergence(), description="For the test NLL; the result's `test_solver` shows which was used."
     )
     tolerance_factor: float = Field(
-        0.01, gt=0, le=1, description="The solver's tolerances for testing, as a fraction of training's."
+        0.01,
+        ge=1e-6,
+        le=1,
+        description="The solver's tolerances for testing, as a fraction of training's. A fixed solver takes as many "
+        f"more steps, up to {MOST_FIXED_STEPS:,}.",
     )
     mixture_components: int = Field(
         10,
@@ -57,11 +73,15 @@ class Evaluation(Section):
         description="Of the Gaussian mixture that is fitted for comparison, beside a Gaussian; 0: neither.",
     )
     inverse_rows: int = Field(
-        1000, ge=0, description="Test rows carried to the base and back, at training's tolerances; 0: none."
+        1000,
+        ge=0,
+        le=MOST_ROWS,
+        description="Test rows carried to the base and back with training's solver; 0: none.",
     )
     two_sample_rows: int = Field(
         5000,
         ge=0,
+        le=MOST_ROWS,
         description="Test rows, and as many samples, that a classifier must tell apart; below 40: no such test.",
     )
     plots: bool = Field(True, description="Draw pictures and, for two-dimensional data, integrate the density.")

@@ -9,14 +9,22 @@ from pydantic import BeforeValidator, Field, model_validator
 from symadj.service.contract.spec.section import Section, misfit
 
 
-class ExactDivergence(Section):
+class BaseDivergence(Section):
+    """Base of the ways to take the trace of the field's Jacobian."""
+
+    def refused(self, columns: int) -> tuple[str, str] | None:
+        """Return the field that makes no sense for a state of so many columns, and why; None if all make sense."""
+        return None
+
+
+class ExactDivergence(BaseDivergence):
     """The trace of the Jacobian: in closed form where the field has one, else by one VJP a dimension."""
 
     kind: Literal["exact"]
     gives_norm: ClassVar[bool] = True
 
 
-class HutchinsonDivergence(Section):
+class HutchinsonDivergence(BaseDivergence):
     """Hutchinson's unbiased estimate of the trace, its probes held fixed for a whole solve (FFJORD)."""
 
     kind: Literal["hutchinson"] = "hutchinson"
@@ -25,7 +33,7 @@ class HutchinsonDivergence(Section):
     probes: int = Field(1, ge=1, le=1024)
 
 
-class HutchPlusPlusDivergence(Section):
+class HutchPlusPlusDivergence(BaseDivergence):
     """Hutch++ (Meyer et al. 2021): exact on the directions that matter most, Hutchinson's estimate on the rest."""
 
     kind: Literal["hutchpp"]
@@ -39,6 +47,16 @@ class HutchPlusPlusDivergence(Section):
         description="Vector-Jacobian products of a use of the field: a third each to find the directions, to take the "
         "trace on them, and for the rest. Fewer than the data have columns: that many give the exact trace.",
     )
+
+    def refused(self, columns: int) -> tuple[str, str] | None:
+        if self.probes < columns:
+            return None
+        fewer = (columns - 1) // 3 * 3
+        name, less = ("probes", f"at most {fewer} probes, or ") if fewer else ("kind", "")
+        return name, (
+            f"the {self.probes} probes of hutchpp must be fewer than the {columns} columns that a block moves: "
+            f"{columns} products give the exact trace, so take {less}kind exact"
+        )
 
 
 Divergence = Annotated[ExactDivergence | HutchinsonDivergence | HutchPlusPlusDivergence, Field(discriminator="kind")]
@@ -114,8 +132,12 @@ FieldDtype = Annotated[Literal["bfloat16"] | None, BeforeValidator(_not_half)]
 class _Continuous(Section):
     """What all flows have that are stacks of continuous blocks over a standard normal base."""
 
-    end_time: float = Field(1.0, gt=0, le=100)
-    learn_end_time: bool = Field(False, description="Learn each block's end time too; its gradient is exact.")
+    end_time: float = Field(1.0, ge=1e-6, le=100)
+    learn_end_time: bool = Field(
+        False,
+        description="Learn each block's end time too; its gradient is exact, and it stays positive: what would take it "
+        "below a hundredth of `end_time` brings it towards 0 more and more slowly.",
+    )
     divergence: Divergence = HutchinsonDivergence()
     dtype: Dtype = "float32"
     field_dtype: FieldDtype = Field(
@@ -143,6 +165,10 @@ class CnfFlow(_Continuous):
     def has_potential(self) -> bool:
         """Whether the field is the gradient of a potential."""
         return self.field.has_potential
+
+    def fewest_moved(self, columns: int) -> int:
+        """Return how many columns the block moves that moves fewest."""
+        return columns
 
 
 class MultiscaleFlow(_Continuous):
@@ -174,6 +200,10 @@ class MultiscaleFlow(_Continuous):
     time: TimeMode = "concat"
     activation: ActivationName = "softplus"
     zero_init: ZeroInit = False
+
+    def fewest_moved(self, columns: int) -> int:
+        """Return how many columns the block moves that moves fewest: half of them are left out from level to level."""
+        return columns >> (self.levels - 1)
 
     def field_options(self) -> dict[str, Any]:
         """Return the keyword arguments of the convolutional field."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from symadj.service.contract.spec.data import FORMATS_OF_IMAGES, Data
 from symadj.service.contract.spec.evaluation import Evaluation
-from symadj.service.contract.spec.flow import CnfFlow, Flow
+from symadj.service.contract.spec.flow import BaseDivergence, CnfFlow, Flow
 from symadj.service.contract.spec.objective import Pretraining, Regulariser
 from symadj.service.contract.spec.recovery import Checkpoints, FailOnDivergence, OnDivergence, Parent
 from symadj.service.contract.spec.resources import CpuResources, Resources
@@ -69,7 +69,7 @@ class JobSpec(Section):
     parent: Parent | None = Field(None, description="Go on from a checkpoint of another job.")
 
     @model_validator(mode="after")
-    def _parts_fit_together(self) -> JobSpec:
+    def _parts_fit_together(self, info: ValidationInfo) -> JobSpec:
         self._check_batch()
         self._check_images()
         self._check_gradient()
@@ -77,6 +77,8 @@ class JobSpec(Section):
         self._check_elasticity()
         self._check_validations()
         self._check_regularisers()
+        if info.context != STORED:  # earlier versions accepted it
+            self._check_divergences()
         return self
 
     def _check_batch(self) -> None:
@@ -109,6 +111,19 @@ class JobSpec(Section):
         if (refused := self.gradient.refused(self.solver)) is not None:
             name, why = refused
             raise misfit(f"/gradient/{name}", why)
+
+    def _check_divergences(self) -> None:
+        """Refuse what the columns do not allow, where the spec alone shows them."""
+        if self.data.dim is None:
+            return
+        moved = self.flow.fewest_moved(self.data.dim)
+        sections: dict[str, BaseDivergence] = {"flow": self.flow.divergence}
+        if self.evaluation is not None:
+            sections["evaluation"] = self.evaluation.divergence
+        for section, divergence in sections.items():
+            if (refused := divergence.refused(moved)) is not None:
+                name, why = refused
+                raise misfit(f"/{section}/divergence/{name}", f"{section}.divergence: {why}")
 
     def _check_steps(self) -> None:
         schedule, pretraining = self.optimizer.schedule, self.pretraining

@@ -8,6 +8,10 @@ from pydantic import Field
 
 from symadj.service.contract.spec.section import MemorySize, Section
 
+# Of one solve; more than any training needs.
+MOST_ADAPTIVE_STEPS = 1_000_000
+MOST_FIXED_STEPS = 100_000
+
 
 class AdaptiveSolver(Section):
     """An embedded Runge-Kutta pair with step-size control."""
@@ -16,7 +20,7 @@ class AdaptiveSolver(Section):
     method: Literal["adaptive_heun", "fehlberg2", "bosh3", "dopri5", "tsit5", "dopri8"] = "dopri5"
     rtol: float = Field(1e-5, gt=0, le=1)
     atol: float = Field(1e-6, gt=0, le=1)
-    max_steps: int = Field(1000, ge=1, le=1_000_000, description="Attempted steps of one solve, at most.")
+    max_steps: int = Field(1000, ge=1, le=MOST_ADAPTIVE_STEPS, description="Attempted steps of one solve, at most.")
 
 
 class FixedSolver(Section):
@@ -24,7 +28,7 @@ class FixedSolver(Section):
 
     kind: Literal["fixed"]
     method: Literal["euler", "midpoint", "heun2", "heun3", "rk4", "rk4_38"] = "rk4"
-    steps: int = Field(20, ge=1, le=100_000, description="Steps of one solve over one block.")
+    steps: int = Field(20, ge=1, le=MOST_FIXED_STEPS, description="Steps of one solve over one block.")
 
 
 Solver = Annotated[AdaptiveSolver | FixedSolver, Field(discriminator="kind")]
