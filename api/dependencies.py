@@ -164,7 +164,7 @@ async def require_json(request: Request) -> None:
         RequestValidationError: naming each key that stands more than once in its object.
     """
     given = request.headers.get("content-type", "")
-    if given.partition(";")[0].strip().lower() not in {"application/json", "text/json"}:
+    if given.partition(";")[0].strip().lower() != "application/json":
         raise UnsupportedMediaTypeError(
             f"Content-Type is {given or 'missing'}: send JSON with the header `Content-Type: application/json`"
         )

@@ -11,11 +11,14 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from symadj.api.security_headers import SECURITY_HEADERS
+from symadj.api.unreadable import place_and_reason
 from symadj.service.contract.storage import StorageError
 from symadj.service.errors import SymadjError
 
@@ -154,11 +157,29 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     detail = str(error.detail)
     if error.status_code == 404 and detail == title:
         detail = f"there is nothing at {request.url.path}; /docs and /openapi.json show what there is"
-    elif error.status_code == 405:
-        detail = f"{request.url.path} does not take {request.method}"
     headers = dict(error.headers) if error.headers else None
+    if error.status_code == 405:
+        allowed = ", ".join(_methods_of(request))
+        detail = f"{request.url.path} does not take {request.method}; it takes {allowed}"
+        headers = {"Allow": allowed}
+    elif error.status_code == 400 and error.__cause__ is not None:  # what FastAPI raises where it can't read a body
+        found = place_and_reason(await request.body())
+        if found is not None:
+            pointer, reason = found
+            wrong = FieldError(location="body", pointer=pointer, detail=reason)
+            told = f"{pointer or 'body'}: {reason}"
+            return _response(request, 422, "validation", "The request is not valid", told, errors=[wrong])
     code = title.lower().replace(" ", "-")
     return _response(request, error.status_code, code, title, detail, headers=headers)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Return the methods of all routes with the request's path, each of which takes some."""
+    found = {"HEAD"}
+    for route in iter_route_contexts(request.app.routes):
+        if compile_path(str(route.path))[0].match(request.url.path):
+            found |= route.methods or set()
+    return sorted(found if "GET" in found else found - {"HEAD"})
 
 
 async def _on_store_trouble(request: Request, error: Exception) -> JSONResponse:

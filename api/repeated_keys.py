@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-__all__ = ["repeated_keys"]
+__all__ = ["escape", "repeated_keys"]
 
 
 class _Repeating(dict[str, Any]):
@@ -43,13 +43,14 @@ def _places(document: Any) -> dict[str, int]:
     while waiting:
         pointer, value = waiting.pop()
         if isinstance(value, _Repeating):
-            places |= {f"{pointer}/{_escape(name)}": count for name, count in value.repeated.items()}
+            places |= {f"{pointer}/{escape(name)}": count for name, count in value.repeated.items()}
         if isinstance(value, dict):
-            waiting += [(f"{pointer}/{_escape(name)}", inner) for name, inner in value.items()]
+            waiting += [(f"{pointer}/{escape(name)}", inner) for name, inner in value.items()]
         elif isinstance(value, list):
             waiting += [(f"{pointer}/{place}", inner) for place, inner in enumerate(value)]
     return places
 
 
-def _escape(name: str) -> str:
+def escape(name: str) -> str:
+    """Return a key as a part of a JSON pointer (RFC 6901)."""
     return name.replace("~", "~0").replace("/", "~1")

@@ -26,7 +26,8 @@ class Documents:
     Attributes:
         root: the document with the definitions that ``$ref`` points to.
         companions: fields that must stand beside a field of that name, where the schema does not say so.
-        limits: least and most of the random numbers of a field of that name, where more would take too long.
+        limits: least and most of the random numbers of a field of that name, where more, or the default, would take too
+            long.
         choices: random texts of a field of that name.
     """
 
@@ -79,7 +80,7 @@ class Documents:
     def random(self, schema: Schema, rng: Random, name: str = "") -> Any:
         """Return a document with values of all kinds and sizes; ``limits`` and ``choices`` hold for fields by name."""
         schema = {**self.resolve(schema), **{key: value for key, value in schema.items() if key != "$ref"}}
-        if "default" in schema and rng.random() < 0.3:
+        if "default" in schema and name not in self.limits and rng.random() < 0.3:
             return schema["default"]
         schema = {**schema, **rng.choice(self.options(schema))}
         for fixed, values in (("const", [schema.get("const")]), ("enum", schema.get("enum", ()))):
@@ -89,10 +90,8 @@ class Documents:
             return rng.choice(self.choices[name])
         match schema.get("type"):
             case "object" if "properties" in schema:
-                chosen = [
-                    key for key in schema["properties"] if key in schema.get("required", ()) or rng.random() < 0.5
-                ]
-                chosen += ["kind"] if "kind" in schema["properties"] and "kind" not in chosen else []
+                needed = {"kind", *schema.get("required", ()), *self.limits}
+                chosen = [key for key in schema["properties"] if key in needed or rng.random() < 0.5]
                 return {key: self.random(schema["properties"][key], rng, key) for key in chosen}
             case "array" if "prefixItems" in schema:
                 return [self.random(item, rng, name) for item in schema["prefixItems"]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,6 +11,8 @@ from uuid import uuid4
 
 import httpx
 import pytest
+
+from tests.api.routes import endpoints
 
 TOY = {"data": {"kind": "toy", "name": "moons"}}
 Submit = Callable[..., dict[str, Any]]
@@ -149,3 +153,53 @@ def test_an_unknown_job_is_a_404_everywhere(api: httpx.Client, path: str) -> Non
 def test_what_is_not_there_and_what_is_not_allowed_are_problems_too(api: httpx.Client) -> None:
     assert_problem(api.get("/api/v2/jobs"), 404)
     assert_problem(api.put("/api/v1/jobs"), 405)
+
+
+def test_a_405_names_every_method_of_its_path(api: httpx.Client) -> None:
+    methods: dict[str, set[str]] = {}
+    for endpoint in endpoints():
+        methods.setdefault(endpoint.at("job-1"), set()).add(endpoint.method)
+    for path, known in methods.items():
+        answer = api.request("PATCH", path)
+        assert_problem(answer, 405)
+        assert {name.strip() for name in answer.headers["allow"].split(",")} - {"HEAD"} == known
+        assert ("HEAD" in answer.headers["allow"]) == ("GET" in known)
+
+
+def test_json_that_python_gives_up_on_is_refused_with_its_place(api: httpx.Client) -> None:
+    headers = {"Content-Type": "application/json"}
+    long = '{"data": {"kind": "toy", "name": "moons"}, "flow": {"field": {"hidden": [8, ' + "9" * 5000 + "]}}}"
+    (error,) = assert_problem(api.post("/api/v1/jobs", content=long, headers=headers), 422)["errors"]
+    assert error["pointer"] == "/flow/field/hidden/1"
+    assert "digits" in error["detail"]
+    deep = '{"data": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    (error,) = assert_problem(api.post("/api/v1/jobs", content=deep, headers=headers), 422)["errors"]
+    assert "nested too deeply" in error["detail"]
+
+
+def test_a_body_is_json_by_its_one_name(api: httpx.Client) -> None:
+    for name, status in (("text/json", 415), ("application/json; charset=utf-8", 201)):
+        answer = api.post("/api/v1/jobs", content=json.dumps(TOY), headers={"Content-Type": name})
+        assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"data": {"kind": "toy", "name": "moons", "rows": True}}, "/data/rows"),
+        ({"flow": {"field": {"hidden": [8, True]}}}, "/flow/field/hidden/1"),
+        ({"optimizer": {"schedule": {"warmup_steps": True}}}, "/optimizer/schedule/warmup_steps"),
+    ],
+)
+def test_a_flag_for_a_number_is_named_by_its_field(api: httpx.Client, change: dict[str, Any], pointer: str) -> None:
+    (error,) = assert_problem(api.post("/api/v1/jobs", json=TOY | change), 422)["errors"]
+    assert error["pointer"] == pointer
+
+
+def test_the_form_of_a_label_is_in_the_schema(api: httpx.Client) -> None:
+    parameters = api.get("/openapi.json").json()["paths"]["/api/v1/jobs"]["get"]["parameters"]
+    (label,) = [parameter for parameter in parameters if parameter["name"] == "label"]
+    pattern = label["schema"]["anyOf"][0]["items"]["pattern"]
+    for text in ("team=x", "a/b.c=", "no equals sign", "=x", "-a=x"):
+        accepted = api.get("/api/v1/jobs", params={"label": text}).status_code == 200
+        assert (re.search(pattern, text) is not None) == accepted, text

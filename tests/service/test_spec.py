@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from symadj.service.contract.spec import JobSpec
-from symadj.service.contract.spec.data import BUILTIN_COLUMNS, ToyData
+from symadj.service.contract.spec.data import BUILTIN_COLUMNS, BUILTIN_ROWS, ToyData
 
 MINIMAL = {"data": {"kind": "builtin", "name": "flow_cytometry"}}
 
@@ -112,7 +112,11 @@ def test_a_memory_budget_keeps_its_unit() -> None:
             ("data", "toy"),
             "larger than the 80 training rows",
         ),
-        ({"data": {"kind": "builtin", "name": "iris"}}, ("data", "builtin"), "larger than the 120 training rows"),
+        (
+            {"data": {"kind": "builtin", "name": "iris", "batch_size": 500}},
+            ("data", "builtin"),
+            "larger than the 120 training rows",
+        ),
         ({"data": {"kind": "file", "path": "../a.csv"}}, ("data", "file", "path"), "no `..`"),
         ({"data": {"kind": "file", "path": "s3://bucket/a.csv"}}, ("data", "file", "path"), "can't be a URL"),
         ({"data": {"kind": "file", "path": "a.npy", "header": False}}, ("data", "file"), "a npy file has no such line"),
@@ -224,3 +228,12 @@ def test_every_number_of_the_evaluation_has_bounds() -> None:
         for kind in field.get("anyOf", [field]):
             if kind.get("type") in {"integer", "number"}:
                 assert {"minimum", "maximum"} <= kind.keys(), name
+
+
+@pytest.mark.parametrize("data", KNOWN_SETS, ids=lambda data: data["name"])
+def test_every_set_can_be_trained_on_by_default(data: dict[str, Any]) -> None:
+    plain = {name: value for name, value in data.items() if name != "batch_size"}
+    spec = JobSpec.model_validate({"data": plain})
+    rows = BUILTIN_ROWS.get(data["name"], 10_000)
+    assert 0.79 * min(rows, 600) < spec.data.batch_size <= min(0.8 * rows, 500)
+    assert JobSpec.model_validate(spec.stored()) == spec

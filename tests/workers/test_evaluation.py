@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.evaluation import Evaluation
+from symadj.service.contract.states import StopReason
 from symadj.workers.evaluation import report
 from symadj.workers.evaluation.baselines import fit_baselines
 from symadj.workers.evaluation.interruptible import interruptible
@@ -22,6 +23,7 @@ from symadj.workers.evaluation.samples import draw_samples
 from symadj.workers.evaluation.trajectories import accepted_steps, sample_trajectories
 from symadj.workers.model.build import build_flow, evaluation_flow
 from symadj.workers.model.likelihood import DeviceRows
+from symadj.workers.outcome import StopRequestedError
 from symadj.workers.plane_density import PlaneDensity
 from symadj.workers.plots import draw_density
 from tests.workers.loading import load_data
@@ -67,14 +69,14 @@ def test_a_run_stops_while_baselines_are_fitted_or_samples_classified(
     class Outbox(KeepingOutbox):
         def raise_if_stopped(self) -> None:
             if working.is_set():
-                raise RuntimeError("the user wants it to stop")
+                raise StopRequestedError(StopReason.CANCEL)
 
     monkeypatch.setattr(report, slow, work)
     outcome, _ = run(tmp_path, Outbox())
     assert not released.is_set()
     released.set()
     assert outcome is not None
-    assert "the user wants it to stop" in outcome.message
+    assert outcome.state == "cancelled"
 
 
 def test_the_spread_of_the_integral_tells_a_density_that_slips_through_the_grid() -> None:

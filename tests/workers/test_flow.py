@@ -12,6 +12,7 @@ from symadj.service.contract.spec.evaluation import Evaluation
 from symadj.service.contract.spec.flow import VectorField
 from symadj.service.contract.spec.section import kinds_of
 from symadj.service.contract.spec.solver import Gradient, Keep
+from symadj.workers.data import DataError
 from symadj.workers.model.build import EvenGrid, build_flow, evaluation_flow, validation_flow
 from symadj.workers.model.likelihood import piece_rows
 from symadj_core.flows import FIELDS, Exact, Hutchinson, HutchPlusPlus
@@ -133,7 +134,7 @@ def test_rows_are_scored_in_pieces_as_large_as_their_trace_allows(flow: dict[str
 def test_hutch_plus_plus_with_more_probes_than_columns_is_refused_when_the_flow_is_built() -> None:
     order = spec({"divergence": {"kind": "hutchpp", "probes": 6}})
     assert all(block.settings.divergence == HutchPlusPlus(probes=6) for block in build_flow(order, 7).stack())
-    with pytest.raises(ValueError, match="must be below the dimension 6"):
+    with pytest.raises(DataError, match="must be below the dimension 6"):
         build_flow(order, 6)
 
 

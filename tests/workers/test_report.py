@@ -11,6 +11,7 @@ import pytest
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.evaluation import Evaluation
 from symadj.workers import plots
+from symadj.workers.model import build
 from symadj.workers.model.build import build_flow, evaluation_flow
 from tests import fuzz
 from tests.workers.runs import SMALL, run
@@ -22,10 +23,13 @@ def names(outbox: Any, kind: str) -> list[str]:
     return [record.name for record in outbox.of(kind)]
 
 
-def test_a_test_that_the_solver_does_not_finish_is_missing_in_the_report_of_a_job_that_succeeds(tmp_path: Path) -> None:
-    solver = {"kind": "adaptive", "rtol": 1e-2, "atol": 1e-3, "max_steps": 3}
+def test_a_test_that_the_solver_does_not_finish_is_missing_in_the_report_of_a_job_that_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The loose tolerances of the training need a step or two, those of the test more.
+    monkeypatch.setattr(build, "MOST_ADAPTIVE_STEPS", 2)
     evaluation = QUICK | {"tolerance_factor": 1e-6, "inverse_rows": 10, "plots": True}
-    outcome, outbox = run(tmp_path, solver=solver, evaluation=evaluation)
+    outcome, outbox = run(tmp_path, evaluation=evaluation, stop={"max_steps": 1})
     assert outcome is not None
     assert outcome.state == "succeeded", outcome.message
     failed = {failure.part: failure for failure in outcome.result.report_failures}
@@ -40,7 +44,7 @@ def test_a_test_that_the_solver_does_not_finish_is_missing_in_the_report_of_a_jo
     assert "finished" in [record.cause for record in outbox.of("checkpoint")]
 
 
-@pytest.mark.parametrize("picture", ["pairs", "density", "trajectories", "steps", "curve"])
+@pytest.mark.parametrize("picture", ["trajectories", "curve"])
 def test_a_picture_that_cannot_be_drawn_costs_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture: str
 ) -> None:

@@ -57,16 +57,28 @@ class _Data(Section):
         return None
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    """Keep a default that depends on the data out of the JSON schema."""
+    schema.pop("default", None)
+
+
 class _Split(_Data):
     """Fields of a data set that comes without a split of its own."""
 
-    batch_size: BatchSize = 500
+    batch_size: BatchSize = Field(
+        500,
+        description="Rows of one step, over all workers. Default: 500, or all training rows if those are fewer.",
+        json_schema_extra=_without_default,
+    )
     validation_fraction: Fraction = 0.1
     test_fraction: Fraction = 0.1
     split_seed: SplitSeed = 0
 
     def _check_batch(self, rows: int) -> None:
         training = int(round(rows * (1 - self.validation_fraction - self.test_fraction), 6))
+        if "batch_size" not in self.model_fields_set:
+            # Past the frozen model's own setter, and not by a copy: a validator returns what it was given.
+            self.__dict__["batch_size"] = max(1, min(self.batch_size, training))
         if self.batch_size > training:
             raise misfit(
                 "/data/batch_size",
@@ -98,11 +110,6 @@ _USUAL_TRANSFORMS: dict[str, list[dict[str, Any]]] = {
     "flow_cytometry": [{"kind": "arcsinh"}, {"kind": "standardise"}],
     "digits": [{"kind": "dequantise", "levels": 17}, {"kind": "logit"}, {"kind": "standardise"}],
 }
-
-
-def _without_default(schema: dict[str, Any]) -> None:
-    """Keep a default that depends on the data out of the JSON schema."""
-    schema.pop("default", None)
 
 
 class BuiltinData(_Split):
