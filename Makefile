@@ -9,9 +9,11 @@ PORT ?= 8000
 DATA ?= symadj-data
 NAME ?= flow_cytometry
 MINUTES ?= 10
+LOADS ?= 10
+SECONDS ?= 60
 
-.PHONY: help install demo serve test test-slow test-cluster test-deaths soak fuzz check bench-core bench-density format \
-	lock swagger-ui clean
+.PHONY: help install demo serve test test-slow test-cluster test-deaths soak fuzz check bench-core bench-density \
+	bench-load format lock swagger-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,6 +68,9 @@ bench-core: $(VENV)-bench/.installed ## time and memory of a training step besid
 
 bench-density: $(VENV)-bench/.installed ## a neural spline flow on a recipe's data (NAME=flow_cytometry MINUTES=10)
 	$(VENV)-bench/bin/python -m benchmarks.density $(NAME) --minutes $(MINUTES)
+
+bench-load: install ## readers, long polls and pages beside a training (LOADS=10 SECONDS=60): what they cost it
+	$(BIN)/python -m benchmarks.load --loads $(LOADS) --seconds $(SECONDS)
 
 $(VENV)-bench/.installed: benchmarks/requirements.lock
 	$(PYTHON) -m venv $(VENV)-bench

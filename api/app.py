@@ -11,6 +11,8 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from symadj.api import __version__, problems
+from symadj.api.bulkheads import CostlyReads, InFlight, IngestLane
+from symadj.api.departures import EndForDeparted
 from symadj.api.dependencies import authenticate, refuse_nul, refuse_unknown_parameters
 from symadj.api.head import AnswerHead
 from symadj.api.monitoring import RequestMetrics, make_registry
@@ -34,12 +36,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
     key_secret = settings.required_key_secret() if settings.auth == "keys" else None
     database = Database(settings.resolved_store_url())
+    ingest_lane = IngestLane(settings.resolved_store_url())
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await run_sync(database.migrate)
         yield
         database.close()
+        ingest_lane.database.close()
 
     app = FastAPI(
         title="symadj",
@@ -53,12 +57,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.database = database
+    app.state.ingest_lane = ingest_lane
+    app.state.costly_reads = CostlyReads()
+    app.state.in_flight = InFlight()
     app.state.key_secret = key_secret
     app.state.prometheus = make_registry(database)
     app.add_middleware(AnswerHead)
     app.add_middleware(RefuseForeignRequests, allowed_hosts=allowed_hosts(settings))
     app.add_middleware(RequestMetrics, registry=app.state.prometheus)
     app.add_middleware(AddSecurityHeaders)
+    app.add_middleware(EndForDeparted)
     problems.install(app)
 
     # 405: a path parameter with a slash in it makes another path, which may not take the method.

@@ -27,20 +27,31 @@ Model = TypeVar("Model", bound=BaseModel)
 # How long a submission whose answer was lost is repeated: a killed API is back after some seconds.
 SUBMIT_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
+# For how long a request is repeated that a server refuses for now and says when to come again.
+BUSY_SECONDS = 60.0
 
 
 class ApiProblemError(Exception):
     """The server answered with an error.
 
-    Attributes: ``status`` (HTTP), ``title``, ``detail``, and ``errors``: (pointer, detail) of each wrong field.
+    Attributes: ``status`` (HTTP), ``title``, ``detail``, ``errors``: (pointer, detail) of each wrong field, and
+    ``retry_after``: the seconds after which the server wants to be asked again, where it says so.
     """
 
-    def __init__(self, status: int, title: str, detail: str, errors: list[tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        status: int,
+        title: str,
+        detail: str,
+        errors: list[tuple[str, str]],
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(f"{title}: {detail}")
         self.status = status
         self.title = title
         self.detail = detail
         self.errors = errors
+        self.retry_after = retry_after
 
 
 class BadRequestError(ValueError):
@@ -61,7 +72,8 @@ class ApiUnreachableError(Exception):
 class Client:
     """One server. Use as a context manager, or call :meth:`close`.
 
-    ``api_key`` is for a server that asks for one; default: the environment's ``SYMADJ_API_KEY``.
+    ``api_key`` is for a server that asks for one; default: the environment's ``SYMADJ_API_KEY``. A request that the
+    server is too busy for is repeated after the seconds that it says (Retry-After), for a minute at most.
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 60.0) -> None:
@@ -110,17 +122,22 @@ class Client:
                 cause = f"status {error.status}" if isinstance(error, ApiProblemError) else "no connection"
                 report(f"the API does not answer ({cause}); asking again until it does, jobs run on")
 
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_is_away),
-            wait=tenacity.wait_fixed(PAUSE_SECONDS),
-            before_sleep=report_once,
-        )
-        response = retrying(self._send, method, path, **arguments)
+        retrying = tenacity.Retrying(retry=tenacity.retry_if_exception(_is_away), wait=_pause, before_sleep=report_once)
+        response = retrying(self._send_once, method, path, **arguments)
         if retrying.statistics["attempt_number"] > 1:
             report("the API answers again")
         return response
 
     def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_is_busy),
+            stop=tenacity.stop_before_delay(BUSY_SECONDS),
+            wait=_pause,
+            reraise=True,
+        )
+        return retrying(self._send_once, method, path, **arguments)
+
+    def _send_once(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **arguments)
         except httpx.UnsupportedProtocol as error:
@@ -161,7 +178,7 @@ class Client:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(may_have_arrived),
             stop=tenacity.stop_after_delay(SUBMIT_SECONDS),
-            wait=tenacity.wait_fixed(PAUSE_SECONDS),
+            wait=_pause,
             reraise=True,
         )
         headers = {"Idempotency-Key": key}
@@ -299,6 +316,18 @@ def _is_away(error: BaseException) -> bool:
     return isinstance(error, ApiUnreachableError) or (isinstance(error, ApiProblemError) and error.status >= 500)
 
 
+def _is_busy(error: BaseException) -> bool:
+    # Nothing was changed, so whatever it was may be sent again.
+    return isinstance(error, ApiProblemError) and error.status == 503 and error.retry_after is not None
+
+
+def _pause(state: tenacity.RetryCallState) -> float:
+    """Return how long to wait for the next try: as the server says, where it does."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    told = error.retry_after if isinstance(error, ApiProblemError) else None
+    return told if told is not None else PAUSE_SECONDS
+
+
 def _headers(api_key: str | None) -> dict[str, str]:
     if not api_key:
         return {}
@@ -319,10 +348,12 @@ def _given(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _problem(response: httpx.Response) -> ApiProblemError:
+    told = response.headers.get("Retry-After", "")
+    retry_after = float(told) if told.isdecimal() else None
     try:
         body = response.json()
         errors = [(str(item["pointer"]), str(item["detail"])) for item in body.get("errors", [])]
-        return ApiProblemError(response.status_code, body["title"], body["detail"], errors)
+        return ApiProblemError(response.status_code, body["title"], body["detail"], errors, retry_after)
     except (ValueError, KeyError, TypeError, AttributeError):
         # Not from us: a proxy in between, perhaps.
-        return ApiProblemError(response.status_code, response.reason_phrase, response.text[:500], [])
+        return ApiProblemError(response.status_code, response.reason_phrase, response.text[:500], [], retry_after)

@@ -1,4 +1,7 @@
-"""Dependencies that endpoints take."""
+"""Dependencies that endpoints take.
+
+They are coroutines, and take a thread only for a question to the store: others may have to wait for it.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Any, get_args, get_origin
 
+from anyio.to_thread import run_sync
 from fastapi import Depends, Path, Query, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from symadj.api.bulkheads import CostlyReads, InFlight, IngestLane
 from symadj.api.repeated_keys import repeated_keys
 from symadj.service import keys
 from symadj.service.errors import (
@@ -29,7 +34,10 @@ __all__ = [
     "AfterSeq",
     "Asker",
     "AttemptToken",
+    "Costly",
     "JobId",
+    "Joined",
+    "Lane",
     "Limit",
     "Owner",
     "SettingsOf",
@@ -43,21 +51,39 @@ __all__ = [
 ]
 
 
-def _store(request: Request) -> Database:
+async def _store(request: Request) -> Database:
     database: Database = request.app.state.database
     return database
 
 
-def _settings(request: Request) -> Settings:
+async def _ingest_lane(request: Request) -> IngestLane:
+    lane: IngestLane = request.app.state.ingest_lane
+    return lane
+
+
+async def _costly_reads(request: Request) -> CostlyReads:
+    reads: CostlyReads = request.app.state.costly_reads
+    return reads
+
+
+async def _in_flight(request: Request) -> InFlight:
+    in_flight: InFlight = request.app.state.in_flight
+    return in_flight
+
+
+async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
 Store = Annotated[Database, Depends(_store)]
+Lane = Annotated[IngestLane, Depends(_ingest_lane)]
+Costly = Annotated[CostlyReads, Depends(_costly_reads)]
+Joined = Annotated[InFlight, Depends(_in_flight)]
 SettingsOf = Annotated[Settings, Depends(_settings)]
 
 
-def authenticate(
+async def authenticate(
     request: Request,
     store: Store,
     settings: SettingsOf,
@@ -78,41 +104,44 @@ def authenticate(
             "send an API key: `Authorization: Bearer symadj_...`; the command line takes it from SYMADJ_API_KEY or "
             "--api-key-file, and an admin makes one with `symadj keys create`"
         )
-    return keys.authenticate(store, credentials.credentials, request.app.state.key_secret)
+    return await run_sync(keys.authenticate, store, credentials.credentials, request.app.state.key_secret)
 
 
 Asker = Annotated[Principal, Depends(authenticate)]
 
 
-def _owner(asker: Asker) -> str:
+async def _owner(asker: Asker) -> str:
     """Return the name of the owner who changes something."""
     if asker.role is Role.VIEWER:
         raise ForbiddenError(f"the key of {asker.name} is a viewer's, which only reads: this takes another role")
     return asker.name
 
 
-def require_admin(asker: Asker) -> None:
+async def require_admin(asker: Asker) -> None:
     """Refuse all but admins."""
     if asker.role is not Role.ADMIN:
         raise ForbiddenError(f"the key of {asker.name} is a {asker.role}'s: this takes an admin's")
 
 
-def require_overview(asker: Asker) -> None:
+async def require_overview(asker: Asker) -> None:
     """Refuse users who see their own jobs only."""
     if asker.confined_to is not None:
         raise ForbiddenError(f"the key of {asker.name} is for their own jobs: this takes a viewer's or an admin's")
 
 
-def _visible_job(asker: Asker, store: Store, job_id: Annotated[str, Path(max_length=64)]) -> str:
+async def _visible_job(asker: Asker, store: Store, job_id: Annotated[str, Path(max_length=64)]) -> str:
     """Return the id of a job that the asker may see; for any other job the answer is that there is none."""
-    if asker.confined_to is not None:
-        with store.read_session() as session:
-            if jobs.get(session, job_id).owner != asker.confined_to:
-                raise NotFoundError(f"there is no job {job_id!r}")
+    if asker.confined_to is not None and await run_sync(_owner_of, store, job_id) != asker.confined_to:
+        raise NotFoundError(f"there is no job {job_id!r}")
     return job_id
 
 
-def refuse_nul(request: Request) -> None:
+def _owner_of(store: Database, job_id: str) -> str:
+    with store.read_session() as session:
+        return jobs.get(session, job_id).owner
+
+
+async def refuse_nul(request: Request) -> None:
     """Refuse an address with a NUL in it: nothing has such a name, and PostgreSQL can't be asked for one."""
     if "\0" in request.url.path:
         raise InvalidParameterError("the path has a NUL (%00) in it: no name has one")
@@ -121,7 +150,7 @@ def refuse_nul(request: Request) -> None:
             raise InvalidParameterError(f"{name} has a NUL (%00) in it: no name has one", pointer=name)
 
 
-def refuse_unknown_parameters(request: Request) -> None:
+async def refuse_unknown_parameters(request: Request) -> None:
     """Refuse a query parameter that the endpoint does not have, and a second value where it takes one.
 
     A filter with a mistyped name would select everything, and of two values the first would count for nothing.
@@ -186,7 +215,7 @@ async def require_json(request: Request) -> None:
         )
 
 
-def _attempt_token(
+async def _attempt_token(
     credentials: Annotated[
         HTTPAuthorizationCredentials | None,
         Depends(HTTPBearer(scheme_name="attempt", description="An attempt's own token.", auto_error=False)),

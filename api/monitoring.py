@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable
 
@@ -17,6 +18,8 @@ __all__ = ["RequestMetrics", "make_registry"]
 
 # Rows are counted again after so many seconds: a count reads the whole index.
 COUNT_SECONDS = 60.0
+# As nginx counts requests whose client left before the answer.
+CLIENT_LEFT = 499
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -140,6 +143,9 @@ class RequestMetrics:
 
         try:
             await self._app(scope, receive, watch)
+        except asyncio.CancelledError:
+            status = CLIENT_LEFT
+            raise
         finally:
             # What matches nothing shares one label: strangers must not be able to grow the registry.
             route = getattr(scope.get("route"), "path", "none")

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionError
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
@@ -124,7 +125,9 @@ def answer(request: Request, error: SymadjError) -> JSONResponse:
     pointer = extensions.pop("pointer", None)
     where = "body" if pointer is not None and pointer.startswith("/") else "query"
     errors = [FieldError(location=where, pointer=pointer, detail=str(error))] if pointer is not None else None
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
     return _response(
         request,
         error.status,
@@ -194,6 +197,19 @@ async def _on_store_trouble(request: Request, error: Exception) -> JSONResponse:
     )
 
 
+async def _on_no_connection(request: Request, error: Exception) -> JSONResponse:
+    log.warning("%s %s: %s", request.method, request.url.path, error)
+    return _response(
+        request,
+        503,
+        "busy",
+        "Too much of this at once",
+        "Other requests use all connections to the database; nothing was changed. Repeat the request after the seconds "
+        "that Retry-After says.",
+        headers={"Retry-After": "2"},
+    )
+
+
 async def _on_storage_trouble(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s: %s", request.method, request.url.path, error)
     return _response(
@@ -219,6 +235,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(OperationalError, _on_store_trouble)
+    app.add_exception_handler(NoConnectionError, _on_no_connection)
     app.add_exception_handler(StorageError, _on_storage_trouble)
     app.add_exception_handler(Exception, _on_any_exception)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "BusyError",
     "ConflictError",
     "ForbiddenError",
     "ForeignOriginError",
@@ -21,9 +22,13 @@ __all__ = [
 
 
 class SymadjError(Exception):
-    """Base: an HTTP status, a short code (the problem's type), a title, and the detail in ``str(error)``."""
+    """Base: an HTTP status, a short code (the problem's type), a title, and the detail in ``str(error)``.
+
+    ``retry_after`` is the number of seconds after which the same request may succeed, if time alone can mend it.
+    """
 
     status = 500
+    retry_after: int | None = None
     code = "internal"
     title = "Internal error"
 
@@ -70,6 +75,15 @@ class TooManyRequestsError(SymadjError):
     status = 429
     code = "too-many-requests"
     title = "Too many jobs of one owner"
+
+
+class BusyError(SymadjError):
+    """The service does as much of this at once as it may."""
+
+    status = 503
+    code = "busy"
+    title = "Too much of this at once"
+    retry_after = 2
 
 
 class IdempotencyMismatchError(SymadjError):

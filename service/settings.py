@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     run_lease_seconds: float = Field(
         60.0,
         gt=0,
-        description="How long a part of a run may be silent, while the API and the store answer, before it is lost. "
+        description="How long a part of a run may be silent, while the API takes records, before it is lost. "
         "Every part speaks at least every 2 s.",
     )
     retry_seconds: float = Field(

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import httpx
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from symadj.api import __version__
-from symadj.api.dependencies import SettingsOf, Store
+from symadj.api.dependencies import Joined, Lane, SettingsOf, Store
 from symadj.api.problems import describe
 from symadj.api.schemas.service import Health, Readiness
+from symadj.service.store import Database
 
 router = APIRouter(tags=["health"], responses=describe(421, 422))
 
 
 @router.get("/healthz")
-def healthz() -> Health:
+async def healthz() -> Health:
     """Answer as long as the process lives."""
+    return Health(version=__version__)
+
+
+@router.get("/ingestz", responses=describe(503))
+async def ingestz(lane: Lane) -> Health:
+    """Answer when the records of runs can be stored: the dispatcher asks before it calls a run silent.
+
+    The question goes the way of the records, through the same threads and connections into the store.
+    """
+    await lane.run(Database.check_writable)
     return Health(version=__version__)
 
 
@@ -42,6 +54,8 @@ def readyz(store: Store, settings: SettingsOf, response: Response) -> Readiness:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-def prometheus_metrics(request: Request) -> Response:
+async def prometheus_metrics(request: Request, in_flight: Joined) -> Response:
     """Jobs by state, how far active jobs are, requests and their times, for Prometheus."""
-    return Response(generate_latest(request.app.state.prometheus), media_type=CONTENT_TYPE_LATEST)
+    # Anyone may ask, as often as they like: it is made once for all who ask at the same time.
+    text = await in_flight.join("prometheus", lambda: run_sync(generate_latest, request.app.state.prometheus))
+    return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -4,53 +4,73 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Query, Response
 
-from symadj.api.dependencies import AfterSeq, JobId, Limit, Store
+from symadj.api.dependencies import AfterSeq, Costly, JobId, Limit, Store
 from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import MemoryPhase, MemoryPointRead, MemoryPoints, MemorySummary
 from symadj.service.contract.records import Phase
-from symadj.service.store import jobs, memory
+from symadj.service.store import Database, jobs, memory
 
 router = APIRouter(prefix="/jobs/{job_id}/memory", tags=["memory"])
 
 StepBound = Annotated[int | None, Query(ge=1, lt=2**63)]
 
 
-@router.get("", responses=describe(404))
-def summarise_memory(
-    store: Store, job_id: JobId, first_step: StepBound = None, last_step: StepBound = None
-) -> MemorySummary:
+@router.get("", response_model=MemorySummary, responses=describe(404))
+async def summarise_memory(
+    store: Store, costly: Costly, job_id: JobId, first_step: StepBound = None, last_step: StepBound = None
+) -> Response:
     """Read the highest peaks of every rank in every phase, over all steps or those asked for.
 
     Host peaks are the kernel's high-water mark of the worker process's resident memory within the phase, device
     peaks the allocator's. "Above idle" is what the phase needed beyond what the process held when the step began.
     """
+
+    def read() -> bytes:
+        with store.read_session() as session:
+            job = jobs.get(session, job_id)
+            rows = memory.summary(session, job_id, first_step=first_step, last_step=last_step)
+        summary = MemorySummary(
+            job_id=job_id,
+            gradient=job.spec["gradient"]["kind"],
+            ranks=len({row["rank"] for row in rows}),
+            phases=[MemoryPhase.model_validate(dict(row)) for row in rows],
+        )
+        return summary.model_dump_json().encode()
+
+    key = ("memory", job_id, await run_sync(_last_seq, store, job_id), first_step, last_step)
+    return Response(await costly.read(key, read), media_type="application/json")
+
+
+def _last_seq(store: Database, job_id: str) -> int:
     with store.read_session() as session:
-        job = jobs.get(session, job_id)
-        rows = memory.summary(session, job_id, first_step=first_step, last_step=last_step)
-    return MemorySummary(
-        job_id=job_id,
-        gradient=job.spec["gradient"]["kind"],
-        ranks=len({row["rank"] for row in rows}),
-        phases=[MemoryPhase.model_validate(dict(row)) for row in rows],
-    )
+        return jobs.get(session, job_id).memory_seq
 
 
-@router.get("/steps", responses=describe(404))
-def list_memory_steps(
+@router.get("/steps", response_model=MemoryPoints, responses=describe(404))
+async def list_memory_steps(
     store: Store,
+    costly: Costly,
     job_id: JobId,
     rank: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
     phase: Phase | None = None,
     after_seq: AfterSeq = 0,
     limit: Limit = 1000,
-) -> MemoryPoints:
+) -> Response:
     """List the records behind the summary: one for every step, rank and phase."""
-    with store.read_session() as session:
-        jobs.get(session, job_id)
-        rows = memory.points(session, job_id, rank=rank, phase=phase, after_seq=after_seq, limit=limit)
-    return MemoryPoints(
-        items=[MemoryPointRead.model_validate(row) for row in rows],
-        next_after_seq=rows[-1].seq if rows else after_seq,
-    )
+
+    def read() -> bytes:
+        with store.read_session() as session:
+            jobs.get(session, job_id)
+            rows = memory.points(session, job_id, rank=rank, phase=phase, after_seq=after_seq, limit=limit)
+        points = MemoryPoints(
+            items=[MemoryPointRead.model_validate(row) for row in rows],
+            next_after_seq=rows[-1].seq if rows else after_seq,
+        )
+        return points.model_dump_json().encode()
+
+    # To find few of one rank or phase, all records after `after_seq` may have to be looked through.
+    key = ("memory steps", job_id, rank, phase, after_seq, limit)
+    return Response(await costly.read(key, read, keep=False), media_type="application/json")

@@ -161,7 +161,7 @@ class Watcher:
                     key: Hashable = (run.attempt.submission_id, source.source)
                     seen[key], of[key] = source.seen_at, (run, source.source)
         if seen:
-            if not self._api_answers():
+            if not self._api_takes_records():
                 self._heartbeats.start_afresh()
                 return
             self._check_store_is_not_locked()
@@ -172,19 +172,19 @@ class Watcher:
                 continue
             given_up.add(run.job.id)
             log.warning("%s: %s is silent: Ray stops the run", run.job.id, source_name)
-            message = f"{source_name} was not heard from for {seconds:.0f} s, while the API and the store answered."
+            message = f"{source_name} was not heard from for {seconds:.0f} s, while the API took records."
             # First: a store that can't be written (its disk is full) takes no records, and no run must end for that.
             self._lose(run.job, ReasonCode.WORKER_LOST, message)
             self._ray.stop(run.attempt.submission_id)
 
     def _check_store_is_not_locked(self) -> None:
         """Raise what the store raises if its file is locked: SQLite answers questions then, and takes nothing in."""
-        with self._database.session():
-            pass
+        self._database.check_writable()
 
-    def _api_answers(self) -> bool:
+    def _api_takes_records(self) -> bool:
+        """Ask by the way that the runs' records go: through the same threads and connections of the API."""
         try:
-            return self._api.get("/healthz").status_code == 200
+            return self._api.get("/ingestz").status_code == 200
         except httpx.HTTPError:
             return False
 

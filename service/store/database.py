@@ -19,6 +19,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 __all__ = ["Database", "alembic_config"]
 
 _MIGRATION_LOCK = 0x73796D61646A  # any number of our own, for PostgreSQL's advisory lock
+_CONNECTION_SECONDS = 5.0
 
 
 def _configure_sqlite(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
@@ -44,13 +45,19 @@ def _switch_to_wal(cursor: DBAPICursor) -> None:
 
 
 class Database:
-    """The store: one engine, sessions that commit once."""
+    """The store: one engine, sessions that commit once.
 
-    def __init__(self, url: str) -> None:
+    It opens ``connections`` at most. Whoever needs one more waits ``_CONNECTION_SECONDS`` for it, and then gets
+    SQLAlchemy's ``TimeoutError``.
+    """
+
+    def __init__(self, url: str, *, connections: int = 15) -> None:
         parsed = sa.make_url(url)
         if parsed.get_backend_name() == "sqlite" and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        self.engine = sa.create_engine(parsed, pool_pre_ping=True)
+        self.engine = sa.create_engine(
+            parsed, pool_pre_ping=True, pool_size=connections, max_overflow=0, pool_timeout=_CONNECTION_SECONDS
+        )
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _configure_sqlite)
@@ -90,6 +97,11 @@ class Database:
         """Raise what the database raises if it does not answer."""
         with self.engine.connect() as connection:
             connection.execute(sa.text("SELECT 1"))
+
+    def check_writable(self) -> None:
+        """Raise what the database raises if it does not let a writer in."""
+        with self.session() as session:
+            session.execute(sa.text("SELECT 1"))
 
     def close(self) -> None:
         """Close all connections."""

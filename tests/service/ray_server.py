@@ -17,7 +17,7 @@ class RayServer(ThreadingHTTPServer):
         self.jobs: dict[str, dict[str, Any]] = {}
         self.refusal: str | None = None
         self.stopped: list[str] = []
-        # The API's own sign of life is asked of this server too.
+        # Whether the API takes records is asked of this server too.
         self.api_answers = True
 
     @property
@@ -36,7 +36,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def do_GET(self) -> None:
-        if self.path == "/healthz":
+        if self.path == "/ingestz":
             self._answer(200 if self.server.api_answers else 503, {})
             return
         if self.path.startswith("/api/v0/nodes"):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import httpx
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
@@ -12,8 +16,11 @@ from sqlalchemy.exc import OperationalError
 from symadj.service.dispatcher import Dispatcher
 from symadj.service.dispatcher.heartbeats import Heartbeats
 from symadj.service.lifecycle import attempts
-from symadj.service.store import Database
+from symadj.service.ray_jobs import RayJobs
+from symadj.service.settings import Settings
+from symadj.service.store import Database, jobs
 from symadj.service.store.tables import IngestSource
+from tests.conftest import running_api
 from tests.service.conftest import Clock
 from tests.service.lives import ask, attempts_of, read, submit
 from tests.service.ray_server import RayServer
@@ -84,7 +91,7 @@ def test_a_silent_run_is_stopped_and_tried_again(
     assert set(ray.stopped) == {f"{job_id}-1"}
     (attempt,) = attempts_of(database, job_id)
     assert (attempt.outcome, attempt.reason) == ("lost", "worker_lost")
-    assert attempt.message == "rank-0 was not heard from for 60 s, while the API and the store answered."
+    assert attempt.message == "rank-0 was not heard from for 60 s, while the API took records."
     assert read(database, job_id).state == "queued", "until Ray has ended the run"
     ray.jobs[f"{job_id}-1"]["status"] = "STOPPED"
     dispatcher.round()
@@ -111,6 +118,41 @@ def test_an_api_that_was_away_costs_no_run(
     assert ray.stopped == []
     rounds(dispatcher, clock, 10)
     assert set(ray.stopped) == {f"{job_id}-1"}
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_an_api_whose_way_for_records_is_blocked_costs_no_run(
+    database: Database, ray: RayServer, settings: Settings, clock: Clock, tmp_path: Path
+) -> None:
+    blocked, healthy = submit(database), submit(database)
+    with contextlib.ExitStack() as stack:
+        url = database.engine.url.render_as_string(hide_password=False)
+        api = stack.enter_context(running_api(tmp_path, SYMADJ_STORE_URL=url))
+        client = stack.enter_context(contextlib.closing(RayJobs(ray.url)))
+        changed = {"api_url": api.url, "run_lease_seconds": 20.0}
+        dispatcher = Dispatcher(database, client, settings.model_copy(update=changed), clock=clock)
+        stack.callback(dispatcher.close)
+        dispatcher.round()
+        with database.session() as session:
+            session.add(IngestSource(job_id=healthy, attempt=1, source="rank-0", next_seq=2, seen_at=NOW, closed=False))
+            jobs.attempt(session, blocked, 1).token_hash = attempts.hash_token("blocked")
+        pool = stack.enter_context(ThreadPoolExecutor(16))
+        with database.session() as holder:
+            jobs.lock(holder, blocked)
+            batch = {"source": "rank-0", "first_seq": 1, "records": []}
+            headers = {"Authorization": "Bearer blocked"}
+            address = f"{api.url}/api/v1/ingest/batches"
+            sent = [pool.submit(httpx.post, address, json=batch, headers=headers, timeout=120) for _ in range(16)]
+            for _ in range(4):
+                clock.now += 10
+                dispatcher.round()
+            assert httpx.get(f"{api.url}/healthz").status_code == 200
+            assert ray.stopped == []
+        assert {answer.result().status_code for answer in sent} == {200}
+        rounds(dispatcher, clock, 20)
+        assert ray.stopped == []
+        rounds(dispatcher, clock, 10)
+        assert f"{healthy}-1" in ray.stopped
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

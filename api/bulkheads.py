@@ -1,0 +1,116 @@
+"""Bounds between kinds of requests, so that many of one kind leave the others their threads and connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, TypeVar
+
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+
+from symadj.service.errors import BusyError
+from symadj.service.store import Database
+
+__all__ = ["CostlyReads", "InFlight", "IngestLane"]
+
+Result = TypeVar("Result")
+
+INGEST_THREADS = 8
+# A costly read takes a core for seconds, and the training may need the others.
+COSTLY_AT_ONCE = 2
+KEPT_BYTES = 64 * 2**20
+
+
+class IngestLane:
+    """The way of the runs' records into the store: threads and connections that nothing else uses.
+
+    Requests on it must not take a thread from the common ones either: their dependencies are coroutines.
+    """
+
+    def __init__(self, store_url: str) -> None:
+        self.database = Database(store_url, connections=INGEST_THREADS)
+        self._limiter = CapacityLimiter(INGEST_THREADS)
+
+    async def run(self, work: Callable[[Database], Result]) -> Result:
+        """Return what ``work`` returns, when one of the threads has done it."""
+        return await run_sync(work, self.database, limiter=self._limiter)
+
+
+class InFlight:
+    """Work that several requests ask for at the same time is done once for all of them."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[Hashable, asyncio.Task[Any]] = {}
+
+    async def join(self, key: Hashable, work: Callable[[], Awaitable[Result]]) -> Result:
+        """Return the result of the work under way for ``key``; begin ``work`` if there is none.
+
+        It goes on for the others if one of them leaves.
+        """
+        task = self._tasks.get(key)
+        if task is None:
+            task = asyncio.ensure_future(self._run(key, work))
+            self._tasks[key] = task
+            task.add_done_callback(asyncio.Task.exception)  # it counts as seen, even if all have left
+        result: Result = await asyncio.shield(task)
+        return result
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._tasks
+
+    async def _run(self, key: Hashable, work: Callable[[], Awaitable[Result]]) -> Any:
+        try:
+            return await work()
+        finally:
+            del self._tasks[key]
+
+
+class CostlyReads:
+    """Answers whose making takes seconds: few are made at once, each for all who ask, and the last ones are kept.
+
+    Nobody waits for a turn: whoever comes when too many are being made is told to come again.
+    """
+
+    def __init__(self) -> None:
+        self._limiter = CapacityLimiter(COSTLY_AT_ONCE)
+        self._in_flight = InFlight()
+        self._kept: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._kept_bytes = 0
+
+    async def read(self, key: Hashable, work: Callable[[], bytes], *, keep: bool = True) -> bytes:
+        """Return the answer for ``key``: the kept one, the one that is being made, or what ``work`` makes now.
+
+        With ``keep``, the key must change whenever the answer does.
+
+        Raises:
+            BusyError: as many others are being made as may be at once.
+        """
+        kept = self._kept.get(key)
+        if kept is not None:
+            self._kept.move_to_end(key)
+            return kept
+        if key not in self._in_flight and len(self._in_flight) >= COSTLY_AT_ONCE:
+            raise BusyError(
+                f"{COSTLY_AT_ONCE} costly reads (downsampled series, memory, usage) are being made, and no more at "
+                "once: repeat the request after the seconds that Retry-After says"
+            )
+
+        async def make() -> bytes:
+            answer = await run_sync(work, limiter=self._limiter)
+            if keep:
+                self._keep(key, answer)
+            return answer
+
+        return await self._in_flight.join(key, make)
+
+    def _keep(self, key: Hashable, answer: bytes) -> None:
+        self._kept[key] = answer
+        self._kept_bytes += len(answer)
+        while self._kept_bytes > KEPT_BYTES:
+            _, oldest = self._kept.popitem(last=False)
+            self._kept_bytes -= len(oldest)

@@ -1,0 +1,273 @@
+"""Readers beside a training: what they cost it, and how the API answers them meanwhile (`make bench-load`).
+
+It starts `symadj serve` on a folder of its own with a small training, and a series of a million points of an ended
+job. A load is, for so many seconds: readers who downsample that series over and over, long polls on the training, and
+pages that ask for its state every second. All of them wait as long as Retry-After says, as the Python client does.
+Readers, server and training share the machine's cores: with few of them, that alone slows the training down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import reduce
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import sqlalchemy as sa
+
+from symadj.api.client import Client
+from symadj.service.store import Database, jobs, metrics
+from symadj.service.store.tables import MetricPoint, MetricSeries
+
+SYMADJ = Path(sys.executable).with_name("symadj")
+TRAINING = {
+    "name": "beside readers",
+    "data": {"kind": "toy", "name": "moons", "rows": 2000, "batch_size": 100},
+    "flow": {"kind": "cnf", "blocks": 1, "field": {"hidden": [16]}},
+    "solver": {"kind": "fixed", "method": "euler", "steps": 2},
+    "stop": {"kind": "steps", "max_steps": 100_000_000},
+    "resources": {"kind": "cpu", "workers": 1},
+    "evaluation": None,
+}
+# A request that had no answer by then counts as `none`.
+TIMEOUT_S = 60.0
+
+
+@dataclass
+class Seen:
+    """What the clients of a load saw: answers by kind of request and status, and the seconds of ``GET /jobs/{id}``."""
+
+    statuses: dict[str, Counter[str]] = field(default_factory=dict)
+    job_seconds: list[float] = field(default_factory=list)
+
+    def __add__(self, other: Seen) -> Seen:
+        return Seen(self.statuses | other.statuses, self.job_seconds + other.job_seconds)
+
+
+@contextmanager
+def service(data: Path, store_url: str | None) -> Iterator[str]:
+    """Run ``symadj serve`` with one CPU for training until the block ends; yield its URL."""
+    environment = os.environ | ({"SYMADJ_STORE_URL": store_url} if store_url else {})
+    command = [str(SYMADJ), "serve", "--port", "0", "--data", str(data), "--cpus", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    try:
+        url = ""
+        assert process.stdout is not None
+        for line in process.stdout:
+            found = [word.rstrip(".,/") for word in line.split() if word.startswith("http://")]
+            url = url or (found[0].removesuffix("/docs") if found else "")
+            if "stop" in line:
+                break
+        if not url:
+            raise RuntimeError(f"the service did not start, status {process.wait()}")
+        yield url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(180)
+
+
+def make_long_series(database: Database, client: Client, points: int) -> str:
+    """Return the id of an ended job whose metric ``loss`` has so many points."""
+    job_id = client.submit(TRAINING | {"priority": -100}).id
+    client.cancel(job_id)
+    now = datetime.now(UTC)
+    same: dict[str, Any] = {"job_id": job_id, "name": "loss", "time": now, "attempt": 1}
+    values = np.random.default_rng(0).normal(size=points)
+    for start in range(0, points, 50_000):
+        numbers = range(start + 1, min(start + 50_000, points) + 1)
+        with database.session() as session:
+            session.execute(
+                sa.insert(MetricPoint), [same | {"seq": n, "step": n, "value": float(values[n - 1])} for n in numbers]
+            )
+    with database.session() as session:
+        jobs.lock(session, job_id).metric_seq = points
+        session.add(
+            MetricSeries(job_id=job_id, name="loss", points=points, last_seq=points, last_step=points, last_value=0.0)
+        )
+    return job_id
+
+
+def stored_steps(database: Database, job_id: str) -> int:
+    """Return the last step of a job that is in the store; asked of the store itself, whatever the API does."""
+    with database.read_session() as session:
+        series = metrics.one_series(session, job_id, "loss")
+        return series.last_step if series is not None else 0
+
+
+def attempts_lost(database: Database, job_id: str) -> int:
+    """Return how many attempts of a job were lost."""
+    with database.read_session() as session:
+        return jobs.get(session, job_id).attempts_lost
+
+
+def wait_for_training(database: Database, job_id: str) -> None:
+    """Return when so many steps are stored that the training is under way.
+
+    Raises:
+        TimeoutError: it does not begin within five minutes.
+    """
+    deadline = time.monotonic() + 300
+    while stored_steps(database, job_id) < 100:
+        if time.monotonic() > deadline:
+            raise TimeoutError("the training has not begun within 300 s")
+        time.sleep(0.5)
+
+
+@dataclass
+class Load:
+    """Clients of one load: so many of each kind, for so many seconds."""
+
+    url: str
+    training: str
+    newest: int
+    long_series: str
+    seconds: float
+    readers: int = 0
+    long_polls: int = 0
+    pages: int = 0
+
+    def send(self) -> Seen:
+        """Send requests until the time is over."""
+        self.seen = Seen()
+        self._until = time.monotonic() + self.seconds
+        asyncio.run(self._send())
+        return self.seen
+
+    async def _send(self) -> None:
+        kinds = ((self.readers, self._reader), (self.long_polls, self._long_poll), (self.pages, self._page))
+        async with asyncio.TaskGroup() as tasks:
+            for count, kind in kinds:
+                for number in range(count):
+                    tasks.create_task(self._as_one(kind, number))
+
+    async def _as_one(self, kind: Callable[[httpx.AsyncClient, int], Coroutine[Any, Any, None]], number: int) -> None:
+        # A client each: a pool of many connections takes longer to choose one than the server to answer.
+        async with httpx.AsyncClient(base_url=self.url, timeout=TIMEOUT_S, trust_env=False, verify=False) as client:
+            await kind(client, number)
+
+    @property
+    def _on(self) -> bool:
+        return time.monotonic() < self._until
+
+    async def _get(self, client: httpx.AsyncClient, kind: str, path: str, **parameters: Any) -> httpx.Response | None:
+        counter = self.seen.statuses.setdefault(kind, Counter())
+        try:
+            answer = await client.get(f"/api/v1/jobs{path}", params=parameters)
+        except httpx.HTTPError as error:
+            counter["none"] += 1
+            if isinstance(error, httpx.ConnectError):
+                await asyncio.sleep(1.0)
+            return None
+        counter[str(answer.status_code)] += 1
+        pause = float(answer.headers.get("Retry-After", 0))
+        if pause:
+            await asyncio.sleep(min(pause, max(0.0, self._until - time.monotonic())))
+        return answer
+
+    async def _reader(self, client: httpx.AsyncClient, number: int) -> None:
+        # Not all of them draw the same picture.
+        while self._on:
+            await self._get(client, "downsampled", f"/{self.long_series}/metrics/loss", points=1000 - number % 10)
+
+    async def _long_poll(self, client: httpx.AsyncClient, _number: int) -> None:
+        path = f"/{self.training}/metrics/loss"
+        after = self.newest
+        while self._on:
+            answer = await self._get(client, "long poll", path, after_seq=after, wait=20, limit=1000)
+            if answer is not None and answer.status_code == 200:
+                after = answer.json()["next_after_seq"]
+
+    async def _page(self, client: httpx.AsyncClient, number: int) -> None:
+        await asyncio.sleep(number % 10 / 10)
+        while self._on:
+            began = time.monotonic()
+            await self._get(client, "job", f"/{self.training}")
+            self.seen.job_seconds.append(time.monotonic() - began)
+            await self._get(client, "jobs", "", limit=50)
+            await self._get(client, "events", f"/{self.training}/events")
+            await self._get(client, "metrics", f"/{self.training}/metrics")
+            await asyncio.sleep(1.0)
+
+
+def rate(database: Database, job_id: str, seconds: float) -> float:
+    """Return how many steps a second are stored, over so many seconds."""
+    first, began = stored_steps(database, job_id), time.monotonic()
+    time.sleep(seconds)
+    return (stored_steps(database, job_id) - first) / (time.monotonic() - began)
+
+
+def main() -> None:
+    """Print a block of lines for every load."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--loads", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of one load")
+    parser.add_argument("--quiet", type=float, default=20.0, help="seconds without readers before each load")
+    parser.add_argument("--readers", type=int, default=50)
+    parser.add_argument("--long-polls", type=int, default=200)
+    parser.add_argument("--pages", type=int, default=20)
+    parser.add_argument("--points", type=int, default=1_000_000, help="of the long series")
+    parser.add_argument("--store-url", help="of an empty PostgreSQL database; default: SQLite")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    with tempfile.TemporaryDirectory(prefix="symadj-load-") as folder:
+        data = Path(folder)
+        with service(data, arguments.store_url) as url, Client(url) as client:
+            database = Database(arguments.store_url or f"sqlite:///{data / 'symadj.sqlite'}")
+            training = client.submit(TRAINING).id
+            long_series = make_long_series(database, client, arguments.points)
+            print(
+                f"{os.cpu_count()} cores; {arguments.readers} readers of a series of {arguments.points} points, "
+                f"{arguments.long_polls} long polls, {arguments.pages} pages",
+                flush=True,
+            )
+            for number in range(1, arguments.loads + 1):
+                wait_for_training(database, training)
+                before = attempts_lost(database, training)
+                undisturbed = rate(database, training, arguments.quiet)
+                newest = next(item.last_seq for item in client.metrics(training).items if item.name == "loss")
+                load = Load(url, training, newest, long_series, arguments.seconds)
+                parts = [
+                    replace(load, readers=arguments.readers, long_polls=arguments.long_polls),
+                    replace(load, pages=arguments.pages),  # by themselves, as it is their time that is measured
+                ]
+                first, began = stored_steps(database, training), time.monotonic()
+                with ProcessPoolExecutor(len(parts), get_context("spawn")) as processes:
+                    seen = reduce(Seen.__add__, processes.map(Load.send, parts))
+                during = (stored_steps(database, training) - first) / (time.monotonic() - began)
+                report(number, undisturbed, during, attempts_lost(database, training) - before, seen)
+            client.cancel(training)
+            database.close()
+
+
+def report(number: int, undisturbed: float, during: float, lost: int, seen: Seen) -> None:
+    """Print what came of one load."""
+    median, worst = np.percentile(seen.job_seconds, [50, 99]) if seen.job_seconds else (np.nan, np.nan)
+    print(
+        f"load {number}: attempts lost {lost}; steps/s {undisturbed:.1f} undisturbed, {during:.1f} beside readers "
+        f"({during / undisturbed if undisturbed else np.nan:.2f}); GET /jobs/{{id}} p50 {median:.3f} s, "
+        f"p99 {worst:.3f} s",
+        flush=True,
+    )
+    for kind, counter in sorted(seen.statuses.items()):
+        told = ", ".join(f"{count} x {status}" for status, count in sorted(counter.items()))
+        print(f"    {kind}: {told}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
