@@ -84,11 +84,11 @@ LONGEST_S = 20.0
 
 
 class ImpatientOutbox(KeepingOutbox):
-    """An outbox that asks a run to stop when it takes too long."""
+    """An outbox that asks a run to stop when it takes longer than ``patience_s`` seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float) -> None:
         super().__init__()
-        self._until = time.monotonic() + LONGEST_S
+        self._until = time.monotonic() + patience_s
 
     @property
     def stop(self) -> StopReason | None:
@@ -159,7 +159,7 @@ def random_spec(seed: int, number: int) -> JobSpec:
     raise AssertionError("unreachable")
 
 
-def run(spec: JobSpec, folder: Path) -> tuple[OutcomeRecord | None, ImpatientOutbox]:
+def run(spec: JobSpec, folder: Path, patience_s: float = LONGEST_S) -> tuple[OutcomeRecord | None, ImpatientOutbox]:
     """Do what the driver and the only rank of an attempt do; return the outcome and the records."""
     with tempfile.TemporaryDirectory(dir=folder) as storage:
         order = RunOrder(
@@ -171,7 +171,7 @@ def run(spec: JobSpec, folder: Path) -> tuple[OutcomeRecord | None, ImpatientOut
             data_roots=(str(folder),),
             spec=spec,
         )
-        outbox = ImpatientOutbox()
+        outbox = ImpatientOutbox(patience_s)
         refusal = unfit_data(order, outbox)
         outcome = refusal.outcome() if refusal is not None else AttemptRun(rank_run(order, outbox)).run()
         return outcome, outbox
@@ -202,8 +202,8 @@ def fault_of(outcome: OutcomeRecord | None) -> str | None:
     return "; ".join(f"{failure.part}: {failure.message}" for failure in ours) or None
 
 
-def fuzz(seed: int, numbers: range, folder: Path) -> Tally:
-    """Run the specs of these numbers; files are written into ``folder``."""
+def fuzz(seed: int, numbers: range, folder: Path, patience_s: float = LONGEST_S) -> Tally:
+    """Run the specs of these numbers, each for so many seconds; files are written into ``folder``."""
     write_files(folder)
     tally = Tally()
     for number in numbers:
@@ -212,7 +212,7 @@ def fuzz(seed: int, numbers: range, folder: Path) -> Tally:
         began = time.perf_counter()
         outbox = None
         try:
-            outcome, outbox = run(spec, folder)
+            outcome, outbox = run(spec, folder, patience_s)
             fault = fault_of(outcome)
             if outcome is not None:
                 tally.ends[f"{outcome.state} {outcome.reason or ''}".strip()] += 1
