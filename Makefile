@@ -13,17 +13,20 @@ LOADS ?= 10
 SECONDS ?= 60
 
 .PHONY: help install demo serve test test-slow test-cluster test-deaths soak fuzz check bench-core bench-density \
-	bench-load format lock swagger-ui clean
+	bench-load format lock sbom swagger-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(STAMP) ## make .venv with the locked dependencies
 
-# requirements.lock pins every version; pip resolves what torch needs on this platform (CPU or CUDA).
-$(STAMP): requirements.lock pyproject.toml
+PIP := -m pip install --quiet --disable-pip-version-check
+# The locks pin every version and every file by its hash. Only torch, and what it brings for an accelerator, is what the
+# package index has for this platform (CPU or CUDA): there is no list of hashes that fits both.
+$(STAMP): requirements.lock requirements-dev.lock requirements-torch.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python $(PIP) --require-hashes --no-deps -r requirements.lock -r requirements-dev.lock
+	$(BIN)/python $(PIP) -r requirements-torch.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -81,14 +84,30 @@ format: install ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: ## resolve the newest allowed versions into requirements.lock
+# uv reads the metadata of all files of a version, those for other platforms too, and downloads none.
+UV := $(VENV)-lock/bin/uv pip compile --quiet --no-header --no-annotate --generate-hashes --python-version 3.11 \
+	--constraint requirements-torch.lock $(addprefix --constraint ,$(KEEP)) pyproject.toml -
+NAMES := /^[a-zA-Z]/
+OF_TORCH := /^(torch|triton|cuda-|nvidia-)/
+
+lock: ## resolve the newest allowed versions into the locks (KEEP=FILE: those that it has stay)
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check setuptools torch==2.13.0
-	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check -e '.[service,train,dev]'
-	{ echo '# Made by `make lock`. torch stands without a local suffix: a CPU or a CUDA build, as the platform has it.'; \
-	  $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable \
-	  | grep -vE '^(pip|nvidia-|cuda-|triton)' | sed -E 's/^(torch==[^+]*)\+.*/\1/'; } > requirements.lock
+	$(VENV)-lock/bin/python $(PIP) uv==0.13.9
+	echo setuptools | $(UV) --extra service --extra train --extra postgresql --extra s3 > $(VENV)-lock/users
+	{ echo '# What users install, but for torch: made by `make lock`.'; \
+	  awk '$(NAMES) { skip = $(OF_TORCH) } !skip' $(VENV)-lock/users; } > requirements.lock
+	echo setuptools | $(UV) --all-extras --constraint $(VENV)-lock/users > $(VENV)-lock/all
+	{ echo '# What developers install besides: made by `make lock`.'; \
+	  awk 'NR == FNR { known[$$1]; next } $(NAMES) { skip = $$1 in known || $(OF_TORCH) } !skip' \
+	    $(VENV)-lock/users $(VENV)-lock/all; } > requirements-dev.lock
 	rm -rf $(VENV)-lock
+
+sbom: ## write what users install as a bill of materials (sbom.json, CycloneDX)
+	rm -rf $(VENV)-sbom && $(PYTHON) -m venv $(VENV)-sbom
+	$(VENV)-sbom/bin/python $(PIP) cyclonedx-bom==7.5.0
+	cat requirements.lock requirements-torch.lock | $(VENV)-sbom/bin/cyclonedx-py requirements \
+	  --pyproject pyproject.toml --output-reproducible --output-file sbom.json -
+	rm -rf $(VENV)-sbom
 
 # The viewer of /docs, from npm's package; SHA256SUMS in its folder is what `make test` compares the files with.
 SWAGGER_UI := swagger-ui-dist-5.35.0

@@ -114,6 +114,35 @@ def test_names_are_such_as_kubernetes_takes_and_amounts_are_quantities() -> None
     assert [amount for amount in amounts if not re.fullmatch("[0-9]+(m|[KMGT]i)?", amount)] == []
 
 
+def test_no_container_may_gain_rights_or_write_its_root_or_ask_kubernetes() -> None:
+    confined = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+    assert [container["name"] for container in containers() if container.get("securityContext") != confined] == []
+    for pod in pods():
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
+def test_every_pod_has_a_policy_of_who_may_connect_to_it() -> None:
+    selected = [m["spec"]["podSelector"]["matchLabels"] for m in manifests() if m["kind"] == "NetworkPolicy"]
+    deployments = [m["spec"]["selector"]["matchLabels"] for m in manifests() if m["kind"] == "Deployment"]
+    # KubeRay gives its pods this label.
+    clusters = [{"ray.io/cluster": m["metadata"]["name"]} for m in manifests() if m["kind"] == "RayCluster"]
+    assert sorted(selected, key=str) == sorted(deployments + clusters, key=str)
+
+
+def test_only_those_have_a_secret_who_need_it() -> None:
+    having: dict[str, set[str]] = {}
+    for container in containers():
+        for variable in container.get("env", []):
+            if "valueFrom" in variable:
+                having.setdefault(variable["valueFrom"]["secretKeyRef"]["key"], set()).add(container["name"])
+    assert having == {
+        "store-url": {"migrate", "api", "dispatcher"},
+        "key-secret": {"migrate", "api"},
+        "ray-token": {"api", "dispatcher", "ray-head", "ray-worker"},
+    }
+
+
 def test_a_claim_may_be_mounted_on_several_nodes() -> None:
     assert [claim["spec"]["accessModes"] for claim in claims()] == [["ReadWriteMany"]]
 
