@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from symadj.service.contract.order import FLUSH_TIMEOUT_S, STORAGE_PATIENCE_S
+from symadj.service.contract.order import DATA_TIMEOUT_S, FLUSH_TIMEOUT_S, STORAGE_PATIENCE_S
 from symadj.service.contract.storage import Storage, StorageUnusableError, is_url, open_storage, split_places
 
 __all__ = ["Settings", "SettingsError", "read_settings"]
@@ -96,6 +96,11 @@ class Settings(BaseSettings):
         FLUSH_TIMEOUT_S,
         ge=0,
         description="Seconds for which a run waits, at its end, for the API to take its last records.",
+    )
+    data_timeout_s: float = Field(
+        DATA_TIMEOUT_S,
+        gt=0,
+        description="Seconds within which the data of a run must be read and checked, buckets' files fetched.",
     )
     worker_python: str = Field(sys.executable, description="The interpreter that has symadj, on the nodes of Ray.")
     cluster_may_grow: bool = Field(

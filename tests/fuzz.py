@@ -33,7 +33,7 @@ from symadj.service.contract.records import OutcomeRecord
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.states import JobState, ReasonCode, StopReason
 from symadj.workers.attempt import AttemptRun
-from symadj.workers.run import unfit_data
+from symadj.workers.ray.reading import read_data
 from tests.schemas import Documents
 from tests.workers.fcs_files import Channel, FcsFile
 from tests.workers.runs import KeepingOutbox, rank_run
@@ -172,7 +172,7 @@ def run(spec: JobSpec, folder: Path, patience_s: float = LONGEST_S) -> tuple[Out
             spec=spec,
         )
         outbox = ImpatientOutbox(patience_s)
-        refusal = unfit_data(order, outbox)
+        _, refusal = read_data(order)
         outcome = refusal.outcome() if refusal is not None else AttemptRun(rank_run(order, outbox)).run()
         return outcome, outbox
 

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import tenacity
 
-from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.layout import ray_folder
 from symadj.service.contract.order import (
     PLACE_VARIABLE,
@@ -32,28 +31,27 @@ from symadj.service.contract.spec.resources import GpuResources
 from symadj.service.contract.spec.section import STORED
 from symadj.service.contract.states import ReasonCode
 from symadj.service.contract.storage import Bucket, StorageUnreachableError, open_storage, split_places
-from symadj.workers.data import DataError, data_roots, load_data
+from symadj.workers.control_group import ControlGroup
 from symadj.workers.data.summary import in_words
 from symadj.workers.delivery.outbox import Outbox, TelemetryError
 from symadj.workers.delivery.sender import open_sender
 from symadj.workers.files.retries import Retries
-from symadj.workers.model.image_shapes import check_images
 from symadj.workers.outcome import LESS_MEMORY, Failure, StopRequestedError
-from symadj.workers.ray.oom_kills import oom_kills
 
-__all__ = ["main", "unfit_data"]
+__all__ = ["main"]
 
 log = logging.getLogger("symadj.run")
 T = TypeVar("T")
 
+# Seconds for Ray to start processes: long enough for a large cluster, short enough that what can't fit says so.
+_START_TIMEOUT_S = 120
 # Ray Train's settings, read by its controller and workers from the driver's environment.
 _RAY_TRAIN_SETTINGS = {
     # How often the controller looks at its workers, and so how late it notices that they have finished.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
     # Without it a collective of Ray Train's own waits for ever for a rank that does not come.
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",
-    # Long enough for a large cluster to start processes, short enough that a job which cannot fit says so.
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(_START_TIMEOUT_S),
     # Watches for nodes that are about to be taken back, in a process of its own: rank 0 does (workers/ray/draining.py).
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
@@ -114,10 +112,11 @@ def _patiently(read: Callable[[str], T], place: str) -> T:
 
 def _attempt(order: RunOrder, token: str, outbox: Outbox) -> OutcomeRecord | None:
     """Train, and return the outcome; None when the attempt was replaced."""
-    killed_before = oom_kills()
+    killed_before = ControlGroup.read().oom_kills
     retries = Retries(outbox, order.storage_patience_seconds)
     try:
-        refusal = retries.while_unreachable(lambda: unfit_data(order, outbox))
+        _start_ray()
+        refusal = retries.while_unreachable(lambda: _unfit_data(order, outbox))
         if refusal is not None:
             return refusal.outcome()
         # Ray Train writes there, and would take a storage that is away for a fault of the run.
@@ -131,7 +130,7 @@ def _attempt(order: RunOrder, token: str, outbox: Outbox) -> OutcomeRecord | Non
 
         log.exception("the workers did not return")
         failure = diagnose_attempt(error)
-        if failure.reason is ReasonCode.WORKER_LOST and oom_kills() != killed_before:
+        if failure.reason is ReasonCode.WORKER_LOST and ControlGroup.read().oom_kills != killed_before:
             failure = Failure(
                 ReasonCode.OUT_OF_MEMORY,
                 "the kernel ended a process on the driver's node because its memory was used up, and a worker died",
@@ -140,31 +139,34 @@ def _attempt(order: RunOrder, token: str, outbox: Outbox) -> OutcomeRecord | Non
         return failure.outcome()
 
 
-def unfit_data(order: RunOrder, outbox: Outbox) -> Failure | None:
-    """Load and check the data before any worker is placed, say what they are; return why they can't be trained on."""
+def _unfit_data(order: RunOrder, outbox: Outbox) -> Failure | None:
+    """Have the data checked before any worker is placed, say what they are; return why they can't be trained on."""
+    from symadj.workers.ray.reading import look_at_data
 
-    def tell(summary: DataSummary) -> None:
+    summary, refusal = look_at_data(order, _START_TIMEOUT_S)
+    if summary is not None:
         outbox.put(DataRecord(summary=summary))
         outbox.put(EventRecord(name="data_read", message=in_words(summary)))
+    return refusal
 
-    try:
-        check_images(order.spec.flow, load_data(order.spec.data, data_roots(order), tell).shape)
-    except DataError as error:
-        return Failure(ReasonCode.DATA_ERROR, str(error), {"phase": "data", **error.place})
-    return None
+
+def _start_ray() -> None:
+    """Connect to the cluster, which has this driver as one of its jobs."""
+    for name, value in _RAY_TRAIN_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    ray.init(logging_level=logging.WARNING)
 
 
 def _fit(order: RunOrder, token: str) -> OutcomeRecord | None:
     """Run ``train_worker`` in all workers and return what rank 0 returns."""
-    for name, value in _RAY_TRAIN_SETTINGS.items():
-        os.environ.setdefault(name, value)
     import ray
     from ray.train import FailureConfig, RunConfig
 
     from symadj.workers.ray.backend import ProcessGroupConfig
     from symadj.workers.ray.trainer import Trainer
 
-    ray.init(logging_level=logging.WARNING)
     node = ray.get_runtime_context().get_node_id()
     gpu = isinstance(order.spec.resources, GpuResources)
     trainer = Trainer(

@@ -11,6 +11,7 @@ from symadj.service.contract.spec.section import STORED
 from symadj.service.contract.storage import Storage, StorageError, open_storage
 
 __all__ = [
+    "DATA_TIMEOUT_S",
     "FLUSH_TIMEOUT_S",
     "PLACE_VARIABLE",
     "STORAGE_PATIENCE_S",
@@ -29,6 +30,7 @@ TOKEN_VARIABLE = "SYMADJ_RUN_TOKEN"
 # How long a run waits, in seconds, where the service's settings do not say otherwise.
 STORAGE_PATIENCE_S = 1200.0
 FLUSH_TIMEOUT_S = 3600.0
+DATA_TIMEOUT_S = 3600.0
 
 
 class RunOrder(BaseModel):
@@ -50,6 +52,9 @@ class RunOrder(BaseModel):
     )
     flush_timeout_seconds: float = Field(
         FLUSH_TIMEOUT_S, description="How long the run waits, at its end, for the API to take its last records."
+    )
+    data_timeout_seconds: float = Field(
+        DATA_TIMEOUT_S, description="How long it may take to read and check the data before the workers are placed."
     )
     spec: JobSpec
 

@@ -202,6 +202,7 @@ class Starter:
             spool=None if settings.spool is None else str(settings.spool.resolve()),
             storage_patience_seconds=settings.storage_patience_s,
             flush_timeout_seconds=settings.flush_timeout_s,
+            data_timeout_seconds=settings.data_timeout_s,
             spec=spec,
         )
 

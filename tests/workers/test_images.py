@@ -14,11 +14,11 @@ from symadj.service.contract.order import RunOrder
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.flow import MultiscaleFlow
 from symadj.service.contract.states import ReasonCode
-from symadj.workers import run as driver
 from symadj.workers.data import DataError
 from symadj.workers.model.build import build_flow, evaluation_flow, validation_flow
 from symadj.workers.model.image_shapes import check_images
-from tests.workers.runs import KeepingOutbox, order, run
+from symadj.workers.ray.reading import read_data
+from tests.workers.runs import order, run
 
 LEVELS = 256
 IMAGES = np.random.default_rng(0).integers(0, LEVELS, (200, 4, 8), dtype=np.uint8)
@@ -176,8 +176,9 @@ def test_the_driver_refuses_them_before_any_worker_is_placed(root: Path, tmp_pat
     np.save(root / "rows.npy", np.random.default_rng(0).normal(size=(300, 3)))
     for path, flow, words in (("noise-ubyte", {"levels": 4}, "4 x 8"), ("rows.npy", {}, "not images")):
         data = {"kind": "file", "path": path, "batch_size": 20}
-        refusal = driver._unfit_data(order_of(tmp_path, flow, data), KeepingOutbox())
+        summary, refusal = read_data(order_of(tmp_path, flow, data))
+        assert summary is not None
         assert refusal is not None
         assert refusal.reason == ReasonCode.DATA_ERROR
         assert words in refusal.message
-    assert driver._unfit_data(order_of(tmp_path, {"levels": 3}, DATA), KeepingOutbox()) is None
+    assert read_data(order_of(tmp_path, {"levels": 3}, DATA))[1] is None

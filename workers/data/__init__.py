@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from symadj.workers.data.batches import PartBatches
 from symadj.workers.data.errors import DataError
-from symadj.workers.data.load import check_data, load_data, load_table
+from symadj.workers.data.load import check_data, load_data, load_table, name_of
 from symadj.workers.data.order import BatchOrder
 from symadj.workers.data.prepare import prepare
 from symadj.workers.data.roots import DataRoots, data_roots
@@ -27,6 +27,7 @@ __all__ = [
     "invert",
     "load_data",
     "load_table",
+    "name_of",
     "prepare",
     "restore_transforms",
 ]

@@ -11,7 +11,7 @@ from symadj.service.contract.spec.data import FileData
 from symadj.workers.data.checks import refuse_not_finite
 from symadj.workers.data.errors import DataError
 from symadj.workers.data.formats.columns import wanted_of
-from symadj.workers.data.formats.raw import READERS, InputFile
+from symadj.workers.data.formats.raw import READERS, InputFile, refuse_too_many_columns
 from symadj.workers.data.roots import DataRoots
 from symadj.workers.data.table import Source, Table
 
@@ -68,6 +68,7 @@ def _load(data: FileData, roots: DataRoots, name: str) -> Table:
     rows = raw.values.reshape(len(raw.values), -1)
     if not rows.shape[1]:
         raise DataError(f"{name} has no columns", file=name)
+    refuse_too_many_columns(file, rows.shape[1])
     if rows.dtype.itemsize > 8:
         rows = rows.astype(np.float64)  # numpy's longdouble
     names = raw.columns or tuple(f"x{place}" for place in range(rows.shape[1]))
@@ -78,12 +79,13 @@ def _load(data: FileData, roots: DataRoots, name: str) -> Table:
     wanted_of(file, names, [*columns, *context_columns])
     kinds = raw.stored or raw.values.dtype.name
     stored = dict(zip(names, [kinds] * len(names) if isinstance(kinds, str) else kinds, strict=True))
-    chosen = rows if columns == names else rows[:, [names.index(column) for column in columns]]
+    places = {column: place for place, column in enumerate(names)}
+    chosen = rows if columns == names else rows[:, [places[column] for column in columns]]
     return Table(
         columns,
         chosen,
         context_columns,
-        rows[:, [names.index(column) for column in context_columns]] if context_columns else None,
+        rows[:, [places[column] for column in context_columns]] if context_columns else None,
         _image(file, shape) if columns == names else None,
         sources=(Source(name, 0, raw.notes, tuple(stored[column] for column in (*columns, *context_columns))),),
     )

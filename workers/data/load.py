@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.spec.data import BuiltinData, Data, FileData, MafData, ParquetStreamData, ToyData
 from symadj.workers.data.builtin import load_builtin
+from symadj.workers.data.errors import DataError
 from symadj.workers.data.files import load_file
 from symadj.workers.data.maf import load_maf
 from symadj.workers.data.prepare import TableData, prepare
@@ -16,7 +18,7 @@ from symadj.workers.data.summary import summarise
 from symadj.workers.data.table import PreparedData, Table
 from symadj.workers.data.toys import draw_toy
 
-__all__ = ["check_data", "load_data", "load_table"]
+__all__ = ["check_data", "load_data", "load_table", "name_of"]
 
 OnRead = Callable[[DataSummary], None]
 
@@ -47,12 +49,13 @@ def load_data(data: Data, roots: DataRoots, on_read: OnRead | None = None) -> Pr
     Raises:
         DataError: it can't be trained on; says which file, column and row.
     """
-    if isinstance(data, ParquetStreamData):
-        return prepare_stream(data, roots, on_read)
-    table = load_table(data, roots)
-    if on_read is not None:
-        on_read(summarise(data, table))
-    return prepare(data, table)
+    with _in_memory(data):
+        if isinstance(data, ParquetStreamData):
+            return prepare_stream(data, roots, on_read)
+        table = load_table(data, roots)
+        if on_read is not None:
+            on_read(summarise(data, table))
+        return prepare(data, table)
 
 
 def check_data(data: Data, roots: DataRoots, on_read: OnRead) -> None:
@@ -62,6 +65,26 @@ def check_data(data: Data, roots: DataRoots, on_read: OnRead) -> None:
         DataError: it can't be trained on; says which file, column and row.
     """
     if isinstance(data, ParquetStreamData):
-        check_stream(data, roots, on_read)
+        with _in_memory(data):
+            check_stream(data, roots, on_read)
     else:
         load_data(data, roots, on_read)
+
+
+def name_of(data: Data) -> str | None:
+    """Return the file or folder that ``data`` names, None where it names none."""
+    return data.path if isinstance(data, FileData | MafData | ParquetStreamData) else None
+
+
+@contextmanager
+def _in_memory(data: Data) -> Iterator[None]:
+    """Turn memory that ran out, at whatever is done with the rows, into a ``DataError``."""
+    try:
+        yield
+    except MemoryError as error:
+        name = name_of(data)
+        raise DataError(
+            f"{name or 'the data set'} does not fit into the memory of its node with what is made of it: use fewer "
+            "rows or columns, or store it as parquet and take data.kind parquet_stream",
+            file=name,
+        ) from error

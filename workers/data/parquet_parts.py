@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from symadj.workers.data.formats.columns import INEXACT, LARGEST_EXACT, wanted_of
 from symadj.workers.data.formats.parquet import MISCOUNTED, ParquetColumns, fill
-from symadj.workers.data.formats.raw import InputFile, need, reading, refuse
+from symadj.workers.data.formats.raw import InputFile, need, reading, refuse, refuse_larger_than_memory
 
 __all__ = ["FOLDER", "ParquetPart"]
 
@@ -96,6 +96,8 @@ class ParquetPart:
         """
         if _stamp(self.file) != self._stamp:
             raise refuse(self.file, "was changed since it was checked: its rows may be others now")
+        size = sum(len(names) * np.dtype(dtype).itemsize for names, dtype in tables) * self.group_rows[number]
+        refuse_larger_than_memory(self.file, size, "write it with smaller row groups")
         places = [self._columns.places(names, beside=self._keys) for names, _ in tables]
         fields = list(dict.fromkeys(field for of_table in places for field in of_table))
         parquet = need("pyarrow.parquet", self.file)

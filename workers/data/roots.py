@@ -69,10 +69,11 @@ class DataRoots:
     Args:
         places: folders of this node, and URLs of places in buckets.
         cache: folder for copies of files from buckets; None is one in the system's temporary folder.
+        budget: most bytes that the values of a file may take; None: what is free.
     """
 
-    def __init__(self, places: Sequence[str] = (), cache: Path | None = None) -> None:
-        self._places, self._cache = tuple(places), cache
+    def __init__(self, places: Sequence[str] = (), cache: Path | None = None, budget: int | None = None) -> None:
+        self._places, self._cache, self._budget = tuple(places), cache, budget
 
     def _roots(self) -> tuple[Path | Bucket, ...]:
         try:
@@ -120,14 +121,14 @@ class DataRoots:
             )
         if isinstance(found, InBucket):
             try:
-                return InputFile(fetch(found.bucket, found.path, name, self._cache), name)
+                return InputFile(fetch(found.bucket, found.path, name, self._cache), name, self._budget)
             except StorageUnreachableError:
                 raise
             except OSError as error:
                 raise DataError(f"{name} can't be fetched to this node: {error}", file=name) from error
         if not found.is_file():  # opening a pipe would wait for ever
             raise DataError(f"{name} is not a regular file", file=name)
-        return InputFile(found, name)
+        return InputFile(found, name, self._budget)
 
     def names_below(self, path: str, ending: str) -> list[PurePosixPath] | None:
         """Return the files in a folder, and in those below it, whose names end so; None where ``path`` is a file.
@@ -149,5 +150,6 @@ class DataRoots:
 
 
 def data_roots(order: RunOrder) -> DataRoots:
-    """Return the places that a run may take its data from."""
-    return DataRoots(order.data_roots, None if order.data_cache is None else Path(order.data_cache))
+    """Return the places that a run may take its data from, with the memory that each worker may use."""
+    cache = None if order.data_cache is None else Path(order.data_cache)
+    return DataRoots(order.data_roots, cache, order.spec.resources.memory_budget)

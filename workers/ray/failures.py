@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import ray.exceptions
 from ray.train import TrainingFailedError
@@ -15,8 +16,13 @@ from ray.train.v2._internal.exceptions import (
 from symadj.service.contract.states import ReasonCode
 from symadj.workers.outcome import LESS_MEMORY, Failure
 
-__all__ = ["diagnose_attempt"]
+__all__ = ["NO_ROOM", "diagnose_attempt"]
 
+NO_ROOM = Failure(
+    ReasonCode.CANNOT_FIT,
+    "the cluster had no room for the workers",
+    {"advice": "ask for fewer workers, CPUs, GPUs or memory_budget, or enlarge the cluster"},
+)
 _LONGEST_DETAIL = 8000
 _OUT_OF_MEMORY = frozenset({"OutOfMemoryError", "MemoryError"})  # torch's and Python's
 
@@ -35,9 +41,7 @@ def diagnose_attempt(error: BaseException) -> Failure:
         message = "Ray ended a worker because its node ran out of memory"
         return Failure(ReasonCode.OUT_OF_MEMORY, message, data | {"of": "host", "advice": LESS_MEMORY})
     if any_is(WorkerGroupStartupTimeoutError, InsufficientClusterResourcesError):
-        advice = "ask for fewer workers, CPUs, GPUs or memory_budget, or enlarge the cluster"
-        message = "the cluster had no room for the workers"
-        return Failure(ReasonCode.CANNOT_FIT, message, data | {"advice": advice})
+        return replace(NO_ROOM, data=data | NO_ROOM.data)
     if isinstance(error, TrainingFailedError):
         # PeerLostError is what the other ranks see of a worker's death, or of one that raised something of its own.
         own = [part for part in _raised_by_ranks(chain) if type(part).__name__ != "PeerLostError"]

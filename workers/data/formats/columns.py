@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from symadj.service.contract.spec.data import FileData
-from symadj.workers.data.formats.raw import InputFile, Raw, refuse
+from symadj.workers.data.formats.raw import InputFile, Raw, refuse, refuse_too_many_columns
 
 __all__ = [
     "INEXACT",
@@ -42,10 +43,11 @@ def wanted_of(file: InputFile, names: Sequence[str], columns: Sequence[str] | No
     """Return the columns to read of a file that has the columns ``names``.
 
     Raises:
-        DataError: a column that is asked for is missing, or is there more than once.
+        DataError: a column that is asked for is missing, or is there more than once; or there are too many.
     """
-    count = Counter(names)
     wanted = list(names if columns is None else columns)
+    refuse_too_many_columns(file, len(wanted))
+    count = Counter(names)
     for name in wanted:
         if not count[name]:
             shown = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
@@ -148,6 +150,7 @@ def of_records(file: InputFile, records: Values, columns: Sequence[str] | None) 
     if records.ndim != 1:
         shape = " x ".join(map(str, records.shape))
         raise refuse(file, f"holds {shape} records, not one row of them: a table has one record a row")
+    refuse_too_many_columns(file, sum(math.prod(records.dtype[field].shape) for field in records.dtype.names or ()))
     places = {
         part: (field, place)
         for field in records.dtype.names or ()

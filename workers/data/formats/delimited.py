@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from symadj.service.contract.spec.data import CsvOptions, FileData
 from symadj.workers.data.errors import DataError
 from symadj.workers.data.formats.columns import INEXACT, LARGEST_EXACT, names_asked_for, wanted_of
-from symadj.workers.data.formats.raw import InputFile, Raw, is_gzipped, need, open_unpacked, reading, reads, refuse
+from symadj.workers.data.formats.raw import InputFile, Raw, Room, need, open_unpacked, reading, reads, refuse
 
 __all__ = ["read_csv"]
 
 _ROWS_LOOKED_AT = 20
+# The first of them lie within the first so many bytes; if two do, no more of these than enough are looked at.
+_BEGINNING_BYTES, _ENOUGH_CHARACTERS = 1 << 22, 1 << 20
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", " ": "spaces", ",": "commas"}
 _EXCELS_HINT = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 _BOOLEANS = {"true", "True", "TRUE", "false", "False", "FALSE"}
@@ -112,11 +114,16 @@ def _read(file: InputFile, options: CsvOptions, layout: _Layout, places: Sequenc
 
 
 def _parse(file: InputFile, options: CsvOptions, layout: _Layout, types: dict[str, Any]) -> Any:
-    """Return the columns of ``types`` as an Arrow table; a column's name in it is its place in the file."""
+    """Return the columns of ``types`` as an Arrow table; a column's name in it is its place in the file.
+
+    Read a block at a time: how many rows there are is not known before, and there may be more than memory has room for.
+    """
     pyarrow, arrow_csv = need("pyarrow", file), need("pyarrow.csv", file)
+    room, batches, held = Room(file), [], 0
     try:
-        with pyarrow.input_stream(file.path, compression="gzip" if is_gzipped(file) else None) as stream:
-            return arrow_csv.read_csv(
+        with (
+            open_unpacked(file) as stream,
+            arrow_csv.open_csv(
                 stream,
                 # One thread: only then does an error know its row.
                 read_options=arrow_csv.ReadOptions(
@@ -129,7 +136,13 @@ def _parse(file: InputFile, options: CsvOptions, layout: _Layout, types: dict[st
                 convert_options=arrow_csv.ConvertOptions(
                     include_columns=list(types), column_types=types, decimal_point=options.decimal
                 ),
-            )
+            ) as reader,
+        ):
+            for batch in reader:
+                batches.append(batch)
+                held += batch.nbytes
+                room.refuse_beyond(2 * held)  # the table, and the array that is made of it
+            return pyarrow.Table.from_batches(batches, reader.schema)
     except pyarrow.ArrowInvalid as error:
         _explain(file, error, options, layout)
 
@@ -161,7 +174,8 @@ def _beginning(file: InputFile, options: CsvOptions) -> _Beginning:
     # Python's utf-8 keeps the byte order mark.
     encoding = "utf-8-sig" if options.encoding == "utf-8" else options.encoding
     with reading(file, "csv"), open_unpacked(file) as stream:
-        text = io.TextIOWrapper(stream, encoding=encoding, newline="")
+        begin = stream.read(_BEGINNING_BYTES)
+        text = io.TextIOWrapper(io.BytesIO(begin), encoding=encoding, newline="")
         lines: list[str] = []
         records: list[list[str]] = []
         try:
@@ -175,8 +189,15 @@ def _beginning(file: InputFile, options: CsvOptions) -> _Beginning:
                 if cells:
                     of_header = of_header or reader.line_num
                     records.append(cells)
-                if len(records) == _ROWS_LOOKED_AT:
+                if len(records) == _ROWS_LOOKED_AT or (len(records) > 1 and sum(map(len, lines)) > _ENOUGH_CHARACTERS):
                     break
+            else:
+                if len(begin) == _BEGINNING_BYTES:
+                    raise refuse(
+                        file,
+                        f"has no two rows in its first {_BEGINNING_BYTES >> 20} MiB: is it csv, and does each row end "
+                        "with a line break?",
+                    )
         except UnicodeDecodeError as error:
             raise refuse(
                 file,

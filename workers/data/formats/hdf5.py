@@ -28,6 +28,8 @@ __all__ = ["read_hdf5"]
 
 RowAxis = Literal["first", "last"]
 
+_MOST_LINKS = 32
+
 # The filters that the package hdf5plugin brings, by their registered numbers.
 _OF_HDF5PLUGIN = {
     307: "bzip2",
@@ -87,9 +89,9 @@ class _Reader(Members):
     def read(self, key: str | None, columns: Sequence[str] | None, row_axis: RowAxis | None) -> Raw:
         names = self._names()
         # A key may also go through a link, which no list of members follows.
-        chosen = key.strip("/") if key is not None and key in self._opened else choose(self.file, key, names)
-        item = self._opened[chosen]
-        self._refuse_elsewhere(item)
+        item = None if key is None else self._find(self._opened, key)
+        chosen = key.strip("/") if key is not None and item is not None else choose(self.file, key, names)
+        item = self.member(self._opened, chosen) if item is None else item
         if isinstance(item, self._h5py.Dataset) and item.name.rpartition("/")[2] == "table":
             item = item.parent if _layout(item.parent) is not None else item
         layout = None if isinstance(item, self._h5py.Dataset) else _layout(item)
@@ -123,13 +125,53 @@ class _Reader(Members):
         self._opened.visititems(look)
         return names
 
+    def member(self, group: Any, path: str) -> Any:
+        """Return what ``group`` has at ``path``.
+
+        Raises:
+            DataError: there is nothing, or it lies in another file.
+        """
+        if (found := self._find(group, path)) is None:
+            raise refuse(self.file, f"{group.name!r} has no {path!r}")
+        return found
+
+    def _find(self, group: Any, path: str) -> Any | None:
+        """Return what ``group`` has at ``path``, None where there is nothing.
+
+        Each link is looked at before it is followed: HDF5 would open another file, which may be outside of the data
+        roots, or a pipe, before anything could be said against it.
+        """
+        at = self._opened if path.startswith("/") else group
+        parts, links = _parts(path), 0
+        while parts:
+            name = parts.pop()
+            link = at.get(name, getlink=True) if isinstance(at, self._h5py.Group) else None
+            match link:
+                case None:
+                    return None
+                case self._h5py.ExternalLink():
+                    raise self._elsewhere(path)
+                case self._h5py.SoftLink():
+                    if (links := links + 1) > _MOST_LINKS:
+                        raise refuse(self.file, f"{path!r} leads through more than {_MOST_LINKS} links")
+                    at = self._opened if link.path.startswith("/") else at
+                    parts += _parts(link.path)
+                case _:
+                    at = at[name]
+        # Even the shape of a virtual dataset may be that of others, which HDF5 would open.
+        if isinstance(at, self._h5py.Dataset) and (at.external or at.is_virtual):
+            raise self._elsewhere(path)
+        return at
+
+    def _elsewhere(self, path: str) -> DataError:
+        return refuse(self.file, f"{path!r} lies in another file, which may be outside of the data roots")
+
     def values(self, item: Any) -> NDArray[Any]:
         """Return what a dataset holds.
 
         Raises:
-            DataError: it lies in another file, is larger than memory, or can't be read here.
+            DataError: it is larger than memory, or can't be read here.
         """
-        self._refuse_elsewhere(item)
         try:
             kind = item.dtype
         except TypeError as error:
@@ -154,11 +196,6 @@ class _Reader(Members):
             except DataError:
                 pass
         raise _no_filter(self.file, item.name, missing) from error
-
-    def _refuse_elsewhere(self, item: Any) -> None:
-        elsewhere = item.file.filename != self._opened.filename
-        if elsewhere or (isinstance(item, self._h5py.Dataset) and (item.external or item.is_virtual)):
-            raise refuse(self.file, f"{item.name!r} lies in another file, which may be outside of the data roots")
 
     def _array(self, item: Any, columns: Sequence[str] | None, row_axis: RowAxis | None) -> Raw:
         self._refuse_unsaid_axis(item, row_axis)
@@ -204,6 +241,11 @@ class _Reader(Members):
                 f"{item.name!r} is {there} in MATLAB and {here} in HDF5, which has MATLAB's axes the other way round: "
                 f"set data.row_axis to last for {item.shape[-1]} rows, or to first for {item.shape[0]}",
             )
+
+
+def _parts(path: str) -> list[str]:
+    """Return the names in a path, the first one last."""
+    return [name for name in path.split("/") if name not in ("", ".")][::-1]
 
 
 def _layout(group: Any) -> Layout | None:

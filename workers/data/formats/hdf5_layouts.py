@@ -24,6 +24,9 @@ class Members(Protocol):
 
     file: InputFile
 
+    def member(self, group: Any, path: str) -> Any:
+        """Return what a group has at ``path``, which must lie in this file."""
+
     def values(self, item: Any) -> Values:
         """Return what a dataset holds."""
 
@@ -65,7 +68,7 @@ def _literal(item: Any, attribute: str) -> Any:
 
 def _read_pandas_table(members: Members, group: Any, columns: Sequence[str] | None) -> Raw:
     """Read what ``to_hdf(format="table")`` wrote: fields of columns of one type, whose names are attributes."""
-    table = group["table"]
+    table = members.member(group, "table")
     records = members.values(table)
     places: dict[str, tuple[str, int]] = {}
     for field in records.dtype.names or ():
@@ -109,7 +112,7 @@ def _read_anndata_frame(members: Members, group: Any, columns: Sequence[str] | N
     index = _text(group, "_index")
 
     def read(name: str) -> Values:
-        column = group[name]
+        column = members.member(group, name)
         kind = _text(column, "encoding-type")
         if kind.startswith("nullable-"):
             return _nullable(members, column, name)
@@ -122,7 +125,8 @@ def _read_anndata_frame(members: Members, group: Any, columns: Sequence[str] | N
 
 def _nullable(members: Members, column: Any, name: str) -> Values:
     """Return a column of AnnData that says apart which values are missing, with NaN for them."""
-    values, missing = members.values(column["values"]), members.values(column["mask"]).astype(bool)
+    values, missing = (members.values(members.member(column, part)) for part in ("values", "mask"))
+    missing = missing.astype(bool)
     if not missing.any():
         return values
     present = np.where(missing, values.dtype.type(0), values)
@@ -145,9 +149,9 @@ def _read_sparse(members: Members, group: Any, columns: Sequence[str] | None) ->
     """Read a sparse matrix of AnnData, filled with zeros."""
     sparse = need("scipy.sparse", members.file)
     shape = tuple(int(size) for size in group.attrs.get("shape", group.attrs.get("h5sparse_shape")))
-    data = array_of_numbers(members.file, members.values(group["data"]))
+    data = array_of_numbers(members.file, members.values(members.member(group, "data")))
     refuse_larger_than_memory(members.file, shape[0] * shape[1] * data.itemsize)
-    indices, starts = (members.values(group[name]) for name in ("indices", "indptr"))
+    indices, starts = (members.values(members.member(group, name)) for name in ("indices", "indptr"))
     matrix = getattr(sparse, _sparse_kind(group) or "")((data, indices, starts), shape=shape)
     matrix.check_format(full_check=True)  # or else places outside of the matrix would be written to
     return Raw(matrix.toarray(), None, (f"the zeros of a sparse matrix ({matrix.nnz} values) were filled in",))

@@ -29,6 +29,7 @@ from symadj.workers.data.formats.raw import (
     reads,
     refuse,
     refuse_larger_than_memory,
+    refuse_too_many_columns,
 )
 
 __all__ = ["MISCOUNTED", "ParquetColumns", "fill", "read_parquet"]
@@ -67,6 +68,7 @@ class ParquetColumns:
             size = _vector_size(self._file, field.type)
             parts = [field.name] if size is None else parts_of(field.name, [size])
             self.names += parts
+            refuse_too_many_columns(file, len(self.names))
             if field.name in index or _UNNAMED_INDEX.fullmatch(field.name):
                 self._index.append(field.name)
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib
-import os
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,12 +14,14 @@ from typing import Any, BinaryIO, cast
 from numpy.typing import NDArray
 
 from symadj.service.contract.spec.data import FileData, FormatName
+from symadj.workers.control_group import available_memory
 from symadj.workers.data.errors import DataError
 
 __all__ = [
     "READERS",
     "InputFile",
     "Raw",
+    "Room",
     "is_gzipped",
     "need",
     "open_unpacked",
@@ -27,17 +29,30 @@ __all__ = [
     "reads",
     "refuse",
     "refuse_larger_than_memory",
+    "refuse_too_many_columns",
 ]
 
 _STREAM = "store it as parquet and take data.kind parquet_stream"
+# Each has a name, statistics and transforms of its own.
+_MOST_COLUMNS = 1_000_000
+# A gzipped file may unpack to this, or to so many times its size where that is more. Numbers written as text rarely
+# come to a tenth of that; a file that is made to fill a disk comes to a thousand times.
+_UNPACKED_BYTES, _UNPACKED_TIMES = 2**30, 100
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file to read: where it lies, and what the user calls it."""
+    """A file to read.
+
+    Attributes:
+        path: where it lies.
+        name: what the user calls it.
+        budget: most bytes that its values may take, as ``resources.memory_budget`` says; None: what is free.
+    """
 
     path: Path
     name: str
+    budget: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,18 +124,49 @@ def reading(file: InputFile, format: str) -> Iterator[None]:
         raise DataError(f"{file.name} can't be read as {format}: {error}", file=file.name) from error
 
 
-def refuse_larger_than_memory(file: InputFile, size: int) -> None:
-    """Raise ``DataError`` where a file announces ``size`` bytes of values, and the machine has less memory.
+class Room:
+    """The memory that the values of a file may take: what is free, and no more than the job's budget.
 
-    A small file may announce any size. Looked at before the values are: the system kills a process that goes too far.
+    Looked at before the values are: a small file may announce any size, and the system kills a process that goes too
+    far.
     """
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size > memory:
-        # Four digits, where pydantic's ByteSize gives one: the two may differ by little.
+
+    def __init__(self, file: InputFile) -> None:
+        self._file = file
+        free = available_memory()
+        self._bytes, self._limit = free, f"{_size(free)} of memory are free on this node"
+        if file.budget is not None and file.budget < free:
+            self._bytes, self._limit = file.budget, f"resources.memory_budget is {_size(file.budget)}: raise it, or"
+
+    def refuse_beyond(self, size: int, remedy: str = _STREAM) -> None:
+        """Raise ``DataError`` where ``size`` bytes do not fit.
+
+        Args:
+            remedy: what to do.
+        """
+        if size > self._bytes:
+            between = " " if self._limit.endswith("or") else ": "
+            raise refuse(self._file, f"takes {_size(size)} of memory or more, {self._limit}{between}{remedy}")
+
+
+def refuse_larger_than_memory(file: InputFile, size: int, remedy: str = _STREAM) -> None:
+    """Raise ``DataError`` where a file announces ``size`` bytes of values, and there is less memory for them."""
+    Room(file).refuse_beyond(size, remedy)
+
+
+def refuse_too_many_columns(file: InputFile, count: int) -> None:
+    """Raise ``DataError`` where a file has more columns than can be handled."""
+    if count > _MOST_COLUMNS:
         raise refuse(
             file,
-            f"holds {size / 2**30:.4g} GiB of values, the machine has {memory / 2**30:.4g} GiB of memory: {_STREAM}",
+            f"has {count:,} columns, at most {_MOST_COLUMNS:,} can be read: choose some by data.columns where the "
+            "columns have names, or store the array with its rows first",
         )
+
+
+def _size(size: int) -> str:
+    # Four digits, where pydantic's ByteSize gives one: two sizes may differ by little.
+    return f"{size / 2**30:.4g} GiB" if size >= 2**30 else f"{size / 2**20:.4g} MiB"
 
 
 def is_gzipped(file: InputFile) -> bool:
@@ -130,8 +176,42 @@ def is_gzipped(file: InputFile) -> bool:
 
 
 def open_unpacked(file: InputFile) -> BinaryIO:
-    """Open the file, and unpack it where it is gzipped."""
-    return cast(BinaryIO, gzip.open(file.path)) if is_gzipped(file) else file.path.open("rb")
+    """Open the file, and unpack it where it is gzipped.
+
+    Reading raises ``DataError`` where it unpacks to far more than such files do.
+    """
+    if not is_gzipped(file):
+        return file.path.open("rb")
+    return cast(BinaryIO, io.BufferedReader(_Unpacked(file), 1 << 16))
+
+
+class _Unpacked(io.RawIOBase):
+    """The content of a gzipped file, of bounded size."""
+
+    def __init__(self, file: InputFile) -> None:
+        self._file, self._done = file, 0
+        self._packed = file.path.stat().st_size
+        self._stream = gzip.GzipFile(file.path)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int:
+        count = self._stream.readinto(into)
+        self._done += count
+        most = max(_UNPACKED_BYTES, _UNPACKED_TIMES * self._packed)
+        if self._done > most:
+            raise refuse(
+                self._file,
+                f"unpacks to more than {_size(most)}, and is {_size(self._packed)}: a gzipped file may unpack to "
+                f"{_size(_UNPACKED_BYTES)}, or to {_UNPACKED_TIMES} times its size. If it is what you mean to train "
+                "on, unpack it (gunzip)",
+            )
+        return count
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def refuse(file: InputFile, what: str, *, column: str | None = None, row: int | None = None) -> DataError:
