@@ -8,6 +8,7 @@ import sys
 import uvicorn
 
 from symadj.api.listening import ExposedError, check_exposure
+from symadj.api.slow_clients import protocol_with_deadline
 from symadj.service.contract.storage import StorageUnreachableError
 from symadj.service.settings import SettingsError, read_settings
 
@@ -29,7 +30,14 @@ def main() -> None:
         # It may answer again, and most of the API does without.
         print(f"a bucket does not answer: {error}", file=sys.stderr)
     # Not by uvicorn's own command line, which puts the current folder before the installed packages.
-    uvicorn.run("symadj.api.app:create_app", factory=True, host=arguments.host, port=arguments.port, access_log=False)
+    uvicorn.run(
+        "symadj.api.app:create_app",
+        factory=True,
+        host=arguments.host,
+        port=arguments.port,
+        access_log=False,
+        http=protocol_with_deadline(settings.request_seconds),
+    )
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ from typing import Any
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import iter_route_contexts
 
 from symadj.api import __version__, problems
+from symadj.api.bodies import body_of
 from symadj.api.bulkheads import CostlyReads, InFlight, IngestLane
 from symadj.api.departures import EndForDeparted
 from symadj.api.dependencies import authenticate, refuse_nul, refuse_unknown_parameters
@@ -83,6 +85,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
+def _describe_bodies(app: FastAPI, document: dict[str, Any]) -> None:
+    """Add what :func:`~symadj.api.bodies.json_body` reads, of which FastAPI does not know that it is a body."""
+    schemas = document["components"]["schemas"]
+    for route in iter_route_contexts(app.routes):
+        model = body_of(getattr(route, "dependant", None))
+        if model is None:
+            continue
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        for name, definition in (schema.pop("$defs", {}) | {model.__name__: schema}).items():
+            schemas.setdefault(name, definition)
+        body = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
+        for method in route.methods or ():
+            operation = document["paths"][route.path][method.lower()]
+            operation["requestBody"] = {"required": True, "content": body}
+
+
 def _openapi(app: FastAPI) -> dict[str, Any]:
     """Return the OpenAPI document with our problems in the place of FastAPI's own validation errors."""
     if app.openapi_schema is None:
@@ -93,5 +111,6 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         problem = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= problem.pop("$defs")
         schemas["Problem"] = problem
+        _describe_bodies(app, document)
         app.openapi_schema = document
     return app.openapi_schema

@@ -17,8 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from symadj.api.bulkheads import CostlyReads, InFlight, IngestLane
-from symadj.api.repeated_keys import repeated_keys
-from symadj.service import keys
+from symadj.service import ingest, keys
 from symadj.service.errors import (
     ForbiddenError,
     InvalidParameterError,
@@ -42,7 +41,9 @@ __all__ = [
     "Owner",
     "SettingsOf",
     "Store",
+    "attempt_token",
     "authenticate",
+    "owner",
     "refuse_nul",
     "refuse_unknown_parameters",
     "require_admin",
@@ -110,7 +111,7 @@ async def authenticate(
 Asker = Annotated[Principal, Depends(authenticate)]
 
 
-async def _owner(asker: Asker) -> str:
+async def owner(asker: Asker) -> str:
     """Return the name of the owner who changes something."""
     if asker.role is Role.VIEWER:
         raise ForbiddenError(f"the key of {asker.name} is a viewer's, which only reads: this takes another role")
@@ -186,49 +187,45 @@ def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
 
 
 async def require_json(request: Request) -> None:
-    """Refuse a body that does not say that it is JSON (`curl -d` says that it is a form), or has a key twice.
+    """Refuse a body that does not say that it is JSON (`curl -d` says that it is a form).
 
     Raises:
         UnsupportedMediaTypeError: it does not say so.
-        RequestValidationError: naming each key that stands more than once in its object.
     """
     given = request.headers.get("content-type", "")
     if given.partition(";")[0].strip().lower() != "application/json":
         raise UnsupportedMediaTypeError(
             f"Content-Type is {given or 'missing'}: send JSON with the header `Content-Type: application/json`"
         )
-    try:
-        repeated = repeated_keys(await request.body())
-    except ValueError:
-        return  # no JSON: what reads the body says so
-    if repeated:
-        raise RequestValidationError(
-            [
-                {
-                    "type": "repeated_key",
-                    "loc": ("body",),
-                    "msg": f"the key stands {count} times in its object: keep one of them",
-                    "ctx": {"pointer": pointer},
-                }
-                for pointer, count in repeated.items()
-            ]
-        )
 
 
-async def _attempt_token(
+async def attempt_token(
+    lane: Lane,
     credentials: Annotated[
         HTTPAuthorizationCredentials | None,
         Depends(HTTPBearer(scheme_name="attempt", description="An attempt's own token.", auto_error=False)),
     ],
 ) -> str:
+    """Return the token of the request, which belongs to an attempt.
+
+    Raises:
+        UnauthorizedError: there is none, or it belongs to no attempt.
+    """
     if credentials is None:
         raise UnauthorizedError("send the attempt's token: `Authorization: Bearer ...`")
-    return credentials.credentials
+    token = credentials.credentials
+
+    def check(database: Database) -> None:
+        with database.read_session() as session:
+            ingest.authenticate(session, token)
+
+    await lane.run(check)
+    return token
 
 
 # Owns what a request makes, and stands in the events of what it changes: every endpoint that changes a job takes it.
-Owner = Annotated[str, Depends(_owner)]
-AttemptToken = Annotated[str, Depends(_attempt_token)]
+Owner = Annotated[str, Depends(owner)]
+AttemptToken = Annotated[str, Depends(attempt_token)]
 JobId = Annotated[str, Depends(_visible_job)]
 Limit = Annotated[int, Query(ge=1, le=1000, description="Items of one answer, at most.")]
 AfterSeq = Annotated[int, Query(ge=0, lt=2**63, description="Only what has a higher sequence number.")]

@@ -19,15 +19,16 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from symadj.api.security_headers import SECURITY_HEADERS
-from symadj.api.unreadable import place_and_reason
 from symadj.service.contract.storage import StorageError
 from symadj.service.errors import SymadjError
 
-__all__ = ["FieldError", "Problem", "answer", "describe", "field_error", "install"]
+__all__ = ["MOST_ERRORS", "FieldError", "Problem", "answer", "describe", "field_error", "install"]
 
 log = logging.getLogger("symadj.api")
 
 MEDIA_TYPE = "application/problem+json"
+# Of one answer: a body may have a hundred thousand.
+MOST_ERRORS = 50
 
 
 class FieldError(BaseModel):
@@ -46,7 +47,8 @@ class Problem(BaseModel):
     status: int
     detail: str
     instance: str = Field(description="The path of the request.")
-    errors: list[FieldError] = Field(default_factory=list)
+    errors: list[FieldError] = Field(default_factory=list, description=f"The first {MOST_ERRORS}.")
+    error_count: int = Field(0, description="How many there are in all.")
 
 
 class _ProblemResponse(JSONResponse):
@@ -66,6 +68,7 @@ def _response(
     detail: str,
     *,
     errors: list[FieldError] | None = None,
+    error_count: int | None = None,
     extensions: dict[str, Any] | None = None,
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
@@ -76,6 +79,7 @@ def _response(
         detail=detail,
         instance=request.url.path,
         errors=errors or [],
+        error_count=len(errors or []) if error_count is None else error_count,
     )
     return _ProblemResponse({**(extensions or {}), **problem.model_dump()}, status, headers=headers)
 
@@ -147,11 +151,13 @@ async def _on_symadj_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    errors = [field_error(item, error.body) for item in error.errors()]
+    found = error.errors()
+    count = getattr(error, "count", len(found))
+    errors = [field_error(item, error.body) for item in found[:MOST_ERRORS]]
     detail = "; ".join(f"{item.pointer or item.location}: {item.detail}" for item in errors[:3])
-    if len(errors) > 3:
-        detail += f"; and {len(errors) - 3} more"
-    return _response(request, 422, "validation", "The request is not valid", detail, errors=errors)
+    if count > 3:
+        detail += f"; and {count - 3} more"
+    return _response(request, 422, "validation", "The request is not valid", detail, errors=errors, error_count=count)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
@@ -165,13 +171,6 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
         allowed = ", ".join(_methods_of(request))
         detail = f"{request.url.path} does not take {request.method}; it takes {allowed}"
         headers = {"Allow": allowed}
-    elif error.status_code == 400 and error.__cause__ is not None:  # what FastAPI raises where it can't read a body
-        found = place_and_reason(await request.body())
-        if found is not None:
-            pointer, reason = found
-            wrong = FieldError(location="body", pointer=pointer, detail=reason)
-            told = f"{pointer or 'body'}: {reason}"
-            return _response(request, 422, "validation", "The request is not valid", told, errors=[wrong])
     code = title.lower().replace(" ", "-")
     return _response(request, error.status_code, code, title, detail, headers=headers)
 
@@ -225,8 +224,9 @@ async def _on_storage_trouble(request: Request, error: Exception) -> JSONRespons
 async def _on_any_exception(request: Request, error: Exception) -> JSONResponse:
     log.exception("%s %s failed", request.method, request.url.path, exc_info=error)
     detail = "A fault of ours: the server's log has the details."
-    # It is answered outside of all middleware.
-    return _response(request, 500, "internal", "Internal error", detail, headers=SECURITY_HEADERS)
+    # It is answered outside of all middleware, and then uvicorn closes the connection: the client must know.
+    headers = {**SECURITY_HEADERS, "Connection": "close"}
+    return _response(request, 500, "internal", "Internal error", detail, headers=headers)
 
 
 def install(app: FastAPI) -> None:

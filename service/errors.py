@@ -7,6 +7,7 @@ from typing import Any
 __all__ = [
     "BusyError",
     "ConflictError",
+    "ContentTooLargeError",
     "ForbiddenError",
     "ForeignOriginError",
     "IdempotencyMismatchError",
@@ -51,6 +52,14 @@ class ConflictError(SymadjError):
     status = 409
     code = "conflict"
     title = "Conflict with the current state"
+
+
+class ContentTooLargeError(SymadjError):
+    """The body has more bytes than the request takes; the extension ``max_bytes`` is how many it takes."""
+
+    status = 413
+    code = "content-too-large"
+    title = "Content too large"
 
 
 class InvalidParameterError(SymadjError):

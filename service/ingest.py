@@ -61,6 +61,7 @@ def store_batch(
     Raises:
         ConflictError: records before this batch are missing; the extension ``next_seq`` names the first of them.
         UnauthorizedError: a later attempt has taken this one's place, or this one has ended too long ago.
+        InvalidParameterError: the job would have more metrics than a job may have.
     """
     job = jobs.lock(session, attempt.job_id)
     session.refresh(attempt)
@@ -113,7 +114,8 @@ def _store_single(
             if record.name == "resumed" and position.source == "rank-0" and attempt.finished_at is None:
                 # A run that began under the first versions, which had no record of its own for this.
                 step = record.data.get("step")
-                attempt.resumed_from_step = step if isinstance(step, int) else None
+                is_step = isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 2**63
+                attempt.resumed_from_step = step if is_step else None
             _append_event(session, job, attempt, position, record)
         case ResumedRecord():
             attempt.resumed_from_step = record.step

@@ -126,6 +126,9 @@ class Settings(BaseSettings):
     retry_seconds: float = Field(
         5.0, ge=0, description="Pause before the attempt after a lost one; twice as long after each, 5 minutes at most."
     )
+    request_seconds: float = Field(
+        60.0, gt=0, description="How long a client may take to send a request to the API before it is cut off."
+    )
     max_active_per_owner: int | None = Field(
         None, ge=1, description="Jobs of one owner that may be on the cluster at once; default: no limit."
     )

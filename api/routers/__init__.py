@@ -5,7 +5,7 @@ of itself, beside its parameters and its answer:
 
 - ``responses=describe(404, ...)``: the problems that it may answer with beyond those of every endpoint (401, 405, 421,
   422, 503). :data:`~symadj.api.dependencies.JobId` may answer 404, :data:`~symadj.api.dependencies.Owner` 403,
-  :func:`~symadj.api.dependencies.require_json` 400 and 415.
+  :func:`~symadj.api.dependencies.require_json` 415, :func:`~symadj.api.bodies.json_body` 400 and 413.
 - :data:`~symadj.api.dependencies.JobId` for the id of a job: it checks that the caller may see the job.
 - :data:`~symadj.api.dependencies.Owner` for whatever changes something: it refuses a viewer's key.
 """

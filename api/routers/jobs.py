@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import Field
 from sqlalchemy.exc import IntegrityError
 
+from symadj.api.bodies import json_body
 from symadj.api.dependencies import Asker, JobId, Limit, Owner, SettingsOf, Store, require_json
 from symadj.api.problems import describe
 from symadj.api.schemas.jobs import JobList, JobRead, JobSummary
@@ -25,14 +26,20 @@ from symadj.service.store.tables import Job
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 
+async def _may_submit(_owner: Owner, _json: Annotated[None, Depends(require_json)]) -> None:
+    """Let those through who may submit a spec, and say that they send JSON."""
+
+
+Spec = Annotated[JobSpec, json_body(JobSpec, after=_may_submit, most_bytes=2**20, most_values=50_000)]
+
+
 @router.post(
     "",
     status_code=201,
-    dependencies=[Depends(require_json)],
-    responses={200: {"model": JobRead, "description": "Known by its key"}, **describe(400, 403, 415, 429)},
+    responses={200: {"model": JobRead, "description": "Known by its key"}, **describe(400, 403, 413, 415, 429)},
 )
 def create_job(
-    spec: JobSpec,
+    spec: Spec,
     store: Store,
     settings: SettingsOf,
     owner: Owner,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Response
 
+from symadj.api.bodies import json_body
 from symadj.api.dependencies import SettingsOf, Store, require_admin, require_json
 from symadj.api.problems import describe
 from symadj.api.schemas.keys import KeyCreated, KeyList, KeyRead, NewKey
@@ -18,8 +19,11 @@ from symadj.service.store import keys as stored_keys
 router = APIRouter(prefix="/keys", tags=["keys"], dependencies=[Depends(require_admin)], responses=describe(403))
 
 
-@router.post("", status_code=201, dependencies=[Depends(require_json)], responses=describe(400, 409, 415))
-def create_key(new: NewKey, store: Store, settings: SettingsOf, response: Response) -> KeyCreated:
+NewKeyBody = Annotated[NewKey, json_body(NewKey, after=require_json, most_bytes=2**14, most_values=100)]
+
+
+@router.post("", status_code=201, responses=describe(400, 409, 413, 415))
+def create_key(new: NewKeyBody, store: Store, settings: SettingsOf, response: Response) -> KeyCreated:
     """Make a key. Only this answer contains it: it can't be read again.
 
     Keys of one name are one owner, who sees the same jobs with each. 409 where the server has no secret for keys.

@@ -20,7 +20,11 @@ from symadj.service.contract.states import CheckpointCause, JobState, ReasonCode
 from symadj.service.contract.storable import Details, Message, storable_details
 
 __all__ = [
+    "MAX_BATCH_BYTES",
     "MAX_BATCH_RECORDS",
+    "MAX_BODY_BYTES",
+    "MAX_BODY_VALUES",
+    "MAX_METRICS",
     "AnyRecord",
     "ArtifactRecord",
     "BatchAnswer",
@@ -39,6 +43,13 @@ __all__ = [
 ]
 
 MAX_BATCH_RECORDS = 1000
+# What a source sends in one batch, unless a single record is longer.
+MAX_BATCH_BYTES = 1_000_000
+# What the API takes of one batch: a single record (of the data, of the outcome) may be long.
+MAX_BODY_BYTES = 16 * 2**20
+MAX_BODY_VALUES = 1_000_000
+# Of one job. A run has some dozens.
+MAX_METRICS = 1000
 
 CheckpointField = Annotated[str, Field(pattern=CheckpointName.PATTERN)]
 MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.]{0,99}$")]
@@ -185,7 +196,8 @@ class RecordBatch(BaseModel):
 
     source: Annotated[str, Field(pattern=r"^(driver|rank-\d{1,6})$")]
     first_seq: int = Field(ge=1, lt=2**63)
-    records: list[Record] = Field(max_length=MAX_BATCH_RECORDS)
+    # One of the wrong ones is enough for their maker.
+    records: list[Record] = Field(max_length=MAX_BATCH_RECORDS, fail_fast=True)
 
 
 class BatchAnswer(BaseModel):

@@ -10,7 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from symadj.service.contract.records import StepRecord
+from symadj.service.contract.records import MAX_METRICS, StepRecord
+from symadj.service.errors import InvalidParameterError
 from symadj.service.store.tables import Job, MetricPoint, MetricSeries
 
 __all__ = ["Downsampled", "append", "buckets", "one_series", "points", "series", "series_of"]
@@ -39,6 +40,9 @@ def append(session: Session, job: Job, attempt: int, steps: Sequence[StepRecord]
     of a later attempt: what comes late of an older one fills gaps alone. So does all, without ``replace``.
 
     ``job`` must be locked: its ``metric_seq`` is raised by one a value.
+
+    Raises:
+        InvalidParameterError: the job would have more metrics than a job may have.
     """
     if not steps:
         return
@@ -46,6 +50,7 @@ def append(session: Session, job: Job, attempt: int, steps: Sequence[StepRecord]
     for item in steps:
         for name, value in item.metrics.items():
             by_name.setdefault(name, {})[item.step] = (item.time, value)
+    _refuse_more_names(session, job.id, by_name)
     seq = job.metric_seq
     late = attempt < job.attempt
     for name, values in by_name.items():
@@ -79,6 +84,16 @@ def append(session: Session, job: Job, attempt: int, steps: Sequence[StepRecord]
         if not late and (replace or newest["step"] > known.last_step):
             known.last_step, known.last_value = newest["step"], newest["value"]
     job.metric_seq = seq
+
+
+def _refuse_more_names(session: Session, job_id: str, names: Iterable[str]) -> None:
+    known = set(session.scalars(sa.select(MetricSeries.name).where(MetricSeries.job_id == job_id)))
+    for name in names:
+        known.add(name)
+        if len(known) > MAX_METRICS:
+            raise InvalidParameterError(
+                f"{name!r} would be one metric more than the {MAX_METRICS} that a job may have: use fewer names"
+            )
 
 
 def _stored(session: Session, job_id: str, name: str, steps: Iterable[int], *, after: int) -> Sequence[int]:

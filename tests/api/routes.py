@@ -9,6 +9,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
 
 from symadj.api.app import create_app
+from symadj.api.bodies import body_of
 from symadj.service.settings import Settings
 
 __all__ = ["Endpoint", "endpoints"]
@@ -38,5 +39,5 @@ def endpoints() -> list[Endpoint]:
     for route in iter_route_contexts(create_app(Settings(data=Path("not-made"))).routes):
         for method in sorted((route.methods or set()) - {"HEAD"}):
             dependant = getattr(route, "dependant", None)
-            found.append(Endpoint(method, str(route.path), dependant, getattr(route, "body_field", None) is not None))
+            found.append(Endpoint(method, str(route.path), dependant, body_of(dependant) is not None))
     return found

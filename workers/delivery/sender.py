@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from symadj.service.contract.order import RunOrder
-from symadj.service.contract.records import MAX_BATCH_RECORDS, AnyRecord, BatchAnswer
+from symadj.service.contract.records import MAX_BATCH_BYTES, MAX_BATCH_RECORDS, AnyRecord, BatchAnswer
 from symadj.service.contract.states import StopReason
 from symadj.workers.delivery.outbox import TelemetryError
 from symadj.workers.delivery.spool import Spool
@@ -28,7 +28,6 @@ SEND_INTERVAL_S = 0.5
 # After so long without records, an empty batch asks whether the job must stop.
 SIGN_OF_LIFE_S = 2.0
 SEND_AT_ONCE = 500  # records waiting
-MAX_BATCH_BYTES = 1_000_000
 FIRST_RETRY_S = 0.1
 LONGEST_RETRY_S = 5.0
 REQUEST_TIMEOUT_S = 10.0

@@ -1,0 +1,136 @@
+"""Bodies of requests: JSON of bounded size, read once all else about the request is right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from anyio.to_thread import run_sync
+from fastapi import Depends, HTTPException, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
+
+from symadj.api.problems import MOST_ERRORS
+from symadj.api.repeated_keys import repeated_keys
+from symadj.api.unreadable import place_and_reason
+from symadj.service.errors import ContentTooLargeError
+
+__all__ = ["InvalidBodyError", "body_of", "json_body"]
+
+Model = TypeVar("Model", bound=BaseModel)
+
+# The attribute of a dependency by which the model of the body that it reads is known.
+_BODY = "__symadj_body__"
+
+
+class InvalidBodyError(RequestValidationError):
+    """The body is not what is asked for; ``count`` things are wrong, of which ``errors()`` has some."""
+
+    def __init__(self, errors: list[Any], *, body: Any = None, count: int | None = None) -> None:
+        super().__init__(errors, body=body)
+        self.count = len(errors) if count is None else count
+
+
+def json_body(
+    model: type[Model], *, after: Callable[..., Any], most_bytes: int, most_values: int, unique_keys: bool = True
+) -> Any:
+    """Return the dependency that reads the body of a request as ``model``.
+
+    FastAPI would read all of it before it asks who sends it, whatever its size, and would check it on the event loop.
+
+    Args:
+        model: what the body is.
+        after: a dependency that refuses what must be refused before the body is read.
+        most_bytes: of the body; more are refused, and not read (413).
+        most_values: in the body: items of lists and of objects, at any depth. To check each takes time, and more of
+            it to say what is wrong.
+        unique_keys: whether a key that stands twice in an object is refused.
+    """
+
+    def parse(text: bytes) -> Model:
+        document = _parsed(text, unique_keys=unique_keys)
+        _refuse_more_values(document, most_values)
+        try:
+            return model.model_validate(document)
+        except ValidationError as error:
+            wrong = error.errors(include_url=False)[:MOST_ERRORS]
+            located = [dict(item) | {"loc": ("body", *item["loc"])} for item in wrong]
+            raise InvalidBodyError(located, body=document, count=error.error_count()) from error
+
+    async def read(request: Request, _refused: Any = Depends(after)) -> Model:
+        text = await _bounded(request, most_bytes)
+        if not text:
+            raise InvalidBodyError([{"type": "missing", "loc": ("body",), "msg": "Field required"}])
+        return await run_sync(parse, text)
+
+    setattr(read, _BODY, model)
+    return Depends(read)
+
+
+def body_of(dependant: Dependant | None) -> type[BaseModel] | None:
+    """Return the model of the body that an endpoint reads, None if it reads none."""
+    if dependant is None:
+        return None
+    model: type[BaseModel] | None = getattr(dependant.call, _BODY, None)
+    for inner in dependant.dependencies:
+        model = model or body_of(inner)
+    return model
+
+
+async def _bounded(request: Request, most_bytes: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > most_bytes:
+        raise _too_large(f"{declared} bytes", most_bytes)
+    body = bytearray()
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > most_bytes:
+                raise _too_large(f"more than {most_bytes} bytes", most_bytes)
+    except ClientDisconnect:
+        raise HTTPException(400, "the connection ended before the body did") from None
+    return bytes(body)
+
+
+def _too_large(given: str, most_bytes: int) -> ContentTooLargeError:
+    return ContentTooLargeError(f"the body has {given}: this request takes {most_bytes} at most", max_bytes=most_bytes)
+
+
+def _parsed(text: bytes, *, unique_keys: bool) -> Any:
+    try:
+        document = json.loads(text)
+        repeated = repeated_keys(text) if unique_keys else {}
+    except UnicodeDecodeError as error:
+        raise HTTPException(400, f"the body is not text in UTF-8: {error.reason} at byte {error.start}") from error
+    except json.JSONDecodeError as error:
+        wrong = {"type": "json_invalid", "loc": ("body", error.pos), "msg": error.msg, "ctx": {"error": error.msg}}
+        raise InvalidBodyError([wrong]) from error
+    except (RecursionError, ValueError) as error:
+        pointer, reason = place_and_reason(text) or ("", str(error))
+        raise InvalidBodyError([_at(pointer, reason)]) from error
+    if repeated:
+        wrong_keys = list(repeated.items())[:MOST_ERRORS]
+        told = "the key stands {} times in its object: keep one of them"
+        raise InvalidBodyError(
+            [_at(pointer, told.format(count)) for pointer, count in wrong_keys], body=document, count=len(repeated)
+        )
+    return document
+
+
+def _at(pointer: str, message: str) -> dict[str, Any]:
+    return {"type": "unfit_body", "loc": ("body",), "msg": message, "ctx": {"pointer": pointer}}
+
+
+def _refuse_more_values(document: Any, most: int) -> None:
+    waiting = [document]
+    count = 0
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list):
+            count += len(value)
+            if count > most:
+                raise InvalidBodyError([_at("", f"lists and objects have more than {most} items in all")])
+            waiting += value.values() if isinstance(value, dict) else value
