@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ControlGroup", "available_memory"]
+__all__ = ["ControlGroup", "available_memory", "readable"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ class ControlGroup:
             if limit is not None and used is not None and limit < 1 << 60:
                 inactive = _value(folder / "memory.stat", names.inactive) or 0
                 rooms.append((limit, max(0, limit - used + inactive)))
+        if kills is None:  # of no container: the kernel's count of the whole machine
+            kills = _value(root / "proc/vmstat", "oom_kill")
         return cls(
             kills,
             min((limit for limit, _ in rooms), default=None),
@@ -82,6 +84,12 @@ def available_memory(root: Path = Path("/")) -> int:
     # Where the kernel says nothing of what is free (not Linux), all that there is.
     bytes_of_node = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if of_node is None else of_node * 1024
     return bytes_of_node if free is None else min(free, bytes_of_node)
+
+
+def readable(size: int) -> str:
+    """Return a number of bytes for a message."""
+    # Four digits, where pydantic's ByteSize gives one: two sizes may differ by little.
+    return f"{size / 2**30:.4g} GiB" if size >= 2**30 else f"{size / 2**20:.4g} MiB"
 
 
 def _folders(root: Path) -> Iterator[tuple[_Names, Path]]:

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tenacity
 
@@ -29,14 +29,15 @@ from symadj.service.contract.order import (
 from symadj.service.contract.records import ClosedRecord, DataRecord, EventRecord, OutcomeRecord
 from symadj.service.contract.spec.resources import GpuResources
 from symadj.service.contract.spec.section import STORED
-from symadj.service.contract.states import ReasonCode
 from symadj.service.contract.storage import Bucket, StorageUnreachableError, open_storage, split_places
-from symadj.workers.control_group import ControlGroup
 from symadj.workers.data.summary import in_words
 from symadj.workers.delivery.outbox import Outbox, TelemetryError
 from symadj.workers.delivery.sender import open_sender
 from symadj.workers.files.retries import Retries
-from symadj.workers.outcome import LESS_MEMORY, Failure, StopRequestedError
+from symadj.workers.outcome import Failure, StopRequestedError
+
+if TYPE_CHECKING:
+    from symadj.workers.ray.node_memory import NodeMemory
 
 __all__ = ["main"]
 
@@ -112,13 +113,13 @@ def _patiently(read: Callable[[str], T], place: str) -> T:
 
 def _attempt(order: RunOrder, token: str, outbox: Outbox) -> OutcomeRecord | None:
     """Train, and return the outcome; None when the attempt was replaced."""
-    killed_before = ControlGroup.read().oom_kills
+    memory: NodeMemory | None = None
     retries = Retries(outbox, order.storage_patience_seconds)
     try:
-        _start_ray()
+        memory = _start_ray()
         refusal = retries.while_unreachable(lambda: _unfit_data(order, outbox))
         if refusal is not None:
-            return refusal.outcome()
+            return memory.explain(refusal, order.spec.resources.memory_budget).outcome()
         # Ray Train writes there, and would take a storage that is away for a fault of the run.
         retries.while_unreachable(lambda: open_storage(order.storage).check())
         outbox.put(EventRecord(name="workers_starting", message=f"Ray Train starts {order.workers} workers"))
@@ -130,12 +131,8 @@ def _attempt(order: RunOrder, token: str, outbox: Outbox) -> OutcomeRecord | Non
 
         log.exception("the workers did not return")
         failure = diagnose_attempt(error)
-        if failure.reason is ReasonCode.WORKER_LOST and ControlGroup.read().oom_kills != killed_before:
-            failure = Failure(
-                ReasonCode.OUT_OF_MEMORY,
-                "the kernel ended a process on the driver's node because its memory was used up, and a worker died",
-                failure.data | {"of": "host", "advice": LESS_MEMORY},
-            )
+        if memory is not None:
+            failure = memory.explain(failure, order.spec.resources.memory_budget)
         return failure.outcome()
 
 
@@ -150,13 +147,16 @@ def _unfit_data(order: RunOrder, outbox: Outbox) -> Failure | None:
     return refusal
 
 
-def _start_ray() -> None:
-    """Connect to the cluster, which has this driver as one of its jobs."""
+def _start_ray() -> NodeMemory:
+    """Connect to the cluster, which has this driver as one of its jobs; return how its nodes' memory is."""
     for name, value in _RAY_TRAIN_SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
 
+    from symadj.workers.ray.node_memory import NodeMemory
+
     ray.init(logging_level=logging.WARNING)
+    return NodeMemory()
 
 
 def _fit(order: RunOrder, token: str) -> OutcomeRecord | None:

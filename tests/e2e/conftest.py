@@ -56,12 +56,21 @@ def folder_with_packages_of_our_names(data: Path) -> Path:
 
 @contextmanager
 def running_service(
-    data: Path, *, port: int | None = None, options: Sequence[str] = ("--cpus", "2"), **environment: str
+    data: Path,
+    *,
+    port: int | None = None,
+    options: Sequence[str] = ("--cpus", "2"),
+    within: Sequence[str] = (),
+    **environment: str,
 ) -> Iterator[Service]:
-    """Run the service until the block ends."""
+    """Run the service until the block ends.
+
+    Args:
+        within: a command that runs the one that follows it.
+    """
     port = port or free_port()
     process = subprocess.Popen(
-        [SYMADJ, "serve", "--port", str(port), "--data", str(data), *options],
+        [*within, SYMADJ, "serve", "--port", str(port), "--data", str(data), *options],
         stdout=subprocess.PIPE,
         text=True,
         cwd=folder_with_packages_of_our_names(data),

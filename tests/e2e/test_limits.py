@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,3 +35,56 @@ def test_data_that_take_too_long_to_read_end_the_job_as_a_fault_of_the_data(tmp_
     assert "cells.npy was not read within 0.0001 s" in job.failure.message
     assert job.failure.data["file"] == "cells.npy"
     assert job.attempt == 1
+
+
+# Some gigabytes of graph, in one rank of a small network.
+HUNGRY = {
+    "data": {"kind": "toy", "name": "moons", "rows": 60_000, "batch_size": 40_000},
+    "flow": {"blocks": 1, "field": {"hidden": [256, 256]}},
+    "solver": {"kind": "fixed", "method": "rk4", "steps": 200},
+    "gradient": {"kind": "backprop"},
+    "stop": {"max_steps": 5},
+    "resources": {"memory_budget": "512MiB"},
+    "evaluation": None,
+}
+LIMIT = 3 * 2**30
+
+
+@pytest.fixture
+def memory_group() -> Iterator[Path]:
+    """A control group whose processes may hold ``LIMIT`` bytes together."""
+    first, second = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+    base, limit = (first, "memory.limit_in_bytes") if first.is_dir() else (second, "memory.max")
+    group = base / f"symadj-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / limit).write_text(str(LIMIT))
+    except OSError as error:
+        if group.is_dir():
+            group.rmdir()
+        pytest.skip(f"no control group with a limit of memory can be made here: {error}")
+    yield group
+    group.rmdir()
+
+
+def test_a_rank_that_the_kernel_kills_for_want_of_memory_ends_the_job_as_that_with_the_figures(
+    tmp_path: Path, memory_group: Path
+) -> None:
+    within = ("sh", "-c", f'echo $$ > {memory_group}/cgroup.procs; exec "$@"', "sh")
+    # Without Ray's own look at memory, which might be faster.
+    with (
+        running_service(tmp_path, within=within, RAY_memory_monitor_refresh_ms="0") as service,
+        Client(service.url) as client,
+    ):
+        job = client.submit(HUNGRY)
+        assert service.run("watch", job.id).returncode == FAILED
+        job = client.job(job.id)
+    assert job.failure is not None
+    assert job.failure.code == "out_of_memory"
+    assert "the 3 GiB of its container was used up; resources.memory_budget is 512 MiB" in job.failure.message
+    assert job.attempt == 1
+    assert "data.batch_size" in job.failure.data["advice"]
+    assert job.failure.data["memory_budget_bytes"] == 512 * 2**20
+    assert job.failure.data["memory_limit_bytes"] == LIMIT
+    assert 0.9 * LIMIT < job.failure.data["container_peak_bytes"] <= LIMIT
+    assert "host_peak_bytes" in job.failure.data

@@ -38,7 +38,8 @@ def diagnose_attempt(error: BaseException) -> Failure:
         return any(isinstance(part, kinds) for part in chain)
 
     if any_is(ray.exceptions.OutOfMemoryError):
-        message = "Ray ended a worker because its node ran out of memory"
+        detail = next(_first_line(part) for part in chain if isinstance(part, ray.exceptions.OutOfMemoryError))
+        message = f"Ray ended a worker because its node ran out of memory: {detail}"
         return Failure(ReasonCode.OUT_OF_MEMORY, message, data | {"of": "host", "advice": LESS_MEMORY})
     if any_is(WorkerGroupStartupTimeoutError, InsufficientClusterResourcesError):
         return replace(NO_ROOM, data=data | NO_ROOM.data)

@@ -62,7 +62,7 @@ def look_at_data(order: RunOrder, start_seconds: float) -> Look:
 
     Raises:
         StorageUnreachableError: a bucket does not answer.
-        ray.exceptions.RayError: the process was lost.
+        ray.exceptions.OutOfMemoryError: Ray ended the process because its node ran out of memory.
     """
     resources = order.spec.resources
     share = {"num_cpus": resources.cpus_per_worker, "memory": resources.memory_budget or None}
@@ -77,6 +77,11 @@ def look_at_data(order: RunOrder, start_seconds: float) -> Look:
             found = ray.get(reader.look.remote(order.model_dump_json()), timeout=seconds)
         except ray.exceptions.GetTimeoutError:
             return None, _too_slow(order)
+        except ray.exceptions.OutOfMemoryError:
+            raise  # as of a worker
+        except ray.exceptions.RayActorError as error:
+            data = {"phase": "data", "detail": str(error)}
+            return None, Failure(ReasonCode.WORKER_LOST, "the process that read the data died", data)
     finally:
         with contextlib.suppress(ray.exceptions.RayError):
             ray.kill(reader)

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 from numpy.typing import NDArray
 
 from symadj.service.contract.spec.data import FileData, FormatName
-from symadj.workers.control_group import available_memory
+from symadj.workers.control_group import available_memory, readable
 from symadj.workers.data.errors import DataError
 
 __all__ = [
@@ -134,9 +134,12 @@ class Room:
     def __init__(self, file: InputFile) -> None:
         self._file = file
         free = available_memory()
-        self._bytes, self._limit = free, f"{_size(free)} of memory are free on this node"
+        self._bytes, self._limit = free, f"{readable(free)} of memory are free on this node"
         if file.budget is not None and file.budget < free:
-            self._bytes, self._limit = file.budget, f"resources.memory_budget is {_size(file.budget)}: raise it, or"
+            self._bytes, self._limit = (
+                file.budget,
+                f"resources.memory_budget is {readable(file.budget)}: raise it, or",
+            )
 
     def refuse_beyond(self, size: int, remedy: str = _STREAM) -> None:
         """Raise ``DataError`` where ``size`` bytes do not fit.
@@ -146,7 +149,7 @@ class Room:
         """
         if size > self._bytes:
             between = " " if self._limit.endswith("or") else ": "
-            raise refuse(self._file, f"takes {_size(size)} of memory or more, {self._limit}{between}{remedy}")
+            raise refuse(self._file, f"takes {readable(size)} of memory or more, {self._limit}{between}{remedy}")
 
 
 def refuse_larger_than_memory(file: InputFile, size: int, remedy: str = _STREAM) -> None:
@@ -162,11 +165,6 @@ def refuse_too_many_columns(file: InputFile, count: int) -> None:
             f"has {count:,} columns, at most {_MOST_COLUMNS:,} can be read: choose some by data.columns where the "
             "columns have names, or store the array with its rows first",
         )
-
-
-def _size(size: int) -> str:
-    # Four digits, where pydantic's ByteSize gives one: two sizes may differ by little.
-    return f"{size / 2**30:.4g} GiB" if size >= 2**30 else f"{size / 2**20:.4g} MiB"
 
 
 def is_gzipped(file: InputFile) -> bool:
@@ -203,8 +201,8 @@ class _Unpacked(io.RawIOBase):
         if self._done > most:
             raise refuse(
                 self._file,
-                f"unpacks to more than {_size(most)}, and is {_size(self._packed)}: a gzipped file may unpack to "
-                f"{_size(_UNPACKED_BYTES)}, or to {_UNPACKED_TIMES} times its size. If it is what you mean to train "
+                f"unpacks to more than {readable(most)}, and is {readable(self._packed)}: a gzipped file may unpack to "
+                f"{readable(_UNPACKED_BYTES)}, or to {_UNPACKED_TIMES} times its size. If it is what you mean to train "
                 "on, unpack it (gunzip)",
             )
         return count
