@@ -14,6 +14,7 @@ __all__ = [
     "InvalidParameterError",
     "InvalidSpecError",
     "MisdirectedError",
+    "NoRoomError",
     "NotFoundError",
     "SymadjError",
     "TooManyRequestsError",
@@ -84,6 +85,14 @@ class TooManyRequestsError(SymadjError):
     status = 429
     code = "too-many-requests"
     title = "Too many jobs of one owner"
+
+
+class NoRoomError(SymadjError):
+    """The files of the owner's jobs take as much of the disk as the service grants one."""
+
+    status = 429
+    code = "no-room"
+    title = "The owner's share of the disk is used up"
 
 
 class BusyError(SymadjError):

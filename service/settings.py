@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import ByteSize, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
@@ -134,6 +134,13 @@ class Settings(BaseSettings):
     )
     max_queued_per_owner: int | None = Field(
         None, ge=1, description="Jobs of one owner that may wait in the queue; default: no limit."
+    )
+
+    owner_disk_bytes: ByteSize | None = Field(
+        None,
+        gt=0,
+        description="Bytes of checkpoints and artifacts that the jobs of one owner may have before no more of them are "
+        "taken (500GiB); default: no limit.",
     )
 
     auth: Literal["none", "keys"] = Field(

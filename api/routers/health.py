@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import httpx
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
@@ -11,7 +13,10 @@ from symadj.api import __version__
 from symadj.api.dependencies import Joined, Lane, SettingsOf, Store
 from symadj.api.problems import describe
 from symadj.api.schemas.service import Health, Readiness
+from symadj.service.settings import Settings
 from symadj.service.store import Database
+
+log = logging.getLogger("symadj.api")
 
 router = APIRouter(tags=["health"], responses=describe(421, 422))
 
@@ -32,13 +37,30 @@ async def ingestz(lane: Lane) -> Health:
     return Health(version=__version__)
 
 
-@router.get("/readyz", responses={503: {"model": Readiness, "description": "Some part does not answer"}})
-def readyz(store: Store, settings: SettingsOf, response: Response) -> Readiness:
-    """Report whether the store and Ray answer."""
+@router.get("/readyz", responses={503: {"model": Readiness, "description": "Some part is not ready"}})
+async def readyz(store: Store, settings: SettingsOf, response: Response, in_flight: Joined) -> Readiness:
+    """Report whether the store takes what is written, and whether Ray answers."""
+    # Anyone may ask, and the store is written to: once for all who ask at the same time.
+    readiness = await in_flight.join("readiness", lambda: run_sync(_readiness, store, settings))
+    if (readiness.store, readiness.ray) != ("ok", "ok"):
+        response.status_code = 503
+    return readiness
+
+
+def _readiness(store: Database, settings: Settings) -> Readiness:
     readiness = Readiness(store="ok", ray="ok")
     try:
         store.check()
+        try:
+            store.check_takes_writes()
+        except Exception as error:
+            log.warning("the store takes no write: %s", error)
+            readiness.store = (
+                f"{type(error).__name__}: the database answers and stores nothing: is its disk full, may it only be "
+                "read, or does another process keep it locked?"
+            )
     except Exception as error:
+        log.warning("the store does not answer: %s", error)
         readiness.store = f"{type(error).__name__}: the database does not answer"
     token = settings.ray_token.get_secret_value() if settings.ray_token else None
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -47,9 +69,9 @@ def readyz(store: Store, settings: SettingsOf, response: Response) -> Readiness:
         with httpx.Client(timeout=3, trust_env=False) as client:
             client.get(f"{settings.ray_address}/api/version", headers=headers).raise_for_status()
     except httpx.HTTPError as error:
-        readiness.ray = f"{type(error).__name__}: {settings.ray_address} does not answer as it should"
-    if (readiness.store, readiness.ray) != ("ok", "ok"):
-        response.status_code = 503
+        # Not where it is, which is nobody's concern who may ask here: that is in the log.
+        log.warning("Ray does not answer at %s: %s", settings.ray_address, error)
+        readiness.ray = f"{type(error).__name__}: Ray does not answer as it should"
     return readiness
 
 

@@ -66,6 +66,7 @@ def create_job(
                 owner=owner,
                 idempotency_key=idempotency_key,
                 max_queued=settings.max_queued_per_owner,
+                max_bytes=settings.owner_disk_bytes,
             )
             if created:
                 parents.adopt_checkpoint(job, settings.resolved_storage())

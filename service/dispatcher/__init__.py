@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 
 from symadj.service.dispatcher.heartbeats import Heartbeats
 from symadj.service.dispatcher.starting import MAX_REFUSALS, Starter
+from symadj.service.dispatcher.stopwatches import Stopwatches, wall_clock
 from symadj.service.dispatcher.stored_specs import StoredSpecs
 from symadj.service.dispatcher.sweeping import Sweeper
 from symadj.service.dispatcher.watching import Watcher
@@ -25,13 +27,19 @@ class Dispatcher:
     """One dispatcher. Call :meth:`round` again and again."""
 
     def __init__(
-        self, database: Database, ray: RayJobs, settings: Settings, *, clock: Callable[[], float] = time.monotonic
+        self,
+        database: Database,
+        ray: RayJobs,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], datetime] = wall_clock,
     ) -> None:
         specs = StoredSpecs()
         self._heartbeats = Heartbeats(settings.run_lease_seconds, clock)
         self._sweeper = Sweeper(database, ray, settings, clock)
-        self._watcher = Watcher(database, ray, settings, self._heartbeats, specs)
-        self._starter = Starter(database, ray, settings, self._sweeper, specs)
+        self._watcher = Watcher(database, ray, settings, self._heartbeats, Stopwatches(clock, wall), specs)
+        self._starter = Starter(database, ray, settings, self._sweeper, specs, wall)
 
     def round(self) -> None:
         """Look once at every active job, then start what the cluster has room for, then tidy up.

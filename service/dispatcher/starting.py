@@ -6,8 +6,8 @@ import logging
 import os
 import shlex
 from collections import Counter
-from collections.abc import Collection, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
@@ -44,13 +44,20 @@ class Starter:
     """Takes jobs from the queue: highest priority, then first come, as long as the next one fits."""
 
     def __init__(
-        self, database: Database, ray: RayJobs, settings: Settings, sweeper: Sweeper, specs: StoredSpecs
+        self,
+        database: Database,
+        ray: RayJobs,
+        settings: Settings,
+        sweeper: Sweeper,
+        specs: StoredSpecs,
+        wall: Callable[[], datetime],
     ) -> None:
         self._database = database
         self._ray = ray
         self._settings = settings
         self._specs = specs
         self._sweeper = sweeper
+        self._wall = wall
         self._settler = Settler(database, settings)
         # Waiting jobs and their last attempts, of which Ray has ended the run: that stays so.
         self._over: set[tuple[str, int]] = set()
@@ -76,7 +83,7 @@ class Starter:
         most = self._settings.max_active_per_owner
         counts = Counter(job.owner for job in active)
         full = [owner for owner, count in counts.items() if most is not None and count >= most]
-        return jobs.next_queued(session, limit=WINDOW, now=datetime.now(UTC), passed_over=passed_over, owners=full)
+        return jobs.next_queued(session, limit=WINDOW, now=self._wall(), passed_over=passed_over, owners=full)
 
     def _previous_run_is_over(self, job: Job) -> bool:
         """Return whether Ray has ended the last attempt, and bring in what it left; else make Ray stop it."""
@@ -140,7 +147,7 @@ class Starter:
             attempts.refuse(session, job, ReasonCode.CANNOT_FIT, lack, actor=ACTOR)
         else:
             # It ran once, or the cluster may grow: it waits, and no other job waits for it.
-            job.not_before = datetime.now(UTC) + timedelta(seconds=SECONDS_UNTIL_IT_MAY_HAVE_GROWN)
+            job.not_before = self._wall() + timedelta(seconds=SECONDS_UNTIL_IT_MAY_HAVE_GROWN)
         return False
 
     def _submit(self, claim: attempts.Claim, spec: JobSpec) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import httpx
 
@@ -13,6 +13,7 @@ from symadj.service import capacity, spools
 from symadj.service.contract.states import ACTIVE, JobState, ReasonCode, StopReason
 from symadj.service.dispatcher.heartbeats import Heartbeats
 from symadj.service.dispatcher.settling import ACTOR, Settler
+from symadj.service.dispatcher.stopwatches import Stopwatches
 from symadj.service.dispatcher.stored_specs import StoredSpecs
 from symadj.service.lifecycle import attempts
 from symadj.service.ray_jobs import RayJob, RayJobs
@@ -42,22 +43,39 @@ class _Run:
         """Whether a rank has reported: one that has not does not learn that it must stop."""
         return any(source.source != "driver" and source.next_seq > 1 for source in self.sources)
 
-    def seconds(self, now: datetime) -> float:
+    def seconds(self, watches: Stopwatches) -> float:
         """Return how long all attempts took together, from when Ray had them."""
-        spans = ((a.submitted_at, a.finished_at or now) for a in self.attempts)
-        return sum((until - since).total_seconds() for since, until in spans if since is not None)
+        return sum(_seconds_of(attempt, watches) for attempt in self.attempts)
+
+
+def _seconds_of(attempt: Attempt, watches: Stopwatches) -> float:
+    if attempt.submitted_at is None:
+        return 0.0
+    if attempt.finished_at is None:
+        return watches.elapsed(attempt.job_id, attempt.number, attempt.submitted_at)
+    measured = watches.last(attempt.job_id, attempt.number)
+    if measured is not None:
+        return measured
+    return max(0.0, (attempt.finished_at - attempt.submitted_at).total_seconds())
 
 
 class Watcher:
     """Notices runs that ended without an outcome, that fell silent, that do not stop, or whose time is over."""
 
     def __init__(
-        self, database: Database, ray: RayJobs, settings: Settings, heartbeats: Heartbeats, specs: StoredSpecs
+        self,
+        database: Database,
+        ray: RayJobs,
+        settings: Settings,
+        heartbeats: Heartbeats,
+        watches: Stopwatches,
+        specs: StoredSpecs,
     ) -> None:
         self._database = database
         self._ray = ray
         self._settings = settings
         self._heartbeats = heartbeats
+        self._watches = watches
         self._specs = specs
         self._settler = Settler(database, settings)
         # As for Ray: a proxy of the environment is for the outside world.
@@ -69,8 +87,9 @@ class Watcher:
 
     def look(self) -> None:
         """Look once at every active job."""
-        now = datetime.now(UTC)
-        alive = [run for run in self._active() if self._look_at(run, now)]
+        active = self._active()
+        self._watches.forget_old()
+        alive = [run for run in active if self._look_at(run)]
         self._end_silent_ones(alive)
 
     def drain(self) -> bool:
@@ -91,11 +110,11 @@ class Watcher:
                 heard[source.job_id].append(source)
         return [_Run(job, tries[job.id], heard[job.id]) for job in active]
 
-    def _look_at(self, run: _Run, now: datetime) -> bool:
+    def _look_at(self, run: _Run) -> bool:
         """Look at one job; return whether Ray has its run and the run lives."""
         job, attempt = run.job, run.attempt
         if attempt.submitted_at is None:
-            if attempt.lease_expires_at is None or attempt.lease_expires_at < now:
+            if attempt.lease_expires_at is None or self._claim_expired(attempt, attempt.lease_expires_at):
                 self._recover_claim(job, attempt.submission_id)
             return False
         ray_job = self._ray.job(attempt.submission_id)
@@ -103,15 +122,19 @@ class Watcher:
             # What the run could not send itself: its outcome, perhaps.
             retry_seconds = self._settings.retry_seconds
             spools.deliver(self._database, self._settings.spool, job.id, attempt.number, retry_seconds=retry_seconds)
-            self._lose(job, *self._why(ray_job, attempt.submission_id))
+            self._lose(job, *self._why(ray_job, attempt.submission_id, job.stop_requested))
             return False
-        self._enforce_timeout(run, now)
+        self._enforce_timeout(run)
         if job.stop_requested_at is not None:
             grace = self._grace(job) if run.training else 0.0
-            if job.stop_requested_at + timedelta(seconds=grace) <= now:
+            if self._watches.elapsed(job.id, "stop", job.stop_requested_at) >= grace:
                 log.info("%s does not stop by itself: Ray stops it", job.id)
                 self._ray.stop(attempt.submission_id)
         return not self._lost_its_place(run)
+
+    def _claim_expired(self, attempt: Attempt, expires_at: datetime) -> bool:
+        since = expires_at - timedelta(seconds=attempts.LEASE_SECONDS)
+        return self._watches.elapsed(attempt.job_id, "claim", since) > attempts.LEASE_SECONDS
 
     def _grace(self, job: Job) -> float:
         """Return how many seconds a run that trains has to stop by itself."""
@@ -140,13 +163,13 @@ class Watcher:
         self._ray.stop(run.attempt.submission_id)
         return True
 
-    def _enforce_timeout(self, run: _Run, now: datetime) -> None:
-        minutes = run.job.spec.get("timeout_minutes")
-        if minutes is None or run.job.stop_requested is not None or run.seconds(now) < 60.0 * minutes:
+    def _enforce_timeout(self, run: _Run) -> None:
+        minutes, seconds = run.job.spec.get("timeout_minutes"), run.seconds(self._watches)
+        if minutes is None or run.job.stop_requested is not None or seconds < 60.0 * minutes:
             return
         with self._settler.settle(run.job) as current:
             if current is not None:
-                message = f"The attempts took {run.seconds(now) / 60:.1f} minutes of timeout_minutes {minutes:g}."
+                message = f"The attempts took {seconds / 60:.1f} minutes of timeout_minutes {minutes:g}."
                 attempts.ask_timeout(current.session, current.job, actor=ACTOR, message=message)
 
     # ------------------------------------------------------------------------------------------- who is silent
@@ -190,12 +213,16 @@ class Watcher:
 
     # -------------------------------------------------------------------------------------------- how runs end
 
-    def _why(self, ray_job: RayJob | None, submission_id: str) -> tuple[ReasonCode, str]:
-        """Return why a run that ended without an outcome did so."""
+    def _why(
+        self, ray_job: RayJob | None, submission_id: str, stop_requested: str | None = None
+    ) -> tuple[ReasonCode, str]:
+        """Return why a run that ended without an outcome did so; ``stop_requested`` is what was asked of it."""
         if ray_job is None:
             return ReasonCode.CLUSTER_LOST, "Ray was restarted and no longer knows this run."
         if ray_job.supervisor_lost:
             return ReasonCode.CLUSTER_LOST, f"Ray lost the run's driver, with its node perhaps. {ray_job.message}"
+        if ray_job.status == "STOPPED" and stop_requested is not None:
+            return ReasonCode.WORKER_LOST, f"symadj had Ray end it ({stop_requested})."
         if ray_job.killed:
             return ReasonCode.WORKER_LOST, (
                 "The run's driver was killed from outside (by the system, if memory ran out: then run fewer jobs at "

@@ -37,7 +37,6 @@ __all__ = [
 
 # Time from the claim of a job to Ray's answer; a claim older than that has lost its dispatcher.
 LEASE_SECONDS = 60.0
-LONGEST_PAUSE_SECONDS = 300.0
 LOST = "lost"
 STOPPED = "stopped"
 NOT_STARTED = "not_started"
@@ -92,7 +91,7 @@ def claim(
 
 def pause_after(losses: int, retry_seconds: float) -> float:
     """Return the seconds before the next attempt after so many losses: twice as many after each, up to 5 minutes."""
-    return min(LONGEST_PAUSE_SECONDS, retry_seconds * 2.0 ** min(losses - 1, 30))
+    return min(jobs.LONGEST_PAUSE_SECONDS, retry_seconds * 2.0 ** min(losses - 1, 30))
 
 
 def put_back(

@@ -12,7 +12,7 @@ from symadj.service.contract.layout import job_folder
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.states import ACTIVE, TERMINAL, JobState, StopReason
 from symadj.service.contract.storage import Storage
-from symadj.service.errors import ConflictError, IdempotencyMismatchError, TooManyRequestsError
+from symadj.service.errors import ConflictError, IdempotencyMismatchError, NoRoomError, TooManyRequestsError
 from symadj.service.identifiers import new_job_id
 from symadj.service.lifecycle import parents
 from symadj.service.store import events, jobs
@@ -28,6 +28,7 @@ def submit(
     owner: str,
     idempotency_key: str | None = None,
     max_queued: int | None = None,
+    max_bytes: int | None = None,
 ) -> tuple[Job, bool]:
     """Store a job in the queue; return it and whether it is new.
 
@@ -38,6 +39,7 @@ def submit(
     Raises:
         IdempotencyMismatchError: the key was used before with another spec.
         TooManyRequestsError: ``max_queued`` jobs of this owner wait already.
+        NoRoomError: files of this owner's jobs have ``max_bytes`` already.
         InvalidSpecError: the spec's parent has no such checkpoint, or trains something else.
     """
     stored = spec.stored()
@@ -55,6 +57,8 @@ def submit(
             return jobs.get(session, known.job_id), False
     if max_queued is not None:
         _check_room(session, owner, max_queued)
+    if max_bytes is not None:
+        _check_disk(session, owner, max_bytes)
     checkpoint = parents.checkpoint_of(session, spec, owner=owner)
     now = datetime.now(UTC)
     job = Job(
@@ -87,6 +91,18 @@ def _check_room(session: Session, owner: str, max_queued: int) -> None:
             "cancel one",
             queued=queued,
             max_queued=max_queued,
+        )
+
+
+def _check_disk(session: Session, owner: str, max_bytes: int) -> None:
+    held = jobs.bytes_of(session, owner)
+    if held >= max_bytes:
+        raise NoRoomError(
+            f"{owner}'s jobs have {held:,} bytes of checkpoints and artifacts, and {max_bytes:,} are the owner's share "
+            "(SYMADJ_OWNER_DISK_BYTES): delete jobs that are not needed (symadj delete), then submit again. Jobs that "
+            "were taken before may still write",
+            held_bytes=held,
+            max_bytes=max_bytes,
         )
 
 

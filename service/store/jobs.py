@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session
 from symadj.service.contract.states import ACTIVE, TRANSITIONS, JobState, ReasonCode
 from symadj.service.errors import NotFoundError
 from symadj.service.store import cursors, events
-from symadj.service.store.tables import Attempt, IdempotencyKey, Job, JobLabel
+from symadj.service.store.tables import Artifact, Attempt, Checkpoint, IdempotencyKey, Job, JobLabel
 
 __all__ = [
+    "LONGEST_PAUSE_SECONDS",
     "active",
     "add",
     "add_attempt",
@@ -24,6 +25,7 @@ __all__ = [
     "attempts",
     "attempts_finished_between",
     "attempts_of",
+    "bytes_of",
     "count_by_state",
     "count_queued",
     "delete",
@@ -41,6 +43,8 @@ __all__ = [
 ]
 
 
+# Between two attempts, whatever the settings say.
+LONGEST_PAUSE_SECONDS = 300.0
 _QUEUE_LOCK = 0x73796D71756575  # any number of our own, for PostgreSQL's advisory lock
 
 
@@ -170,15 +174,23 @@ def transition(
 
 
 def next_queued(
-    session: Session, *, limit: int, now: datetime, passed_over: Collection[str] = (), owners: Collection[str] = ()
+    session: Session,
+    *,
+    limit: int,
+    now: datetime,
+    passed_over: Collection[str] = (),
+    owners: Collection[str] = (),
 ) -> Sequence[Job]:
     """Return the first jobs of the queue that may start now: highest priority, then first come.
 
-    Left out are the jobs whose ids are ``passed_over``, and all jobs of ``owners``.
+    Left out are the jobs whose ids are ``passed_over``, and all jobs of ``owners``. A pause that would last longer than
+    any does was written before the clock was set back: it is over.
     """
+    longest = now + timedelta(seconds=LONGEST_PAUSE_SECONDS)
+    pauses = sa.and_(Job.not_before > now, Job.not_before <= longest)
     query = (
         sa.select(Job)
-        .where(Job.state == JobState.QUEUED, sa.or_(Job.not_before.is_(None), Job.not_before <= now))
+        .where(Job.state == JobState.QUEUED, sa.or_(Job.not_before.is_(None), sa.not_(pauses)))
         .order_by(Job.priority.desc(), Job.created_at, Job.id)
         .limit(limit)
     )
@@ -187,6 +199,15 @@ def next_queued(
     if owners:
         query = query.where(Job.owner.not_in(owners))
     return session.scalars(query).all()
+
+
+def bytes_of(session: Session, owner: str) -> int:
+    """Return the bytes of the checkpoints and artifacts of an owner's jobs."""
+    queries = (
+        sa.select(sa.func.coalesce(sa.func.sum(table.bytes), 0)).join(Job, Job.id == table.job_id)
+        for table in (Checkpoint, Artifact)
+    )
+    return sum(int(session.execute(query.where(Job.owner == owner)).scalar_one()) for query in queries)
 
 
 def count_queued(session: Session, owner: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -81,7 +82,14 @@ def checkpoint(step: int, **changes: Any) -> dict[str, Any]:
 @pytest.fixture
 def new_run(api_server: ApiServer, api: httpx.Client) -> Iterator[Callable[..., Run]]:
     """Submit and claim jobs; top-level fields of the spec may be changed."""
-    database = Database(f"sqlite:///{api_server.data / 'symadj.sqlite'}")
+    with runs_of(api_server, api) as make:
+        yield make
+
+
+@contextmanager
+def runs_of(server: ApiServer, api: httpx.Client) -> Iterator[Callable[..., Run]]:
+    """Submit and claim jobs of a server, as ``new_run`` does."""
+    database = Database(f"sqlite:///{server.data / 'symadj.sqlite'}")
 
     def make(**changes: Any) -> Run:
         spec = JobSpec.model_validate(TOY | changes)
@@ -90,7 +98,7 @@ def new_run(api_server: ApiServer, api: httpx.Client) -> Iterator[Callable[..., 
         with database.session() as session:
             claim = attempts.claim(session, jobs.lock(session, job.id), actor="d", lease_seconds=60)
         assert claim is not None
-        return Run(api, api_server, database, job.id, claim.token)
+        return Run(api, server, database, job.id, claim.token)
 
     yield make
     database.close()

@@ -10,7 +10,7 @@ from uuid import uuid4
 import httpx
 
 from symadj.service.contract.states import ReasonCode
-from tests.api.conftest import NOW, Run, checkpoint
+from tests.api.conftest import NOW, Run, checkpoint, runs_of
 from tests.api.test_jobs import Submit, assert_problem
 from tests.conftest import TOY, running_api
 
@@ -99,6 +99,28 @@ def test_an_owner_whose_queue_is_full_is_told_the_numbers(tmp_path: Path) -> Non
         assert api.post("/api/v1/jobs", json=TOY, headers=key).status_code == 200, "a repetition is no new job"
         api.post(f"/api/v1/jobs/{first}/cancel")
         assert api.post("/api/v1/jobs", json=TOY).status_code == 201
+
+
+def test_an_owner_whose_share_of_the_disk_is_used_up_is_told_the_numbers_and_may_delete(
+    tmp_path: Path,
+) -> None:
+    with running_api(tmp_path, SYMADJ_OWNER_DISK_BYTES="1500B") as server, httpx.Client(base_url=server.url) as api:
+        key = {"Idempotency-Key": "first"}
+        with runs_of(server, api) as make:
+            run = make()
+            run.send(checkpoint(10))
+            weights = {"kind": "artifact", "time": NOW, "name": "weights.safetensors", "media_type": "text/plain"}
+            run.send(weights | {"bytes": 400, "sha256": "0" * 64})
+            assert api.post("/api/v1/jobs", json=TOY, headers=key).status_code == 201, "1,400 bytes are held"
+            assert run.send(checkpoint(20)).status_code == 200, "a run may write on"
+            problem = assert_problem(api.post("/api/v1/jobs", json=TOY), 429)
+            assert (problem["held_bytes"], problem["max_bytes"]) == (2400, 1500)
+            assert "have 2,400 bytes" in problem["detail"]
+            assert "delete jobs that are not needed (symadj delete)" in problem["detail"]
+            assert api.post("/api/v1/jobs", json=TOY, headers=key).status_code == 200, "a repetition is no new job"
+            run.end("failed", reason="diverged")
+            assert api.delete(f"/api/v1/jobs/{run.job_id}").status_code == 204
+            assert api.post("/api/v1/jobs", json=TOY).status_code == 201
 
 
 def test_the_key_of_a_deleted_job_makes_a_new_one(api: httpx.Client) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import httpx
+import pytest
+import sqlalchemy as sa
 
+from symadj.service.store import Database
 from tests.conftest import ApiServer, running_api
 
 
@@ -15,6 +19,34 @@ def test_health_says_that_the_process_lives_and_readiness_what_is_missing(api: h
     assert readiness.status_code == 503
     assert readiness.json()["store"] == "ok"
     assert "does not answer" in readiness.json()["ray"], "no Ray runs beside this API"
+    assert "127.0.0.1" not in readiness.text, "where Ray is concerns nobody who may ask here"
+
+
+def test_readiness_says_when_the_store_answers_and_stores_nothing(tmp_path: Path) -> None:
+    with running_api(tmp_path) as server, httpx.Client(base_url=server.url, timeout=60) as api:
+        assert api.get("/readyz").json()["store"] == "ok"
+        # No file of the process may grow: to SQLite it is as a full disk.
+        limits = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        readiness = api.get("/readyz")
+        assert readiness.status_code == 503
+        assert "the database answers and stores nothing" in readiness.json()["store"]
+        assert api.get("/healthz").status_code == 200
+        assert api.get("/api/v1/jobs").status_code == 200
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, limits)
+        assert api.get("/readyz").json()["store"] == "ok"
+
+
+@pytest.mark.parametrize("backend", ["postgresql"])
+def test_readiness_says_when_the_database_may_only_be_read(
+    database: Database, new_database_url: str, tmp_path: Path
+) -> None:
+    only_read = sa.make_url(new_database_url).update_query_dict({"options": "-c default_transaction_read_only=on"})
+    url = only_read.render_as_string(hide_password=False)
+    with running_api(tmp_path, SYMADJ_STORE_URL=url) as server, httpx.Client(base_url=server.url, timeout=60) as api:
+        readiness = api.get("/readyz")
+        assert readiness.status_code == 503
+        assert "stores nothing" in readiness.json()["store"]
+        assert api.get("/api/v1/jobs").status_code == 200
 
 
 def test_the_api_describes_itself_with_its_problems(api: httpx.Client) -> None:
