@@ -12,6 +12,10 @@ from symadj.api.slow_clients import protocol_with_deadline
 from symadj.service.contract.storage import StorageUnreachableError
 from symadj.service.settings import SettingsError, read_settings
 
+# Longer than clients keep a connection that they do not use (httpx: 5 s, as uvicorn by default): the side that closes
+# it must be theirs, or they send their next request into a connection that is being closed.
+KEEP_ALIVE_SECONDS = 30
+
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
@@ -36,6 +40,7 @@ def main() -> None:
         host=arguments.host,
         port=arguments.port,
         access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         http=protocol_with_deadline(settings.request_seconds),
     )
 

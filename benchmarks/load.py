@@ -45,7 +45,7 @@ TRAINING = {
     "resources": {"kind": "cpu", "workers": 1},
     "evaluation": None,
 }
-# A request that had no answer by then counts as `none`.
+# Seconds; what has no answer counts by the name of its error.
 TIMEOUT_S = 60.0
 
 
@@ -170,7 +170,7 @@ class Load:
         try:
             answer = await client.get(f"/api/v1/jobs{path}", params=parameters)
         except httpx.HTTPError as error:
-            counter["none"] += 1
+            counter[type(error).__name__] += 1
             if isinstance(error, httpx.ConnectError):
                 await asyncio.sleep(1.0)
             return None

@@ -36,9 +36,8 @@ def test_a_mistyped_parameter_is_refused_by_name_and_nothing_is_done(
     problem = assert_problem(send(api, endpoint, job["id"], "sate=failed&x=1"), 422)
     assert [(error["location"], error["pointer"]) for error in problem["errors"]] == [("query", "sate"), ("query", "x")]
     told = problem["errors"][0]["detail"]
-    for parameter in (
-        api.get("/openapi.json").json()["paths"][endpoint.path][endpoint.method.lower()].get("parameters", [])
-    ):
+    paths = api.get("/openapi.json").json()["paths"]  # the pages of the documentation are not among them
+    for parameter in paths.get(endpoint.path, {}).get(endpoint.method.lower(), {}).get("parameters", []):
         assert parameter["in"] != "query" or parameter["name"] in told, "what is allowed is named"
     assert api.get(f"/api/v1/jobs/{job['id']}").json() == job
 
