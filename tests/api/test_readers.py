@@ -74,7 +74,7 @@ def test_readers_who_take_all_threads_and_connections_hold_up_no_run_and_are_tol
         readers = [threads.submit(get, server, "/api/v1/jobs", label="a=b") for _ in range(READERS)]
         until(lambda: waiting() >= 15, "the readers take all connections")
         batch = {"source": "rank-0", "first_seq": 1, "records": [step(1)]}
-        with httpx.Client(base_url=server.url, timeout=4, headers={"Authorization": f"Bearer {token}"}) as run:
+        with httpx.Client(base_url=server.url, timeout=20, headers={"Authorization": f"Bearer {token}"}) as run:
             assert run.post("/api/v1/ingest/batches", json=batch).json()["next_seq"] == 2
             assert [run.get(path).status_code for path in ("/healthz", "/ingestz")] == [200, 200]
         until(lambda: any(reader.done() for reader in readers), "one that found no connection is answered")
