@@ -122,6 +122,12 @@ def test_no_container_may_gain_rights_or_write_its_root_or_ask_kubernetes() -> N
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
+def test_the_api_is_sent_requests_only_while_it_is_ready() -> None:
+    (api,) = [container for container in containers() if container.get("args") == ["api"] and "ports" in container]
+    assert api["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert api["livenessProbe"]["httpGet"]["path"] == "/healthz", "a store that is away is not mended by a restart"
+
+
 def test_every_pod_has_a_policy_of_who_may_connect_to_it() -> None:
     selected = [m["spec"]["podSelector"]["matchLabels"] for m in manifests() if m["kind"] == "NetworkPolicy"]
     deployments = [m["spec"]["selector"]["matchLabels"] for m in manifests() if m["kind"] == "Deployment"]
