@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import Depends, HTTPException, Request
 from fastapi.dependencies.models import Dependant
@@ -21,6 +22,9 @@ from symadj.service.errors import ContentTooLargeError
 __all__ = ["InvalidBodyError", "body_of", "json_body"]
 
 Model = TypeVar("Model", bound=BaseModel)
+
+# That check the bodies of one endpoint.
+THREADS = 4
 
 # The attribute of a dependency by which the model of the body that it reads is known.
 _BODY = "__symadj_body__"
@@ -50,6 +54,9 @@ def json_body(
         unique_keys: whether a key that stands twice in an object is refused.
     """
 
+    # Each endpoint has its own: the runs' batches wait for no thread that others use.
+    threads = CapacityLimiter(THREADS)
+
     def parse(text: bytes) -> Model:
         document = _parsed(text, unique_keys=unique_keys)
         _refuse_more_values(document, most_values)
@@ -64,7 +71,7 @@ def json_body(
         text = await _bounded(request, most_bytes)
         if not text:
             raise InvalidBodyError([{"type": "missing", "loc": ("body",), "msg": "Field required"}])
-        return await run_sync(parse, text)
+        return await run_sync(parse, text, limiter=threads)
 
     setattr(read, _BODY, model)
     return Depends(read)
