@@ -1,4 +1,4 @@
-"""The deaths that `make test` tries as well: small jobs, and a reference at their side."""
+"""Deaths of small jobs, with a reference at their side; `make test` tries some of them as well."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from tests.deaths.aftermath import check_aftermath
 from tests.deaths.conftest import Measure
 from tests.deaths.world import World, now, toy, wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.deaths, pytest.mark.quick_death]
+pytestmark = [pytest.mark.ray, pytest.mark.deaths]
 
 STEPS = 400
 
 
+@pytest.mark.quick_death
 def test_a_killed_driver_costs_the_steps_since_the_checkpoint_and_no_bit(shared: World) -> None:
     spec = toy(STEPS, workers=1, checkpoints={"every_steps": 100})
     in_peace, disturbed = shared.submit(spec), shared.submit(spec)
@@ -38,6 +39,7 @@ def test_an_api_killed_during_a_cancel_is_heeded_all_the_same(shared: World, mea
     measure("kill -9 of the API during a cancel", "cancelled (after these seconds)", seconds, weights)
 
 
+@pytest.mark.quick_death
 def test_a_disk_that_is_full_when_a_checkpoint_is_written_costs_that_checkpoint_alone(shared: World) -> None:
     job_id = shared.submit(toy(STEPS, checkpoints={"every_steps": 100}))
     shared.at_step(job_id, 50)
