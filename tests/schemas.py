@@ -112,7 +112,7 @@ class Documents:
             case "null":
                 return None
             case kind:
-                raise NotImplementedError(f"{name}: documents of the type {kind} are not made yet")
+                raise AssertionError(f"{name}: the schema has the type {kind}, of which this makes no documents")
 
     def _integer(self, schema: Schema, rng: Random, name: str) -> int:
         low, high = self.limits.get(name, (0, 2**53))
