@@ -9,11 +9,12 @@ PORT ?= 8000
 DATA ?= symadj-data
 NAME ?= flow_cytometry
 MINUTES ?= 10
+SEEDS ?= 3
 LOADS ?= 10
 SECONDS ?= 60
 
 .PHONY: help install demo serve test test-slow test-cluster test-deaths soak fuzz check bench-core bench-density \
-	bench-load format lock sbom swagger-ui clean
+	bench-toys bench-pairing bench-load format lock sbom swagger-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -71,6 +72,12 @@ bench-core: $(VENV)-bench/.installed ## time and memory of a training step besid
 
 bench-density: $(VENV)-bench/.installed ## a neural spline flow on a recipe's data (NAME=flow_cytometry MINUTES=10)
 	$(VENV)-bench/bin/python -m benchmarks.density $(NAME) --minutes $(MINUTES)
+
+bench-toys: install ## the default spec on the toys and the built-in sets (SETS=rings SEEDS=3 RECIPE=FILE)
+	$(BIN)/python -m benchmarks.toys $(SETS) --seeds $(SEEDS) $(if $(RECIPE),--recipe $(RECIPE))
+
+bench-pairing: install ## minibatch optimal transport of rows that have contexts of their own, beside none (SEEDS=5)
+	$(BIN)/python -m benchmarks.pairing --seeds $(SEEDS)
 
 bench-load: install ## readers, long polls and pages beside a training (LOADS=10 SECONDS=60): what they cost it
 	$(BIN)/python -m benchmarks.load --loads $(LOADS) --seconds $(SECONDS)

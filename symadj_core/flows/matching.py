@@ -2,7 +2,8 @@
 
 The paths are straight, x_s = (1 - s) x + s z from data x to base z, and the fields are fitted to their velocity. Which
 x goes with which z is the caller's choice: pairs by minibatch optimal transport (Tong et al., TMLR 2024) make paths
-that cross less. With contexts, only pairs that are alike in it may be exchanged: each context must meet the whole base.
+that cross less. With contexts, only pairs that are alike in it, or nearly, may be exchanged: each context must meet the
+whole base.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ def test_what_is_left_out_has_its_usual_value() -> None:
         "kind": "flow_matching",
         "steps": 5,
         "optimal_transport": True,
+        "context_ratio": None,
         "learning_rate": None,
         "schedule": {"kind": "constant", "warmup_steps": 0},
     }
@@ -106,6 +107,11 @@ def test_a_stored_spec_reads_back_as_the_same_spec(document: dict[str, Any]) -> 
             {"pretraining": {"steps": 5, "schedule": {"warmup_steps": 5}}},
             "/pretraining/schedule/warmup_steps",
             "not below pretraining.steps 5",
+        ),
+        (
+            {"pretraining": {"steps": 5, "optimal_transport": False, "context_ratio": 0.1}},
+            "/pretraining/context_ratio",
+            "leave it out, or take optimal_transport true",
         ),
         (
             {"pretraining": {"steps": 1500}, "optimizer": ADAM | {"schedule": {"warmup_steps": 500}}},

@@ -174,6 +174,38 @@ def test_every_context_is_met_with_samples_of_the_whole_base() -> None:
     assert torch.equal(alone, sample_pairs(x, 0, 1, 0, optimal_transport=False)[0])
 
 
+def test_rows_of_near_contexts_exchange_samples_where_a_ratio_allows_it() -> None:
+    rng = np.random.default_rng(0)
+    angle = rng.random((128, 1))
+    x = torch.from_numpy(4 * angle + 0.5 * rng.standard_normal((128, 1)))
+    context = torch.from_numpy(angle)
+    moved, bias, cost = {}, {}, {}
+    for ratio in (None, 1e-3, 1e-2, 1.0):
+        met, apart, distance = [], [], []
+        for step in range(1, 20):
+            z, _ = sample_pairs(x, 0, step, 0, optimal_transport=True, context=context, context_ratio=ratio)
+            plain = sample_pairs(x, 0, step, 0, optimal_transport=False)[0]
+            assert sorted(z.ravel().tolist()) == sorted(plain.ravel().tolist()), "each sample once"
+            owner = {float(value): float(of) for value, of in zip(plain, context, strict=True)}
+            apart.append(np.mean([abs(owner[float(value)] - float(of)) for value, of in zip(z, context, strict=True)]))
+            met.append(float(z[context > 0.5].mean()))
+            distance.append(float((z - x).square().mean()))
+        moved[ratio], bias[ratio], cost[ratio] = np.mean(apart), np.mean(met), np.mean(distance)
+    assert moved[None] == 0 < moved[1e-3] < moved[1e-2] < moved[1.0]
+    assert cost[None] > cost[1e-3] > cost[1e-2] > cost[1.0]
+    assert abs(bias[1e-2]) < 0.2 < bias[1.0], "a context still meets nearly the whole base, not only what is near"
+
+
+def test_rows_of_few_kinds_exchange_samples_within_their_kind_whatever_the_ratio() -> None:
+    rng = np.random.default_rng(0)
+    label = rng.integers(2, size=128)
+    x = torch.from_numpy(rng.standard_normal((128, 1)) + 4 * label[:, None])
+    context = torch.from_numpy(np.eye(2)[label])
+    z, _ = sample_pairs(x, 0, 1, 0, optimal_transport=True, context=context, context_ratio=0.01)
+    within, _ = sample_pairs(x, 0, 1, 0, optimal_transport=True, context=context)
+    np.testing.assert_array_equal(z, within)
+
+
 def test_more_rows_than_one_plan_holds_are_paired_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairing, "_LARGEST_PLAN", 10)
     x = np.random.default_rng(0).standard_normal((25, 2))

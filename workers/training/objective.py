@@ -59,8 +59,15 @@ class Objective(nn.Module):
     def _flow_matching(self, rows: DeviceRows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         spec = self._spec
         assert spec.pretraining is not None
-        transport = spec.pretraining.optimal_transport
-        z, time = sample_pairs(rows.x, spec.seed, step, self._rank, optimal_transport=transport, context=rows.context)
+        z, time = sample_pairs(
+            rows.x,
+            spec.seed,
+            step,
+            self._rank,
+            optimal_transport=spec.pretraining.optimal_transport,
+            context=rows.context,
+            context_ratio=spec.pretraining.context_ratio,
+        )
         loss = flow_matching_loss(self.flow, rows.x, z, time, rows.context).mean()
         return loss, {_MATCHING: loss}
 

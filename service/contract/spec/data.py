@@ -104,6 +104,7 @@ BUILTIN_COLUMNS: dict[BuiltinName, int] = {
     "diabetes": 9,
     "digits": 64,
 }
+ToyName = Literal["eight_gaussians", "pinwheel", "checkerboard", "moons", "rings", "swiss_roll", "spirals"]
 TOY_COLUMNS = 2
 _IMAGES: frozenset[BuiltinName] = frozenset({"digits"})
 _USUAL_TRANSFORMS: dict[str, list[dict[str, Any]]] = {
@@ -150,7 +151,7 @@ class ToyData(_Split):
     """Two-dimensional points drawn from a known density, for smoke tests and pictures."""
 
     kind: Literal["toy"]
-    name: Literal["eight_gaussians", "pinwheel", "checkerboard", "moons", "rings", "swiss_roll", "spirals"]
+    name: ToyName
     rows: int = Field(10_000, ge=100, le=10_000_000)
     transforms: Transforms = (StandardiseTransform(),)
 

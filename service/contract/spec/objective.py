@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from symadj.service.contract.spec.flow import CnfFlow, Flow
-from symadj.service.contract.spec.section import Section
+from symadj.service.contract.spec.section import Section, misfit
 from symadj.service.contract.spec.training import ConstantSchedule, CosineSchedule
 
 
@@ -102,10 +102,28 @@ class FlowMatching(Section):
     optimal_transport: bool = Field(
         True,
         description="Pair data with base samples by optimal transport within the batch, instead of at random; of rows "
-        "with a context only those of the same one, and at random where each has its own.",
+        "with a context only those of the same one, and at random where each has its own (see `context_ratio`).",
+    )
+    context_ratio: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="For contexts of continuous values: rows of different contexts may be exchanged too, at the price "
+        "of the contexts' squared distance. Its weight is such that a row prefers this share of the other rows' "
+        "samples to its own; the smaller the share, the nearer the contexts. null: only rows of the same context.",
     )
     learning_rate: float | None = Field(None, gt=0, le=100, description="null: the optimizer's.")
     schedule: Annotated[ConstantSchedule | CosineSchedule, Field(discriminator="kind")] = ConstantSchedule()
+
+    @model_validator(mode="after")
+    def _ratio_is_of_a_transport(self) -> Self:
+        if self.context_ratio is not None and not self.optimal_transport:
+            raise misfit(
+                "/pretraining/context_ratio",
+                f"pretraining.context_ratio {self.context_ratio} says which rows pretraining.optimal_transport may "
+                "exchange, which is false: leave it out, or take optimal_transport true",
+            )
+        return self
 
 
 Pretraining = FlowMatching
