@@ -23,6 +23,7 @@ from symadj.api.routers import health, ingest, pages, resources
 from symadj.api.security_headers import AddSecurityHeaders
 from symadj.service.settings import Settings
 from symadj.service.store import Database
+from symadj.service.store.downsampling import Downsampler
 
 __all__ = ["create_app"]
 
@@ -61,6 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.database = database
     app.state.ingest_lane = ingest_lane
     app.state.costly_reads = CostlyReads()
+    app.state.downsampler = Downsampler(database)
     app.state.in_flight = InFlight()
     app.state.key_secret = key_secret
     app.state.prometheus = make_registry(database)

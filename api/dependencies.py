@@ -28,12 +28,14 @@ from symadj.service.errors import (
 from symadj.service.roles import LOCAL, Principal, Role
 from symadj.service.settings import Settings
 from symadj.service.store import Database, jobs
+from symadj.service.store.downsampling import Downsampler
 
 __all__ = [
     "AfterSeq",
     "Asker",
     "AttemptToken",
     "Costly",
+    "Drawing",
     "JobId",
     "Joined",
     "Lane",
@@ -67,6 +69,11 @@ async def _costly_reads(request: Request) -> CostlyReads:
     return reads
 
 
+async def _downsampler(request: Request) -> Downsampler:
+    downsampler: Downsampler = request.app.state.downsampler
+    return downsampler
+
+
 async def _in_flight(request: Request) -> InFlight:
     in_flight: InFlight = request.app.state.in_flight
     return in_flight
@@ -80,6 +87,7 @@ async def _settings(request: Request) -> Settings:
 Store = Annotated[Database, Depends(_store)]
 Lane = Annotated[IngestLane, Depends(_ingest_lane)]
 Costly = Annotated[CostlyReads, Depends(_costly_reads)]
+Drawing = Annotated[Downsampler, Depends(_downsampler)]
 Joined = Annotated[InFlight, Depends(_in_flight)]
 SettingsOf = Annotated[Settings, Depends(_settings)]
 

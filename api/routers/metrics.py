@@ -13,12 +13,13 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from sqlalchemy.orm import Session
 
 from symadj.api.bulkheads import InFlight
-from symadj.api.dependencies import AfterSeq, Costly, JobId, Joined, Limit, Store
+from symadj.api.dependencies import AfterSeq, Costly, Drawing, JobId, Joined, Limit, Store
 from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import BucketRead, MetricList, MetricPointRead, MetricRead, MetricSeriesRead
 from symadj.service.contract.states import TERMINAL, JobState
 from symadj.service.errors import NotFoundError
 from symadj.service.store import Database, jobs, metrics
+from symadj.service.store.downsampling import Downsampler
 
 router = APIRouter(prefix="/jobs/{job_id}/metrics", tags=["metrics"])
 
@@ -72,6 +73,7 @@ def list_metrics(store: Store, job_id: JobId) -> MetricList:
 async def read_metric(
     store: Store,
     costly: Costly,
+    downsampler: Drawing,
     in_flight: Joined,
     job_id: JobId,
     name: Annotated[str, Path(max_length=100)],
@@ -102,7 +104,7 @@ async def read_metric(
         if etag in known:
             return _unchanged(etag)
         key = (job_id, name, state, points)
-        return _answer(etag, await costly.read(key, lambda: _downsampled(store, job_id, name, state, points)))
+        return _answer(etag, await costly.read(key, lambda: _downsampled(downsampler, job_id, name, state, points)))
 
     def read() -> Awaitable[_Page]:
         return run_sync(_page, store, job_id, name, after_seq, limit)
@@ -162,9 +164,8 @@ def _state_in(session: Session, job_id: str, name: str) -> _State:
     return _State(series.last_seq if series is not None else 0, ended)
 
 
-def _downsampled(store: Database, job_id: str, name: str, state: _State, points: int) -> bytes:
-    with store.read_session() as session:
-        drawn = metrics.buckets(session, job_id, name, count=points)
+def _downsampled(downsampler: Downsampler, job_id: str, name: str, state: _State, points: int) -> bytes:
+    drawn = downsampler.buckets(job_id, name, count=points)
     series = MetricSeriesRead(
         name=name,
         points=[],

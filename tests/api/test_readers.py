@@ -90,17 +90,18 @@ def test_few_series_are_downsampled_at_once_each_for_all_who_ask_and_kept(
     database: Database, server: ApiServer, threads: ThreadPoolExecutor
 ) -> None:
     job_id = submit(database)
-    send(database, claim(database, job_id).token, 1, *(step(number) for number in range(1, 101)))
+    records = [step(number) | {"metrics": dict.fromkeys(("loss", "nfe"), number)} for number in range(1, 101)]
+    send(database, claim(database, job_id).token, 1, *records)
     path = f"/api/v1/jobs/{job_id}/metrics/loss"
 
-    def ask(points: int) -> Future[httpx.Response]:
-        return threads.submit(get, server, path, points=points)
+    def ask(points: int, name: str = "loss") -> Future[httpx.Response]:
+        return threads.submit(get, server, f"/api/v1/jobs/{job_id}/metrics/{name}", points=points)
 
     with locked(database, "metric_points") as waiting:
         first = [ask(10) for _ in range(8)]
         until(lambda: waiting() == 1, "one query for eight readers")
-        second = [ask(20) for _ in range(8)]
-        until(lambda: waiting() == 2, "one more for another picture")
+        second = [ask(20, "nfe") for _ in range(8)]
+        until(lambda: waiting() == 2, "one more for another series")
         refused = ask(30).result()
         assert assert_problem(refused, 503)["type"].endswith(":busy")
         assert int(refused.headers["retry-after"]) > 0
@@ -132,10 +133,11 @@ def test_costly_reads_share_their_bound(
     job_id = submit(database)
     sizes = {"host_idle_bytes": 1, "host_peak_bytes": 2, "device_idle_bytes": None, "device_peak_bytes": None}
     memory = {"kind": "memory", "time": NOW, "step": 1, "rank": 0, "phase": "forward"} | sizes
-    send(database, claim(database, job_id).token, 1, step(1), memory)
+    loss_and_nfe = step(1) | {"metrics": {"loss": 1.0, "nfe": 2.0}}
+    send(database, claim(database, job_id).token, 1, loss_and_nfe, memory)
     with locked(database, "metric_points") as waiting:
-        for count in (1, 2):
-            threads.submit(get, server, f"/api/v1/jobs/{job_id}/metrics/loss", points=count)
+        for name in ("loss", "nfe"):
+            threads.submit(get, server, f"/api/v1/jobs/{job_id}/metrics/{name}", points=1)
         until(lambda: waiting() == 2, "two are under way")
         busy = assert_problem(get(server, f"/api/v1/jobs/{job_id}{path}"), 503)
         assert "Retry-After" in busy["detail"]

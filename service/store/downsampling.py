@@ -1,0 +1,171 @@
+"""Whole series, downsampled: from copies in memory, to which only what is new in the store is added."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from sqlalchemy.orm import Session
+
+from symadj.service.store import metrics
+from symadj.service.store.database import Database
+from symadj.service.store.metrics import Downsampled
+from symadj.service.store.tables import MetricPoint
+
+__all__ = ["Downsampler"]
+
+# Of one series, at 16 bytes a point. A longer one the database draws itself, each time from its first point on.
+MOST_POINTS = 4_000_000
+KEPT_BYTES = 128 * 2**20
+_SERIES_BYTES = 1000  # of one without points, about
+_ROWS_AT_ONCE = 10_000
+
+
+@dataclass
+class _Series:
+    """All points of a series up to the number ``last_seq``, by step: ``steps`` (int64) and ``values`` (float64)."""
+
+    last_seq: int = 0
+    steps: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    values: NDArray[np.float64] = field(default_factory=lambda: np.empty(0, np.float64))
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def bytes(self) -> int:
+        """What it takes of memory."""
+        return self.steps.nbytes + self.values.nbytes + _SERIES_BYTES
+
+    def update(self, session: Session, job_id: str, name: str) -> None:
+        """Add what the store has after ``last_seq``.
+
+        A point never changes and never goes but for a new one of the same step, which has a higher number. So what has
+        higher numbers is all that is new, whatever was replaced.
+        """
+        numbers, steps, values = _points_after(session, job_id, name, self.last_seq)
+        if not len(numbers):
+            return
+        order = np.argsort(steps, kind="stable")
+        steps, values = steps[order], values[order]
+        if len(self.steps) and steps[0] <= self.steps[-1]:
+            kept = ~np.isin(self.steps, steps, assume_unique=True)
+            steps = np.concatenate([self.steps[kept], steps])
+            order = np.argsort(steps, kind="stable")
+            self.steps, self.values = steps[order], np.concatenate([self.values[kept], values])[order]
+        else:
+            self.steps, self.values = np.concatenate([self.steps, steps]), np.concatenate([self.values, values])
+        self.last_seq = int(numbers.max())
+
+    def buckets(self, count: int) -> list[Downsampled]:
+        """Return the series in at most ``count`` buckets of equally many points; the first ones have one more."""
+        points = len(self.steps)
+        if not points:
+            return []
+        each, more = divmod(points, count)
+        sizes = np.full(min(count, points), each)
+        sizes[:more] += 1
+        ends = np.cumsum(sizes)
+        starts = ends - sizes
+        finite = np.isfinite(self.values)
+        finite_counts = np.add.reduceat(finite, starts, dtype=np.int64)
+        minimum = np.minimum.reduceat(np.where(finite, self.values, np.inf), starts)
+        maximum = np.maximum.reduceat(np.where(finite, self.values, -np.inf), starts)
+        counted = np.where(finite, self.values, 0.0)
+        divisors = np.maximum(finite_counts, 1)
+        with np.errstate(over="ignore"):
+            mean = np.add.reduceat(counted, starts) / divisors
+        if not np.isfinite(mean).all():  # the sum of finite numbers need not be one
+            shares = counted / np.repeat(divisors, sizes)
+            mean = np.where(np.isfinite(mean), mean, np.add.reduceat(shares, starts))
+        return [
+            Downsampled(
+                first_step=first_step,
+                last_step=last_step,
+                points=size,
+                minimum=lowest if finite_count else None,
+                maximum=highest if finite_count else None,
+                mean=average if finite_count else None,
+                last=last,
+                non_finite=size - finite_count,
+            )
+            for first_step, last_step, size, finite_count, lowest, highest, average, last in zip(
+                self.steps[starts].tolist(),
+                self.steps[ends - 1].tolist(),
+                sizes.tolist(),
+                finite_counts.tolist(),
+                minimum.tolist(),
+                maximum.tolist(),
+                mean.tolist(),
+                self.values[ends - 1].tolist(),
+                strict=True,
+            )
+        ]
+
+
+class Downsampler:
+    """Downsamples series of a store; the last ones stay in memory (``KEPT_BYTES``).
+
+    Threads may use it at once; those that ask for the same series wait for each other.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._series: OrderedDict[tuple[str, str], _Series] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def buckets(self, job_id: str, name: str, *, count: int) -> list[Downsampled]:
+        """Return a whole series as it is now in at most ``count`` buckets of equally many points.
+
+        Its first points have the lowest steps. There are none without such a job or metric.
+        """
+        with self._database.read_session() as session:
+            known = metrics.one_series(session, job_id, name)
+            if known is None:
+                return []
+            if known.points > MOST_POINTS:
+                return metrics.buckets(session, job_id, name, count=count)
+            with self._lock:
+                series = self._series.setdefault((job_id, name), _Series())
+                self._series.move_to_end((job_id, name))
+            with series.lock:
+                series.update(session, job_id, name)
+                drawn = series.buckets(count)
+        self._forget_oldest()
+        return drawn
+
+    @property
+    def bytes(self) -> int:
+        """What the series in memory take of it."""
+        return sum(series.bytes for series in self._series.values())
+
+    def _forget_oldest(self) -> None:
+        with self._lock:
+            while self.bytes > KEPT_BYTES:
+                self._series.popitem(last=False)
+
+
+def _points_after(
+    session: Session, job_id: str, name: str, after_seq: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Return numbers, steps and values of all points with numbers above ``after_seq``."""
+    # As a plain number, of which NULL is none: numpy reads that as NaN.
+    value = sa.type_coerce(MetricPoint.value, sa.Float())
+    query = sa.select(MetricPoint.seq, MetricPoint.step, value).where(
+        MetricPoint.job_id == job_id, MetricPoint.name == name, MetricPoint.seq > after_seq
+    )
+    parts: list[tuple[Any, ...]] = [((), (), ())]
+    # The driver's own rows: SQLAlchemy's take longer to make than all else here.
+    cursor = session.connection().execute(query).cursor
+    assert cursor is not None
+    while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+        parts.append(tuple(zip(*rows, strict=True)))
+    numbers, steps, values = zip(*parts, strict=True)
+    return (
+        np.concatenate([np.array(part, np.int64) for part in numbers]),
+        np.concatenate([np.array(part, np.int64) for part in steps]),
+        np.concatenate([np.array(part, np.float64) for part in values]),
+    )
