@@ -17,54 +17,25 @@ The names a user needs:
     flows.divergence.by_name("hutchinson", distribution="rademacher", probes=1)     or "exact", "hutchpp"
     flows.REGULARISERS, flows.flow_matching_loss    kinetic energy and others beside the likelihood; training without it
 
+    load("out/") -> TrainedFlow                     a trained flow, in the units of its data
+    LoadError
+
     memory.PeakMeter, memory.LiveTensorMeter        what it costs
 
-It needs torch and numpy and nothing else.
+It needs torch, numpy and safetensors, and nothing else.
 """
 
-from symadj_core import flows, gradients, memory
-from symadj_core.dense import odeint_dense
-from symadj_core.errors import SolverError, Status
-from symadj_core.gradients import GradientMethod
-from symadj_core.odeint import (
-    odeint,
-    odeint_adjoint,
-    odeint_checkpoint,
-    odeint_event,
-    odeint_onecheckpoint,
-    odeint_symplectic_adjoint,
-)
-from symadj_core.solve import Solution, solve
-from symadj_core.solvers import controller as controllers
-from symadj_core.solvers import tableaus
-from symadj_core.solvers.controller import FixedStep, IController, PIController, RankReducedNorm
-from symadj_core.solvers.problem import Stats
-from symadj_core.solvers.system import Quadrature
-from symadj_core.solvers.tableaus import ButcherTableau
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "ButcherTableau",
-    "FixedStep",
-    "GradientMethod",
-    "IController",
-    "PIController",
-    "Quadrature",
-    "RankReducedNorm",
-    "Solution",
-    "SolverError",
-    "Stats",
-    "Status",
-    "controllers",
-    "flows",
-    "gradients",
-    "memory",
-    "odeint",
-    "odeint_adjoint",
-    "odeint_checkpoint",
-    "odeint_dense",
-    "odeint_event",
-    "odeint_onecheckpoint",
-    "odeint_symplectic_adjoint",
-    "solve",
-    "tableaus",
-]
+if TYPE_CHECKING:
+    from symadj_core.names import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    """Load the library with the first name that is asked for: what needs a part without torch need not wait for it."""
+    return getattr(import_module("symadj_core.names"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(import_module("symadj_core.names").__all__)

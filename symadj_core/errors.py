@@ -80,3 +80,7 @@ class SolverError(RuntimeError):
 
 def _solver_error(reason: Status, t: float, dt: float, step: int, before_event: bool) -> SolverError:
     return SolverError(reason, t=t, dt=dt, step=step, before_event=before_event)
+
+
+class LoadError(Exception):
+    """Files that no trained flow can be made of; the message says which, why, and what to do."""

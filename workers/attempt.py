@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import json
 import logging
 import platform
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 
@@ -23,6 +25,7 @@ from symadj.workers.delivery.outbox import TelemetryError
 from symadj.workers.delivery.sender import open_sender
 from symadj.workers.distributed.ranks import AttemptFailedError, PeerLostError, Ranks
 from symadj.workers.evaluation import Evaluator
+from symadj.workers.evaluation.scores import tested_rows
 from symadj.workers.files.checkpoints import CorruptCheckpointError, StoredCheckpoint
 from symadj.workers.model.build import build_flow, validation_flow
 from symadj.workers.rank_run import RankRun
@@ -30,6 +33,7 @@ from symadj.workers.training.checkpointer import Checkpointer
 from symadj.workers.training.loop import train
 from symadj.workers.training.state import TrainingState
 from symadj_core.flows import Flow
+from symadj_core.trained.folder import CONFIG, FORMAT, WEIGHTS
 
 __all__ = ["AttemptRun", "run_worker"]
 
@@ -192,8 +196,9 @@ class AttemptRun:
         return data, build_flow(self.spec, data.dim, data.context_dim, data.shape).to(self.ranks.device)
 
     def _save_flow(self, state: TrainingState, data: PreparedData, step: int) -> None:
-        """Store the weights to use, with ``ema`` also the weights that they average, and the config to read them by."""
-        flows = {"weights.safetensors": state.evaluated}
+        """Store the weights to use, with ``ema`` also the weights that they average, the config to read them by, and
+        the numbers of the rows that the test scores, by which anybody can score them again."""
+        flows = {WEIGHTS: state.evaluated}
         if state.average is not None:
             flows["weights-not-averaged.safetensors"] = state.flow
         for name, flow in flows.items():
@@ -204,6 +209,7 @@ class AttemptRun:
             content = safetensors.torch.save(weights, {"symadj": about})
             self.rank_run.store(name, "application/octet-stream", content)
         config = {
+            "format": FORMAT,
             "job_id": self.order.job_id,
             "attempt": self.order.attempt,
             "spec": self.spec.stored(),
@@ -211,7 +217,11 @@ class AttemptRun:
             "versions": _versions(),
         }
         text = json.dumps(config, indent=2) + "\n"
-        self.rank_run.store("config.json", "application/json", text.encode())
+        self.rank_run.store(CONFIG, "application/json", text.encode())
+        if self.spec.evaluation is not None and self.spec.evaluation.test:
+            numbers = io.BytesIO()
+            np.save(numbers, tested_rows(self.spec.evaluation, data).index)
+            self.rank_run.store("test_rows.npy", "application/octet-stream", numbers.getvalue())
 
 
 def _what_failed(measured: EvaluationResult) -> str:

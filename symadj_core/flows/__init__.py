@@ -10,6 +10,7 @@ from symadj_core.flows.integrands.divergence import DIVERGENCES, Divergence, Exa
 from symadj_core.flows.integrands.probes import ProbeKey
 from symadj_core.flows.integrands.regularisers import REGULARISERS
 from symadj_core.flows.matching import flow_matching_loss
+from symadj_core.flows.pieces import piece_rows
 
 __all__ = [
     "DIVERGENCES",
@@ -33,5 +34,6 @@ __all__ = [
     "divergence",
     "flow_matching_loss",
     "multiscale_flow",
+    "piece_rows",
     "scales",
 ]

@@ -66,6 +66,17 @@ def _squares(parts: Sequence[Tensor]) -> tuple[Tensor, int]:
 
 
 @dataclass(frozen=True)
+class EvenGrid:
+    """A grid of a number of equal steps, however long the solve is (its end time may be learnt)."""
+
+    steps: int
+
+    def __call__(self, times: list[float]) -> list[float]:
+        start, end = times[0], times[-1]
+        return [start, *(start + (end - start) * n / self.steps for n in range(1, self.steps)), end]
+
+
+@dataclass(frozen=True)
 class FixedStep:
     """A grid of steps that no error estimate changes.
 

@@ -14,9 +14,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from symadj.service.contract.spec.data import BuiltinData, ToyData
 from symadj.service.contract.spec.transforms import Transform, Transforms
-from symadj.workers.data import DataError, Table, invert, prepare, restore_transforms
-from symadj.workers.data.noise import uniform
+from symadj.workers.data import DataError, Table, prepare
 from symadj.workers.data.transforms import fit_transforms, moments
+from symadj_core.noise import uniform
+from symadj_core.transforms import invert, restore_transforms
 from tests.workers.loading import load_data, load_table
 
 TRANSFORM: TypeAdapter[Transform] = TypeAdapter(Transform)

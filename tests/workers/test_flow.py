@@ -13,10 +13,9 @@ from symadj.service.contract.spec.flow import VectorField
 from symadj.service.contract.spec.section import kinds_of
 from symadj.service.contract.spec.solver import Gradient, Keep
 from symadj.workers.data import DataError
-from symadj.workers.model.build import EvenGrid, build_flow, evaluation_flow, validation_flow
-from symadj.workers.model.likelihood import piece_rows
-from symadj_core.flows import FIELDS, Exact, Hutchinson, HutchPlusPlus
-from symadj_core.solvers.controller import IController
+from symadj.workers.model.build import build_flow, evaluation_flow, validation_flow
+from symadj_core.flows import FIELDS, Exact, Hutchinson, HutchPlusPlus, piece_rows
+from symadj_core.solvers.controller import EvenGrid, IController
 
 
 def spec(flow: dict[str, Any], **sections: Any) -> JobSpec:

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from PIL import Image
 
-from symadj.workers.data import restore_transforms
 from symadj.workers.history import History
 from symadj.workers.plane_density import PlaneDensity
 from symadj.workers.plots import (
@@ -27,6 +26,7 @@ from symadj.workers.plots import (
     original,
 )
 from symadj.workers.validation import Validation
+from symadj_core.transforms import restore_transforms
 
 RNG = np.random.default_rng(0)
 NO_FORMULA = r"a$\no formula$"

@@ -11,8 +11,8 @@ import pytest
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.evaluation import Evaluation
 from symadj.workers import plots
-from symadj.workers.model import build
 from symadj.workers.model.build import build_flow, evaluation_flow
+from symadj_core.trained import build
 from tests import fuzz
 from tests.workers.runs import SMALL, run
 

@@ -9,7 +9,6 @@ from symadj.workers.data.order import BatchOrder
 from symadj.workers.data.prepare import prepare
 from symadj.workers.data.roots import DataRoots, data_roots
 from symadj.workers.data.table import Batch, Batches, Part, PreparedData, Table
-from symadj.workers.data.transforms import FittedTransform, invert, restore_transforms
 
 __all__ = [
     "Batch",
@@ -17,17 +16,14 @@ __all__ = [
     "Batches",
     "DataError",
     "DataRoots",
-    "FittedTransform",
     "Part",
     "PartBatches",
     "PreparedData",
     "Table",
     "check_data",
     "data_roots",
-    "invert",
     "load_data",
     "load_table",
     "name_of",
     "prepare",
-    "restore_transforms",
 ]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from symadj.workers.data.errors import DataError
 from symadj.workers.data.formats.columns import INEXACT, LARGEST_EXACT
 from symadj.workers.data.table import Table, pieces
-from symadj.workers.data.transforms import FittedTransform
+from symadj_core.transforms import FittedTransform
 
 __all__ = ["TrainingColumns", "of_file", "refuse_not_finite", "refuse_untransformable"]
 

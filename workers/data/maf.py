@@ -22,7 +22,7 @@ from symadj.workers.data.formats.parquet import read_parquet
 from symadj.workers.data.formats.raw import InputFile, Raw
 from symadj.workers.data.roots import DataRoots
 from symadj.workers.data.table import Source, Table
-from symadj.workers.data.transforms import FittedTransform, standardise
+from symadj_core.transforms import FittedTransform, Standardise
 
 __all__ = ["load_maf"]
 
@@ -239,7 +239,7 @@ def _noted(what: str) -> tuple[str, ...]:
 
 def _standardise(data: Rows, ddof: int) -> FittedTransform:
     with np.errstate(invalid="ignore", divide="ignore"):  # reported by the checks that every table goes through
-        return standardise(data.mean(0), data.std(0, ddof=ddof))
+        return Standardise(data.mean(0), data.std(0, ddof=ddof))
 
 
 def _rarely_at_the_minimum(data: Rows) -> NDArray[np.bool_]:

@@ -21,7 +21,8 @@ from symadj.workers.data.batches import PartBatches
 from symadj.workers.data.checks import TrainingColumns, of_file, refuse_not_finite, refuse_untransformable
 from symadj.workers.data.errors import DataError
 from symadj.workers.data.table import Part, Pipeline, PreparedData, Rows, Table, pieces
-from symadj.workers.data.transforms import FittedTransform, fit_transforms, moments, standardise
+from symadj.workers.data.transforms import fit_transforms, moments
+from symadj_core.transforms import FittedTransform, Standardise
 
 __all__ = ["TableData", "levels_of", "prepare", "transforms_of"]
 
@@ -148,5 +149,5 @@ def _standardised_context(table: Table, training: Index) -> tuple[FittedTransfor
     if table.context is None:
         return None, None
     context = table.context.astype(np.float64)
-    transform = standardise(*moments([context[training]]))
+    transform = Standardise(*moments([context[training]]))
     return transform, transform(context)[0]

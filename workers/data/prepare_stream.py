@@ -18,7 +18,8 @@ from symadj.workers.data.roots import DataRoots
 from symadj.workers.data.stream import ParquetRows, StreamBatches, TrainingRows
 from symadj.workers.data.summary import ColumnStatistics, remarks_on
 from symadj.workers.data.table import Part, Pipeline, PreparedData, Rows
-from symadj.workers.data.transforms import FittedTransform, fit_transforms, moments, standardise
+from symadj.workers.data.transforms import fit_transforms, moments
+from symadj_core.transforms import FittedTransform, Standardise
 
 __all__ = ["check_stream", "prepare_stream"]
 
@@ -198,4 +199,4 @@ def _context_transform(training: TrainingRows) -> FittedTransform | None:
             assert context is not None
             yield context.astype(np.float64)
 
-    return standardise(*moments(contexts()))
+    return Standardise(*moments(contexts()))

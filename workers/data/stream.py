@@ -24,7 +24,7 @@ from symadj.workers.data.order import share_of
 from symadj.workers.data.parquet_parts import FOLDER, ParquetPart
 from symadj.workers.data.roots import DataRoots
 from symadj.workers.data.table import Batch, Pipeline, Source, Table
-from symadj.workers.data.transforms import FittedTransform
+from symadj_core.transforms import FittedTransform
 
 __all__ = ["ParquetRows", "RowGroup", "StreamBatches", "TrainingRows"]
 

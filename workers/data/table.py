@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from symadj.workers.data.errors import DataError
-from symadj.workers.data.noise import uniform
-from symadj.workers.data.transforms import FittedTransform, invert
+from symadj_core.noise import uniform
+from symadj_core.transforms import FittedTransform, invert
 
 __all__ = ["Batch", "Batches", "Part", "Pipeline", "PreparedData", "Source", "Table", "pieces"]
 

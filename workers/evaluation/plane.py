@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 
 from symadj.workers.evaluation.samples import draw_samples
-from symadj.workers.model.likelihood import DeviceRows, HeldOut, piece_rows
+from symadj.workers.model.likelihood import DeviceRows, HeldOut
 from symadj.workers.plane_density import PlaneDensity
 from symadj.workers.rank_run import RankRun
-from symadj_core.flows import Flow
+from symadj_core.flows import Flow, piece_rows
 
 __all__ = ["density_over_plane"]
 

@@ -12,9 +12,9 @@ from symadj.service.contract.spec.evaluation import Evaluation
 from symadj.workers.data import Part, PreparedData
 from symadj.workers.distributed.ranks import Ranks
 from symadj.workers.model.build import evaluation_flow
-from symadj.workers.model.likelihood import HeldOut, on_device, piece_rows
+from symadj.workers.model.likelihood import HeldOut, on_device
 from symadj.workers.rank_run import RankRun
-from symadj_core.flows import Flow
+from symadj_core.flows import Flow, piece_rows
 
 __all__ = ["inverse_error", "score_test_rows", "tested_rows"]
 

@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-import math
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, assert_never
-
-import torch
 
 from symadj.service.contract.result import TestSolver
 from symadj.service.contract.spec import JobSpec
-from symadj.service.contract.spec.evaluation import AutomaticDivergence, Evaluation
-from symadj.service.contract.spec.flow import CnfFlow, MultiscaleFlow
-from symadj.service.contract.spec.solver import (
-    MOST_ADAPTIVE_STEPS,
-    MOST_FIXED_STEPS,
-    AdaptiveSolver,
-    FixedSolver,
-    Gradient,
-    Solver,
-    SymplecticGradient,
-)
+from symadj.service.contract.spec.evaluation import Evaluation
+from symadj.service.contract.spec.flow import MultiscaleFlow
+from symadj.service.contract.spec.solver import Gradient, SymplecticGradient
 from symadj.workers.data import DataError
 from symadj.workers.model.image_shapes import image_shape
-from symadj_core import flows
-from symadj_core.flows import DIVERGENCES, FIELDS, Block, ConvField, Divergence, Exact, Flow, Hutchinson
+from symadj_core import trained
+from symadj_core.flows import Exact, Flow
 from symadj_core.gradients import GRADIENTS, GradientMethod
 from symadj_core.gradients.keep import KEEPS
-from symadj_core.solvers.controller import Controller, FixedStep, IController
-from symadj_core.solvers.tableaus import TABLEAUS
+from symadj_core.solvers.controller import EvenGrid, FixedStep, IController
 
-__all__ = ["DTYPES", "build_flow", "evaluation_flow", "validation_flow"]
+__all__ = ["build_flow", "evaluation_flow", "validation_flow"]
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
-_FIELD_DTYPES = {None: None, "bfloat16": torch.bfloat16}
-# Below it the rounding errors of a float32 solve are as large as the error it is asked to control.
-_TIGHTEST_FLOAT32_RTOL = 1e-5
 _LARGEST_EXACT_DIM = 32
 
 
@@ -53,37 +33,19 @@ def build_flow(spec: JobSpec, dim: int, context_dim: int = 0, shape: tuple[int, 
     Raises:
         DataError: the spec names something that makes no sense for such rows.
     """
-    flow = spec.flow
-    options: dict[str, Any] = {
-        "end_time": flow.end_time,
-        "learn_end_time": flow.learn_end_time,
-        "divergence": DIVERGENCES.make(flow.divergence.kind, **flow.divergence.options()),
-        "solver": spec.solver.method,
-        "controller": _controller(spec.solver),
-        "gradient": _gradient(spec.gradient),
-        "field_dtype": _FIELD_DTYPES[flow.field_dtype],
-    }
-    # The caller's generator is left as it was.
-    with torch.random.fork_rng(devices=[]), _fit_for_the_data("flow"):
-        torch.manual_seed(spec.seed)
-        match flow:
-            case CnfFlow(field=field):
-                blocks = [
-                    Block(FIELDS[field.kind](dim, context_dim=context_dim, **field.options()), **options)
-                    for _ in range(flow.blocks)
-                ]
-                made = Flow(blocks, dim)
-            case MultiscaleFlow():
-                made = flows.multiscale_flow(
-                    image_shape(flow, shape),
-                    lambda part: ConvField(part, context_dim=context_dim, **flow.field_options()),
-                    levels=flow.levels,
-                    blocks=flow.blocks,
-                    **options,
-                )
-            case _:
-                assert_never(flow)
-    return made.to(DTYPES[flow.dtype])
+    if isinstance(spec.flow, MultiscaleFlow):
+        shape = image_shape(spec.flow, shape)
+    described = spec.stored()
+    with _fit_for_the_data("flow"):
+        return trained.build_flow(
+            described["flow"],
+            described["solver"],
+            dim,
+            context_dim,
+            shape,
+            gradient=_gradient(spec.gradient),
+            seed=spec.seed,
+        )
 
 
 def validation_flow(flow: Flow, spec: JobSpec) -> tuple[Flow, str]:
@@ -101,42 +63,26 @@ def validation_flow(flow: Flow, spec: JobSpec) -> tuple[Flow, str]:
 def evaluation_flow(flow: Flow, spec: JobSpec, evaluation: Evaluation) -> tuple[Flow, TestSolver]:
     """Return a flow with the same weights for testing, and how it is solved.
 
-    The divergence is ``evaluation.divergence``. An adaptive solver's tolerances are multiplied by
-    ``evaluation.tolerance_factor`` c, and the steps that it may take grow as it will need more of them; a fixed solver
-    of order p takes ``c ** (-1 / p)`` times as many steps, which divides its error alike. Neither takes more than a
-    spec may ask for. Where the tolerance is more than float32 can resolve, the weights are copied to float64. A field
-    in bfloat16 is evaluated in the flow's own precision.
+    See ``symadj_core.trained.as_tested``, by which a trained flow that was taken home is solved too.
 
     Raises:
         DataError: the divergence makes no sense for so many columns.
     """
-    solver, factor, tableau = spec.solver, evaluation.tolerance_factor, TABLEAUS[spec.solver.method]
-    flow = flow.with_settings(full_precision=True)
-    divergence = _test_divergence(flow, evaluation)
-    how = TestSolver(
-        divergence=divergence.name,
-        probes=getattr(divergence, "probes", None),
-        method=solver.method,
-        dtype=spec.flow.dtype,
-    )
-    if isinstance(solver, FixedSolver):
-        steps = min(round(solver.steps * factor ** (-1 / tableau.order)), MOST_FIXED_STEPS)
-        controller: Controller = FixedStep(grid=EvenGrid(steps))
-        with _fit_for_the_data("evaluation.divergence"):
-            tested = flow.with_settings(divergence=divergence, controller=controller)
-        return tested, how.model_copy(update={"steps": steps})
-    # A tolerance below what a float holds would be 0.
-    rtol, atol = (max(tolerance * factor, sys.float_info.min) for tolerance in (solver.rtol, solver.atol))
-    how = how.model_copy(update={"rtol": rtol, "atol": atol})
-    if rtol < _TIGHTEST_FLOAT32_RTOL:
-        how = how.model_copy(update={"dtype": "float64"})
-        flow = copy.deepcopy(flow).double()
-    # A step's error is of one order more than the estimate's lower solution.
-    more_steps = factor ** (-1 / (tableau.error_order + 1))
-    most = min(math.ceil(solver.max_steps * more_steps), MOST_ADAPTIVE_STEPS)
     with _fit_for_the_data("evaluation.divergence"):
-        tested = flow.with_settings(divergence=divergence, controller=IController(rtol=rtol, atol=atol, max_steps=most))
-    return tested, how
+        tested = trained.as_tested(flow, spec.solver.model_dump(), evaluation.model_dump())
+    settings = tested.stack()[0].settings
+    how = TestSolver(
+        divergence=settings.divergence.name,
+        probes=getattr(settings.divergence, "probes", None),
+        method=spec.solver.method,
+        dtype=str(next(tested.parameters()).dtype).removeprefix("torch."),
+    )
+    match settings.controller:
+        case FixedStep(grid=EvenGrid(steps)):
+            return tested, how.model_copy(update={"steps": steps})
+        case IController(rtol=rtol, atol=atol):
+            return tested, how.model_copy(update={"rtol": rtol, "atol": atol})
+    raise TypeError(f"a spec has no {type(settings.controller).__name__}")
 
 
 @contextmanager
@@ -146,36 +92,6 @@ def _fit_for_the_data(what: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise DataError(f"{what} does not fit the data: {error}") from error
-
-
-@dataclass(frozen=True)
-class EvenGrid:
-    """A grid of a number of equal steps, however long the solve is (its end time may be learnt)."""
-
-    steps: int
-
-    def __call__(self, times: list[float]) -> list[float]:
-        start, end = times[0], times[-1]
-        return [start, *(start + (end - start) * n / self.steps for n in range(1, self.steps)), end]
-
-
-def _test_divergence(flow: Flow, evaluation: Evaluation) -> Divergence:
-    divergence = evaluation.divergence
-    if not isinstance(divergence, AutomaticDivergence):
-        return DIVERGENCES.make(divergence.kind, **divergence.options())
-    if flow.dim <= divergence.exact_up_to or flow.knows_trace:
-        return Exact()
-    return Hutchinson("rademacher", divergence.probes)
-
-
-def _controller(solver: Solver) -> Controller:
-    match solver:
-        case AdaptiveSolver():
-            return IController(rtol=solver.rtol, atol=solver.atol, max_steps=solver.max_steps)
-        case FixedSolver():
-            return FixedStep(grid=EvenGrid(solver.steps))
-        case _:
-            assert_never(solver)
 
 
 def _gradient(gradient: Gradient) -> GradientMethod:

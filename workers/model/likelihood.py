@@ -9,12 +9,9 @@ import torch
 from torch import Tensor
 
 from symadj.workers.data import Batch, Part
-from symadj_core.flows import Exact, Flow
+from symadj_core.flows import Flow
 
-__all__ = ["DeviceRows", "HeldOut", "on_device", "piece_rows"]
-
-# Rows times columns of a piece of work; large enough to keep small flows busy.
-_PIECE = 10_000
+__all__ = ["DeviceRows", "HeldOut", "on_device"]
 
 
 @dataclass(frozen=True)
@@ -43,20 +40,6 @@ def on_device(rows: Part | Batch, flow: Flow, device: torch.device) -> DeviceRow
     dtype = next(flow.parameters()).dtype
     context = None if rows.context is None else torch.from_numpy(rows.context).to(device, dtype)
     return DeviceRows(torch.from_numpy(rows.rows).to(device, dtype), torch.from_numpy(rows.index).to(device), context)
-
-
-def piece_rows(flow: Flow, batch_rows: int) -> int:
-    """Return how many rows to score at once.
-
-    The exact trace takes as many times the memory of a row's graph as there are columns, where it isn't cheap, and an
-    estimate as many as there are probes: a piece must not need more than training a batch of ``batch_rows`` does, save
-    for flows so small that it does not matter. Those of images are not small: they keep channels of every pixel.
-    """
-    divergence = flow.stack()[0].settings.divergence
-    products: int = getattr(divergence, "probes", 1)
-    if isinstance(divergence, Exact) and not flow.has_cheap_trace:
-        products = flow.dim
-    return max(1, batch_rows // products, 0 if flow.moves_images else _PIECE // max(products, flow.dim))
 
 
 @dataclass(frozen=True)

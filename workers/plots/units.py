@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from symadj.workers.data.transforms import FittedTransform, invert
 from symadj.workers.plane_density import PlaneDensity
+from symadj_core.transforms import FittedTransform, invert
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis

@@ -15,7 +15,7 @@ from symadj.service.contract.states import CheckpointCause
 from symadj.workers.data import PreparedData
 from symadj.workers.distributed.ranks import AttemptFailedError
 from symadj.workers.model.build import validation_flow
-from symadj.workers.model.likelihood import HeldOut, on_device, piece_rows
+from symadj.workers.model.likelihood import HeldOut, on_device
 from symadj.workers.outcome import DIVERGENCES
 from symadj.workers.rank_run import RankRun
 from symadj.workers.training.checkpointer import Checkpointer
@@ -23,6 +23,7 @@ from symadj.workers.training.schedules import likelihood_validations
 from symadj.workers.training.state import TrainingState
 from symadj.workers.training.step import OptimiserStep
 from symadj.workers.validation import Validation, stalls
+from symadj_core.flows import piece_rows
 
 __all__ = ["Ending", "train"]
 

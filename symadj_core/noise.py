@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["uniform"]
+__all__ = ["row_number", "uniform"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -25,6 +25,14 @@ def uniform(seed: int, epoch: int, index: NDArray[np.int64], dim: int) -> NDArra
     words = _mix(by_row[:, None] + np.arange(dim, dtype=np.uint64) * _GOLDEN)
     # 32 bits, so that a whole number plus noise is exact, and never rounds up to the next whole number.
     return (words >> np.uint64(32)).astype(np.float64) * 2.0**-32
+
+
+def row_number(rows: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return a number [n] for each of ``rows`` [n, dim] that follows from its values alone, for rows without one."""
+    words = np.ascontiguousarray(rows + 0.0).view(np.uint64)  # -0.0 is 0.0
+    mixed = _mix(words + np.arange(rows.shape[1], dtype=np.uint64) * _GOLDEN)
+    numbers: NDArray[np.int64] = np.bitwise_xor.reduce(mixed, axis=1).view(np.int64)
+    return numbers
 
 
 def _mix(words: Words) -> Words:
