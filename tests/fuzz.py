@@ -47,6 +47,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "test_rows": (2, 20),
     "inverse_rows": (0, 20),
     "two_sample_rows": (0, 60),
+    "calibration_rows": (0, 40),
+    "calibration_draws": (1, 20),
     "blocks": (1, 2),
     "depth": (1, 4),
     "end_time": (1e-6, 2),

@@ -12,9 +12,11 @@ from rich.text import Text
 
 from symadj.api.schemas.jobs import JobRead
 from symadj.api.schemas.telemetry import MemorySummary
-from symadj.service.contract.result import Baselines, JobResult, TestSolver
+from symadj.service.contract.result import Baselines, Calibration, JobResult, TestSolver
 
 __all__ = ["likelihoods", "memory_table", "print_parts", "size"]
+
+_DOUBTED = 0.01  # a p value below which a flow is said not to be calibrated
 
 
 def size(count: int | None) -> str:
@@ -88,9 +90,31 @@ def _checks(result: JobResult) -> list[str]:
             f"A classifier tells samples from held-out rows with accuracy {_number(tried.accuracy)} "
             f"(std. error {_number(tried.accuracy_stderr)}); 0.5 is chance."
         )
+    if (calibration := result.calibration) is not None:
+        least = min(column.ks_p for column in calibration.columns) * calibration.columns_tested
+        lines.append(
+            f"Calibration, {calibration.rows:,} rows among {calibration.draws:,} draws each: p {_p(least)} by the "
+            f"least uniform of {calibration.columns_tested} columns, "
+            f"{_p(calibration.highest_density.ks_p)} by density, {_p(calibration.tarp.ks_p)} by TARP; "
+            f"{_sureness(calibration)}."
+        )
     if result.density_integral is not None:
         lines.append(f"The density's integral over the plane: {_number(result.density_integral, 5)}.")
     return lines
+
+
+def _p(value: float) -> str:
+    """Return a p value with two digits; multiplied by the number of tests, it may be above 1."""
+    return f"{min(value, 1.0):.2g}"
+
+
+def _sureness(calibration: Calibration) -> str:
+    """Return whether highest-density regions hold as many rows as they should."""
+    density = calibration.highest_density
+    area = f"area {density.area:+.3f} (std. error {density.area_stderr:.3f})"
+    if density.ks_p >= _DOUBTED:
+        return f"regions of density hold what they should, {area}"
+    return f"the flow is {'too sure' if density.area < 0 else 'not sure enough'}, {area}"
 
 
 def memory_table(

@@ -11,6 +11,9 @@ from symadj.service.contract.storable import Message
 
 __all__ = [
     "Baselines",
+    "Calibration",
+    "ColumnRanks",
+    "Coverage",
     "EvaluationResult",
     "InverseError",
     "JobResult",
@@ -86,10 +89,69 @@ class TwoSampleTest(_Part):
     auc_stderr: Number = Field(description="Its standard error (DeLong's).")
 
 
+class ColumnRanks(_Part):
+    """Simulation-based calibration of a column: the place of each row's value among draws for its context.
+
+    A place is the share of the draws that lie below the value; it is uniform between 0 and 1 if the flow is right.
+    """
+
+    column: Message = Field(description="Its name.")
+    counts: list[int] = Field(
+        description="Rows by their places, in bins of one width from 0 to 1. Many at both ends: the draws spread too "
+        "little; many in the middle: too much; more on one side: the draws lie on the other."
+    )
+    mean: Number = Field(description="Mean of the places; 0.5 is right, more where the draws lie too low.")
+    mean_stderr: Number = Field(description="Its standard error.")
+    central_half: Number = Field(
+        description="Share of the rows in the middle half of their draws; 0.5 is right, less where the draws spread "
+        "too little."
+    )
+    central_half_stderr: Number = Field(description="Its standard error, binomial.")
+    ks_p: Number = Field(
+        description="Kolmogorov-Smirnov p value of the places against uniform; one of as many columns as there are."
+    )
+
+
+class Coverage(_Part):
+    """How many rows the regions that hold a given share of the flow's probability hold."""
+
+    coverage: list[Number] = Field(description="Share of the rows in their regions, for each of `levels`.")
+    area: Number = Field(
+        description="Integral of coverage less level: of highest-density regions from 0 to 1, of TARP from 0.5 to 1. "
+        "0 is right; less: the draws spread too little; more: too much. Where they lie in the wrong place, that of "
+        "highest-density regions is less than 0, and TARP's may be either."
+    )
+    area_stderr: Number = Field(description="Its standard error over the rows.")
+    ks_p: Number = Field(description="Kolmogorov-Smirnov p value of the coverage at all levels against the levels.")
+
+
+class Calibration(_Part):
+    """Whether draws of a conditional flow are distributed as held-out rows, each given the context of the row."""
+
+    rows: int = Field(description="Held-out rows.")
+    draws: int = Field(description="Draws of the flow for the context of each row.")
+    divergence: str = Field(description="Of the densities that order highest-density regions.")
+    columns: list[ColumnRanks] = Field(
+        description="Each column; where there are more than a hundred, the hundred with the least `ks_p`."
+    )
+    columns_tested: int = Field(description="How many columns there are.")
+    counts_expected: Number = Field(description="Rows in a bin of `counts` if the flow is right.")
+    counts_low: int = Field(description="Of 100 bins of a right flow, 99 have at least so many rows,")
+    counts_high: int = Field(description="and at most so many.")
+    levels: list[float] = Field(description="Shares of the flow's probability that regions hold.")
+    band: Number = Field(
+        description="Of 100 right flows, the coverage of 95 is at all levels at most so far from the level."
+    )
+    highest_density: Coverage = Field(description="Of the regions of highest density.")
+    tarp: Coverage = Field(description="Of balls around random points (TARP).")
+
+
 class ReportFailure(_Part):
     """A part of the report that could not be made, of a job that succeeded nevertheless."""
 
-    part: str = Field(description="`test`, `inverse_error`, `samples`, `two_sample`, `baselines`, or a file's name.")
+    part: str = Field(
+        description="`test`, `inverse_error`, `calibration`, `samples`, `two_sample`, `baselines`, or a file's name."
+    )
     reason: str | None = Field(description="A reason code, as of a failed job.")
     message: Message = Field(description="What went wrong; the event `report_part_failed` has more.")
 
@@ -131,6 +193,7 @@ class EvaluationResult(_Part):
     test_solver: TestSolver | None = None
     inverse_error: InverseError | None = None
     two_sample: TwoSampleTest | None = None
+    calibration: Calibration | None = None
     density_integral: Number | None = Field(
         None,
         description="Integral of a two-dimensional flow's density over the plane, where pictures are drawn; 1 is "

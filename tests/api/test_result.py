@@ -13,6 +13,9 @@ from pydantic import BaseModel
 from symadj.api.client import Client
 from symadj.service.contract.result import (
     Baselines,
+    Calibration,
+    ColumnRanks,
+    Coverage,
     InverseError,
     JobResult,
     MixtureBaseline,
@@ -52,6 +55,32 @@ STORED_BEFORE: dict[str, Any] = {
     "evaluate_seconds": 2.572,
 }
 
+CURVE = Coverage(coverage=[0.25, 0.5, 0.7], area=-0.02, area_stderr=0.03, ks_p=0.4)
+CALIBRATION = Calibration(
+    rows=40,
+    draws=100,
+    divergence="exact",
+    columns=[
+        ColumnRanks(
+            column="CD4 \N{GREEK SMALL LETTER ALPHA}",
+            counts=[19, 21],
+            mean=0.52,
+            mean_stderr=0.046,
+            central_half=0.5,
+            central_half_stderr=0.079,
+            ks_p=1e-300,
+        )
+    ],
+    columns_tested=1,
+    counts_expected=20.0,
+    counts_low=12,
+    counts_high=28,
+    levels=[0.25, 0.5, 0.75],
+    band=0.21,
+    highest_density=CURVE,
+    tarp=CURVE,
+)
+
 
 def finish(run: Run, result: dict[str, Any]) -> None:
     """Store the end of a job as an earlier version did."""
@@ -77,6 +106,18 @@ def test_a_result_of_an_earlier_version_is_read_whole(api_server: ApiServer, api
     }
     assert answer["a_figure_of_another_version"] == [1, 2]
     assert answer["baselines"]["gaussian_mixture"]["test_nll"] == "NaN"
+
+
+def test_a_calibration_comes_from_the_store_to_the_client_as_the_run_measured_it(
+    api_server: ApiServer, api: httpx.Client, run: Run
+) -> None:
+    finish(run, JobResult(steps=3, calibration=CALIBRATION).stored())
+    with Client(api_server.url) as client:
+        result = client.job(run.job_id).result
+    assert result is not None
+    assert result.calibration == CALIBRATION
+    answer = api.get(f"/api/v1/jobs/{run.job_id}").json()["result"]["calibration"]
+    assert Calibration.model_validate(answer) == CALIBRATION
 
 
 def test_a_result_without_an_evaluation_is_read(api: httpx.Client, run: Run) -> None:
@@ -114,6 +155,9 @@ def test_the_documented_interface_shows_every_figure_of_a_result_with_its_unit(a
         TestSolver,
         InverseError,
         TwoSampleTest,
+        Calibration,
+        ColumnRanks,
+        Coverage,
         Baselines,
         MixtureBaseline,
     }

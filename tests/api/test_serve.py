@@ -17,6 +17,7 @@ from symadj.api.children import Child, ServeError, end_processes_of
 from symadj.api.cli.results import likelihoods, print_parts
 from symadj.api.serve import serve
 from symadj.service.contract.result import JobResult
+from tests.api.test_result import CALIBRATION, CURVE
 
 
 def test_an_interpreter_in_a_path_with_spaces_is_refused_in_a_sentence(
@@ -106,6 +107,27 @@ def test_a_result_with_missing_and_non_finite_figures_is_shown(capsys: pytest.Ca
     print_parts(Console(width=100), likelihoods(JobResult.model_validate(result)))
     shown = capsys.readouterr().out
     for words in ("nan", "inf", "2.500", "Gaussian mixture, 90 components"):
+        assert words in shown
+
+
+@pytest.mark.parametrize(
+    ("area", "p", "said"),
+    [
+        (-0.1, 1e-8, "the flow is too sure, area -0.100"),
+        (0.1, 1e-8, "the flow is not sure enough, area +0.100"),
+        (-0.1, 0.3, "regions of density hold what they should"),
+    ],
+)
+def test_the_report_says_whether_a_conditional_flow_is_calibrated(
+    capsys: pytest.CaptureFixture[str], area: float, p: float, said: str
+) -> None:
+    curve = CURVE.model_copy(update={"area": area, "ks_p": p})
+    column = CALIBRATION.columns[0].model_copy(update={"ks_p": 0.021})
+    changes = {"columns": [column], "columns_tested": 3, "highest_density": curve}
+    result = JobResult(test_nll=1.5, calibration=CALIBRATION.model_copy(update=changes))
+    print_parts(Console(width=300), likelihoods(result))
+    shown = capsys.readouterr().out
+    for words in ("40 rows among 100 draws each", "p 0.063 by the least uniform of 3 columns", "0.4 by TARP", said):
         assert words in shown
 
 

@@ -276,7 +276,7 @@ def test_a_conditional_flow_is_trained_and_evaluated_with_the_contexts_of_its_ro
         pretraining={"steps": 20},
         ema={},
         stop={"kind": "steps", "max_steps": 60},
-        evaluation={"mixture_components": 1, "two_sample_rows": 100},
+        evaluation={"mixture_components": 1, "two_sample_rows": 100, "calibration_draws": 20},
     )
     assert outcome is not None
     assert outcome.state == "succeeded", outcome
@@ -284,8 +284,9 @@ def test_a_conditional_flow_is_trained_and_evaluated_with_the_contexts_of_its_ro
     assert result.test_nll < result.baselines.gaussian + 1
     assert result.density_integral is None, "there is a density for each context"
     assert result.inverse_error.max < 0.1
+    assert (result.calibration.rows, result.calibration.draws) == (100, 20)
     drawn = {a.name for a in outbox.of("artifact") if a.media_type == "image/png"}
-    assert drawn == {"curve.png", "pairs.png", "trajectories.png", "steps.png"}
+    assert drawn == {"curve.png", "pairs.png", "trajectories.png", "steps.png", "ranks.png", "coverage.png"}
 
 
 @pytest.mark.parametrize("units", get_args(Evaluation.model_fields["plot_units"].annotation))

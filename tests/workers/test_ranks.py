@@ -20,16 +20,18 @@ import torch.distributed as dist
 
 from symadj.service.contract.records import OutcomeRecord
 from symadj.service.contract.result import JobResult
+from symadj.service.contract.spec.evaluation import Evaluation
 from symadj.service.contract.states import StopReason
 from symadj.workers.attempt import AttemptRun
 from symadj.workers.distributed.ranks import DataParallel, PeerLostError, Ranks
+from symadj.workers.evaluation.calibration import measure_calibration
 from symadj.workers.model.build import build_flow
 from symadj.workers.rank_run import RankRun
 from symadj.workers.training.loop import train
 from symadj.workers.training.state import TrainingState
 from symadj_core.flows import MLPField
 from tests.workers.loading import load_data
-from tests.workers.runs import KeepingOutbox, order, run
+from tests.workers.runs import KeepingOutbox, order, rank_run, run
 
 PATIENCE_S = 120
 
@@ -157,6 +159,15 @@ def _failing(attempt: AttemptRun, rank: int, use: Callable[[int], bool]) -> Any:
     return attempt.run()
 
 
+def calibrated(attempt: AttemptRun, rank: int) -> Any:
+    """Measure the calibration of the flow as it is made."""
+    data = load_data(attempt.spec.data)
+    flow = build_flow(attempt.spec, data.dim, data.context_dim)
+    found = measure_calibration(attempt.rank_run, Evaluation(calibration_draws=20), flow, data)
+    assert found is not None
+    return found.model_dump(mode="json")
+
+
 def rank_1_is_killed(attempt: AttemptRun, rank: int) -> Any:
     put = attempt.rank_run.outbox.put
 
@@ -183,6 +194,25 @@ def test_two_ranks_train_as_one_does_and_the_same_way_every_time(tmp_path: Path)
     assert second["events"] == []
     assert first["outcome"]["state"] == second["outcome"]["state"] == "succeeded"
     assert JobResult.model_validate(first["outcome"]["result"]).test_rows == 40
+
+
+def test_a_calibration_does_not_depend_on_how_many_ranks_share_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYMADJ_DATA_ROOTS", str(tmp_path))
+    rows = np.random.default_rng(0).standard_normal((350, 3))
+    np.savetxt(tmp_path / "rows.csv", rows, delimiter=",", header="x,y,c", comments="")
+    changes: dict[str, Any] = {
+        "data": {"kind": "file", "path": "rows.csv", "columns": ["x", "y"], "context_columns": ["c"], "batch_size": 32},
+        # Steps that are the same for all rows, whichever are solved together.
+        "solver": {"kind": "fixed", "method": "rk4", "steps": 2},
+    }
+    first, second = start(tmp_path / "two", calibrated, **changes)
+    assert first is not None
+    assert second is not None
+    alone = calibrated(AttemptRun(rank_run(order(tmp_path / "one", **changes), KeepingOutbox())), 0)
+    assert alone["rows"] == 35, "not as many on each"
+    assert first["outcome"] == second["outcome"] == alone
 
 
 def test_the_ranks_end_with_the_same_weights_and_averages_after_pre_training_with_pairs_of_their_own(

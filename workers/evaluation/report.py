@@ -9,13 +9,14 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from symadj.service.contract.result import Baselines, EvaluationResult, TwoSampleTest
+from symadj.service.contract.result import Baselines, Calibration, EvaluationResult, TwoSampleTest
 from symadj.service.contract.spec.evaluation import Evaluation
 from symadj.service.contract.states import ReasonCode
 from symadj.workers import plots
 from symadj.workers.data import PreparedData
 from symadj.workers.distributed.ranks import AttemptFailedError
 from symadj.workers.evaluation.baselines import fit_baselines
+from symadj.workers.evaluation.calibration import measure_calibration
 from symadj.workers.evaluation.interruptible import interruptible
 from symadj.workers.evaluation.parts import ReportParts
 from symadj.workers.evaluation.plane import density_over_plane
@@ -66,7 +67,7 @@ class Evaluator:
         began = time.perf_counter()
         run, evaluation, data, ranks, parts = self.rank_run, self.evaluation, self.data, self.ranks, self.parts
         run.event("evaluation_started", "test likelihood, baselines and plots")
-        score, density, inverse = None, None, None
+        score, density, inverse, calibration = None, None, None, None
         if evaluation.test:
             score = parts.shared("test", lambda: score_test_rows(run, evaluation, self.flow, data))
         if score is not None:
@@ -81,10 +82,12 @@ class Evaluator:
             inverse = parts.shared(
                 "inverse_error", lambda: inverse_error(run, evaluation.inverse_rows, self.flow, data)
             )
+        if evaluation.calibration_rows and data.context_dim and data.shape is None:
+            calibration = parts.shared("calibration", lambda: measure_calibration(run, evaluation, self.flow, data))
         if evaluation.plots and data.dim == 2 and not data.context_dim:
             density = parts.shared("density.png", self._density)
         # Divided so that both take about as long: the first rank samples and draws while the last one fits.
-        shares = ranks.gather(ranks.together(partial(self._share, density), phase="evaluation"))
+        shares = ranks.gather(ranks.together(partial(self._share, density, calibration), phase="evaluation"))
         two_sample, baselines = shares[0][0], shares[-1][1]
         if evaluation.plots:
             parts.shared(
@@ -98,6 +101,7 @@ class Evaluator:
             update={
                 "inverse_error": inverse,
                 "two_sample": two_sample,
+                "calibration": calibration,
                 "density_integral": None if density is None else density.integral,
                 "density_integral_spread": None if density is None else density.integral_spread,
                 "baselines": baselines,
@@ -139,7 +143,9 @@ class Evaluator:
         tested = self.ranks.together(exact, phase="evaluation")
         return density_over_plane(self.rank_run, tested, self.data.test.rows)
 
-    def _share(self, density: PlaneDensity | None) -> tuple[TwoSampleTest | None, Baselines | None]:
+    def _share(
+        self, density: PlaneDensity | None, calibration: Calibration | None
+    ) -> tuple[TwoSampleTest | None, Baselines | None]:
         """Do the work of single ranks; return two-sample test and baselines, each on the rank that made it."""
         evaluation, data, ranks, parts = self.evaluation, self.data, self.ranks, self.parts
         two_sample, baselines = None, None
@@ -149,6 +155,8 @@ class Evaluator:
             samples = parts.alone("samples", lambda: self._samples(count)) if count else None
             if evaluation.plots and samples is not None:
                 self._draw(samples[:_MOST_DRAWN], density)
+            if evaluation.plots and calibration is not None:
+                self._draw_calibration(calibration)
             if tried >= FEWEST_ROWS and samples is not None:
                 compare = partial(self._two_sample, samples[:tried])
                 two_sample = parts.alone("two_sample", lambda: interruptible(self.outbox, compare))
@@ -190,7 +198,7 @@ class Evaluator:
         )
 
     def _draw(self, samples: Rows, density: PlaneDensity | None) -> None:
-        """Draw all but the curve."""
+        """Draw what needs samples."""
         name, data = self.spec.name, self.data
         rows = data.test.head(len(samples)).rows
         pictures: dict[str, Callable[[], None]] = {}
@@ -207,6 +215,11 @@ class Evaluator:
         pictures["steps.png"] = self._draw_steps
         for picture, draw in pictures.items():
             self.parts.alone(picture, draw)
+
+    def _draw_calibration(self, calibration: Calibration) -> None:
+        title = f"{self.spec.name}: held-out rows among the flow's draws for their contexts"
+        for picture, draw in (("ranks.png", plots.draw_ranks), ("coverage.png", plots.draw_coverage)):
+            self.parts.alone(picture, partial(self._picture, picture, partial(draw, calibration, title)))
 
     def _draw_images(self, shape: tuple[int, int, int], rows: Rows, samples: Rows) -> None:
         raw, drawn = self.data.original_units(rows), self.data.original_units(samples)

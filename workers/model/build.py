@@ -48,14 +48,15 @@ def build_flow(spec: JobSpec, dim: int, context_dim: int = 0, shape: tuple[int, 
         )
 
 
-def validation_flow(flow: Flow, spec: JobSpec) -> tuple[Flow, str]:
+def validation_flow(flow: Flow, spec: JobSpec, exact_up_to: int = _LARGEST_EXACT_DIM) -> tuple[Flow, str]:
     """Return a flow with the same weights for validation while training, and the name of its divergence.
 
-    Its trace is exact where that is cheap: an estimated trace adds noise that is larger than the spread of the rows
-    themselves, and with probes held fixed it does not average out over a series. For other fields of many dimensions
-    the exact trace would take longer than the training between two validations, and training's divergence is used.
+    Its trace is exact where that is cheap, and up to ``exact_up_to`` columns: an estimated trace adds noise that is
+    larger than the spread of the rows themselves, and with probes held fixed it does not average out over a series. For
+    other fields of many dimensions the exact trace would take longer than the training between two validations, and
+    training's divergence is used.
     """
-    if flow.has_cheap_trace or flow.dim <= _LARGEST_EXACT_DIM:
+    if flow.has_cheap_trace or flow.dim <= exact_up_to:
         return flow.with_settings(divergence=Exact()), Exact.name
     return flow, spec.flow.divergence.kind
 

@@ -84,6 +84,20 @@ class Evaluation(Section):
         le=MOST_ROWS,
         description="Test rows, and as many samples, that a classifier must tell apart; below 40: no such test.",
     )
+    calibration_rows: int = Field(
+        500,
+        ge=0,
+        le=MOST_ROWS,
+        description="Test rows whose places among draws for their contexts are measured, of a conditional flow of "
+        "rows that are no images; below 20: none.",
+    )
+    calibration_draws: int = Field(
+        100,
+        ge=1,
+        le=10_000,
+        description="Draws for each of them. The noise of the measurement depends on the rows; more draws resolve the "
+        "tails better.",
+    )
     plots: bool = Field(True, description="Draw pictures and, for two-dimensional data, integrate the density.")
     plot_units: Literal["original", "transformed"] = Field(
         "original",
