@@ -17,6 +17,7 @@ from symadj.api.bulkheads import CostlyReads, InFlight, IngestLane
 from symadj.api.departures import EndForDeparted
 from symadj.api.dependencies import authenticate, refuse_nul, refuse_unknown_parameters
 from symadj.api.head import AnswerHead
+from symadj.api.long_polls import LongPolls
 from symadj.api.monitoring import RequestMetrics, make_registry
 from symadj.api.origins import RefuseForeignRequests, allowed_hosts
 from symadj.api.routers import health, ingest, pages, resources
@@ -64,6 +65,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.costly_reads = CostlyReads()
     app.state.downsampler = Downsampler(database)
     app.state.in_flight = InFlight()
+    app.state.long_polls = LongPolls()
     app.state.key_secret = key_secret
     app.state.prometheus = make_registry(database)
     app.add_middleware(AnswerHead)

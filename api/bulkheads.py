@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, TypeVar
@@ -13,13 +15,16 @@ from anyio.to_thread import run_sync
 from symadj.service.errors import BusyError
 from symadj.service.store import Database
 
-__all__ = ["CostlyReads", "InFlight", "IngestLane"]
+__all__ = ["CostlyReads", "InFlight", "IngestLane", "Pace"]
 
 Result = TypeVar("Result")
 
 INGEST_THREADS = 8
 # A costly read takes a core for seconds, and the training may need the others.
 COSTLY_AT_ONCE = 2
+# An answer of some 200 KB, kept or not, takes 4 ms of a core here, and as long again at the client's.
+COSTLY_PER_SECOND = 20.0
+COSTLY_TURN_SECONDS = 0.5
 KEPT_BYTES = 64 * 2**20
 
 
@@ -36,6 +41,31 @@ class IngestLane:
     async def run(self, work: Callable[[Database], Result]) -> Result:
         """Return what ``work`` returns, when one of the threads has done it."""
         return await run_sync(work, self.database, limiter=self._limiter)
+
+
+class Pace:
+    """Turns at something, ``per_second`` at most; nobody waits for a turn for longer than ``most_seconds``."""
+
+    def __init__(self, per_second: float, *, most_seconds: float = math.inf) -> None:
+        self._between = 1.0 / per_second
+        self._most_seconds = most_seconds
+        self._next = 0.0
+
+    async def turn(self) -> None:
+        """Return when it is the caller's turn.
+
+        Raises:
+            BusyError: it would take too long.
+        """
+        now = time.monotonic()
+        turn = max(now, self._next)
+        if turn - now > self._most_seconds:
+            raise BusyError(
+                f"no more than {1 / self._between:g} of these are answered a second: repeat the request after the "
+                "seconds that Retry-After says"
+            )
+        self._next = turn + self._between
+        await asyncio.sleep(turn - now)
 
 
 class InFlight:
@@ -73,11 +103,13 @@ class InFlight:
 class CostlyReads:
     """Answers whose making takes seconds: few are made at once, each for all who ask, and the last ones are kept.
 
-    Nobody waits for a turn: whoever comes when too many are being made is told to come again.
+    All of them are large, so only so many are given a second (``COSTLY_PER_SECOND``). Whoever comes when too many are
+    being made, or wait to be given, is told to come again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, per_second: float = COSTLY_PER_SECOND) -> None:
         self._limiter = CapacityLimiter(COSTLY_AT_ONCE)
+        self._pace = Pace(per_second, most_seconds=COSTLY_TURN_SECONDS)
         self._in_flight = InFlight()
         self._kept: OrderedDict[Hashable, bytes] = OrderedDict()
         self._kept_bytes = 0
@@ -88,8 +120,9 @@ class CostlyReads:
         With ``keep``, the key must change whenever the answer does.
 
         Raises:
-            BusyError: as many others are being made as may be at once.
+            BusyError: as many others are being made, or wait to be given, as may be.
         """
+        await self._pace.turn()
         kept = self._kept.get(key)
         if kept is not None:
             self._kept.move_to_end(key)

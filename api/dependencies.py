@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from symadj.api.bulkheads import CostlyReads, InFlight, IngestLane
+from symadj.api.long_polls import LongPolls
 from symadj.service import ingest, keys
 from symadj.service.errors import (
     ForbiddenError,
@@ -41,6 +42,7 @@ __all__ = [
     "Lane",
     "Limit",
     "Owner",
+    "Polls",
     "SettingsOf",
     "Store",
     "attempt_token",
@@ -79,6 +81,11 @@ async def _in_flight(request: Request) -> InFlight:
     return in_flight
 
 
+async def _long_polls(request: Request) -> LongPolls:
+    polls: LongPolls = request.app.state.long_polls
+    return polls
+
+
 async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
@@ -89,6 +96,7 @@ Lane = Annotated[IngestLane, Depends(_ingest_lane)]
 Costly = Annotated[CostlyReads, Depends(_costly_reads)]
 Drawing = Annotated[Downsampler, Depends(_downsampler)]
 Joined = Annotated[InFlight, Depends(_in_flight)]
+Polls = Annotated[LongPolls, Depends(_long_polls)]
 SettingsOf = Annotated[Settings, Depends(_settings)]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,8 +10,8 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Path, Query, Response
 from sqlalchemy.orm import Session
 
-from symadj.api.bulkheads import InFlight
-from symadj.api.dependencies import AfterSeq, Costly, Drawing, JobId, Joined, Limit, Store
+from symadj.api.dependencies import AfterSeq, Costly, Drawing, JobId, Limit, Polls, Store
+from symadj.api.long_polls import Awaited, LongPolls
 from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import BucketRead, MetricList, MetricPointRead, MetricRead, MetricSeriesRead
 from symadj.service.contract.states import TERMINAL, JobState
@@ -22,9 +20,6 @@ from symadj.service.store import Database, jobs, metrics
 from symadj.service.store.downsampling import Downsampler
 
 router = APIRouter(prefix="/jobs/{job_id}/metrics", tags=["metrics"])
-
-# Between two queries for those who wait for a metric; each is one indexed query for all of them.
-_LOOK_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -37,12 +32,12 @@ class _State:
 
 @dataclass(frozen=True)
 class _Page:
-    """An answer with what its ETag is made of; ``news``: whether whoever waits has waited for this."""
+    """An answer with what its ETag is made of; ``full``: it has as many values as were asked for."""
 
     body: bytes
     next_after_seq: int
     complete: bool
-    news: bool
+    full: bool
 
 
 @router.get("", responses=describe(404))
@@ -74,7 +69,7 @@ async def read_metric(
     store: Store,
     costly: Costly,
     downsampler: Drawing,
-    in_flight: Joined,
+    polls: Polls,
     job_id: JobId,
     name: Annotated[str, Path(max_length=100)],
     after_seq: AfterSeq = 0,
@@ -86,7 +81,13 @@ async def read_metric(
         ),
     ] = None,
     wait: Annotated[
-        float, Query(ge=0, le=30, description="Seconds to wait for a value after `after_seq`, if there is none yet.")
+        float,
+        Query(
+            ge=0,
+            le=30,
+            description="Seconds to wait for values after `after_seq`. They are gathered for 0.25 s, and for longer "
+            "where many wait, unless there are `limit` of them.",
+        ),
     ] = 0.0,
     if_none_match: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Response:
@@ -94,29 +95,23 @@ async def read_metric(
 
     Few series are downsampled at once, each for all who ask for it: beyond that the answer is 503 with Retry-After.
     """
-    deadline = time.monotonic() + wait
+    deadline = anyio.current_time() + wait
     known = {tag.strip() for tag in (if_none_match or "").split(",")}
+    series = _Series(store, job_id, name)
     if points is not None:
-        state = await run_sync(_state, store, job_id, name)
-        if state.last_seq == 0 and not state.ended:
-            state = await _next(in_flight, store, job_id, name, after_seq=0, deadline=deadline)
+        state = await run_sync(series.state)
+        if wait and state.last_seq == 0 and not state.ended:
+            with polls.waiting_for((job_id, name)) as awaited:
+                state = await _next(polls, awaited, series, after_seq=0, deadline=deadline) or state
         etag = f'"{state.last_seq}-{after_seq}-{limit}-{points}-{int(state.ended)}"'
         if etag in known:
             return _unchanged(etag)
         key = (job_id, name, state, points)
-        return _answer(etag, await costly.read(key, lambda: _downsampled(downsampler, job_id, name, state, points)))
-
-    def read() -> Awaitable[_Page]:
-        return run_sync(_page, store, job_id, name, after_seq, limit)
-
-    if not wait:
-        page = await read()
+        return _answer(etag, await costly.read(key, lambda: series.picture(downsampler, state, points)))
+    if wait:
+        page = await _awaited_page(polls, series, after_seq, limit, deadline)
     else:
-        # All who wait from the same number on get the same page.
-        page = await in_flight.join(("page", job_id, name, after_seq, limit), read)
-        while not page.news and time.monotonic() < deadline:
-            await _next(in_flight, store, job_id, name, after_seq=after_seq, deadline=deadline)
-            page = await in_flight.join(("page", job_id, name, after_seq, limit), read)
+        page = await run_sync(series.page, after_seq, limit)
     etag = f'"{page.next_after_seq}-{after_seq}-{limit}-0-{int(page.complete)}"'
     return _unchanged(etag) if etag in known else _answer(etag, page.body)
 
@@ -129,64 +124,96 @@ def _unchanged(etag: str) -> Response:
     return Response(status_code=304, headers={"ETag": etag})
 
 
+async def _awaited_page(polls: LongPolls, series: _Series, after_seq: int, limit: int, deadline: float) -> _Page:
+    """Return a page at once if it is full or the last one, else at the next look that finds a value for it."""
+    with polls.waiting_for((series.job_id, series.name)) as awaited:
+
+        async def read() -> _Page:
+            return await run_sync(series.page, after_seq, limit)
+
+        # All who wait from the same number on get the same page.
+        key = (after_seq, limit)
+        if not 0 <= awaited.seen <= after_seq:
+            page = await awaited.reads.join(key, read)
+            if page.complete or page.full:
+                return page
+        while True:
+            await _next(polls, awaited, series, after_seq=after_seq, deadline=deadline)
+            page = await awaited.reads.join(key, read)
+            if page.next_after_seq > after_seq or page.complete or anyio.current_time() >= deadline:
+                break
+    await polls.turn()
+    return page
+
+
 async def _next(
-    in_flight: InFlight, store: Database, job_id: str, name: str, *, after_seq: int, deadline: float
-) -> _State:
-    """Return how far a series is when it has a value after ``after_seq``, its job has ended, or time is up."""
+    polls: LongPolls, awaited: Awaited, series: _Series, *, after_seq: int, deadline: float
+) -> _State | None:
+    """Return how far a series is at a look that finds a value after ``after_seq``, or its job ended; None: too late."""
 
     async def look() -> _State:
-        await anyio.sleep(_LOOK_SECONDS)
-        return await run_sync(_state, store, job_id, name)
+        state = await run_sync(series.state)
+        awaited.seen = state.last_seq
+        return state
 
-    while True:
-        state = await in_flight.join(("state", job_id, name), look)
-        if state.last_seq > after_seq or state.ended or time.monotonic() >= deadline:
-            return state
-
-
-def _state(store: Database, job_id: str, name: str) -> _State:
-    """Return how far a series is.
-
-    Raises:
-        NotFoundError: the job has ended without that metric, or there is no such job.
-    """
-    with store.read_session() as session:
-        return _state_in(session, job_id, name)
+    with anyio.move_on_after(deadline - anyio.current_time()):
+        while True:
+            state = await polls.look(awaited, look)
+            if state.last_seq > after_seq or state.ended:
+                return state
+    return None
 
 
-def _state_in(session: Session, job_id: str, name: str) -> _State:
-    job = jobs.get(session, job_id)
-    series = metrics.one_series(session, job_id, name)
-    ended = JobState(job.state) in TERMINAL
-    if series is None and ended:
-        known = ", ".join(item.name for item in metrics.series(session, job_id)) or "none"
-        raise NotFoundError(f"job {job_id!r} has no metric {name!r}; it has: {known}")
-    return _State(series.last_seq if series is not None else 0, ended)
+@dataclass(frozen=True)
+class _Series:
+    """One metric of one job, read by threads."""
 
+    store: Database
+    job_id: str
+    name: str
 
-def _downsampled(downsampler: Downsampler, job_id: str, name: str, state: _State, points: int) -> bytes:
-    drawn = downsampler.buckets(job_id, name, count=points)
-    series = MetricSeriesRead(
-        name=name,
-        points=[],
-        buckets=[BucketRead(**vars(bucket)) for bucket in drawn],
-        next_after_seq=state.last_seq,
-        complete=state.ended,
-    )
-    return series.model_dump_json().encode()
+    def state(self) -> _State:
+        """Return how far it is.
 
+        Raises:
+            NotFoundError: the job has ended without that metric, or there is no such job.
+        """
+        with self.store.read_session() as session:
+            return self._state_in(session)
 
-def _page(store: Database, job_id: str, name: str, after_seq: int, limit: int) -> _Page:
-    with store.read_session() as session:
-        state = _state_in(session, job_id, name)
-        rows = metrics.points(session, job_id, name, after_seq=after_seq, limit=limit)
-    next_after = rows[-1].seq if rows else after_seq
-    complete = state.ended and next_after >= state.last_seq
-    series = MetricSeriesRead(
-        name=name,
-        points=[MetricPointRead(seq=row.seq, step=row.step, time=row.time, value=row.value) for row in rows],
-        buckets=[],
-        next_after_seq=next_after,
-        complete=complete,
-    )
-    return _Page(series.model_dump_json().encode(), next_after, complete, news=bool(rows) or complete)
+    def _state_in(self, session: Session) -> _State:
+        job = jobs.get(session, self.job_id)
+        series = metrics.one_series(session, self.job_id, self.name)
+        ended = JobState(job.state) in TERMINAL
+        if series is None and ended:
+            known = ", ".join(item.name for item in metrics.series(session, self.job_id)) or "none"
+            raise NotFoundError(f"job {self.job_id!r} has no metric {self.name!r}; it has: {known}")
+        return _State(series.last_seq if series is not None else 0, ended)
+
+    def picture(self, downsampler: Downsampler, state: _State, points: int) -> bytes:
+        """Return the whole series, downsampled."""
+        drawn = downsampler.buckets(self.job_id, self.name, count=points)
+        series = MetricSeriesRead(
+            name=self.name,
+            points=[],
+            buckets=[BucketRead(**vars(bucket)) for bucket in drawn],
+            next_after_seq=state.last_seq,
+            complete=state.ended,
+        )
+        return series.model_dump_json().encode()
+
+    def page(self, after_seq: int, limit: int) -> _Page:
+        """Return the values after a number."""
+        with self.store.read_session() as session:
+            state = self._state_in(session)
+            rows = metrics.points(session, self.job_id, self.name, after_seq=after_seq, limit=limit)
+        next_after = rows[-1].seq if rows else after_seq
+        complete = state.ended and next_after >= state.last_seq
+        series = MetricSeriesRead(
+            name=self.name,
+            points=[MetricPointRead(seq=row.seq, step=row.step, time=row.time, value=row.value) for row in rows],
+            buckets=[],
+            next_after_seq=next_after,
+            complete=complete,
+        )
+        return _Page(series.model_dump_json().encode(), next_after, complete, full=len(rows) == limit)

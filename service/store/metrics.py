@@ -130,10 +130,12 @@ def one_series(session: Session, job_id: str, name: str) -> MetricSeries | None:
     return session.get(MetricSeries, (job_id, name))
 
 
-def points(session: Session, job_id: str, name: str, *, after_seq: int, limit: int) -> Sequence[MetricPoint]:
-    """Return values with numbers above ``after_seq``, in the order in which they were stored."""
-    return session.scalars(
-        sa.select(MetricPoint)
+def points(
+    session: Session, job_id: str, name: str, *, after_seq: int, limit: int
+) -> Sequence[sa.Row[int, int, datetime, float]]:
+    """Return seq, step, time and value of the points with numbers above ``after_seq``, in the order of these."""
+    return session.execute(
+        sa.select(MetricPoint.seq, MetricPoint.step, MetricPoint.time, MetricPoint.value)
         .where(MetricPoint.job_id == job_id, MetricPoint.name == name, MetricPoint.seq > after_seq)
         .order_by(MetricPoint.seq)
         .limit(limit)

@@ -98,9 +98,9 @@ def test_few_series_are_downsampled_at_once_each_for_all_who_ask_and_kept(
         return threads.submit(get, server, f"/api/v1/jobs/{job_id}/metrics/{name}", points=points)
 
     with locked(database, "metric_points") as waiting:
-        first = [ask(10) for _ in range(8)]
-        until(lambda: waiting() == 1, "one query for eight readers")
-        second = [ask(20, "nfe") for _ in range(8)]
+        first = [ask(10) for _ in range(4)]
+        until(lambda: waiting() == 1, "one query for four readers")
+        second = [ask(20, "nfe") for _ in range(4)]
         until(lambda: waiting() == 2, "one more for another series")
         refused = ask(30).result()
         assert assert_problem(refused, 503)["type"].endswith(":busy")
