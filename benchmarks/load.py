@@ -3,7 +3,9 @@
 It starts `symadj serve` on a folder of its own with a small training, and a series of a million points of an ended
 job. A load is, for so many seconds: readers who downsample that series over and over, long polls on the training, and
 pages that ask for its state every second. All of them wait as long as Retry-After says, as the Python client does.
-Readers, server and training share the machine's cores: with few of them, that alone slows the training down.
+Clients, server and training share the machine's cores: with few of them, that alone slows the training down. What the
+cores allow is therefore measured, too: beside the same clients of a server that only gives stored answers of the same
+sizes, at the same pace. Of everything the seconds of CPU are told.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import reduce
@@ -29,9 +31,14 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import sqlalchemy as sa
 
+from benchmarks import stored_answers
+from benchmarks.stored_answers import StoredAnswers
+from symadj.api.children import MARK
 from symadj.api.client import Client
+from symadj.api.long_polls import ANSWERS_PER_SECOND, LOOK_SECONDS
 from symadj.service.store import Database, jobs, metrics
 from symadj.service.store.tables import MetricPoint, MetricSeries
 
@@ -51,13 +58,19 @@ TIMEOUT_S = 60.0
 
 @dataclass
 class Seen:
-    """What the clients of a load saw: answers by kind of request and status, and the seconds of ``GET /jobs/{id}``."""
+    """What the clients of a load saw: answers by kind of request and status, the seconds of ``GET /jobs/{id}``, and the
+    seconds of CPU that they took themselves."""
 
     statuses: dict[str, Counter[str]] = field(default_factory=dict)
     job_seconds: list[float] = field(default_factory=list)
+    cpu_seconds: float = 0.0
 
     def __add__(self, other: Seen) -> Seen:
-        return Seen(self.statuses | other.statuses, self.job_seconds + other.job_seconds)
+        return Seen(
+            self.statuses | other.statuses,
+            self.job_seconds + other.job_seconds,
+            self.cpu_seconds + other.cpu_seconds,
+        )
 
 
 @contextmanager
@@ -141,15 +154,29 @@ class Load:
     readers: int = 0
     long_polls: int = 0
     pages: int = 0
+    polite: bool = False
 
     def send(self) -> Seen:
         """Send requests until the time is over."""
+        if self.polite:
+            os.nice(19)
         self.seen = Seen()
-        self._until = time.monotonic() + self.seconds
+        self._until, before = time.monotonic() + self.seconds, time.process_time()
         asyncio.run(self._send())
+        self.seen.cpu_seconds = time.process_time() - before
         return self.seen
 
+    @property
+    def clients(self) -> int:
+        """How many there are; without any, the training is undisturbed."""
+        return self.readers + self.long_polls + self.pages
+
+    def parts(self) -> list[Load]:
+        """Return the same clients, process by process: pages by themselves, as it is their time that is measured."""
+        return [replace(self, pages=0), replace(self, readers=0, long_polls=0)]
+
     async def _send(self) -> None:
+        await asyncio.sleep(0 if self.clients else self.seconds)
         kinds = ((self.readers, self._reader), (self.long_polls, self._long_poll), (self.pages, self._page))
         async with asyncio.TaskGroup() as tasks:
             for count, kind in kinds:
@@ -205,11 +232,44 @@ class Load:
             await asyncio.sleep(1.0)
 
 
-def rate(database: Database, job_id: str, seconds: float) -> float:
-    """Return how many steps a second are stored, over so many seconds."""
-    first, began = stored_steps(database, job_id), time.monotonic()
-    time.sleep(seconds)
-    return (stored_steps(database, job_id) - first) / (time.monotonic() - began)
+def cpu_seconds(data: Path) -> Counter[str]:
+    """Return the seconds of CPU that the processes of the service on a folder took so far, by what they are."""
+    taken: Counter[str] = Counter()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            name, _, folder = process.environ().get(MARK, "").partition(":")
+            if folder == str(data):
+                taken[name] += sum(process.cpu_times()[:2])
+    return taken
+
+
+@dataclass
+class Measured:
+    """What came of some seconds: the steps stored per second, and the seconds of CPU per second by process."""
+
+    steps: float
+    cores: dict[str, float]
+    seen: Seen
+
+    @property
+    def told(self) -> str:
+        """Cores by process."""
+        return ", ".join(f"{name} {share:.2f}" for name, share in sorted(self.cores.items()))
+
+
+def measure(database: Database, data: Path, load: Load) -> Measured:
+    """Send a load from processes of its own, and return what it did to the training."""
+    parts, spawn = load.parts(), get_context("spawn")
+    ready = spawn.Barrier(len(parts) + 1)
+    with ProcessPoolExecutor(len(parts), spawn, initializer=ready.wait) as processes:
+        answers = processes.map(Load.send, parts)
+        ready.wait()
+        first, cpu, began = stored_steps(database, load.training), cpu_seconds(data), time.monotonic()
+        seen = reduce(Seen.__add__, answers)
+        took, steps = time.monotonic() - began, stored_steps(database, load.training) - first
+        # A process that has ended meanwhile takes its seconds with it.
+        cores = {name: max(0.0, seconds - cpu[name]) / took for name, seconds in cpu_seconds(data).items()}
+    return Measured(steps / took, cores | {"clients": seen.cpu_seconds / took}, seen)
 
 
 def main() -> None:
@@ -218,50 +278,67 @@ def main() -> None:
     parser.add_argument("--loads", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=60.0, help="of one load")
     parser.add_argument("--quiet", type=float, default=20.0, help="seconds without readers before each load")
+    parser.add_argument("--stored", type=float, default=20.0, help="seconds beside a server of stored answers; 0: none")
     parser.add_argument("--readers", type=int, default=50)
     parser.add_argument("--long-polls", type=int, default=200)
     parser.add_argument("--pages", type=int, default=20)
     parser.add_argument("--points", type=int, default=1_000_000, help="of the long series")
+    parser.add_argument("--polite-clients", action="store_true", help="at nice 19, as users' own machines take no core")
     parser.add_argument("--store-url", help="of an empty PostgreSQL database; default: SQLite")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     with tempfile.TemporaryDirectory(prefix="symadj-load-") as folder:
-        data = Path(folder)
+        data = Path(folder).resolve()
         with service(data, arguments.store_url) as url, Client(url) as client:
             database = Database(arguments.store_url or f"sqlite:///{data / 'symadj.sqlite'}")
             training = client.submit(TRAINING).id
             long_series = make_long_series(database, client, arguments.points)
             print(
                 f"{os.cpu_count()} cores; {arguments.readers} readers of a series of {arguments.points} points, "
-                f"{arguments.long_polls} long polls, {arguments.pages} pages",
+                f"{arguments.long_polls} long polls, {arguments.pages} pages"
+                f"{', all of them at nice 19' if arguments.polite_clients else ''}",
                 flush=True,
+            )
+            load = Load(
+                url,
+                training,
+                0,
+                long_series,
+                arguments.seconds,
+                arguments.readers,
+                arguments.long_polls,
+                arguments.pages,
+                arguments.polite_clients,
             )
             for number in range(1, arguments.loads + 1):
                 wait_for_training(database, training)
                 before = attempts_lost(database, training)
-                undisturbed = rate(database, training, arguments.quiet)
-                newest = next(item.last_seq for item in client.metrics(training).items if item.name == "loss")
-                load = Load(url, training, newest, long_series, arguments.seconds)
-                parts = [
-                    replace(load, readers=arguments.readers, long_polls=arguments.long_polls),
-                    replace(load, pages=arguments.pages),  # by themselves, as it is their time that is measured
-                ]
-                first, began = stored_steps(database, training), time.monotonic()
-                with ProcessPoolExecutor(len(parts), get_context("spawn")) as processes:
-                    seen = reduce(Seen.__add__, processes.map(Load.send, parts))
-                during = (stored_steps(database, training) - first) / (time.monotonic() - began)
-                report(number, undisturbed, during, attempts_lost(database, training) - before, seen)
+                nobody = replace(load, seconds=arguments.quiet, readers=0, long_polls=0, pages=0)
+                undisturbed = measure(database, data, nobody)
+                load.newest = next(item.last_seq for item in client.metrics(training).items if item.name == "loss")
+                if arguments.stored:
+                    values = 1 + int(undisturbed.steps * max(LOOK_SECONDS, arguments.long_polls / ANSWERS_PER_SECOND))
+                    answers = StoredAnswers.taken_from(url, training, load.newest, long_series, min(values, 1000))
+                    with stored_answers.serve(answers) as other:
+                        beside_stored = replace(load, url=other, seconds=arguments.stored)
+                        allowed = measure(database, data, beside_stored)
+                    report(f"load {number}, beside stored answers", undisturbed, allowed)
+                during = measure(database, data, load)
+                report(f"load {number}, beside the API", undisturbed, during)
+                print(f"    attempts lost: {attempts_lost(database, training) - before}", flush=True)
             client.cancel(training)
             database.close()
 
 
-def report(number: int, undisturbed: float, during: float, lost: int, seen: Seen) -> None:
+def report(what: str, undisturbed: Measured, measured: Measured) -> None:
     """Print what came of one load."""
+    seen = measured.seen
     median, worst = np.percentile(seen.job_seconds, [50, 99]) if seen.job_seconds else (np.nan, np.nan)
+    ratio = measured.steps / undisturbed.steps if undisturbed.steps else np.nan
     print(
-        f"load {number}: attempts lost {lost}; steps/s {undisturbed:.1f} undisturbed, {during:.1f} beside readers "
-        f"({during / undisturbed if undisturbed else np.nan:.2f}); GET /jobs/{{id}} p50 {median:.3f} s, "
-        f"p99 {worst:.3f} s",
+        f"{what}: steps/s {undisturbed.steps:.1f} undisturbed, {measured.steps:.1f} ({ratio:.2f}); "
+        f"GET /jobs/{{id}} p50 {median:.3f} s, p99 {worst:.3f} s\n"
+        f"    cores: {undisturbed.told} undisturbed; {measured.told}",
         flush=True,
     )
     for kind, counter in sorted(seen.statuses.items()):
