@@ -152,8 +152,9 @@ def test_a_tolerance_too_tight_for_float32_is_tested_in_float64(tmp_path: Path) 
 def test_the_saved_weights_and_transforms_give_the_flow_back(tmp_path: Path) -> None:
     _, outbox = run(tmp_path)
     folder = tmp_path / "job-1" / "artifacts" / "1"
-    assert {record.name for record in outbox.of("artifact")} == {"weights.safetensors", "config.json"}
-    assert {file.name for file in folder.iterdir()} == {"weights.safetensors", "config.json"}
+    stored = {"weights.safetensors", "config.json", "test_rows.npy"}
+    assert {record.name for record in outbox.of("artifact")} == stored
+    assert {file.name for file in folder.iterdir()} == stored
     config = json.loads((folder / "config.json").read_text())
     flow = build_flow(JobSpec.model_validate(config["spec"]), len(config["columns"]))
     flow.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
