@@ -122,6 +122,15 @@ def test_no_container_may_gain_rights_or_write_its_root_or_ask_kubernetes() -> N
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
+def test_ray_keeps_its_objects_in_memory_that_the_pod_has() -> None:
+    (cluster,) = (manifest["spec"] for manifest in manifests() if manifest["kind"] == "RayCluster")
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        volumes = {volume["name"]: volume for volume in group["template"]["spec"]["volumes"]}
+        size = re.fullmatch("([0-9]+)Mi", volumes["shm"]["emptyDir"]["sizeLimit"])
+        assert size is not None
+        assert int(group["rayStartParams"]["object-store-memory"]) < int(size[1]) * 2**20
+
+
 def test_the_api_is_sent_requests_only_while_it_is_ready() -> None:
     (api,) = [container for container in containers() if container.get("args") == ["api"] and "ports" in container]
     assert api["readinessProbe"]["httpGet"]["path"] == "/readyz"
