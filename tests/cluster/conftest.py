@@ -11,11 +11,12 @@ import yaml
 
 from tests.cluster.cluster import Cluster
 
-# They need a container engine and half an hour: `make test-cluster`.
+# The others need a container engine and half an hour: `make test-cluster`.
+WITHOUT_AN_ENGINE = {"test_compose.py", "test_manifests.py"}
 collect_ignore = (
     []
     if os.environ.get("SYMADJ_TEST_CLUSTER")
-    else ["test_deaths.py", "test_monitoring.py", "test_secrets.py", "test_storage.py", "test_upgrade.py"]
+    else [file.name for file in Path(__file__).parent.glob("test_*.py") if file.name not in WITHOUT_AN_ENGINE]
 )
 
 

@@ -131,6 +131,12 @@ def test_ray_keeps_its_objects_in_memory_that_the_pod_has() -> None:
         assert int(group["rayStartParams"]["object-store-memory"]) < int(size[1]) * 2**20
 
 
+def test_a_pod_that_starts_leaves_the_files_of_the_others_as_they_are() -> None:
+    # By default Kubernetes changes the group and the mode of every file of a volume for every pod that mounts it.
+    policies = [pod["securityContext"].get("fsGroupChangePolicy") for pod in pods()]
+    assert policies == ["OnRootMismatch"] * len(policies)
+
+
 def test_the_api_is_sent_requests_only_while_it_is_ready() -> None:
     (api,) = [container for container in containers() if container.get("args") == ["api"] and "ports" in container]
     assert api["readinessProbe"]["httpGet"]["path"] == "/readyz"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from symadj.api.client import Client
@@ -88,3 +89,26 @@ def test_a_rank_that_the_kernel_kills_for_want_of_memory_ends_the_job_as_that_wi
     assert job.failure.data["memory_limit_bytes"] == LIMIT
     assert 0.9 * LIMIT < job.failure.data["container_peak_bytes"] <= LIMIT
     assert "host_peak_bytes" in job.failure.data
+
+
+@pytest.mark.slow
+def test_a_rank_that_ray_ends_for_want_of_memory_ends_the_job_as_that_with_the_figures(tmp_path: Path) -> None:
+    # Outside a container Ray looks at the memory of the whole machine, and ends processes when this share is used.
+    memory = psutil.virtual_memory()
+    threshold = (memory.total - memory.available + LIMIT) / memory.total
+    if threshold > 0.9:
+        pytest.skip("the machine has not enough free memory")
+    with (
+        running_service(
+            tmp_path, RAY_memory_usage_threshold=f"{threshold:.4f}", RAY_memory_monitor_refresh_ms="50"
+        ) as service,
+        Client(service.url) as client,
+    ):
+        job = client.submit(HUNGRY)
+        assert service.run("watch", job.id).returncode == FAILED
+        job = client.job(job.id)
+    assert job.failure is not None
+    assert job.failure.code == "out_of_memory"
+    assert job.failure.message.startswith("Ray ended a worker because its node ran out of memory")
+    assert job.attempt == 1
+    assert job.failure.data["memory_budget_bytes"] == 512 * 2**20

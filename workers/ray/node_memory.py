@@ -36,14 +36,15 @@ class NodeMemory:
         """
         if failure.reason not in (ReasonCode.WORKER_LOST, ReasonCode.OUT_OF_MEMORY):
             return failure
-        group, message = self._killed(), failure.message
+        now = {self._own: ControlGroup.read()} | _answers(self._ask_others())
+        group, message = self._killed(now), failure.message
         if failure.reason is ReasonCode.WORKER_LOST:
             if group is None:
                 return failure
             limit = "all memory of its node" if group.limit is None else f"the {readable(group.limit)} of its container"
             message = f"the kernel killed a process of the run: memory ran out, {limit} was used up"
-        if group is None and not self._asked_before:  # of several nodes, Ray's message says which it was
-            group = ControlGroup.read()
+        if group is None:  # of several nodes, Ray's message names the one on which Ray itself ended a process
+            group = next((g for node, g in now.items() if node in failure.message or not self._asked_before), None)
         has = "was not set" if budget is None else f"is {readable(budget)}"
         data = {
             "of": "host",
@@ -55,10 +56,9 @@ class NodeMemory:
         message = f"{message}; resources.memory_budget {has}"
         return Failure(ReasonCode.OUT_OF_MEMORY, message, failure.data | data)
 
-    def _killed(self) -> ControlGroup | None:
+    def _killed(self, now: dict[str, ControlGroup]) -> ControlGroup | None:
         """Return the control group in which the kernel has killed since, None if it did in none."""
         before = {self._own: self._before} | _answers(self._asked_before)
-        now = {self._own: ControlGroup.read()} | _answers(self._ask_others())
         return next((group for node, group in now.items() if node in before and _more(before[node], group)), None)
 
     def _ask_others(self) -> _Asked:
