@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from uuid import uuid4
 
 import httpx
 import pytest
 
 from symadj.api import client as module
-from symadj.api.client import ApiUnreachableError, Client
+from symadj.api.client import ApiProblemError, ApiUnreachableError, Client
 from tests.api.test_cli import SYMADJ
 from tests.conftest import TOY, ApiServer, free_port, running_api
 
@@ -84,3 +85,53 @@ def test_a_watch_outlives_the_api_and_tells_pauses(tmp_path: Path) -> None:
     assert "cancelled" in rest
     assert "Traceback" not in rest
     assert watch.returncode == 3
+
+
+@pytest.fixture
+def busy(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str | None], list[float]]]:
+    """A server that refuses as many requests as it is told to, each with its Retry-After, before it answers one.
+
+    Yield its URL, these, and the seconds for which the client has waited: it only says so.
+    """
+    refusals: list[str | None] = []
+    waited: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=waited.append))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            refused = bool(refusals)
+            self.send_response(503 if refused else 200)
+            if refused and (told := refusals.pop(0)) is not None:
+                self.send_header("Retry-After", told)
+            self.end_headers()
+            self.wfile.write(b'{"title": "Busy", "detail": "come again"}' if refused else b'{"items": []}')
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, args=(0.01,)).start()
+        yield f"http://127.0.0.1:{server.server_port}", refusals, waited
+        server.shutdown()
+
+
+def test_a_busy_server_is_asked_again_after_the_seconds_that_it_says(
+    busy: tuple[str, list[str | None], list[float]],
+) -> None:
+    url, refusals, waited = busy
+    refusals += ["7", "2", "11"]
+    with Client(url) as client:
+        assert client.metrics("job-1").items == []
+    assert waited == [7.0, 2.0, 11.0]
+
+
+@pytest.mark.parametrize(("told", "retry_after"), [("61", 61.0), (None, None)])
+def test_who_would_wait_for_over_a_minute_or_is_not_told_how_long_gets_the_refusal(
+    busy: tuple[str, list[str | None], list[float]], told: str | None, retry_after: float | None
+) -> None:
+    url, refusals, waited = busy
+    refusals += [told] * 2
+    with Client(url) as client, pytest.raises(ApiProblemError) as caught:
+        client.metrics("job-1")
+    assert (caught.value.status, caught.value.retry_after) == (503, retry_after)
+    assert (waited, len(refusals)) == ([], 1)
