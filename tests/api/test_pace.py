@@ -87,7 +87,7 @@ def test_a_full_page_waits_for_nobody_and_nobody_longer_than_was_asked_for(datab
 
     async def read() -> list[list[int]]:
         app.state.long_polls = LongPolls(Pauses())  # whose looks never come
-        async with client(app) as api:
+        async with client(app) as api, asyncio.timeout(20):
             answers = [await api.get(path, params={"limit": 2, "wait": 30}), await api.get(path, params={"wait": 0.1})]
         return [[point["step"] for point in answer.json()["points"]] for answer in answers]
 
