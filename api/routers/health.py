@@ -37,12 +37,16 @@ async def ingestz(lane: Lane) -> Health:
     return Health(version=__version__)
 
 
-@router.get("/readyz", responses={503: {"model": Readiness, "description": "Some part is not ready"}})
+@router.get("/readyz", responses={503: {"model": Readiness, "description": "The store does not take what is written"}})
 async def readyz(store: Store, settings: SettingsOf, response: Response, in_flight: Joined) -> Readiness:
-    """Report whether the store takes what is written, and whether Ray answers."""
+    """Report whether the API can serve requests: whether the store takes what is written. Say whether Ray answers, too.
+
+    Without Ray nothing is trained, but all requests are served, and jobs wait in the queue. So that is no 503, at which
+    a load balancer would take the API away from its users, and from the runs that report to it.
+    """
     # Anyone may ask, and the store is written to: once for all who ask at the same time.
     readiness = await in_flight.join("readiness", lambda: run_sync(_readiness, store, settings))
-    if (readiness.store, readiness.ray) != ("ok", "ok"):
+    if readiness.store != "ok":
         response.status_code = 503
     return readiness
 

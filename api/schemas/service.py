@@ -57,5 +57,5 @@ class Health(Answer):
 class Readiness(Answer):
     """Whether each part that a job needs answers: "ok", or what went wrong."""
 
-    store: str
-    ray: str
+    store: str = Field(description="The status is 503 where this is not ok.")
+    ray: str = Field(description="Where this is not ok, jobs wait in the queue; the API serves all requests.")
