@@ -37,7 +37,7 @@ class Dispatcher:
     ) -> None:
         specs = StoredSpecs()
         self._heartbeats = Heartbeats(settings.run_lease_seconds, clock)
-        self._sweeper = Sweeper(database, ray, settings, clock)
+        self._sweeper = Sweeper(database, ray, settings, clock, wall)
         self._watcher = Watcher(database, ray, settings, self._heartbeats, Stopwatches(clock, wall), specs)
         self._starter = Starter(database, ray, settings, self._sweeper, specs, wall)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from symadj.service import spools
 from symadj.service.contract import layout
@@ -20,22 +20,33 @@ log = logging.getLogger("symadj.dispatcher")
 
 # Between two searches for what only a crash leaves behind.
 RARE_SECONDS = 30.0
-# Time in which a run has to end after its outcome; and for how long it is looked after.
+# Time in which a run has to end after its outcome, from when it was first seen; how far back the first search goes.
 LINGER_SECONDS = 60.0
-FORGET_SECONDS = 3600.0
+FIRST_SEARCH = timedelta(hours=1)
+# Of two searches: an attempt's end may be committed some time after the time that it has.
+OVERLAP = timedelta(minutes=1)
 
 
 class Sweeper:
     """Looks at the spools on this machine, folders of jobs whose deletion was cut off, and runs that do not end."""
 
-    def __init__(self, database: Database, ray: RayJobs, settings: Settings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        ray: RayJobs,
+        settings: Settings,
+        clock: Callable[[], float],
+        wall: Callable[[], datetime],
+    ) -> None:
         self._database = database
         self._ray = ray
         self._settings = settings
-        self._clock = clock
+        self._clock, self._wall = clock, wall
         self._next_rare_look = clock()
-        # Attempts that ended not long ago, whose Ray job is gone too.
-        self._gone: set[str] = set()
+        self._searched_until = wall() - FIRST_SEARCH
+        # Attempts that are over: when each was first seen to be, by our own clock, if its run is not over yet.
+        self._lingering: dict[tuple[str, int, str], float] = {}
+        self._gone: set[tuple[str, int, str]] = set()
 
     def sweep(self) -> None:
         """Tidy up once."""
@@ -91,18 +102,24 @@ class Sweeper:
 
     def _stop_lingering_runs(self) -> None:
         """Stop the runs whose attempt is over and whose driver does not end by itself."""
-        now = datetime.now(UTC)
+        now = self._wall()
+        # Whatever the wall clock has jumped by since the last search: from where both agree.
+        since = min(self._searched_until, now) - OVERLAP
         with self._database.read_session() as session:
-            finished = jobs.attempts_finished_between(
-                session, now - timedelta(seconds=FORGET_SECONDS), now - timedelta(seconds=LINGER_SECONDS)
-            )
-        self._gone &= {attempt.submission_id for attempt in finished}
-        for attempt in finished:
-            if attempt.submission_id in self._gone:
-                continue
-            ray_job = self._ray.job(attempt.submission_id)
+            finished = {
+                (attempt.job_id, attempt.number, attempt.submission_id)
+                for attempt in jobs.attempts_finished_since(session, since)
+            }
+        self._searched_until = now
+        self._gone &= finished
+        for attempt in finished - self._gone:
+            self._lingering.setdefault(attempt, self._clock())
+        for attempt, first_seen in list(self._lingering.items()):
+            job_id, number, submission_id = attempt
+            ray_job = self._ray.job(submission_id)
             if ray_job is None or ray_job.ended:
-                self._gone.add(attempt.submission_id)
-            else:
-                log.warning("%s: attempt %d is over and its run is not: Ray stops it", attempt.job_id, attempt.number)
-                self._ray.stop(attempt.submission_id)
+                del self._lingering[attempt]
+                self._gone.add(attempt)
+            elif self._clock() - first_seen >= LINGER_SECONDS:
+                log.warning("%s: attempt %d is over and its run is not: Ray stops it", job_id, number)
+                self._ray.stop(submission_id)

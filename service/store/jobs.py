@@ -23,7 +23,7 @@ __all__ = [
     "attempt",
     "attempt_by_token",
     "attempts",
-    "attempts_finished_between",
+    "attempts_finished_since",
     "attempts_of",
     "bytes_of",
     "count_by_state",
@@ -257,10 +257,10 @@ def attempts_of(session: Session, job_ids: Collection[str]) -> dict[str, list[At
     return found
 
 
-def attempts_finished_between(session: Session, first: datetime, last: datetime) -> Sequence[Attempt]:
-    """Return the attempts that Ray had taken and that finished in this span of time."""
+def attempts_finished_since(session: Session, time: datetime) -> Sequence[Attempt]:
+    """Return the attempts that Ray had taken and that finished at this time or later."""
     return session.scalars(
-        sa.select(Attempt).where(Attempt.finished_at.between(first, last), Attempt.submitted_at.is_not(None))
+        sa.select(Attempt).where(Attempt.finished_at >= time, Attempt.submitted_at.is_not(None))
     ).all()
 
 

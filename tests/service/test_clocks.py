@@ -14,7 +14,7 @@ from symadj.service.ray_jobs import RayJobs
 from symadj.service.settings import Settings
 from symadj.service.store import Database, jobs, sources
 from tests.service.conftest import Clock
-from tests.service.lives import ask, lose, read, submit
+from tests.service.lives import ask, end, lose, read, submit
 from tests.service.ray_server import RayServer
 
 JUMPS = pytest.mark.parametrize("jump", [timedelta(days=1), timedelta(hours=-1)], ids=["forward a day", "back an hour"])
@@ -132,6 +132,20 @@ def test_the_lease_of_a_claim_lasts_as_long_as_it_does(
     assert read(database, job_id).state == "starting"
     pass_time(dispatcher, clock, 10)
     assert read(database, job_id).state == "queued"
+
+
+@JUMPS
+def test_a_run_that_outlives_its_attempt_is_stopped_after_its_minute(
+    database: Database, ray: RayServer, dispatcher: Dispatcher, clock: Clock, wall: Wall, jump: timedelta
+) -> None:
+    job_id = submit(database)
+    dispatcher.round()
+    end(database, job_id, "succeeded")
+    wall.jumped = jump
+    pass_time(dispatcher, clock, 50)
+    assert ray.stopped == []
+    pass_time(dispatcher, clock, 60)
+    assert ray.stopped[0] == f"{job_id}-1"
 
 
 def test_a_pause_between_attempts_is_never_longer_than_the_longest(
