@@ -47,9 +47,12 @@ def _count(value: int | None) -> str:
 
 
 def likelihoods(result: JobResult) -> list[RenderableType]:
-    """Return the test NLL beside the baselines on the same rows."""
+    """Return the test NLL beside the baselines on the same rows, and what could not be measured."""
+    failures = _failures(result)
     if result.test_nll is None:
-        return [Text("No test NLL: the spec asks for none.")]
+        why = "it could not be measured" if failures else "the spec asks for none"
+        lines = [f"No test NLL: {why}.", *_checks(result), _effort(result)]
+        return [Text("\n".join(lines) + "\n"), *failures]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model")
     table.add_column("nats", justify="right")
@@ -67,10 +70,32 @@ def likelihoods(result: JobResult) -> list[RenderableType]:
         f"in the data's own units: {_number(result.test_nll_original_units)} nats"
         + (f", {_number(bits)} bits/dim." if bits is not None else "."),
         *_checks(result),
-        f"{_count(result.parameters)} parameters, {_count(result.steps)} steps in "
-        f"{_number(result.train_seconds, 0)} s, evaluated in {_number(result.evaluate_seconds, 0)} s.",
+        _effort(result),
     ]
-    return [Text("Test negative log-likelihood"), table, Text("\n".join(lines) + "\n")]
+    return [Text("Test negative log-likelihood"), table, Text("\n".join(lines) + "\n"), *failures]
+
+
+def _effort(result: JobResult) -> str:
+    return (
+        f"{_count(result.parameters)} parameters, {_count(result.steps)} steps in "
+        f"{_number(result.train_seconds, 0)} s, evaluated in {_number(result.evaluate_seconds, 0)} s."
+    )
+
+
+def _failures(result: JobResult) -> list[RenderableType]:
+    """Return what of the report could not be made, and why; nothing where all was."""
+    if not result.report_failures:
+        return []
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("part", "reason", "message"):
+        table.add_column(heading)
+    for failure in result.report_failures:
+        table.add_row(escape(failure.part), failure.reason or "-", escape(_first_line(failure.message)))
+    return [Text("Not in the report (the weights are kept)", style="yellow"), table]
+
+
+def _first_line(message: str) -> str:
+    return message.partition("\n")[0][:300]
 
 
 def _checks(result: JobResult) -> list[str]:

@@ -25,6 +25,7 @@ from symadj.service.contract.result import (
 from symadj.service.contract.states import JobState
 from symadj.service.store import jobs
 from tests.api.conftest import Run
+from tests.api.test_cli import symadj
 from tests.conftest import ApiServer
 
 # As symadj 0.1.0 stored it, before the result had a type (a toy of 2,000 rows; figures shortened).
@@ -124,6 +125,19 @@ def test_a_result_without_an_evaluation_is_read(api: httpx.Client, run: Run) -> 
     finish(run, {"steps": 3, "stopped_early": False, "train_seconds": 1.0, "parameters": 5})
     answer = api.get(f"/api/v1/jobs/{run.job_id}").json()["result"]
     assert (answer["steps"], answer["test_nll"]) == (3, None)
+
+
+def test_what_of_a_report_could_not_be_made_is_shown(run: Run) -> None:
+    failed = {"part": "test", "reason": "solver_stuck", "message": "the step [0.1] fell below\nTraceback"}
+    drawn = {"part": "density.png", "reason": None, "message": "no ink"}
+    finish(run, {"steps": 3, "parameters": 528, "report_failures": [failed, drawn]})
+    shown = symadj(run.server, "show", run.job_id).stdout
+    assert "No test NLL: it could not be measured." in shown
+    assert "528 parameters, 3 steps" in shown
+    rows = [line.rstrip().split(maxsplit=2) for line in shown.partition("Not in the report")[2].splitlines()]
+    assert ["test", "solver_stuck", "the step [0.1] fell below"] in rows
+    assert ["density.png", "-", "no ink"] in rows
+    assert "Traceback" not in shown
 
 
 def parts_of(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
