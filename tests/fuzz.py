@@ -54,7 +54,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "end_time": (1e-6, 2),
     "hidden": (1, 16),
     "hidden_channels": (1, 8),
-    "levels": (1, 4),
+    "levels": (1, 3),
     "max_steps": (1, 100),
     "mixture_components": (0, 3),
     "probes": (1, 12),
@@ -63,6 +63,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "tolerance_factor": (0.03, 1),
     "rtol": (1e-3, 1),
     "atol": (1e-4, 1),
+    "test_fraction": (0.05, 0.3),
+    "validation_fraction": (0.05, 0.3),
     "warmup_steps": (0, 1),
     "width": (1, 16),
     "workers": (1, 1),
@@ -70,18 +72,20 @@ LIMITS: dict[str, tuple[float, float]] = {
     "cpus_per_worker": (1, 1),
 }
 NAMES = ["x0", "x1", "x2"]
+TABLES = ["a.csv", "a.npy", "a.npz", "a.parquet", "a.h5", "a.fcs"]
 CHOICES = {
     "columns": [*NAMES * 6, "none"],
     "context_columns": [*"c" * 9, "none"],
-    "path": ["a.csv", "a.npy", "a.npz", "a.parquet", "a.h5", "a.fcs", "images.npy", "images.npy", "stream", "missing"],
+    "path": [*TABLES, "images.npy", "stream", "missing"],
     "test_path": ["test.csv", "test.npy", "missing.csv"],
     "key": ["a", "none"],
     "size": ["1MiB", "1GiB"],
     "memory_budget": ["1MiB", "1GiB"],
     "name": ["flow", "Größe 1"],
 }
-# How often a field of the data is left out, since most of its values fit no file.
+# How often a field of the data is left out, since most of its values fit no file; how often the rest is made to fit.
 OFTEN_DEFAULT = {"format": 0.95, "csv": 0.9, "header": 0.9, "key": 0.5, "test_path": 0.8, "transforms": 0.6}
+FITTING = 0.9
 LONGEST_S = 20.0
 
 
@@ -99,9 +103,10 @@ class ImpatientOutbox(KeepingOutbox):
 
 @dataclass
 class Tally:
-    """What became of the specs."""
+    """What became of the specs; ``trained`` made all of their steps, whatever came then."""
 
     ends: Counter[str] = field(default_factory=Counter)
+    trained: int = 0
     kinds: set[str] = field(default_factory=set)
     faults: list[str] = field(default_factory=list)
     slowest: tuple[float, int] = (0.0, -1)
@@ -124,8 +129,41 @@ def write_files(folder: Path) -> None:
     pq.write_table(table, folder / "stream" / "part.parquet", row_group_size=60)
     with h5py.File(folder / "a.h5", "w") as file:
         file["a"] = rows
+    for name in ("power", "gas", "hepmass", "miniboone", "bsds300"):
+        (folder / name).mkdir()
+    np.save(folder / "power" / "data.npy", rng.integers(20, size=(200, 8)).astype(float))
+    np.save(folder / "miniboone" / "data.npy", rng.standard_normal((200, 3)))
+    gas = {name: rng.standard_normal(200) for name in ("Meth", "Eth", "Time", "R1", "R2", "R3")}
+    pq.write_table(pa.table(gas), folder / "gas" / "ethylene_CO.parquet")
+    for name, last in (("train", ""), ("test", ",mass")):
+        lines = [",".join(map(str, [1, *row])) for row in rng.standard_normal((100, 3 + bool(last))).tolist()]
+        (folder / "hepmass" / f"1000_{name}.csv").write_text("\n".join([f"# label,f0,f1,f2{last}", *lines]) + "\n")
+    with h5py.File(folder / "bsds300" / "BSDS300.hdf5", "w") as file:
+        for name in ("train", "validation", "test"):
+            file[name] = rng.standard_normal((60, 63))
     channels = [Channel(name) for name in names]
     (folder / "a.fcs").write_bytes(FcsFile(rows.tolist(), channels).content())
+
+
+def fit(document: dict[str, Any], rng: Random) -> None:
+    """Make the data of a spec such as it can be trained on: most random ones end before the first step."""
+    data, images = document["data"], document["flow"].get("kind") == "multiscale"
+    match data["kind"]:
+        case "maf":
+            data["path"] = data["name"]
+        case "parquet_stream":
+            data["path"] = rng.choice(["stream", "a.parquet"])
+        case "builtin" if images:
+            data["name"] = "digits"
+        case "file":
+            data["path"] = "images.npy" if images else rng.choice(TABLES)
+            data["key"] = "a" if data["path"] in {"a.npz", "a.h5"} else None
+    if images or data["kind"] in {"builtin", "toy", "maf"}:  # their columns have other names
+        for place in (data, *(data.get("transforms") or ())):
+            place.pop("columns", None)
+            place.pop("context_columns", None)
+    if "test_path" in data:
+        data.pop("test_fraction", None)
 
 
 def random_spec(seed: int, number: int) -> JobSpec:
@@ -147,6 +185,8 @@ def random_spec(seed: int, number: int) -> JobSpec:
         for name, share in OFTEN_DEFAULT.items():
             if rng.random() < share:
                 document["data"].pop(name, None)
+        if rng.random() < FITTING:
+            fit(document, rng)
         if document["data"].get("name") == "flow_cytometry":
             document["data"]["name"] = "wine"  # of a few rows
         if document.get("stop", {}).get("kind") == "minutes":
@@ -220,6 +260,8 @@ def fuzz(seed: int, numbers: range, folder: Path, patience_s: float = LONGEST_S)
                 tally.ends[f"{outcome.state} {outcome.reason or ''}".strip()] += 1
         except Exception:
             fault = traceback.format_exc()
+        if outbox is not None and len(outbox.series("step_seconds")) >= STEPS:
+            tally.trained += 1
         if fault is not None:
             traces = [e.data["traceback"] for e in outbox.of("event") if "traceback" in e.data] if outbox else []
             told = "\n".join([fault, *traces])
@@ -227,7 +269,7 @@ def fuzz(seed: int, numbers: range, folder: Path, patience_s: float = LONGEST_S)
             print(tally.faults[-1], flush=True)
         tally.slowest = max(tally.slowest, (time.perf_counter() - began, number))
         if (number + 1) % 25 == 0:
-            print(f"{number + 1} specs: {dict(tally.ends)}", flush=True)
+            print(f"{number + 1} specs, {tally.trained} trained: {dict(tally.ends)}", flush=True)
     return tally
 
 
@@ -245,7 +287,8 @@ def main() -> int:
     seconds, number = tally.slowest
     ends = ", ".join(f"{end}: {count}" for end, count in tally.ends.most_common())
     print(
-        f"seed {given.seed}: {len(numbers)} specs, {len(tally.kinds)} kinds; {ends}; slowest: {number}, {seconds:.0f} s"
+        f"seed {given.seed}: {len(numbers)} specs, {len(tally.kinds)} kinds, {tally.trained} trained; "
+        f"{ends}; slowest: {number}, {seconds:.0f} s"
     )
     print(f"{len(tally.faults)} faults" if tally.faults else "no fault")
     return 1 if tally.faults else 0
