@@ -13,7 +13,7 @@ SEEDS ?= 3
 LOADS ?= 10
 SECONDS ?= 60
 
-.PHONY: help install demo serve test test-slow test-cluster test-deaths soak fuzz check bench-core bench-density \
+.PHONY: help install demo serve test test-slow test-cluster test-deaths soak fuzz attack check bench-core bench-density \
 	bench-toys bench-pairing bench-load format lock sbom swagger-ui clean
 
 help: ## list the targets
@@ -53,6 +53,9 @@ soak: install ## thirty short jobs and a random death every 20 s (a quarter of a
 
 fuzz: install ## random specs, trained for three steps each (SEED repeats a run, COUNT, ONLY=number one spec)
 	$(BIN)/python -m tests.fuzz $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT)) $(if $(ONLY),--only $(ONLY))
+
+attack: install ## schemathesis with every role's key against a real API (STORE=postgresql, EXAMPLES=5); ten minutes
+	$(BIN)/python -m tests.attack $(if $(STORE),--store $(STORE)) $(if $(EXAMPLES),--examples $(EXAMPLES))
 
 test-cluster: install ## kill containers of a real cluster, on a container engine (half an hour)
 	SYMADJ_TEST_CLUSTER=1 $(BIN)/python -m pytest -s tests/cluster

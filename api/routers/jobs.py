@@ -21,6 +21,7 @@ from symadj.service.contract.states import JobState
 from symadj.service.errors import InvalidParameterError
 from symadj.service.lifecycle import parents, requests
 from symadj.service.store import jobs, metrics
+from symadj.service.store.cursors import CURSOR
 from symadj.service.store.tables import Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -88,7 +89,9 @@ def list_jobs(
     store: Store,
     asker: Asker,
     limit: Limit = 50,
-    after: Annotated[str | None, Query(max_length=500)] = None,
+    after: Annotated[
+        str | None, Query(max_length=500, pattern=CURSOR, description="`next_after` of the page before.")
+    ] = None,
     state: Annotated[list[JobState] | None, Query(description="One of these.")] = None,
     name: Annotated[str | None, Query(max_length=100)] = None,
     owner: Annotated[str | None, Query(max_length=100, description="The name of the key that submitted them.")] = None,

@@ -20,7 +20,7 @@ class NewKey(BaseModel):
 
     name: Annotated[str, Field(pattern=NAME, description="Owner of the jobs that are submitted with it.")]
     role: Role
-    expires_in_days: int | None = Field(None, ge=1, le=3650, description="null: it does not expire.")
+    expires_in_days: int | None = Field(None, strict=True, ge=1, le=3650, description="null: it does not expire.")
 
 
 class KeyRead(Answer):

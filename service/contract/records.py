@@ -8,7 +8,7 @@ a batch may be sent again after a lost answer without doubling anything, and a h
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticSerializationError
@@ -56,6 +56,13 @@ MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.]{0,99}$")]
 Bytes = Annotated[int, Field(ge=0, lt=2**63)]
 
 
+def _written_out(time: Any) -> Any:
+    """Refuse numbers, and text of digits, which pydantic takes for seconds since 1970."""
+    if not isinstance(time, datetime) and ":" not in str(time):
+        raise ValueError(f"{str(time)[:50]!r} is no time: write it out, as 2026-01-31T12:00:00Z")
+    return time
+
+
 def _in_utc(time: datetime) -> datetime:
     try:
         return time.astimezone(UTC)
@@ -71,15 +78,21 @@ def _checked_result(result: JobResult) -> JobResult:
     return result
 
 
-Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+Time = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
 # A result keeps the fields of other versions, which may hold anything.
 Result = Annotated[JobResult, BeforeValidator(storable_details), AfterValidator(_checked_result)]
 EndState = Literal[JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.PAUSED]
 Phase = Literal["forward", "backward", "optimizer"]
 
 
+def _require_kind(schema: dict[str, Any]) -> None:
+    """Say that who sends a record names its kind, which has a default for who makes one here."""
+    del schema["properties"]["kind"]["default"]
+    schema["required"] = ["kind", *schema.get("required", ())]
+
+
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings", json_schema_extra=_require_kind)
 
     time: Time = Field(default_factory=lambda: datetime.now(UTC))
 

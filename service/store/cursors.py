@@ -13,7 +13,10 @@ from datetime import UTC, datetime
 
 from symadj.service.errors import InvalidParameterError
 
-__all__ = ["decode", "encode"]
+__all__ = ["CURSOR", "decode", "encode"]
+
+# What a cursor looks like, whatever it says.
+CURSOR = r"^[A-Za-z0-9_-]+$"
 
 
 def encode(time: datetime, identifier: str) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from symadj.service.contract.records import ArtifactRecord, EventRecord, OutcomeRecord
+from symadj.service.contract.records import AnyRecord, ArtifactRecord, EventRecord, OutcomeRecord, RecordBatch
 from symadj.service.contract.result import JobResult
 from symadj.service.contract.storable import LONGEST_MESSAGE
 
@@ -49,6 +49,20 @@ def test_a_result_loses_what_postgresql_cannot_keep_in_fields_of_other_versions_
 
 def test_times_are_in_utc() -> None:
     assert event().time.isoformat() == "2026-01-01T10:00:00+00:00"
+
+
+@pytest.mark.parametrize("time", [0, 1.7e9, "1700000000", True])
+def test_a_time_is_written_out(time: object) -> None:
+    with pytest.raises(ValidationError, match="write it out"):
+        event(time=time)
+
+
+@pytest.mark.parametrize("record", get_args(AnyRecord), ids=lambda record: record.__name__)
+def test_the_documented_interface_asks_for_the_kind_of_a_record_as_the_api_does(record: type[BaseModel]) -> None:
+    assert "kind" in record.model_json_schema()["required"]
+    without = {"source": "driver", "first_seq": 1, "records": [{"time": NOW}]}
+    with pytest.raises(ValidationError, match="kind"):
+        RecordBatch.model_validate(without)
 
 
 def test_what_nests_without_end_is_refused() -> None:

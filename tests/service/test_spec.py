@@ -106,6 +106,13 @@ def test_a_memory_budget_keeps_its_unit() -> None:
         ({"seed": True}, ("seed",), "seed is true"),
         ({"data": {"kind": "toy", "name": True}}, ("data", "toy", "name"), "name is true"),
         ({"flow": {"field": {"hidden": [8, True]}}}, ("flow", "cnf", "field", "mlp", "hidden", 1), "1 is true"),
+        (
+            {"checkpoints": {"keep_best": 0}},
+            ("checkpoints", "keep_best"),
+            "write true or false",
+        ),
+        ({"evaluation": {"plots": "yes"}}, ("evaluation", "plots"), "plots is 'yes'"),
+        ({"flow": {"field": {"zero_init": 1.0}}}, ("flow", "cnf", "field", "mlp", "zero_init"), "zero_init is 1.0"),
         ({"data": {"name": "moons"}}, ("data",), "data.kind is missing: one of 'builtin', 'toy'"),
         (
             {"data": {"kind": "toy", "name": "moons", "rows": 100, "batch_size": 500}},

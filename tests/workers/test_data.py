@@ -52,7 +52,9 @@ def test_transforms_are_fitted_on_the_training_rows_only() -> None:
 
 
 def test_log_abs_det_is_that_of_the_transforms_jacobian() -> None:
-    data = MOONS.model_copy(update={"transforms": (ArcsinhTransform(scale=0.3), StandardiseTransform())})
+    data = MOONS.model_copy(
+        update={"transforms": (ArcsinhTransform(kind="arcsinh", scale=0.3), StandardiseTransform(kind="standardise"))}
+    )
     table = load_table(data)
     part = prepare(data, table).validation
     nudge = 1e-6

@@ -153,7 +153,7 @@ class ToyData(_Split):
     kind: Literal["toy"]
     name: ToyName
     rows: int = Field(10_000, ge=100, le=10_000_000)
-    transforms: Transforms = (StandardiseTransform(),)
+    transforms: Transforms = (StandardiseTransform(kind="standardise"),)
 
     @model_validator(mode="after")
     def _batch_fits(self) -> ToyData:
@@ -183,8 +183,8 @@ class CsvOptions(Section):
 
 
 # What suits images of bytes, and what suits all else.
-IMAGE_TRANSFORMS: tuple[Transform, ...] = (DequantiseTransform(), LogitTransform())
-USUAL_TRANSFORMS: tuple[Transform, ...] = (StandardiseTransform(),)
+IMAGE_TRANSFORMS: tuple[Transform, ...] = (DequantiseTransform(kind="dequantise"), LogitTransform(kind="logit"))
+USUAL_TRANSFORMS: tuple[Transform, ...] = (StandardiseTransform(kind="standardise"),)
 
 
 class FileFormat(NamedTuple):
@@ -365,7 +365,7 @@ class ParquetStreamData(_Data):
     buffer_rows: int = Field(
         1_000_000, ge=1, le=10**9, description="Rows shuffled at a time on each worker; at least one row group."
     )
-    transforms: Transforms = (StandardiseTransform(),)
+    transforms: Transforms = (StandardiseTransform(kind="standardise"),)
 
     @model_validator(mode="after")
     def _columns_are_named_once(self) -> ParquetStreamData:

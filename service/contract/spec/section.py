@@ -13,6 +13,7 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     PlainSerializer,
     ValidationError,
     ValidationInfo,
@@ -20,7 +21,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
 # The context in which a spec is read that was accepted before, perhaps by an earlier version with wider bounds.
 STORED = "stored"
@@ -49,9 +51,10 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_kindly(cls, values: Any, info: ValidationInfo) -> Any:
-        """Fill in the default ``kind`` where there is none, and refuse unfit text and ``true`` as a number.
+        """Fill in the default ``kind`` where there is none; refuse unfit text, and flags and numbers for each other.
 
-        Python takes ``true`` for 1.
+        Pydantic takes ``true`` for 1, and 1, ``"on"`` and ``"yes"`` for ``true``. Text for a number it may take: YAML
+        reads ``1e-4`` as text.
         """
         if not isinstance(values, dict):
             return values
@@ -63,6 +66,8 @@ class Section(BaseModel):
             for place, flag in _flags(value, (name,)):
                 if not _takes(field.annotation, bool):
                     raise at(cls, place, f"{place[-1]} is {str(flag).lower()}, which it can't be", flag)
+            if field.annotation is bool and name in values and not isinstance(value, bool) and info.context != STORED:
+                raise at(cls, (name,), f"{name} is {value!r:.50}, which it can't be: write true or false", value)
             if info.context == STORED:
                 read |= {name: _within_bounds(value, field)} if name in values else {}
             if not isinstance(value, dict) or "kind" in value:
@@ -87,6 +92,16 @@ class Section(BaseModel):
                 f"{text[:50]!r} has {what}: text has no control characters and no halves of characters (surrogates)",
                 text,
             )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Leave ``discriminator`` out where the ``kind`` may be left out: OpenAPI has it for required fields alone."""
+        schema = handler(core_schema)
+        for name, place in handler.resolve_ref_schema(schema).get("properties", {}).items():
+            sections = kinds_of(cls.model_fields[name].annotation).values()
+            if not all(section.model_fields["kind"].is_required() for section in sections):
+                place.pop("discriminator", None)
+        return schema
 
     def options(self) -> dict[str, Any]:
         """Return the fields but ``kind``: the keyword arguments of the class that the kind names."""

@@ -35,7 +35,7 @@ SomeColumns = Annotated[
 class ArcsinhTransform(Section):
     """``x -> arcsinh(x / scale)``, the usual compression of cytometry's intensities."""
 
-    kind: Literal["arcsinh"] = "arcsinh"
+    kind: Literal["arcsinh"]
     scale: float = Field(150.0, gt=0, description="In the unit of the raw data.")
     columns: SomeColumns = None
 
@@ -43,14 +43,14 @@ class ArcsinhTransform(Section):
 class StandardiseTransform(Section):
     """Zero mean and unit variance by column, fitted on the training rows only."""
 
-    kind: Literal["standardise"] = "standardise"
+    kind: Literal["standardise"]
     columns: SomeColumns = None
 
 
 class LogitTransform(Section):
     """``x -> log(s / (1 - s))`` with ``s = alpha + (1 - 2 alpha) x``, for values from 0 to 1 (Dinh et al. 2017)."""
 
-    kind: Literal["logit"] = "logit"
+    kind: Literal["logit"]
     alpha: float = Field(1e-6, gt=0, lt=0.5, description="Keeps 0 and 1 finite; 1e-6 for MNIST, 0.05 for photographs.")
     columns: SomeColumns = None
 
@@ -63,7 +63,7 @@ class DequantiseTransform(Section):
     (Theis et al. 2016), and divided by ``dim * log(2)`` it is bits/dim.
     """
 
-    kind: Literal["dequantise"] = "dequantise"
+    kind: Literal["dequantise"]
     levels: int = Field(256, ge=2, le=65_536, description="Number of possible values: 256 for bytes.")
 
 
