@@ -74,10 +74,10 @@ class Seen:
 
 
 @contextmanager
-def service(data: Path, store_url: str | None) -> Iterator[str]:
+def service(data: Path, store_url: str | None, symadj: Path = SYMADJ) -> Iterator[str]:
     """Run ``symadj serve`` with one CPU for training until the block ends; yield its URL."""
     environment = os.environ | ({"SYMADJ_STORE_URL": store_url} if store_url else {})
-    command = [str(SYMADJ), "serve", "--port", "0", "--data", str(data), "--cpus", "1"]
+    command = [str(symadj), "serve", "--port", "0", "--data", str(data), "--cpus", "1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
     try:
         url = ""
@@ -284,12 +284,13 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=20)
     parser.add_argument("--points", type=int, default=1_000_000, help="of the long series")
     parser.add_argument("--polite-clients", action="store_true", help="at nice 19, as users' own machines take no core")
+    parser.add_argument("--symadj", type=Path, default=SYMADJ, help="another version's command, to compare with")
     parser.add_argument("--store-url", help="of an empty PostgreSQL database; default: SQLite")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     with tempfile.TemporaryDirectory(prefix="symadj-load-") as folder:
         data = Path(folder).resolve()
-        with service(data, arguments.store_url) as url, Client(url) as client:
+        with service(data, arguments.store_url, arguments.symadj) as url, Client(url) as client:
             database = Database(arguments.store_url or f"sqlite:///{data / 'symadj.sqlite'}")
             training = client.submit(TRAINING).id
             long_series = make_long_series(database, client, arguments.points)
