@@ -34,14 +34,17 @@ class Awaited:
 class LongPolls:
     """All who wait. Those who wait for the same share the looks at it, and what they read.
 
-    ``pause`` is what passes the time between two looks.
+    ``per_second`` of them are answered a second, about; ``pause`` is what passes the time between two looks.
     """
 
-    def __init__(self, pause: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
+    def __init__(
+        self, per_second: float = ANSWERS_PER_SECOND, pause: Callable[[float], Awaitable[None]] = anyio.sleep
+    ) -> None:
+        self._per_second = per_second
         self._pause = pause
         self._awaited: dict[Hashable, Awaited] = {}
         # Those whom one look answers are answered one after another, in half of the time until the next look.
-        self._pace = Pace(2 * ANSWERS_PER_SECOND)
+        self._pace = Pace(2 * per_second)
 
     @property
     def waiting(self) -> int:
@@ -64,7 +67,7 @@ class LongPolls:
         """Return what ``read`` returns at the next look, which is one for all who wait for the series."""
 
         async def after_a_pause() -> Result:
-            await self._pause(max(LOOK_SECONDS, self.waiting / ANSWERS_PER_SECOND))
+            await self._pause(max(LOOK_SECONDS, self.waiting / self._per_second))
             return await read()
 
         return await awaited.reads.join("look", after_a_pause)

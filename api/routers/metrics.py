@@ -125,25 +125,23 @@ def _unchanged(etag: str) -> Response:
 
 
 async def _awaited_page(polls: LongPolls, series: _Series, after_seq: int, limit: int, deadline: float) -> _Page:
-    """Return a page at once if it is full or the last one, else at the next look that finds a value for it."""
+    """Return a page as it is now if it is full or the last one, else at the next look that finds a value for it."""
+    # Who is to be answered counts as waiting: they ask again as soon as they are.
     with polls.waiting_for((series.job_id, series.name)) as awaited:
 
         async def read() -> _Page:
-            return await run_sync(series.page, after_seq, limit)
+            # All who wait from the same number on get the same page.
+            return await awaited.reads.join((after_seq, limit), lambda: run_sync(series.page, after_seq, limit))
 
-        # All who wait from the same number on get the same page.
-        key = (after_seq, limit)
-        if not 0 <= awaited.seen <= after_seq:
-            page = await awaited.reads.join(key, read)
-            if page.complete or page.full:
-                return page
-        while True:
-            await _next(polls, awaited, series, after_seq=after_seq, deadline=deadline)
-            page = await awaited.reads.join(key, read)
-            if page.next_after_seq > after_seq or page.complete or anyio.current_time() >= deadline:
-                break
-    await polls.turn()
-    return page
+        page = await read() if not 0 <= awaited.seen <= after_seq else None
+        if page is None or not (page.full or page.complete):
+            while True:
+                await _next(polls, awaited, series, after_seq=after_seq, deadline=deadline)
+                page = await read()
+                if page.next_after_seq > after_seq or page.complete or anyio.current_time() >= deadline:
+                    break
+        await polls.turn()
+        return page
 
 
 async def _next(

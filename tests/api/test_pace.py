@@ -60,7 +60,7 @@ def test_the_more_wait_for_values_the_longer_these_are_gathered_for_all_of_them(
 
     async def wait_together() -> list[list[int]]:
         pauses = Pauses()
-        polls = app.state.long_polls = LongPolls(pauses)
+        polls = app.state.long_polls = LongPolls(pause=pauses)
         async with client(app) as api:
             waiting = [asyncio.create_task(api.get(path))]
             await until(lambda: pauses.asked == [0.25])
@@ -80,13 +80,35 @@ def test_the_more_wait_for_values_the_longer_these_are_gathered_for_all_of_them(
     assert asyncio.run(wait_together()) == [[1, 2]] * 60
 
 
+def test_those_whose_turn_to_be_answered_has_not_come_still_count(database: Database, app: FastAPI) -> None:
+    job_id = submit(database)
+    send(database, claim(database, job_id).token, 1, step(1))
+    path = f"/api/v1/jobs/{job_id}/metrics/loss?wait=30"
+
+    async def ask_again() -> list[float]:
+        pauses = Pauses()
+        polls = app.state.long_polls = LongPolls(per_second=0.01, pause=pauses)
+        async with client(app) as api:
+            waiting = [asyncio.create_task(api.get(path)) for _ in range(5)]
+            await until(lambda: polls.waiting == 5 and len(pauses.asked) == 1)
+            pauses.end_one()
+            await until(lambda: any(task.done() for task in waiting))
+            waiting.append(asyncio.create_task(api.get(f"{path}&after_seq=1")))
+            await until(lambda: len(pauses.asked) == 2)
+            for task in waiting:
+                task.cancel()
+        return pauses.asked[1:]
+
+    assert asyncio.run(ask_again()) == [5 / 0.01]
+
+
 def test_a_full_page_waits_for_nobody_and_nobody_longer_than_was_asked_for(database: Database, app: FastAPI) -> None:
     job_id = submit(database)
     send(database, claim(database, job_id).token, 1, step(1), step(2), step(3))
     path = f"/api/v1/jobs/{job_id}/metrics/loss"
 
     async def read() -> list[list[int]]:
-        app.state.long_polls = LongPolls(Pauses())  # whose looks never come
+        app.state.long_polls = LongPolls(pause=Pauses())  # whose looks never come
         async with client(app) as api, asyncio.timeout(20):
             answers = [await api.get(path, params={"limit": 2, "wait": 30}), await api.get(path, params={"wait": 0.1})]
         return [[point["step"] for point in answer.json()["points"]] for answer in answers]
