@@ -121,16 +121,19 @@ def told(name: str, measured: Sequence[Measured]) -> str:
     results = [one.result for one in measured]
     accuracy = [result.two_sample.accuracy for result in results if result.two_sample is not None]
     rows = [result.two_sample.rows for result in results if result.two_sample is not None]
-    every = " ".join(f"{value:.3f}" for value in accuracy)
     columns = [
         name,
-        f"{statistics.median(accuracy):.3f} ({every})" if accuracy else "too few rows",
+        f"{statistics.median(accuracy):.3f} ({_numbers(accuracy)})" if accuracy else "too few rows",
         f"{math.sqrt(0.25 / (2 * rows[0])):.3f}" if rows else "",
-        " ".join(f"{result.test_nll:.3f}" for result in results),
-        " ".join(f"{result.validation_nll:.3f}" for result in results),
+        _numbers([result.test_nll for result in results]),
+        _numbers([result.validation_nll for result in results]),
         " ".join(f"{one.seconds:.0f}" for one in measured),
     ]
     return " | ".join(columns)
+
+
+def _numbers(values: Sequence[float | None]) -> str:
+    return " ".join("-" if value is None else f"{value:.3f}" for value in values)
 
 
 if __name__ == "__main__":
