@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import numpy as np
 import sqlalchemy as sa
@@ -23,7 +24,7 @@ __all__ = ["Downsampler"]
 MOST_POINTS = 4_000_000
 KEPT_BYTES = 128 * 2**20
 _SERIES_BYTES = 1000  # of one without points, about
-_ROWS_AT_ONCE = 10_000
+_POINT = np.dtype([("seq", np.int64), ("step", np.int64), ("value", np.float64)])
 
 
 @dataclass
@@ -46,11 +47,11 @@ class _Series:
         A point never changes and never goes but for a new one of the same step, which has a higher number. So what has
         higher numbers is all that is new, whatever was replaced.
         """
-        numbers, steps, values = _points_after(session, job_id, name, self.last_seq)
-        if not len(numbers):
+        new = _points_after(session, job_id, name, self.last_seq)
+        if not len(new):
             return
-        order = np.argsort(steps, kind="stable")
-        steps, values = steps[order], values[order]
+        new = new[np.argsort(new["step"], kind="stable")]
+        steps, values = new["step"], new["value"]
         if len(self.steps) and steps[0] <= self.steps[-1]:
             kept = ~np.isin(self.steps, steps, assume_unique=True)
             steps = np.concatenate([self.steps[kept], steps])
@@ -58,7 +59,7 @@ class _Series:
             self.steps, self.values = steps[order], np.concatenate([self.values[kept], values])[order]
         else:
             self.steps, self.values = np.concatenate([self.steps, steps]), np.concatenate([self.values, values])
-        self.last_seq = int(numbers.max())
+        self.last_seq = int(new["seq"].max())
 
     def buckets(self, count: int) -> list[Downsampled]:
         """Return the series in at most ``count`` buckets of equally many points; the first ones have one more."""
@@ -148,24 +149,13 @@ class Downsampler:
                 self._series.popitem(last=False)
 
 
-def _points_after(
-    session: Session, job_id: str, name: str, after_seq: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Return numbers, steps and values of all points with numbers above ``after_seq``."""
-    # As a plain number, of which NULL is none: numpy reads that as NaN.
-    value = sa.type_coerce(MetricPoint.value, sa.Float())
+def _points_after(session: Session, job_id: str, name: str, after_seq: int) -> NDArray[np.void]:
+    """Return all points with numbers above ``after_seq``, as ``_POINT``."""
+    # NaN is stored as NULL; numpy takes the word for the number.
+    value = sa.func.coalesce(sa.type_coerce(MetricPoint.value, sa.Float()), sa.literal_column("'NaN'"))
     query = sa.select(MetricPoint.seq, MetricPoint.step, value).where(
         MetricPoint.job_id == job_id, MetricPoint.name == name, MetricPoint.seq > after_seq
     )
-    parts: list[tuple[Any, ...]] = [((), (), ())]
-    # The driver's own rows: SQLAlchemy's take longer to make than all else here.
-    cursor = session.connection().execute(query).cursor
-    assert cursor is not None
-    while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-        parts.append(tuple(zip(*rows, strict=True)))
-    numbers, steps, values = zip(*parts, strict=True)
-    return (
-        np.concatenate([np.array(part, np.int64) for part in numbers]),
-        np.concatenate([np.array(part, np.int64) for part in steps]),
-        np.concatenate([np.array(part, np.float64) for part in values]),
-    )
+    # The driver's own rows, one at a time: SQLAlchemy's, and lists of them, take longer to make than all else here.
+    rows = cast(Iterable[tuple[int, int, float]], session.connection().execute(query).cursor)
+    return np.fromiter(rows, _POINT)
