@@ -41,8 +41,9 @@ def test_what_is_not_given_is_random_and_stays_and_another_than_the_one_in_use_i
 
 
 def test_a_folder_that_the_services_user_cannot_write_is_refused_with_what_to_do(cluster: Cluster, volume: str) -> None:
-    as_root = ("--user", "0", "--entrypoint", "chown")
-    cluster.docker("run", "--rm", *as_root, "--volume", f"{volume}:/secrets", "symadj:local", "0", "/secrets")
+    as_root = ("--user", "0", "--volume", f"{volume}:/secrets", "symadj:local", "sh", "-c")
+    # An empty volume would get the owner that the image gives it again.
+    cluster.docker("run", "--rm", *as_root, "touch /secrets/file; chown 0 /secrets")
     refused = run(cluster, volume, "entrypoint secrets 2>&1 || echo exits $?")
     assert "chown -R 10001 the one that SYMADJ_SECRETS names" in refused
     assert refused.endswith("exits 1")
