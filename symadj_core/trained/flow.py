@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from torch.distributions import Distribution, constraints
 from symadj_core.flows import Flow, piece_rows
 from symadj_core.flows.inputs import as_shape
 from symadj_core.trained.space import DataSpace
+
+if TYPE_CHECKING:
+    from symadj_core.trained.for_sbi import FlowEstimator
 
 __all__ = ["TrainedFlow", "Units"]
 
@@ -135,6 +138,19 @@ class TrainedFlow(Distribution):
         if not self.context_columns:
             raise ValueError("this flow takes no context: it was trained without context columns")
         return self._with(context=self.space.contexts(context, self.device))
+
+    def as_sbi(self) -> FlowEstimator:
+        """The flow as sbi's `ConditionalDensityEstimator`, for its posteriors and diagnostics.
+
+            posterior = sbi.inference.DirectPosterior(flow.as_sbi(), prior)
+
+        Raises:
+            ValueError: the flow takes no context.
+            ModuleNotFoundError: sbi is not installed.
+        """
+        from symadj_core.trained.for_sbi import FlowEstimator
+
+        return FlowEstimator(self)
 
     def expand(self, batch_shape: Shape, _instance: Any = None) -> TrainedFlow:
         """The same distributions as a batch of that shape, to which this one's broadcasts."""

@@ -13,12 +13,20 @@ import pyarrow as pa
 import pytest
 import safetensors.torch
 import torch
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, TransformedDistribution, biject_to
+from torch.distributions import (
+    Categorical,
+    Independent,
+    MixtureSameFamily,
+    Normal,
+    TransformedDistribution,
+    biject_to,
+    kl_divergence,
+)
 from torch.distributions.transforms import AffineTransform
 
 import symadj_core
 from symadj_core import LoadError, TrainedFlow
-from symadj_core.trained import DataSpace, as_tested, build_flow
+from symadj_core.trained import DataSpace, as_tested, build_flow, estimate_kl
 from symadj_core.trained.build import USUAL_EVALUATION
 from symadj_core.transforms import restore_transforms
 
@@ -236,6 +244,27 @@ def test_it_stands_beside_the_distributions_of_torch(flow: TrainedFlow, tmp_path
     expected = torch.logsumexp(parts.log_prob(x[:, None]) + torch.tensor([0.25, 0.75]).log(), -1)
     torch.testing.assert_close(mixture.log_prob(x), expected, rtol=0, atol=1e-5)
     assert mixture.sample((4,)).shape == (4, 2)
+
+
+def test_the_kl_divergence_is_an_estimate_that_says_so_and_has_its_error(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    described = config(spec=config()["spec"] | {"flow": FLOW | {"field": MLP | {"zero_init": True}}})
+    # Without weights in its last layers the flow is the base, moved and scaled: a Gaussian.
+    flow = symadj_core.load(folder(tmp_path / "out", described))
+    mean, std = torch.tensor([1e6, -3.0]).double(), torch.tensor([100.0, 0.5]).double()
+    other = Independent(Normal(mean + std, std), 1)  # KL 1/2 a column, either way
+    for p, q in ((flow, other), (other, flow), (flow.expand(3), other)):
+        value, stderr = estimate_kl(p, q, draws=4000)
+        assert value.shape == stderr.shape == p.batch_shape
+        assert (stderr > 0).all()
+        assert (stderr < 0.05).all()
+        assert ((value - 1.0).abs() < 5 * stderr).all()
+        with pytest.warns(UserWarning, match=r"an estimate from 1000 draws; symadj_core.trained.estimate_kl"):
+            torch.testing.assert_close(kl_divergence(p, q), torch.ones(p.batch_shape).double(), rtol=0, atol=0.3)
+    with pytest.warns(UserWarning, match="an estimate"):
+        torch.testing.assert_close(kl_divergence(flow, flow), torch.zeros(()).double(), rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match=r"the events of p are \[2\] and those of q \[\].*Independent"):
+        estimate_kl(flow, Normal(mean, std))
 
 
 def test_gradients_flow_to_rows_and_contexts_of_any_order(conditional: TrainedFlow) -> None:

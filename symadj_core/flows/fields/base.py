@@ -50,9 +50,10 @@ class VectorField(nn.Module):
         """
         if context is None and self.context_dim == 0:
             return y
-        if context is None or context.shape != (len(y), self.context_dim):
+        rows = y.shape[0]  # len(y) would fix the number of rows of an exported program
+        if context is None or context.shape != (rows, self.context_dim):
             given = "none" if context is None else list(context.shape)
-            raise ValueError(f"expected a context of shape [{len(y)}, {self.context_dim}], got {given}")
+            raise ValueError(f"expected a context of shape [{rows}, {self.context_dim}], got {given}")
         return torch.cat([y, context.to(y.dtype)], -1)
 
 

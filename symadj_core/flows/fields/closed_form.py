@@ -213,7 +213,7 @@ class AlongProbes(PerceptronRates):
         arguments = (self._perceptron, self._noise, self._tangent, t, x, self._coefficients())
         f, trace, norm = self._run(_along, *arguments, torch.is_grad_enabled())
         # Without a hidden layer, probes that all samples share have products that all share.
-        return f, trace.expand(len(x)), None if norm is None else norm.expand(len(x))
+        return f, trace.expand(x.shape[0]), None if norm is None else norm.expand(x.shape[0])
 
     def _pull(self, t: Tensor, x: Tensor, cotangents: LayerCotangents) -> Tensor:
         return self._run_pull(pull_along, self._noise, self._tangent, t, x, cotangents)

@@ -91,7 +91,7 @@ class ConvField(VectorField):
         act = ACTIVATIONS[self.activation]
         *inner, last = self.layers
         planes = self.inputs(y, context)[:, self.dim :, None, None].expand(-1, -1, *self.shape[1:])
-        h = y.view(len(y), *self.shape)
+        h = y.view(-1, *self.shape)
         if self.context_dim:
             h = torch.cat([h, planes], 1)
         for layer in inner:

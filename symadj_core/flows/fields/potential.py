@@ -136,7 +136,7 @@ class PotentialField(VectorField):
         return lambda t, y: self.with_divergence(t, y, None if context is None else context())
 
     def _arguments(self, t: Tensor, y: Tensor, context: Tensor | None) -> Tensor:
-        return torch.cat([self.inputs(y, context), t.to(y.dtype).expand(len(y))[:, None]], -1)
+        return torch.cat([self.inputs(y, context), t.to(y.dtype).expand(y.shape[0])[:, None]], -1)
 
     def _linear(self) -> list[nn.Linear]:
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
@@ -151,7 +151,7 @@ class PotentialField(VectorField):
             slopes.append(z.tanh())
             if n + 1 < len(self.layers):
                 u = u + step * _log_cosh(z)
-        adjoints = [self.weight.expand(len(s), -1)]
+        adjoints = [self.weight.expand(s.shape[0], -1)]
         for layer, slope in zip(reversed(self._linear()), reversed(slopes[1:]), strict=True):
             adjoints.insert(0, adjoints[0] + step * (slope * adjoints[0]) @ layer.weight)
         return _Tape(slopes, adjoints)
