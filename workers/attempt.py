@@ -25,8 +25,10 @@ from symadj.workers.delivery.outbox import TelemetryError
 from symadj.workers.delivery.sender import open_sender
 from symadj.workers.distributed.ranks import AttemptFailedError, PeerLostError, Ranks
 from symadj.workers.evaluation import Evaluator
+from symadj.workers.evaluation.parts import ReportParts
 from symadj.workers.evaluation.scores import tested_rows
 from symadj.workers.files.checkpoints import CorruptCheckpointError, StoredCheckpoint
+from symadj.workers.files.model_card import CARD, model_card
 from symadj.workers.model.build import build_flow, validation_flow
 from symadj.workers.rank_run import RankRun
 from symadj.workers.training.checkpointer import Checkpointer
@@ -161,7 +163,12 @@ class AttemptRun:
             parameters=parameters,
             validation_nll=next((v.nll for v in reversed(state.validations) if v.step == weights_of), None),
         )
-        return OutcomeRecord(state=JobState.SUCCEEDED, message=_what_failed(measured), result=result)
+        parts = ReportParts(self.rank_run)
+        parts.shared(CARD, lambda: self.rank_run.on_rank_0(lambda: self._save_card(data, result), phase="artifacts"))
+        if parts.failures:
+            failures = [*(result.report_failures or ()), *parts.failures]
+            result = result.model_copy(update={"report_failures": failures})
+        return OutcomeRecord(state=JobState.SUCCEEDED, message=_what_failed(result), result=result)
 
     def _resume(self, state: TrainingState, checkpointer: Checkpointer | None) -> None:
         """Return to the newest complete checkpoint, if there is one; all ranks use the one that rank 0 finds."""
@@ -222,6 +229,11 @@ class AttemptRun:
             numbers = io.BytesIO()
             np.save(numbers, tested_rows(self.spec.evaluation, data).index)
             self.rank_run.store("test_rows.npy", "application/octet-stream", numbers.getvalue())
+
+    def _save_card(self, data: PreparedData, result: JobResult) -> None:
+        rows = {"training": data.training_rows, "validation": len(data.validation), "test": len(data.test)}
+        card = model_card(self.spec, result, rows, data.columns, data.context_columns)
+        self.rank_run.store(CARD, "text/markdown", card)
 
 
 def _what_failed(measured: EvaluationResult) -> str:

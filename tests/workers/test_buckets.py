@@ -109,7 +109,7 @@ def test_a_run_waits_for_the_bucket_with_its_weights_and_tells_it_once(
     outcome, outbox = run(bucket, AwayBetween(bucket_server, "training_finished"), **PLAIN)
     assert outcome is not None
     assert outcome.state == "succeeded"
-    assert [record.name for record in outbox.of("artifact")] == ["weights.safetensors", "config.json"]
+    assert [record.name for record in outbox.of("artifact")] == ["weights.safetensors", "config.json", "README.md"]
     (event,) = events(outbox, "storage_unreachable")
     assert bucket in event.message
 

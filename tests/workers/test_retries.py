@@ -42,7 +42,7 @@ def test_a_run_waits_for_room_for_its_weights_and_tells_it_once(
     outcome, outbox = run(tmp_path, **JOB)
     assert outcome is not None
     assert outcome.state == "succeeded"
-    assert [record.name for record in outbox.of("artifact")] == ["weights.safetensors", "config.json"]
+    assert [record.name for record in outbox.of("artifact")] == ["weights.safetensors", "config.json", "README.md"]
     (event,) = [event for event in outbox.of("event") if event.name == "storage_full"]
     assert "No space left" in event.message
 

@@ -152,7 +152,7 @@ def test_a_tolerance_too_tight_for_float32_is_tested_in_float64(tmp_path: Path) 
 def test_the_saved_weights_and_transforms_give_the_flow_back(tmp_path: Path) -> None:
     _, outbox = run(tmp_path)
     folder = tmp_path / "job-1" / "artifacts" / "1"
-    stored = {"weights.safetensors", "config.json", "test_rows.npy"}
+    stored = {"weights.safetensors", "config.json", "test_rows.npy", "README.md"}
     assert {record.name for record in outbox.of("artifact")} == stored
     assert {file.name for file in folder.iterdir()} == stored
     config = json.loads((folder / "config.json").read_text())
