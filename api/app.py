@@ -16,6 +16,7 @@ from symadj.api.bodies import body_of
 from symadj.api.bulkheads import CostlyReads, InFlight, IngestLane
 from symadj.api.departures import EndForDeparted
 from symadj.api.dependencies import authenticate, refuse_nul, refuse_unknown_parameters
+from symadj.api.flow_process import FlowProcess
 from symadj.api.head import AnswerHead
 from symadj.api.long_polls import LongPolls
 from symadj.api.monitoring import RequestMetrics, make_registry
@@ -46,6 +47,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await run_sync(database.migrate)
         yield
+        await app.state.flow_process.close()
         database.close()
         ingest_lane.database.close()
 
@@ -66,6 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.downsampler = Downsampler(database)
     app.state.in_flight = InFlight()
     app.state.long_polls = LongPolls()
+    app.state.flow_process = FlowProcess(settings)
     app.state.key_secret = key_secret
     app.state.prometheus = make_registry(database)
     app.add_middleware(AnswerHead)
@@ -90,19 +93,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _describe_bodies(app: FastAPI, document: dict[str, Any]) -> None:
-    """Add what :func:`~symadj.api.bodies.json_body` reads, of which FastAPI does not know that it is a body."""
+    """Add what the dependencies of :mod:`symadj.api.bodies` read, of which FastAPI does not know that it is a body."""
     schemas = document["components"]["schemas"]
     for route in iter_route_contexts(app.routes):
-        model = body_of(getattr(route, "dependant", None))
-        if model is None:
+        body = body_of(getattr(route, "dependant", None))
+        if body is None:
             continue
+        model = body.model
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         for name, definition in (schema.pop("$defs", {}) | {model.__name__: schema}).items():
             schemas.setdefault(name, definition)
-        body = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
+        content: dict[str, Any] = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
+        content |= {media_type: {} for media_type in body.beside}
         for method in route.methods or ():
             operation = document["paths"][route.path][method.lower()]
-            operation["requestBody"] = {"required": True, "content": body}
+            operation["requestBody"] = {"required": body.required, "content": content}
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

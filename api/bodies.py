@@ -1,9 +1,10 @@
-"""Bodies of requests: JSON of bounded size, read once all else about the request is right."""
+"""Bodies of requests, of bounded size, read once all else about the request is right."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from anyio import CapacityLimiter
@@ -17,17 +18,38 @@ from starlette.requests import ClientDisconnect
 from symadj.api.problems import MOST_ERRORS
 from symadj.api.repeated_keys import repeated_keys
 from symadj.api.unreadable import place_and_reason
-from symadj.service.errors import ContentTooLargeError
+from symadj.service.contract.flow_question import MediaType
+from symadj.service.errors import ContentTooLargeError, UnsupportedMediaTypeError
 
-__all__ = ["InvalidBodyError", "body_of", "json_body"]
+__all__ = ["Body", "InvalidBodyError", "Table", "body_of", "json_body", "table_body"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
 # That check the bodies of one endpoint.
 THREADS = 4
 
-# The attribute of a dependency by which the model of the body that it reads is known.
+# The attribute of a dependency by which the body that it reads is known.
 _BODY = "__symadj_body__"
+
+# JSON is the first.
+_TABLES = tuple(map(str, MediaType))
+
+
+@dataclass(frozen=True)
+class Body:
+    """What an endpoint reads: JSON as ``model``, or content of one of the media types ``beside`` it."""
+
+    model: type[BaseModel]
+    beside: tuple[str, ...] = ()
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it was sent. JSON is right as far as its model says; other content was not looked at."""
+
+    media_type: MediaType
+    content: bytes
 
 
 class InvalidBodyError(RequestValidationError):
@@ -58,33 +80,79 @@ def json_body(
     threads = CapacityLimiter(THREADS)
 
     def parse(text: bytes) -> Model:
-        document = _parsed(text, unique_keys=unique_keys)
-        _refuse_more_values(document, most_values)
-        try:
-            return model.model_validate(document)
-        except ValidationError as error:
-            wrong = error.errors(include_url=False)[:MOST_ERRORS]
-            located = [dict(item) | {"loc": ("body", *item["loc"])} for item in wrong]
-            raise InvalidBodyError(located, body=document, count=error.error_count()) from error
+        return _validated(model, text, most_values, unique_keys=unique_keys)
 
     async def read(request: Request, _refused: Any = Depends(after)) -> Model:
         text = await _bounded(request, most_bytes)
         if not text:
-            raise InvalidBodyError([{"type": "missing", "loc": ("body",), "msg": "Field required"}])
+            raise _missing()
         return await run_sync(parse, text, limiter=threads)
 
-    setattr(read, _BODY, model)
+    setattr(read, _BODY, Body(model))
     return Depends(read)
 
 
-def body_of(dependant: Dependant | None) -> type[BaseModel] | None:
-    """Return the model of the body that an endpoint reads, None if it reads none."""
+def table_body(
+    model: type[BaseModel], *, after: Callable[..., Any], most_bytes: int, most_values: int, required: bool = True
+) -> Any:
+    """Return the dependency that reads the body of a request as a :class:`Table`, None where there is no body.
+
+    Args:
+        model: what the body is, if it is JSON.
+        after, most_bytes, most_values: as in :func:`json_body`; ``most_values`` of JSON alone.
+        required: whether there must be a body.
+    """
+    threads = CapacityLimiter(THREADS)
+
+    def parse(text: bytes) -> bytes:
+        return _validated(model, text, most_values, unique_keys=True).model_dump_json().encode()
+
+    async def read(request: Request, _refused: Any = Depends(after)) -> Table | None:
+        given = request.headers.get("content-type", "")
+        media_type = given.partition(";")[0].strip().lower()
+        unknown = UnsupportedMediaTypeError(
+            f"Content-Type is {given or 'missing'}: send a table as {', '.join(MediaType)}, and say which it is"
+        )
+        if media_type not in _TABLES and (given or required):
+            raise unknown
+        content = await _bounded(request, most_bytes)
+        if not content:
+            if required:
+                raise _missing()
+            return None
+        if not given:
+            raise unknown
+        if media_type == MediaType.JSON:
+            content = await run_sync(parse, content, limiter=threads)
+        return Table(MediaType(media_type), content)
+
+    setattr(read, _BODY, Body(model, _TABLES[1:], required))
+    return Depends(read)
+
+
+def body_of(dependant: Dependant | None) -> Body | None:
+    """Return what an endpoint reads as its body, None if it reads none."""
     if dependant is None:
         return None
-    model: type[BaseModel] | None = getattr(dependant.call, _BODY, None)
+    body: Body | None = getattr(dependant.call, _BODY, None)
     for inner in dependant.dependencies:
-        model = model or body_of(inner)
-    return model
+        body = body or body_of(inner)
+    return body
+
+
+def _missing() -> InvalidBodyError:
+    return InvalidBodyError([{"type": "missing", "loc": ("body",), "msg": "Field required"}])
+
+
+def _validated(model: type[Model], text: bytes, most_values: int, *, unique_keys: bool) -> Model:
+    document = _parsed(text, unique_keys=unique_keys)
+    _refuse_more_values(document, most_values)
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[:MOST_ERRORS]
+        located = [dict(item) | {"loc": ("body", *item["loc"])} for item in wrong]
+        raise InvalidBodyError(located, body=document, count=error.error_count()) from error
 
 
 async def _bounded(request: Request, most_bytes: int) -> bytes:

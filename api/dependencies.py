@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from symadj.api.bulkheads import CostlyReads, InFlight, IngestLane
+from symadj.api.flow_process import FlowProcess
 from symadj.api.long_polls import LongPolls
 from symadj.service import ingest, keys
 from symadj.service.errors import (
@@ -37,6 +38,7 @@ __all__ = [
     "AttemptToken",
     "Costly",
     "Drawing",
+    "Flows",
     "JobId",
     "Joined",
     "Lane",
@@ -86,6 +88,11 @@ async def _long_polls(request: Request) -> LongPolls:
     return polls
 
 
+async def _flow_process(request: Request) -> FlowProcess:
+    process: FlowProcess = request.app.state.flow_process
+    return process
+
+
 async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
@@ -97,6 +104,7 @@ Costly = Annotated[CostlyReads, Depends(_costly_reads)]
 Drawing = Annotated[Downsampler, Depends(_downsampler)]
 Joined = Annotated[InFlight, Depends(_in_flight)]
 Polls = Annotated[LongPolls, Depends(_long_polls)]
+Flows = Annotated[FlowProcess, Depends(_flow_process)]
 SettingsOf = Annotated[Settings, Depends(_settings)]
 
 

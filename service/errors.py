@@ -8,13 +8,18 @@ __all__ = [
     "BusyError",
     "ConflictError",
     "ContentTooLargeError",
+    "FlowMemoryError",
+    "FlowProcessError",
+    "FlowTimeoutError",
     "ForbiddenError",
     "ForeignOriginError",
     "IdempotencyMismatchError",
     "InvalidParameterError",
+    "InvalidRowsError",
     "InvalidSpecError",
     "MisdirectedError",
     "NoRoomError",
+    "NotAcceptableError",
     "NotFoundError",
     "SymadjError",
     "TooManyRequestsError",
@@ -118,6 +123,47 @@ class UnsupportedMediaTypeError(SymadjError):
     status = 415
     code = "unsupported-media-type"
     title = "Unsupported media type"
+
+
+class NotAcceptableError(SymadjError):
+    """None of the formats that the client takes (Accept) is one in which this can be answered."""
+
+    status = 406
+    code = "not-acceptable"
+    title = "Not in this format"
+
+
+class InvalidRowsError(SymadjError):
+    """What was sent does not fit the flow, or is more than one request may take."""
+
+    status = 422
+    code = "invalid-rows"
+    title = "The rows do not fit the flow"
+
+
+class FlowTimeoutError(SymadjError):
+    """A computation with a flow took longer than one may; it was ended."""
+
+    status = 504
+    code = "flow-timeout"
+    title = "It took too long"
+
+
+class FlowMemoryError(SymadjError):
+    """A computation with a flow took more memory than one may; it was ended."""
+
+    status = 503
+    code = "flow-memory"
+    title = "It takes too much memory"
+
+
+class FlowProcessError(SymadjError):
+    """The process that computes with flows died or did not start; nothing of the service was in it."""
+
+    status = 503
+    code = "flow-process"
+    title = "The process that computes with flows died"
+    retry_after = 2
 
 
 class UnauthorizedError(SymadjError):

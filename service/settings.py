@@ -129,6 +129,19 @@ class Settings(BaseSettings):
     request_seconds: float = Field(
         60.0, gt=0, description="How long a client may take to send a request to the API before it is cut off."
     )
+    flow_rows: int = Field(
+        10_000, ge=1, description="Rows that one request may have computed of a trained flow (density, samples, paths)."
+    )
+    flow_values: int = Field(100_000, ge=1, description="Values that these rows may have together, contexts included.")
+    flow_seconds: float = Field(
+        30.0, gt=0, description="How long that may take, with loading the flow, before it is ended."
+    )
+    flow_memory: ByteSize = Field(
+        ByteSize(512 * 2**20),
+        gt=0,
+        description="Memory that it may take, beyond what its process has with the libraries loaded (512MiB).",
+    )
+    flow_threads: int = Field(1, ge=1, description="Threads of that process that compute.")
     max_active_per_owner: int | None = Field(
         None, ge=1, description="Jobs of one owner that may be on the cluster at once; default: no limit."
     )

@@ -1,0 +1,98 @@
+"""What the API asks of the process that computes with trained flows, and how both write it to their pipes.
+
+A frame is the two lengths (4 and 8 bytes, big-endian), a header in JSON, and content of any kind.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["LENGTHS", "FlowAnswer", "FlowOutcome", "FlowQuestion", "MediaType", "Operation", "StoredFile", "frame"]
+
+LENGTHS = struct.Struct(">IQ")
+
+
+class MediaType(StrEnum):
+    """The formats of tables, in requests and in answers."""
+
+    JSON = "application/json"
+    NPY = "application/x-npy"
+    CSV = "text/csv"
+    PARQUET = "application/vnd.apache.parquet"
+
+
+class Operation(StrEnum):
+    """What is computed."""
+
+    LOG_PROB = "log_prob"
+    SAMPLE = "sample"
+    TRANSPORT = "transport"
+
+
+class FlowOutcome(StrEnum):
+    """What became of a question."""
+
+    DONE = "done"
+    REFUSED = "refused"  # what was sent does not fit the flow
+    GONE = "gone"  # a file of the flow is not where it was stored
+    DAMAGED = "damaged"  # the files are no flow
+    UNREACHABLE = "unreachable"  # the storage does not answer
+    MEMORY = "memory"  # it takes more memory than the process may have
+    FAILED = "failed"  # a fault of ours
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StoredFile(_Header):
+    """A file of the storage: its path there, and the SHA-256 that it must have."""
+
+    path: str
+    sha256: str
+
+
+class FlowQuestion(_Header):
+    """The header of a question; the content is the request's body.
+
+    Attributes:
+        operation: what to compute.
+        storage: where the files of jobs lie.
+        config: ``config.json`` of a run.
+        weights: its ``weights.safetensors``.
+        sent: format of the content; None: there is none.
+        wanted: format of the answer.
+        n: samples, of each context if the flow takes one.
+        seed: of the samples; None: another one at each call.
+        times: of the trajectories.
+        most_rows: of a table, sent or answered.
+        most_values: of a table.
+    """
+
+    operation: Operation
+    storage: str
+    config: StoredFile
+    weights: StoredFile
+    sent: MediaType | None
+    wanted: MediaType
+    n: int = 1
+    seed: int | None = None
+    times: tuple[float, ...] = ()
+    most_rows: int
+    most_values: int
+
+
+class FlowAnswer(_Header):
+    """The header of an answer; the content is the table that was asked for, if it was computed."""
+
+    outcome: FlowOutcome
+    message: str = ""
+
+
+def frame(header: FlowQuestion | FlowAnswer, content: bytes = b"") -> bytes:
+    """Return a header and content as they are written to a pipe."""
+    text = header.model_dump_json().encode()
+    return LENGTHS.pack(len(text), len(content)) + text + content

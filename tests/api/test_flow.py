@@ -1,0 +1,312 @@
+"""Densities, samples and trajectories of a trained flow, over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+import symadj_core
+from symadj.service import keys
+from symadj.service.contract import layout
+from symadj.service.contract.flow_question import MediaType, Operation
+from symadj.service.roles import Role
+from symadj.service.store import Database
+from tests.api.conftest import NOW, Run, runs_of
+from tests.api.test_jobs import assert_problem
+from tests.conftest import ApiServer, running_api
+from tests.core.test_trained import OF_CONTEXT, config, folder
+from tests.workers import runs
+
+SECRET = "a secret of the server's for tests"
+ROWS = [[0.25, -0.5], [1.0, 0.75], [-0.5, 0.5]]
+TABLE = pa.table({"more": ["a", "b", "c"], "y": [row[1] for row in ROWS], "x": [row[0] for row in ROWS]})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of a real run on two columns, x and y."""
+    place = tmp_path_factory.mktemp("run")
+    outcome, _ = runs.run(place, evaluation={"mixture_components": 0, "plots": False, "two_sample_rows": 0})
+    assert outcome.state == "succeeded"
+    return place / "job-1" / "artifacts" / "1"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """An API that asks for keys."""
+    with running_api(tmp_path_factory.mktemp("api"), SYMADJ_AUTH="keys", SYMADJ_KEY_SECRET=SECRET) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def client_of(server: ApiServer, role: Role = Role.ADMIN, name: str = "root") -> Iterator[httpx.Client]:
+    database = Database(f"sqlite:///{server.data / 'symadj.sqlite'}")
+    with contextlib.closing(database), database.session() as session:
+        _, made = keys.create(session, SECRET.encode(), name=name, role=role)
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {made}"}, timeout=120) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def api(server: ApiServer) -> Iterator[httpx.Client]:
+    with client_of(server) as client:
+        yield client
+
+
+def with_files(run: Run, source: Path) -> Run:
+    """Store the files of a run as a job's."""
+    target = run.server.data / "jobs" / layout.artifact_folder(run.job_id, 1)
+    target.mkdir(parents=True)
+    for name in ("config.json", "weights.safetensors"):
+        content = (source / name).read_bytes()
+        (target / name).write_bytes(content)
+        record = {"kind": "artifact", "time": NOW, "name": name, "media_type": "application/octet-stream"}
+        sent = run.send(record | {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
+        assert sent.status_code == 200
+    return run
+
+
+@pytest.fixture(scope="module")
+def job(server: ApiServer, api: httpx.Client, trained: Path) -> Iterator[Run]:
+    """A job with a trained flow."""
+    with runs_of(server, api) as make:
+        yield with_files(make(), trained)
+
+
+@contextlib.contextmanager
+def serving(data: Path, trained: Path, **setting: str) -> Iterator[tuple[ApiServer, Run]]:
+    """Run an API with a setting, and a job with a trained flow in it."""
+    with (
+        running_api(data, **setting) as server,
+        httpx.Client(base_url=server.url, timeout=120) as client,
+        runs_of(server, client) as make,
+    ):
+        yield server, with_files(make(), trained)
+
+
+def ask(run: Run, operation: str, api: httpx.Client | None = None, **arguments: Any) -> httpx.Response:
+    return (api or run.api).post(f"/api/v1/jobs/{run.job_id}/flow/{operation}", **arguments)
+
+
+def written(media_type: MediaType) -> bytes:
+    """Return the rows in a format."""
+    stream = io.BytesIO()
+    match media_type:
+        case MediaType.JSON:
+            stream.write(json.dumps({"rows": ROWS}).encode())
+        case MediaType.NPY:
+            np.save(stream, np.array(ROWS))
+        case MediaType.CSV:
+            pa.csv.write_csv(TABLE, stream)
+        case MediaType.PARQUET:
+            pa.parquet.write_table(TABLE, stream)
+    return stream.getvalue()
+
+
+def read(answer: httpx.Response) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the columns of an answer in any format; of npy, by number."""
+    assert answer.status_code == 200, answer.text
+    content = answer.content
+    match MediaType(answer.headers["content-type"].partition(";")[0]):
+        case MediaType.JSON:
+            return {name: np.array(values) for name, values in json.loads(content)["columns"].items()}
+        case MediaType.NPY:
+            array = np.load(io.BytesIO(content))
+            return {str(at): column for at, column in enumerate(array.reshape(len(array), -1).T)}
+        case MediaType.CSV:
+            table = pa.csv.read_csv(io.BytesIO(content))
+        case MediaType.PARQUET:
+            table = pa.parquet.read_table(io.BytesIO(content))
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def child(server: ApiServer) -> psutil.Process:
+    """The process that computes."""
+    (found,) = psutil.Process(server.process.pid).children()
+    return found
+
+
+@pytest.mark.parametrize("media_type", MediaType)
+def test_the_density_is_that_of_the_library_in_every_format(job: Run, trained: Path, media_type: MediaType) -> None:
+    headers = {"Content-Type": media_type, "Accept": media_type}
+    columns = read(ask(job, "log_prob", content=written(media_type), headers=headers))
+    (scores,) = columns.values()
+    np.testing.assert_allclose(scores, symadj_core.load(trained).log_prob(ROWS), rtol=1e-12)
+    assert columns.keys() == ({"0"} if media_type is MediaType.NPY else {"log_prob"})
+
+
+@pytest.mark.parametrize("media_type", MediaType)
+def test_samples_are_those_of_their_seed_and_can_be_sent_back_as_they_came(job: Run, media_type: MediaType) -> None:
+    accept = {"Accept": media_type}
+    first, second = (ask(job, "sample", params={"n": 5, "seed": 1}, headers=accept) for _ in range(2))
+    assert first.content == second.content
+    assert ask(job, "sample", params={"n": 5}, headers=accept).content != first.content
+    assert [len(column) for column in read(first).values()] == [5, 5]
+    scores = read(ask(job, "log_prob", content=first.content, headers={"Content-Type": media_type}))
+    assert scores["log_prob"].shape == (5,)
+
+
+def test_rows_are_followed_to_the_base(job: Run, trained: Path) -> None:
+    flow = symadj_core.load(trained)
+    times = [0.0, flow.end_time / 2, flow.end_time]
+    found = read(ask(job, "transport", params={"t": times}, json={"rows": ROWS}))
+    assert found["flow_time"].tolist() == np.repeat(times, 3).tolist()
+    assert found["flow_row"].tolist() == [0, 1, 2] * 3
+    paths = np.stack([found["x"], found["y"]], -1)
+    np.testing.assert_allclose(paths[:3], ROWS, rtol=1e-6)
+    # The flow's own space: to the base, and from there to the data by the transforms.
+    np.testing.assert_allclose(paths[6:], flow.space.from_flow(flow.to_base(ROWS), rounded=False), rtol=1e-4, atol=1e-5)
+
+
+def test_contexts_stand_beside_the_rows_by_name_or_apart(server: ApiServer, api: httpx.Client, tmp_path: Path) -> None:
+    files = folder(tmp_path / "given", config(context_columns=["age"], context_transform=OF_CONTEXT))
+    with runs_of(server, api) as make:
+        run = with_files(make(), files)
+        beside = {"columns": {"age": [30, 50], "ssc": [-3, -2.5], "fsc": [1e6, 1.0001e6]}}
+        apart = {"rows": [[1e6, -3], [1.0001e6, -2.5]], "context": [[30], [50]]}
+        one, other = (read(ask(run, "log_prob", json=body))["log_prob"].tolist() for body in (beside, apart))
+        assert one == other
+        missing = assert_problem(ask(run, "log_prob", json={"rows": [[1e6, -3]]}), 422)
+        assert "age" in missing["detail"]
+        drawn = read(
+            ask(run, "sample", params={"n": 2}, content=b"age\n30\n50\n", headers={"Content-Type": "text/csv"})
+        )
+        assert drawn["age"].tolist() == [30, 30, 50, 50]
+        assert "age" in assert_problem(ask(run, "sample"), 422)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments", "words"),
+    [
+        ("log_prob", {"json": {"rows": [[1.0]]}}, "x, y"),
+        ("log_prob", {"json": {"columns": {"x": [1.0]}}}, "y"),
+        ("log_prob", {"json": {"columns": {"x": [1.0], "y": [1.0, 2.0]}}}, "lengths"),
+        ("log_prob", {"json": {"rows": [[1.0, 1.0]], "index": [1, 2]}}, "index"),
+        ("log_prob", {"json": {"rows": [[0.0, 0.0]] * 10_001}}, "10,000 rows"),
+        ("log_prob", {"content": b"x,y\n1,\n", "headers": {"Content-Type": MediaType.CSV}}, "finite"),
+        ("log_prob", {"content": b"x,z\n1,2\n", "headers": {"Content-Type": MediaType.CSV}}, "'y'"),
+        ("log_prob", {"content": b"PAR1", "headers": {"Content-Type": MediaType.PARQUET}}, "parquet"),
+        ("log_prob", {"content": b"\x93NUMPY", "headers": {"Content-Type": MediaType.NPY}}, "npy"),
+        ("sample", {"params": {"n": 10_001}}, "10,000 rows"),
+        ("sample", {"json": {"context": [[1.0]]}}, "no context"),
+        ("transport", {"params": {"t": [0, 9]}, "json": {"rows": ROWS}}, "t"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_reason(
+    job: Run, operation: str, arguments: dict[str, Any], words: str
+) -> None:
+    problem = assert_problem(ask(job, operation, **arguments), 422)
+    assert problem["type"] == "urn:symadj:problem:invalid-rows"
+    assert words in problem["detail"]
+
+
+def test_pickled_objects_are_not_loaded(job: Run) -> None:
+    stream = io.BytesIO()
+    np.save(stream, np.array([{}, {}], dtype=object))
+    answer = ask(job, "log_prob", content=stream.getvalue(), headers={"Content-Type": MediaType.NPY})
+    assert "npy" in assert_problem(answer, 422)["detail"]
+
+
+def test_formats_that_are_not_known_are_refused_with_those_that_are(job: Run) -> None:
+    for headers, status in (
+        ({"Content-Type": "application/x-arff"}, 415),
+        ({"Content-Type": "application/json", "Accept": "image/png"}, 406),
+        ({"Content-Type": "application/json", "Accept": "text/csv;q=0"}, 406),
+    ):
+        problem = assert_problem(ask(job, "log_prob", content=b'{"rows": [[0, 0]]}', headers=headers), status)
+        assert all(media_type in problem["detail"] for media_type in MediaType)
+    liked = {"Accept": "image/png, text/csv;q=0.5, application/json;q=0.1, */*;q=0.01"}
+    assert ask(job, "sample", headers=liked).headers["content-type"].startswith("text/csv")
+
+
+@pytest.mark.parametrize("operation", Operation)
+def test_a_job_without_weights_says_so_and_others_jobs_are_not_there(
+    server: ApiServer, job: Run, api: httpx.Client, operation: Operation
+) -> None:
+    arguments: dict[str, Any] = {} if operation is Operation.SAMPLE else {"json": {"rows": ROWS}}
+    arguments["params"] = {"t": [0, 0.5]} if operation is Operation.TRANSPORT else {}
+    with runs_of(server, api) as make:
+        problem = assert_problem(ask(make(), operation, **arguments), 409)
+        assert "weights.safetensors" in problem["detail"]
+    with client_of(server, Role.VIEWER, f"viewer of {operation}") as viewer:
+        assert ask(job, operation, viewer, **arguments).status_code == 200
+    with client_of(server, Role.SUBMITTER, f"submitter of {operation}") as stranger:
+        assert_problem(ask(job, operation, stranger, **arguments), 404)
+
+
+def test_the_death_of_the_process_costs_one_request_and_the_api_nothing(server: ApiServer, job: Run) -> None:
+    assert ask(job, "sample").status_code == 200
+    before = child(server)
+    idle = before.cpu_times()
+    with ThreadPoolExecutor() as threads:
+        asked = threads.submit(ask, job, "sample", params={"n": 10_000})
+        while before.cpu_times() == idle and not asked.done():
+            pass  # it has nothing else to do: when it computes, it is the request
+        before.kill()
+        answer = asked.result()
+    problem = assert_problem(answer, 503)
+    assert "signal 9" in problem["detail"]
+    assert answer.headers["retry-after"]
+    assert job.get("").status_code == 200
+    assert ask(job, "sample").status_code == 200
+    assert child(server).pid != before.pid
+
+
+def test_of_many_requests_some_wait_and_the_others_are_told_to_come_again(server: ApiServer, job: Run) -> None:
+    assert ask(job, "sample").status_code == 200
+    stopped = child(server)
+    stopped.suspend()
+    try:
+        with ThreadPoolExecutor() as threads:
+            asked = [threads.submit(ask, job, "sample") for _ in range(6)]
+            first = [done.result() for done in islice(as_completed(asked), 2)]
+            stopped.resume()
+            statuses = sorted(done.result().status_code for done in asked)
+    finally:
+        stopped.resume()
+    assert statuses == [200] * 4 + [503] * 2
+    for answer in first:
+        assert assert_problem(answer, 503)["type"] == "urn:symadj:problem:busy"
+        assert answer.headers["retry-after"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "status", "code"),
+    [
+        ({"SYMADJ_FLOW_SECONDS": "0.001"}, 504, "flow-timeout"),
+        ({"SYMADJ_FLOW_MEMORY": "1MiB"}, 503, "flow-memory"),
+    ],
+)
+def test_what_takes_too_much_is_ended_and_the_answer_says_what_to_do(
+    tmp_path: Path, trained: Path, setting: dict[str, str], status: int, code: str
+) -> None:
+    with serving(tmp_path, trained, **setting) as (server, run):
+        problem = assert_problem(ask(run, "sample", params={"n": 10_000}), status)
+        assert problem["type"] == f"urn:symadj:problem:{code}"
+        assert next(iter(setting)) in problem["detail"]
+        assert "symadj_core.load" in problem["detail"]
+        assert psutil.Process(server.process.pid).children() == []
+        assert run.get("").status_code == 200
+
+
+def test_when_the_api_dies_the_process_ends(tmp_path: Path, trained: Path) -> None:
+    with serving(tmp_path, trained, SYMADJ_FLOW_ROWS="2") as (server, run):
+        assert "2 rows" in assert_problem(ask(run, "sample", params={"n": 3}), 422)["detail"]
+        computing = child(server)
+        server.process.kill()
+        computing.wait(60)
