@@ -17,6 +17,11 @@ from symadj.service.store.tables import Job, MetricPoint, MetricSeries
 __all__ = ["Downsampled", "append", "buckets", "one_series", "points", "series", "series_of"]
 
 
+# Of values before their sum, which may be infinite where their mean is not: PostgreSQL refuses that with an error.
+# (Its avg does so from 1e154 on, since it sums squares as well.)
+_SCALE = 2.0**-30
+
+
 @dataclass(frozen=True)
 class Downsampled:
     """Neighbouring points of a series, drawn together so that a spike stays visible.
@@ -165,7 +170,7 @@ def buckets(session: Session, job_id: str, name: str, *, count: int) -> list[Dow
             sa.func.count().label("points"),
             sa.func.min(numbered.c.finite).label("minimum"),
             sa.func.max(numbered.c.finite).label("maximum"),
-            sa.func.avg(numbered.c.finite).label("mean"),
+            (sa.func.sum(numbered.c.finite * _SCALE) / sa.func.count(numbered.c.finite) / _SCALE).label("mean"),
             sa.func.count(numbered.c.finite).label("finite"),
         )
         .group_by(numbered.c.bucket)

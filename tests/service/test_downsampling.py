@@ -104,7 +104,7 @@ def test_a_series_is_drawn_as_it_is_stored_through_resumes_and_late_records(data
 
 def test_a_series_too_long_for_memory_is_drawn_alike(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = submit(database)
-    values = {1: 3.0, 2: math.nan, 3: -1.0, 5: math.inf, 6: math.nan, 7: 2.5, 9: 4.0}
+    values = {1: 3.0, 2: math.nan, 3: -1.0, 5: math.inf, 6: math.nan, 7: 2.5, 9: 4.0, 10: 1.7e308, 11: 1.7e308}
     send(database, claim(database, job_id).token, 1, *(step(n, str(v)) for n, v in values.items()))
     monkeypatch.setattr(downsampling, "MOST_POINTS", 6)
     for count in (1, 3, 4, 7, 100):
