@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 import httpx
 import tenacity
@@ -17,10 +19,10 @@ from pydantic import BaseModel
 
 from symadj.api.schemas.jobs import AttemptList, CheckpointList, DataRead, EventList, JobList, JobRead
 from symadj.api.schemas.service import UsageRead
-from symadj.api.schemas.telemetry import ArtifactList, MemorySummary, MetricList, MetricSeriesRead
+from symadj.api.schemas.telemetry import ArtifactList, ArtifactRead, MemorySummary, MetricList, MetricSeriesRead
 from symadj.service.contract.states import JobState
 
-__all__ = ["ApiProblemError", "ApiUnreachableError", "BadRequestError", "Client"]
+__all__ = ["ApiProblemError", "ApiUnreachableError", "BadRequestError", "Client", "DownloadError"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -29,6 +31,9 @@ SUBMIT_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
 # For how long a request is repeated that a server refuses for now and says when to come again.
 BUSY_SECONDS = 60.0
+# How long a download that broke off is asked for again while nothing of it comes.
+RESUME_SECONDS = 60.0
+PIECE_BYTES = 2**18
 
 
 class ApiProblemError(Exception):
@@ -56,6 +61,10 @@ class ApiProblemError(Exception):
 
 class BadRequestError(ValueError):
     """What was asked for can't be sent: an address, a job id, an API key or a repeatable key that can't be one."""
+
+
+class DownloadError(Exception):
+    """What was downloaded is not what the run stored."""
 
 
 class ApiUnreachableError(Exception):
@@ -138,8 +147,17 @@ class Client:
         return retrying(self._send_once, method, path, **arguments)
 
     def _send_once(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        try:
+        with self._sending():
             response = self._http.request(method, path, **arguments)
+        if response.is_error:
+            raise _problem(response)
+        return response
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """Say in our words what goes wrong with a request within the block."""
+        try:
+            yield
         except httpx.UnsupportedProtocol as error:
             raise BadRequestError(f"{self.url!r} is not the address of a server: write http://host:port") from error
         except httpx.TransportError as error:
@@ -148,9 +166,6 @@ class Client:
                 "`symadj serve` starts one, --url names another",
                 sent=not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout),
             ) from error
-        if response.is_error:
-            raise _problem(response)
-        return response
 
     def _read(self, model: type[Model], method: str, path: str, **arguments: Any) -> Model:
         return model.model_validate_json(self._request(method, path, **arguments).content)
@@ -307,9 +322,93 @@ class Client:
         """List a job's files."""
         return self._read(ArtifactList, "GET", f"{_job_path(job_id)}/artifacts")
 
-    def download(self, job_id: str, name: str, target: Path) -> None:
-        """Write one of a job's files to ``target``."""
-        target.write_bytes(self._request("GET", f"{_job_path(job_id)}/artifacts/{name}").content)
+    def download(
+        self,
+        job_id: str,
+        artifact: ArtifactRead | str,
+        target: Path,
+        *,
+        advance: Callable[[int], None] = lambda _count: None,
+    ) -> None:
+        """Write one of a job's files to ``target``; where it is there already, nothing is done.
+
+        It is received into a file beside it, ``NAME.SUM.part``, and a download that broke off goes on from where it
+        was, now or at the next call. When its SHA-256 is the one that the run stored, the file gets its name.
+
+        Args:
+            job_id: of the job.
+            artifact: one of :meth:`artifacts`, or its name.
+            target: the file to write.
+            advance: gets the number of bytes that have come, again and again.
+
+        Raises:
+            ApiProblemError: there is no such file.
+            ApiUnreachableError: nothing has come for a minute, however often it was asked for.
+            DownloadError: what came is not what the run stored.
+        """
+        if isinstance(artifact, str):
+            named = {item.name: item for item in self.artifacts(job_id).items}
+            # A name that is not there is told by the server.
+            artifact = named[artifact] if artifact in named else self._absent(job_id, artifact)
+        if target.is_file() and target.stat().st_size == artifact.bytes and _sha256(target) == artifact.sha256:
+            advance(artifact.bytes)
+            return
+        part = target.with_name(f"{target.name}.{artifact.sha256[:16]}.part")
+        if part.is_file():
+            advance(part.stat().st_size)
+        came = time.monotonic()
+
+        def note(count: int) -> None:
+            nonlocal came
+            came = time.monotonic()
+            advance(count)
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_is_away),
+            stop=lambda _state: time.monotonic() - came > RESUME_SECONDS,
+            wait=_pause,
+            reraise=True,
+        )
+        retrying(self._receive, job_id, artifact, part, note)
+        found = _sha256(part)
+        if found != artifact.sha256:
+            part.unlink()
+            raise DownloadError(
+                f"{artifact.name} of {job_id} came with the SHA-256 {found}, and the run stored {artifact.sha256}: it "
+                "was removed. Download it again; if that does not help, the file on the server is damaged"
+            )
+        part.replace(target)
+
+    def _receive(self, job_id: str, artifact: ArtifactRead, part: Path, note: Callable[[int], None]) -> None:
+        """Add to ``part`` what it lacks of a file."""
+        held = part.stat().st_size if part.is_file() else 0
+        if held == artifact.bytes and held:
+            return
+        headers = {"Accept-Encoding": "identity"}
+        if 0 < held < artifact.bytes:
+            headers |= {"Range": f"bytes={held}-", "If-Range": f'"{artifact.sha256}"'}
+        with self._sending():
+            path = f"{_job_path(job_id)}/artifacts/{artifact.name}"
+            with self._http.stream("GET", path, headers=headers) as response:
+                if response.is_error:
+                    response.read()
+                    raise _problem(response)
+                more = response.status_code == 206
+                if held and not more:
+                    note(-held)  # it comes from its beginning
+                with part.open("ab" if more else "wb") as file:
+                    for piece in response.iter_raw(PIECE_BYTES):
+                        file.write(piece)
+                        note(len(piece))
+
+    def _absent(self, job_id: str, name: str) -> NoReturn:
+        self._request("GET", f"{_job_path(job_id)}/artifacts/{name}")
+        raise DownloadError(f"{name} of {job_id} has just been stored: download it again")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _is_away(error: BaseException) -> bool:

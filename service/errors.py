@@ -21,6 +21,7 @@ __all__ = [
     "NoRoomError",
     "NotAcceptableError",
     "NotFoundError",
+    "RangeNotSatisfiableError",
     "SymadjError",
     "TooManyRequestsError",
     "UnauthorizedError",
@@ -66,6 +67,14 @@ class ContentTooLargeError(SymadjError):
     status = 413
     code = "content-too-large"
     title = "Content too large"
+
+
+class RangeNotSatisfiableError(SymadjError):
+    """A part of a file is asked for that the file does not have."""
+
+    status = 416
+    code = "range-not-satisfiable"
+    title = "Not a part of the file"
 
 
 class InvalidParameterError(SymadjError):

@@ -15,7 +15,7 @@ from symadj.api.children import ServeError
 from symadj.api.cli import inspecting, keys, render, running, showing
 from symadj.api.cli.inspecting import InspectError
 from symadj.api.cli.shared import console
-from symadj.api.client import ApiProblemError, ApiUnreachableError, BadRequestError
+from symadj.api.client import ApiProblemError, ApiUnreachableError, BadRequestError, DownloadError
 from symadj.api.serve import serve
 from symadj.service.settings import SettingsError
 
@@ -38,7 +38,7 @@ def main() -> None:
         for pointer, detail in problem.errors or [("", problem.detail)]:
             errors.print(f"  {escape(pointer)}: {escape(detail)}" if pointer else f"  {escape(detail)}", soft_wrap=True)
         sys.exit(1)
-    except (ApiUnreachableError, ServeError, SettingsError, BadRequestError, InspectError) as error:
+    except (ApiUnreachableError, BadRequestError, DownloadError, InspectError, ServeError, SettingsError) as error:
         errors.print(f"[red]symadj:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
 

@@ -11,10 +11,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from symadj.api.client import Client
 
-__all__ = ["AsJson", "JobId", "client_command", "console"]
+__all__ = ["AsJson", "JobId", "client_command", "console", "progress_bars"]
 
 Command = Callable[..., None]
 
@@ -32,6 +33,13 @@ _KeyFile = Annotated[
 ]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print what the API answers.")]
+
+
+def progress_bars(*columns: ProgressColumn) -> Progress:
+    """Return bars on standard error, with more ``columns``; nothing is shown where that is no terminal."""
+    errors = Console(stderr=True, highlight=False)
+    shown = (TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn())
+    return Progress(*shown, console=errors, transient=True, disable=not errors.is_terminal)
 
 
 def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:

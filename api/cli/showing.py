@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import DownloadColumn, TaskID, TransferSpeedColumn
 
 from symadj.api.cli import render
 from symadj.api.cli.results import memory_table, print_parts
-from symadj.api.cli.shared import AsJson, JobId, client_command, console
+from symadj.api.cli.shared import AsJson, JobId, client_command, console, progress_bars
 from symadj.api.client import Client
 from symadj.service.contract.states import JobState
 
@@ -130,8 +131,15 @@ def download(
     job: JobId,
     folder: Annotated[Path, typer.Argument(help="Where to put the files.")] = Path(),
 ) -> None:
-    """Download all files of a job."""
+    """Download all files of a job: those that are there are not fetched again, and one that broke off goes on."""
     folder.mkdir(parents=True, exist_ok=True)
-    for artifact in client.artifacts(job).items:
-        client.download(job, artifact.name, folder / artifact.name)
-        console.print(str(folder / artifact.name), soft_wrap=True)
+    items = client.artifacts(job).items
+    with progress_bars(DownloadColumn(), TransferSpeedColumn()) as bars:
+        tasks = [bars.add_task(item.name, total=item.bytes) for item in items]
+        for item, task in zip(items, tasks, strict=True):
+
+            def advance(count: int, task: TaskID = task) -> None:
+                bars.advance(task, count)
+
+            client.download(job, item, folder / item.name, advance=advance)
+            console.print(str(folder / item.name), soft_wrap=True)

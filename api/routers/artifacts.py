@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi.responses import StreamingResponse
 
 from symadj.api.dependencies import JobId, SettingsOf, Store
 from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import ArtifactList, ArtifactRead
 from symadj.service.contract import layout
-from symadj.service.contract.storage import Folder, Storage
-from symadj.service.errors import NotFoundError
+from symadj.service.contract.storage import Storage
+from symadj.service.errors import NotFoundError, RangeNotSatisfiableError
 from symadj.service.store import artifacts, jobs
 
 router = APIRouter(prefix="/jobs/{job_id}/artifacts", tags=["artifacts"])
 
-# How much of a file in a bucket is passed on at once.
+# How much of a file is passed on at once.
 PIECE_BYTES = 2**20
 
 
@@ -48,35 +49,77 @@ def list_artifacts(store: Store, settings: SettingsOf, request: Request, job_id:
 
 @router.get(
     "/{name}",
-    response_class=FileResponse,
-    responses={200: {"description": "The file", "content": {"*/*": {}}}, **describe(404)},
+    response_class=StreamingResponse,
+    responses={
+        200: {"description": "The file", "content": {"*/*": {}}},
+        206: {"description": "A part of the file", "content": {"*/*": {}}},
+        **describe(404, 416),
+    },
 )
 def download_artifact(
-    store: Store, settings: SettingsOf, job_id: JobId, name: Annotated[str, Path(max_length=200)]
+    store: Store,
+    settings: SettingsOf,
+    job_id: JobId,
+    name: Annotated[str, Path(max_length=200)],
+    asked: Annotated[
+        str | None, Header(alias="range", max_length=100, description="`bytes=1000-`; of several ranges, all is sent.")
+    ] = None,
+    if_range: Annotated[
+        str | None, Header(alias="if-range", max_length=200, description="The ETag of the file that a part is of.")
+    ] = None,
 ) -> Response:
-    """Download a file. Its ETag is its SHA-256. Ranges are served from a folder only, not from a bucket."""
+    """Download a file, or a part of it (Range). Its ETag is its SHA-256."""
     with store.read_session() as session:
         jobs.get(session, job_id)
         artifact = artifacts.get(session, job_id, name)
     storage = settings.resolved_storage()
     path = f"{layout.artifact_folder(job_id, artifact.attempt)}/{artifact.name}"
-    headers = {"ETag": f'"{artifact.sha256}"'}
-    gone = f"{name!r} was stored at {storage.name(path)}, but that file is gone"
-    if isinstance(storage, Folder):
-        file = storage.path(path)
-        if not file.is_file():
-            raise NotFoundError(gone)
-        return FileResponse(file, media_type=artifact.media_type, filename=artifact.name, headers=headers)
     try:
-        headers["Content-Length"] = str(storage.size(path))
+        size = storage.size(path)
     except FileNotFoundError as error:
-        raise NotFoundError(gone) from error
-    # A name has no character that would have to be quoted.
-    headers["Content-Disposition"] = f'attachment; filename="{artifact.name}"'
-    return StreamingResponse(_pieces(storage, path), media_type=artifact.media_type, headers=headers)
+        raise NotFoundError(f"{name!r} was stored at {storage.name(path)}, but that file is gone") from error
+    etag = f'"{artifact.sha256}"'
+    part = _part(asked, size) if if_range in {None, etag} else None
+    first, end = part or (0, size)
+    headers = {
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        "Content-Length": str(end - first),
+        # A name has no character that would have to be quoted.
+        "Content-Disposition": f'attachment; filename="{artifact.name}"',
+    }
+    if part is not None:
+        headers["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
+    pieces = _pieces(storage, path, first, end)
+    return StreamingResponse(pieces, 200 if part is None else 206, headers, media_type=artifact.media_type)
 
 
-def _pieces(storage: Storage, path: str) -> Iterator[bytes]:
+def _part(asked: str | None, size: int) -> tuple[int, int] | None:
+    """Return the first byte that is asked for, and the one behind the last; None for the whole file.
+
+    What is not one range of bytes counts for nothing (RFC 9110, 14.2).
+
+    Raises:
+        RangeNotSatisfiableError: the file has none of these bytes.
+    """
+    match = re.fullmatch(r"bytes\s*=\s*(\d*)-(\d*)", (asked or "").strip(), re.ASCII)
+    if match is None or match.groups() == ("", ""):
+        return None
+    first, last = (int(number) if number else None for number in match.groups())
+    if first is None:
+        first, end = max(0, size - (last or 0)), size
+    elif last is not None and last < first:
+        return None
+    else:
+        end = size if last is None else min(last + 1, size)
+    if first >= end:
+        raise RangeNotSatisfiableError(f"Range is {asked!r}, and the file has {size} bytes")
+    return first, end
+
+
+def _pieces(storage: Storage, path: str, first: int, end: int) -> Iterator[bytes]:
     with storage.open(path) as stream:
-        while piece := stream.read(PIECE_BYTES):
+        stream.seek(first)
+        while first < end and (piece := stream.read(min(PIECE_BYTES, end - first))):
+            first += len(piece)
             yield piece

@@ -18,6 +18,7 @@ from symadj.api.serve import serve
 from symadj.service.contract import layout
 from symadj.service.contract.storage import Storage, open_storage
 from tests.api.conftest import NOW, Run
+from tests.api.test_download import assert_parts_are_served
 from tests.buckets import BucketServer
 from tests.conftest import ApiServer, running_api
 
@@ -68,6 +69,11 @@ def test_an_artifact_is_streamed_with_its_length_and_etag_and_never_whole_in_mem
     assert in_short.content == b""
     missing = run.get("/artifacts/curve.png")
     assert missing.status_code == 404
+
+
+def test_parts_of_a_file_are_served(run: Run, bucket: str) -> None:
+    store(open_storage(bucket), run, b"0123456789")
+    assert_parts_are_served(run.api, f"/api/v1/jobs/{run.job_id}/artifacts/weights.safetensors", b"0123456789")
 
 
 def test_a_file_that_is_gone_is_told_and_a_deletion_takes_all_files(new_run: Callable[..., Run], bucket: str) -> None:

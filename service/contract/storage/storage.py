@@ -88,7 +88,7 @@ class Storage(ABC):
 
     @abstractmethod
     def open(self, path: str) -> BinaryIO:
-        """Open a file to be read from its beginning to its end."""
+        """Open a file to be read to its end, from its beginning or from where ``seek`` leads."""
 
     @abstractmethod
     def on_disk(self, path: str) -> AbstractContextManager[Path]:
