@@ -18,7 +18,7 @@ import tenacity
 from pydantic import BaseModel
 
 from symadj.api.schemas.jobs import AttemptList, CheckpointList, DataRead, EventList, JobList, JobRead
-from symadj.api.schemas.service import UsageRead
+from symadj.api.schemas.service import FieldList, UsageRead
 from symadj.api.schemas.telemetry import ArtifactList, ArtifactRead, MemorySummary, MetricList, MetricSeriesRead
 from symadj.service.contract.states import JobState
 
@@ -263,6 +263,10 @@ class Client:
     def data(self, job_id: str) -> DataRead:
         """Read what a job's runs have read: rows, columns and their values."""
         return self._read(DataRead, "GET", f"{_job_path(job_id)}/data")
+
+    def fields(self) -> FieldList:
+        """List the vector fields that a spec may name, those of installed packages among them."""
+        return self._read(FieldList, "GET", "/api/v1/fields")
 
     def usage(self) -> UsageRead:
         """Read what the service takes of disk and rows."""

@@ -86,7 +86,7 @@ class InvalidParameterError(SymadjError):
 
 
 class InvalidSpecError(SymadjError):
-    """A part of a job spec does not go with what is in the store; the extension ``pointer`` says which part."""
+    """A part of a job spec does not go with what is stored or installed; the extension ``pointer`` says which part."""
 
     status = 422
     code = "invalid-spec"

@@ -82,5 +82,9 @@ def _solver_error(reason: Status, t: float, dt: float, step: int, before_event: 
     return SolverError(reason, t=t, dt=dt, step=step, before_event=before_event)
 
 
+class PluginError(Exception):
+    """A field of an installed package that can't be had; the message names the package and says what to do."""
+
+
 class LoadError(Exception):
     """Files that no trained flow can be made of; the message says which, why, and what to do."""

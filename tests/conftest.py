@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from tests.buckets import BucketServer
 # Before torch is loaded: the tests' tensors are small, and threads that wait for each other make a busy machine crawl.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+ROOT = Path(__file__).parents[1]
 TOY = {"data": {"kind": "toy", "name": "moons"}}
 
 
@@ -138,6 +140,18 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def storage(place: str) -> Storage:
     """The storage there."""
     return open_storage(place)
+
+
+@pytest.fixture(scope="session")
+def equivariant(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of packages in which the example of a user's own field is installed."""
+    folder = tmp_path_factory.mktemp("equivariant")
+    # A build leaves files in the folder that it builds.
+    source = shutil.copytree(ROOT / "examples" / "symadj-equivariant", folder / "source")
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check")
+    pip = (sys.executable, "-m", "pip", "install", *options, "--target", folder / "packages", source)
+    subprocess.run(pip, check=True, cwd=folder)
+    return folder / "packages"
 
 
 @pytest.fixture(scope="session")

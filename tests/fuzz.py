@@ -187,6 +187,8 @@ def random_spec(seed: int, number: int) -> JobSpec:
                 document["data"].pop(name, None)
         if rng.random() < FITTING:
             fit(document, rng)
+        if (document["flow"].get("field") or {}).get("kind") == "plugin":
+            continue  # no package that offers one is installed here
         if document["data"].get("name") == "flow_cytometry":
             document["data"]["name"] = "wine"  # of a few rows
         if document.get("stop", {}).get("kind") == "minutes":

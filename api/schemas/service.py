@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from symadj.api.schemas.answer import Answer
 
-__all__ = ["DatasetList", "DatasetRead", "FolderUsage", "Health", "Readiness", "UsageRead"]
+__all__ = ["DatasetList", "DatasetRead", "FieldList", "FieldRead", "FolderUsage", "Health", "Readiness", "UsageRead"]
 
 
 class FolderUsage(Answer):
@@ -45,6 +47,26 @@ class DatasetList(Answer):
     """The built-in data sets."""
 
     items: list[DatasetRead]
+
+
+class FieldRead(Answer):
+    """A vector field that a spec may name."""
+
+    kind: str = Field(description="`flow.field.kind`.")
+    name: str | None = Field(description="`flow.field.name` of kind plugin; null for what symadj has itself.")
+    package: str | None = Field(description="NAME==VERSION of the installed package; null for what symadj has itself.")
+    description: str
+    options: dict[str, Any] = Field(
+        description="JSON schema of the options: of `flow.field.options` for kind plugin, of the other fields of "
+        "`flow.field` for what symadj has itself."
+    )
+    problem: str | None = Field(description="Why a spec that names it is refused; null if it is not.")
+
+
+class FieldList(Answer):
+    """The vector fields: those of symadj, then those of installed packages."""
+
+    items: list[FieldRead]
 
 
 class Health(Answer):

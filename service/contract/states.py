@@ -78,6 +78,7 @@ class ReasonCode(StrEnum):
     SOLVER_STUCK = "solver_stuck"
     OUT_OF_MEMORY = "out_of_memory"
     DATA_ERROR = "data_error"
+    PLUGIN_ERROR = "plugin_error"
     CANNOT_FIT = "cannot_fit"
     WORKER_LOST = "worker_lost"
     CLUSTER_LOST = "cluster_lost"

@@ -15,6 +15,8 @@ ADVICE = {
     ReasonCode.OUT_OF_MEMORY: "take gradient.kind symplectic, a smaller data.batch_size, or more workers for the same "
     "batch",
     ReasonCode.DATA_ERROR: "mend the file or the part of the spec that the message names, and submit the job again",
+    ReasonCode.PLUGIN_ERROR: "install the release that the message names in the environment of every node, and submit "
+    "the job again",
     ReasonCode.CANNOT_FIT: "ask for fewer workers, CPUs, GPUs or memory_budget, or enlarge the cluster",
     ReasonCode.WORKER_LOST: "look into the logs of Ray and of the node for what killed the process (its memory, most "
     "often), and go on from the last checkpoint in a new job (symadj continue), with a larger max_attempts perhaps",

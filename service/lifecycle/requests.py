@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
+from symadj.service import plugins
 from symadj.service.contract.layout import job_folder
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.states import ACTIVE, TERMINAL, JobState, StopReason
@@ -40,9 +41,9 @@ def submit(
         IdempotencyMismatchError: the key was used before with another spec.
         TooManyRequestsError: ``max_queued`` jobs of this owner wait already.
         NoRoomError: files of this owner's jobs have ``max_bytes`` already.
-        InvalidSpecError: the spec's parent has no such checkpoint, or trains something else.
+        InvalidSpecError: the spec's parent has no such checkpoint, or trains something else; or its field is of a
+            package that is not installed, or that refuses its options.
     """
-    stored = spec.stored()
     # What the user wrote, without defaults: those may change with a release, and the user's retry would not match.
     written = spec.model_dump(mode="json", exclude_unset=True)
     body_hash = hashlib.sha256(json.dumps(written, sort_keys=True).encode()).digest()
@@ -55,6 +56,8 @@ def submit(
                     "repeat the same spec, or take a new key"
                 )
             return jobs.get(session, known.job_id), False
+    # After the look for the key: a repeated request is answered whatever was installed since.
+    spec = plugins.resolved(spec)
     if max_queued is not None:
         _check_room(session, owner, max_queued)
     if max_bytes is not None:
@@ -65,7 +68,7 @@ def submit(
         id=new_job_id(),
         name=spec.name,
         owner=owner,
-        spec=stored,
+        spec=spec.stored(),
         priority=spec.priority,
         state=JobState.QUEUED.value,
         created_at=now,

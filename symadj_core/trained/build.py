@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from symadj_core.flows import DIVERGENCES, Block, ConvField, Divergence, Exact, Flow, Hutchinson, multiscale_flow
-from symadj_core.flows.fields import FIELDS
+from symadj_core.flows.fields import FIELDS, VectorField, plugin_field
 from symadj_core.gradients import GradientMethod
 from symadj_core.solvers.controller import Controller, EvenGrid, FixedStep, IController
 from symadj_core.solvers.tableaus import TABLEAUS
@@ -56,6 +56,7 @@ def build_flow(
 
     Raises:
         ValueError: a kind that is not known, or that makes no sense for such rows.
+        PluginError: the field is of a package that is not installed here, or in another version.
     """
     options: dict[str, Any] = {
         "end_time": flow["end_time"],
@@ -71,10 +72,7 @@ def build_flow(
         torch.manual_seed(seed)
         match flow["kind"]:
             case "cnf":
-                kind, field = _kind_and_options(flow["field"])
-                blocks = [
-                    Block(FIELDS[kind](dim, context_dim=context_dim, **field), **options) for _ in range(flow["blocks"])
-                ]
+                blocks = [Block(_field(flow["field"], dim, context_dim), **options) for _ in range(flow["blocks"])]
                 made = Flow(blocks, dim)
             case "multiscale":
                 if shape is None:
@@ -129,6 +127,13 @@ def as_tested(flow: Flow, solver: Described, evaluation: Described = USUAL_EVALU
 
 def _kind_and_options(described: Described) -> tuple[str, dict[str, Any]]:
     return described["kind"], {name: value for name, value in described.items() if name != "kind"}
+
+
+def _field(described: Described, dim: int, context_dim: int) -> VectorField:
+    kind, options = _kind_and_options(described)
+    if kind == "plugin":
+        return plugin_field(options["name"], options["package"])(dim, context_dim=context_dim, **options["options"])
+    return FIELDS[kind](dim, context_dim=context_dim, **options)
 
 
 def _divergence(described: Described) -> Divergence:

@@ -11,7 +11,7 @@ from typing import IO, Any, Literal
 
 import torch
 
-from symadj_core.errors import LoadError
+from symadj_core.errors import LoadError, PluginError
 from symadj_core.flows import Flow
 from symadj_core.trained.build import USUAL_EVALUATION, as_tested, build_flow
 from symadj_core.trained.flow import TrainedFlow, Units
@@ -48,7 +48,8 @@ def load(
         device: where to put the flow.
 
     Raises:
-        LoadError: a file is missing, damaged, of a later format, or does not belong to the other.
+        LoadError: a file is missing, damaged, of a later format, or does not belong to the other; or the field is of a
+            package that is not installed here in the version that trained it.
         ModuleNotFoundError: safetensors is not installed.
     """
     name, files = _read(source, (CONFIG, weights))
@@ -137,6 +138,8 @@ def _flow(name: str, config: Mapping[str, Any], content: bytes, weights: str) ->
         )
     except KeyError as error:
         raise _lacks(name, error) from error
+    except PluginError as error:
+        raise LoadError(f"the flow of {name} can't be made: {error}") from error
     except (TypeError, ValueError) as error:
         raise LoadError(f"{CONFIG} of {name} describes no flow that this version can make: {error}") from error
     try:

@@ -149,9 +149,9 @@ class DiagonalField(VectorField):
         ),
         Edit(
             "service/contract/spec/flow.py",
-            "VectorField = Annotated[",
+            "BuiltInField = ",
             'class DiagonalField(_Field):\n    kind: Literal["diagonal"]\n    scale: float = 1.0\n\n\n'
-            "VectorField = Annotated[DiagonalField | ",
+            "BuiltInField = DiagonalField | ",
         ),
     ),
     proof=_FLOW
@@ -298,7 +298,9 @@ COMMAND = Extension(
             "    def datasets(self) -> DatasetList:\n"
             '        return self._read(DatasetList, "GET", "/api/v1/datasets")\n\n    def usage(self)',
         ),
-        Edit("api/client.py", "service import UsageRead", "service import DatasetList, UsageRead"),
+        Edit(
+            "api/client.py", "service import FieldList, UsageRead", "service import DatasetList, FieldList, UsageRead"
+        ),
         Edit(
             "api/cli/showing.py",
             "@client_command(app)\ndef usage(",

@@ -12,11 +12,13 @@ from typing import Any, get_args
 
 import pytest
 
+from symadj.service import plugins
 from symadj.service.contract.spec import data as spec_data
 from symadj.service.contract.spec import flow, objective, solver
 from symadj.service.contract.spec.section import Section, kinds_of
 from symadj.workers.data.formats.raw import READERS
 from symadj_core.flows import DIVERGENCES, FIELDS, REGULARISERS, ConvField
+from symadj_core.flows.fields import plugins as plugins_of_the_core
 from symadj_core.flows.fields.activations import ACTIVATIONS
 from symadj_core.flows.fields.layers import LAYERS
 from symadj_core.flows.integrands.probes import Distribution
@@ -55,7 +57,7 @@ UNIONS: list[tuple[str, Any, Mapping[str, type]]] = [
     ("gradients", solver.Gradient, GRADIENTS),
     ("policies of what is kept", solver.Keep, KEEPS),
     ("divergences", flow.Divergence, DIVERGENCES),
-    ("fields of rows", flow.VectorField, {name: kind for name, kind in FIELDS.items() if kind is not ConvField}),
+    ("fields of rows", flow.BuiltInField, {name: kind for name, kind in FIELDS.items() if kind is not ConvField}),
 ]
 
 
@@ -87,6 +89,10 @@ def test_the_options_of_a_section_are_the_parameters_of_its_class_with_the_same_
 def test_the_options_of_images_are_those_of_the_convolutional_field() -> None:
     section = flow.MultiscaleFlow(kind="multiscale")
     assert section.field_options() == parameters(ConvField)
+
+
+def test_packages_offer_their_fields_in_one_group_of_entry_points() -> None:
+    assert plugins.GROUP == plugins_of_the_core.GROUP
 
 
 def test_every_regulariser_of_the_core_is_one_of_the_spec() -> None:

@@ -88,7 +88,9 @@ def test_whatever_a_job_failed_of_it_says_what_to_do(database: Database, reason:
     assert len((read(database, job_id).reason_data or {})["advice"]) > 20
 
 
-@pytest.mark.parametrize("reason", ["diverged", "solver_stuck", "out_of_memory", "data_error", "internal"])
+@pytest.mark.parametrize(
+    "reason", ["diverged", "solver_stuck", "out_of_memory", "data_error", "plugin_error", "internal"]
+)
 def test_what_would_happen_again_is_not_tried_again(database: Database, reason: str) -> None:
     job_id = running(database)
     end(database, job_id, "failed", reason=reason, message="at step 7", data={"step": 7})

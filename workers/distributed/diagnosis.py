@@ -13,7 +13,7 @@ from symadj.workers.data import DataError
 from symadj.workers.files.checkpoints import CorruptCheckpointError
 from symadj.workers.files.retries import FULL
 from symadj.workers.outcome import LESS_MEMORY, Failure, StopRequestedError
-from symadj_core.errors import SolverError, Status
+from symadj_core.errors import PluginError, SolverError, Status
 
 __all__ = ["diagnose_rank", "diverged"]
 
@@ -36,6 +36,8 @@ def diagnose_rank(error: Exception, where: dict[str, Any]) -> Failure:
             return Failure.stopped(error.reason, where)
         case CorruptCheckpointError():
             return Failure(ReasonCode.DATA_ERROR, str(error), where)
+        case PluginError():
+            return Failure(ReasonCode.PLUGIN_ERROR, str(error), where)
         case DataError():
             return Failure(ReasonCode.DATA_ERROR, str(error), where | error.place)
     if _is_out_of_memory(error):

@@ -32,6 +32,7 @@ def build_flow(spec: JobSpec, dim: int, context_dim: int = 0, shape: tuple[int, 
 
     Raises:
         DataError: the spec names something that makes no sense for such rows.
+        PluginError: the field is of a package that is not installed here, or in another version.
     """
     if isinstance(spec.flow, MultiscaleFlow):
         shape = image_shape(spec.flow, shape)
@@ -96,7 +97,7 @@ def _fit_for_the_data(what: str) -> Iterator[None]:
 
 
 def _gradient(gradient: Gradient) -> GradientMethod:
-    options = gradient.options()
+    options = gradient.arguments()
     if isinstance(gradient, SymplecticGradient):
-        options["keep"] = KEEPS.make(gradient.keep.kind, **gradient.keep.options())
+        options["keep"] = KEEPS.make(gradient.keep.kind, **gradient.keep.arguments())
     return GRADIENTS.make(gradient.kind, **options)

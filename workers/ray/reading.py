@@ -13,12 +13,15 @@ import ray.exceptions
 
 from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.order import RunOrder
+from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec.flow import CnfFlow, PluginField
 from symadj.service.contract.states import ReasonCode
 from symadj.service.contract.storage import StorageUnreachableError
-from symadj.workers.data import DataError, data_roots, load_data, name_of
+from symadj.workers.data import DataError, PreparedData, data_roots, load_data, name_of
 from symadj.workers.model.image_shapes import check_images
 from symadj.workers.outcome import Failure
 from symadj.workers.ray.failures import NO_ROOM
+from symadj_core.errors import PluginError
 
 __all__ = ["Look", "look_at_data", "read_data"]
 
@@ -27,17 +30,34 @@ Look = tuple[DataSummary | None, Failure | None]
 
 
 def read_data(order: RunOrder) -> Look:
-    """Load and check the data of a run in this process.
+    """Load and check the data of a run in this process, and that a field of the user's own is there and takes them.
 
     Raises:
         StorageUnreachableError: a bucket does not answer.
     """
     read: list[DataSummary] = []
     try:
-        check_images(order.spec.flow, load_data(order.spec.data, data_roots(order), read.append).shape)
+        data = load_data(order.spec.data, data_roots(order), read.append)
+        check_images(order.spec.flow, data.shape)
+        _check_plugin(order.spec, data)
+    except PluginError as error:
+        return read[0], Failure(ReasonCode.PLUGIN_ERROR, str(error), {"phase": "data"})
     except DataError as error:
         return next(iter(read), None), Failure(ReasonCode.DATA_ERROR, str(error), {"phase": "data", **error.place})
     return read[0], None
+
+
+def _check_plugin(spec: JobSpec, data: PreparedData) -> None:
+    """Refuse a field of a package that can't be had on this node, or does not take such rows.
+
+    Raises:
+        DataError, PluginError: as ``build_flow``.
+    """
+    if isinstance(spec.flow, CnfFlow) and isinstance(spec.flow.field, PluginField):
+        # Only then is torch loaded before the workers are placed.
+        from symadj.workers.model.build import build_flow
+
+        build_flow(spec, data.dim, data.context_dim)
 
 
 class _Reader:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from symadj.service.contract.spec.section import Section, misfit
 
@@ -111,7 +111,27 @@ class PotentialField(_Field):
     zero_init: ZeroInit = False
 
 
-VectorField = Annotated[MlpField | ResidualField | PotentialField, Field(discriminator="kind")]
+BuiltInField = MlpField | ResidualField | PotentialField
+
+
+class PluginField(_Field):
+    """A field of a package that is installed with the service; ``GET /api/v1/fields`` lists those that there are."""
+
+    kind: Literal["plugin"]
+    name: str = Field(
+        max_length=100, pattern=r"^\w[\w.-]*$", description="Under which the package offers it (`symadj.fields`)."
+    )
+    package: str | None = Field(
+        None,
+        max_length=200,
+        pattern=r"^\w[\w.-]*==[\w.+!-]+$",
+        description="NAME==VERSION of the release that must offer it; null: the one that is installed, which the job's "
+        "spec then names.",
+    )
+    options: dict[str, JsonValue] = Field(default_factory=dict, description="As the package's schema has them.")
+
+
+VectorField = Annotated[BuiltInField | PluginField, Field(discriminator="kind")]
 
 
 def _not_half(value: Any) -> Any:

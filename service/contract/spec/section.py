@@ -103,7 +103,7 @@ class Section(BaseModel):
                 place.pop("discriminator", None)
         return schema
 
-    def options(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """Return the fields but ``kind``: the keyword arguments of the class that the kind names."""
         return {name: getattr(self, name) for name in type(self).model_fields if name != "kind"}
 
