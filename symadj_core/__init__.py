@@ -25,7 +25,9 @@ The names a user needs:
 It needs torch, numpy and safetensors, and nothing else.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,6 +37,17 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     """Load the library with the first name that is asked for: what needs a part without torch need not wait for it."""
     return getattr(import_module("symadj_core.names"), name)
+
+
+class _Library(ModuleType):
+    """This package, whose functions of the name of a module are not replaced by that module when it is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in {"odeint", "solve"} and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Library
 
 
 def __dir__() -> list[str]:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from symadj_core import FixedStep
+import symadj_core
+from symadj_core import FixedStep, names
 from symadj_core.flows import DIVERGENCES, FIELDS, REGULARISERS, Block, Flow, MLPField, PotentialField, VectorField
 from symadj_core.flows.fields.activations import ACTIVATIONS
 from symadj_core.flows.fields.layers import LAYERS
@@ -302,3 +303,8 @@ def test_a_perceptron_that_changes_its_inputs_is_taken_by_autograd(divergence: s
 def test_hjb_of_a_field_that_is_not_the_gradient_of_its_potential_is_refused(change: Callable[[], VectorField]) -> None:
     with pytest.raises(ValueError, match="write hamilton_jacobi for it"):
         loss_and_gradients(change(), "symplectic", ["hjb"])
+
+
+def test_a_name_of_the_library_is_the_same_whatever_was_imported_before() -> None:
+    # By now all its modules are loaded, `symadj_core.solve` among them.
+    assert [name for name in names.__all__ if getattr(symadj_core, name) is not getattr(names, name)] == []
