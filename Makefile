@@ -45,6 +45,15 @@ test: install ## run the tests
 test-slow: install ## run what `make test` leaves out for being like another test
 	$(BIN)/python -m pytest -m slow
 
+test-peers: $(VENV)-peers/.installed ## trained flows beside and within other libraries, in an environment of its own
+	SYMADJ_TEST_PEERS=1 $(VENV)-peers/bin/python -m pytest -s --confcutdir tests/peers tests/peers
+
+$(VENV)-peers/.installed: requirements.lock requirements-torch.lock tests/peers/requirements.lock
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python $(PIP) --require-hashes --no-deps -r requirements.lock -r tests/peers/requirements.lock
+	$(VENV)-peers/bin/python $(PIP) -r requirements-torch.lock
+	@touch $@
+
 test-deaths: install ## kill every part of the system in turn, and check what is left (half an hour)
 	$(BIN)/python -m pytest -m deaths tests/deaths
 
@@ -110,6 +119,11 @@ lock: ## resolve the newest allowed versions into the locks (KEEP=FILE: those th
 	{ echo '# What developers install besides: made by `make lock`.'; \
 	  awk 'NR == FNR { known[$$1]; next } $(NAMES) { skip = $$1 in known || $(OF_TORCH) } !skip' \
 	    $(VENV)-lock/users $(VENV)-lock/all; } > requirements-dev.lock
+	cat tests/peers/requirements.in | $(UV) --extra service --extra train --extra postgresql --extra s3 \
+	  --constraint $(VENV)-lock/all > $(VENV)-lock/peers
+	{ echo '# What tests/peers needs besides: made by `make lock`.'; \
+	  awk 'NR == FNR { known[$$1]; next } $(NAMES) { skip = $$1 in known || $(OF_TORCH) } !skip' \
+	    $(VENV)-lock/users $(VENV)-lock/peers; } > tests/peers/requirements.lock
 	rm -rf $(VENV)-lock
 
 sbom: ## write what users install as a bill of materials (sbom.json, CycloneDX)
@@ -132,4 +146,4 @@ swagger-ui: ## put the files of Swagger UI into api/swagger_ui anew (needs npm)
 	cd api/swagger_ui && sha256sum $(SWAGGER_UI_FILES) > SHA256SUMS
 
 clean: ## remove the environment and caches (not the data)
-	rm -rf $(VENV) $(VENV)-bench build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-peers build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

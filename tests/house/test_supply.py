@@ -38,7 +38,7 @@ def asked_for(*extras: str) -> dict[str, Requirement]:
 USERS = asked_for("service", "train", "postgresql", "s3")
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", [*LOCKS, "tests/peers/requirements.lock"])
 def test_every_file_that_a_lock_allows_is_named_by_its_hash(name: str) -> None:
     assert [package for package, (_, hashes) in locked(name).items() if not hashes] == []
 

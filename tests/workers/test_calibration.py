@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from symadj.service.contract.result import Calibration
 from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec.evaluation import Evaluation
 from symadj.service.contract.states import StopReason
 from symadj.workers import plots
 from symadj.workers.distributed.ranks import AttemptFailedError
@@ -18,6 +22,7 @@ from symadj.workers.evaluation import calibration
 from symadj.workers.evaluation.calibration import FEWEST_ROWS, calibration_of, measure_calibration, places
 from symadj.workers.model.build import build_flow
 from symadj.workers.outcome import StopRequestedError
+from symadj_core.flows import Block, Flow
 from tests.workers.loading import load_data
 from tests.workers.runs import SMALL, KeepingOutbox, order, rank_run, run
 
@@ -80,6 +85,16 @@ def normal(spread: float, shift: float, rows: int = 1000, draws: int = 200) -> C
         held_out, drawn, log_density, rng.uniform(low, high, mean.shape), rng.uniform(size=(rows, 5)), high - low
     )
     return calibration_of(found, ("a", "b", "c"), draws, "exact")
+
+
+def test_a_place_is_the_share_of_the_draws_below_denser_and_nearer() -> None:
+    drawn = np.array([[[1.0, 50.0], [2.0, 60.0], [3.0, 70.0], [9.0, 80.0]]])
+    log_density = np.array([[-2.0, -1.0, -3.0, -1.5, -1.9]])
+    # From the point (0, 0), in columns divided by 1 and 100, the row is 2.55 away.
+    found = places(
+        np.array([[2.5, 50.0]]), drawn, log_density, np.zeros((1, 2)), np.full((1, 4), 0.5), np.array([1.0, 100.0])
+    )
+    np.testing.assert_allclose(found, (np.array([[2, 0, 3, 2]]) + 0.5) / 5)
 
 
 def test_draws_of_the_truth_have_uniform_ranks_and_the_coverage_of_their_levels() -> None:
@@ -158,6 +173,44 @@ def test_a_flow_is_measured_by_its_own_draws_and_densities(
     assert ((x.mean - 0.5) / x.mean_stderr > 3) == (found == "too low")
     area = calibration.highest_density.area / calibration.highest_density.area_stderr
     assert (area < -2, area > 2) == (found in ("too sure", "too low"), found == "not sure enough")
+
+
+class Swirl(nn.Module):
+    """A field that depends on its context."""
+
+    context_dim = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, t: Tensor, y: Tensor, context: Tensor) -> Tensor:
+        return context + torch.sin(self.rate * y.flip(-1) + context)
+
+
+@pytest.mark.parametrize("exact_up_to", [8, 0])
+def test_a_flow_is_calibrated_on_rows_that_it_drew_itself_whatever_its_divergence(
+    roots: Path, monkeypatch: pytest.MonkeyPatch, exact_up_to: int
+) -> None:
+    monkeypatch.setattr(calibration, "_EXACT_UP_TO", exact_up_to)
+    write_rows(roots, count=4000)
+    own = rank_run(order(roots / "jobs", data=DATA), KeepingOutbox())
+    data = load_data(own.spec.data)
+    made = Flow(Block(Swirl(), divergence="hutchinson"), dim=2)
+    context = torch.from_numpy(data.test.context).float()
+    base = torch.randn(len(context), 2, generator=torch.Generator().manual_seed(1))
+    rows = made.from_base(base, context).detach().double().numpy()
+    least = []
+    for contexts in (data.test.context, data.test.context[::-1]):
+        given = replace(data, test=replace(data.test, raw=rows, context=contexts.copy()))
+        found = measure_calibration(own, Evaluation(calibration_draws=30), made, given)
+        assert found is not None
+        assert found.divergence == ("exact" if exact_up_to else "hutchinson")
+        curves = [found.highest_density, found.tarp, *found.columns]
+        least.append(min(figure.ks_p for figure in curves))
+    right, of_other_rows = least
+    assert right > 0.01
+    assert of_other_rows < 1e-4
 
 
 def test_rows_and_draws_that_do_not_fit_into_a_piece_give_the_same_numbers(
