@@ -13,8 +13,8 @@ SEEDS ?= 3
 LOADS ?= 10
 SECONDS ?= 60
 
-.PHONY: help install demo serve test test-slow test-cluster test-deaths soak fuzz attack check bench-core bench-density \
-	bench-toys bench-pairing bench-load format lock sbom swagger-ui clean
+.PHONY: help install demo serve test test-slow test-peers test-cluster test-deaths soak fuzz attack check bench-core \
+	bench-density bench-toys bench-pairing bench-load format lock sbom swagger-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

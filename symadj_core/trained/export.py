@@ -56,7 +56,7 @@ def scorer(
     Rows of dequantised data must come with noise: the module adds none.
 
     Args:
-        flow: of fields whose exact trace has a closed form: "mlp" and "potential".
+        flow: of fields whose exact trace has a closed form (`traced`): "mlp" and "potential" do.
         steps, method, dtype: as for `sampler`.
 
     Raises:
@@ -80,10 +80,11 @@ class _FixedSteps(nn.Module):
         if steps < 1:
             raise ValueError(f"steps must be at least 1, not {steps}")
         self.steps, self.tableau, self.dtype = steps, TABLEAUS.find(method), dtype
-        self.flow = copy.deepcopy(flow.flow.with_settings(full_precision=True)).to(dtype).requires_grad_(False).eval()
+        self.flow = copy.deepcopy(flow.flow.with_settings(full_precision=True)).to(dtype).requires_grad_(False)
         self.space = flow.space
         self.transforms: tuple[FittedTransform, ...] = flow.space.transforms
         self.durations = [float(block.duration()) for block in self.flow.stack()]
+        self.eval()
 
     def _context(self, context: Tensor | None) -> Tensor | None:
         """The contexts [B, C] as the fields take them."""
