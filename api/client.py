@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from symadj.api.schemas.jobs import AttemptList, CheckpointList, DataRead, EventList, JobList, JobRead
 from symadj.api.schemas.service import FieldList, UsageRead
 from symadj.api.schemas.telemetry import ArtifactList, ArtifactRead, MemorySummary, MetricList, MetricSeriesRead
+from symadj.service.contract.flow_question import MediaType, Operation
 from symadj.service.contract.states import JobState
 
 __all__ = ["ApiProblemError", "ApiUnreachableError", "BadRequestError", "Client", "DownloadError"]
@@ -31,6 +32,8 @@ SUBMIT_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
 # For how long a request is repeated that a server refuses for now and says when to come again.
 BUSY_SECONDS = 60.0
+# How long an answer of a flow is waited for: others may be computed before it, and torch must be loaded once.
+FLOW_SECONDS = 300.0
 # How long a download that broke off is asked for again while nothing of it comes.
 RESUME_SECONDS = 60.0
 PIECE_BYTES = 2**18
@@ -325,6 +328,39 @@ class Client:
     def artifacts(self, job_id: str) -> ArtifactList:
         """List a job's files."""
         return self._read(ArtifactList, "GET", f"{_job_path(job_id)}/artifacts")
+
+    def flow(
+        self,
+        job_id: str,
+        operation: Operation,
+        table: bytes = b"",
+        *,
+        sent: MediaType | None = None,
+        wanted: MediaType = MediaType.JSON,
+        n: int | None = None,
+        seed: int | None = None,
+        t: Sequence[float] | None = None,
+    ) -> bytes:
+        """Ask a job's trained flow for densities, samples or trajectories.
+
+        Args:
+            job_id: of the job.
+            operation: what to compute.
+            table: rows, or for samples contexts, in the format ``sent``.
+            sent: None: there is no table.
+            wanted: format of the answer.
+            n: samples, of each context.
+            seed: of the samples.
+            t: times of the trajectories.
+
+        Raises:
+            ApiProblemError: the table does not fit the flow (422), is too large (413), or takes too long (504).
+        """
+        headers = {"Accept": wanted} | ({} if sent is None else {"Content-Type": sent})
+        parameters = _given({"n": n, "seed": seed, "t": t})
+        path = f"{_job_path(job_id)}/flow/{operation}"
+        answer = self._request("POST", path, content=table, headers=headers, params=parameters, timeout=FLOW_SECONDS)
+        return answer.content
 
     def download(
         self,

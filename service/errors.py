@@ -24,6 +24,7 @@ __all__ = [
     "RangeNotSatisfiableError",
     "SymadjError",
     "TooManyRequestsError",
+    "TooManyRowsError",
     "UnauthorizedError",
     "UnsupportedMediaTypeError",
 ]
@@ -143,11 +144,19 @@ class NotAcceptableError(SymadjError):
 
 
 class InvalidRowsError(SymadjError):
-    """What was sent does not fit the flow, or is more than one request may take."""
+    """What was sent does not fit the flow."""
 
     status = 422
     code = "invalid-rows"
     title = "The rows do not fit the flow"
+
+
+class TooManyRowsError(SymadjError):
+    """What is asked of a flow is more than one request may take."""
+
+    status = 413
+    code = "too-many-rows"
+    title = "Too many rows"
 
 
 class FlowTimeoutError(SymadjError):

@@ -63,6 +63,10 @@ _BODY = "the body"
 _TIME, _ROW = "flow_time", "flow_row"
 
 
+class _TooMuchError(Exception):
+    """It is more than one request may take."""
+
+
 class Flows:
     """The flows that were used last, by the sums of their files."""
 
@@ -106,6 +110,8 @@ def answer(flows: Flows, question: FlowQuestion, content: bytes) -> tuple[FlowAn
         return _not_done(FlowOutcome.DAMAGED, error)
     except MemoryError as error:
         return _not_done(FlowOutcome.MEMORY, error)
+    except _TooMuchError as error:
+        return _not_done(FlowOutcome.TOO_MUCH, error)
     except (DataError, SolverError, ValueError) as error:
         return _not_done(FlowOutcome.REFUSED, error)
     except Exception as error:
@@ -172,7 +178,7 @@ def _named(names: Sequence[str], rows: Array) -> Columns:
 
 def _refuse_more(question: FlowQuestion, rows: int, width: int) -> None:
     if rows > question.most_rows or rows * width > question.most_values:
-        raise ValueError(
+        raise _TooMuchError(
             f"this takes {rows:,} rows of {width} values, and one request may take {question.most_rows:,} rows and "
             f"{question.most_values:,} values: send less at a time, as `symadj logprob` and `symadj sample` do, or "
             "download the job's files and use symadj_core.load"

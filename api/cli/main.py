@@ -12,9 +12,10 @@ from rich.markup import escape
 
 from symadj.api import __version__
 from symadj.api.children import ServeError
-from symadj.api.cli import inspecting, keys, render, running, showing
+from symadj.api.cli import flow, inspecting, keys, render, running, showing
 from symadj.api.cli.inspecting import InspectError
 from symadj.api.cli.shared import console
+from symadj.api.cli.tables import TableError
 from symadj.api.client import ApiProblemError, ApiUnreachableError, BadRequestError, DownloadError
 from symadj.api.serve import serve
 from symadj.service.settings import SettingsError
@@ -24,6 +25,7 @@ __all__ = ["main"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train continuous normalizing flows as a service.")
 app.add_typer(running.app)
 app.add_typer(showing.app)
+app.add_typer(flow.app)
 app.add_typer(inspecting.app)
 app.add_typer(keys.app, name="keys")
 errors = Console(stderr=True, highlight=False)
@@ -38,7 +40,10 @@ def main() -> None:
         for pointer, detail in problem.errors or [("", problem.detail)]:
             errors.print(f"  {escape(pointer)}: {escape(detail)}" if pointer else f"  {escape(detail)}", soft_wrap=True)
         sys.exit(1)
-    except (ApiUnreachableError, BadRequestError, DownloadError, InspectError, ServeError, SettingsError) as error:
+    except (
+        *(ApiUnreachableError, BadRequestError, DownloadError),
+        *(InspectError, ServeError, SettingsError, TableError),
+    ) as error:
         errors.print(f"[red]symadj:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
 

@@ -28,6 +28,7 @@ from symadj.service.errors import (
     NotAcceptableError,
     NotFoundError,
     SymadjError,
+    TooManyRowsError,
 )
 from symadj.service.settings import Settings
 from symadj.service.store import Database, artifacts, jobs
@@ -202,6 +203,8 @@ def _raise_unless_done(answer: FlowAnswer) -> None:
             return
         case FlowOutcome.REFUSED:
             raise InvalidRowsError(answer.message)
+        case FlowOutcome.TOO_MUCH:
+            raise TooManyRowsError(answer.message)
         case FlowOutcome.GONE:
             raise NotFoundError(f"a file of the flow was stored and is gone: {answer.message}")
         case FlowOutcome.DAMAGED:

@@ -37,6 +37,7 @@ class FlowOutcome(StrEnum):
 
     DONE = "done"
     REFUSED = "refused"  # what was sent does not fit the flow
+    TOO_MUCH = "too_much"  # it is more than one request may take
     GONE = "gone"  # a file of the flow is not where it was stored
     DAMAGED = "damaged"  # the files are no flow
     UNREACHABLE = "unreachable"  # the storage does not answer

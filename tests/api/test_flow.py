@@ -19,8 +19,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 import symadj_core
+from symadj.api.cli import main
 from symadj.service import keys
 from symadj.service.contract import layout
 from symadj.service.contract.flow_question import MediaType, Operation
@@ -187,6 +190,12 @@ def test_contexts_stand_beside_the_rows_by_name_or_apart(server: ApiServer, api:
             ask(run, "sample", params={"n": 2}, content=b"age\n30\n50\n", headers={"Content-Type": "text/csv"})
         )
         assert drawn["age"].tolist() == [30, 30, 50, 50]
+        ages, samples = tmp_path / "ages.csv", tmp_path / "samples.npy"
+        ages.write_text("age\n30\n50\n40\n")
+        for most in (1, 2, 4, 100):
+            words = ("-n", "3", "--context", str(ages), "--batch-rows", str(most))
+            assert command(run, "sample", run.job_id, str(samples), *words).exit_code == 0
+            assert np.load(samples)[:, 2].tolist() == np.repeat([30, 50, 40], 3).tolist()
         assert "age" in assert_problem(ask(run, "sample"), 422)["detail"]
 
 
@@ -197,12 +206,10 @@ def test_contexts_stand_beside_the_rows_by_name_or_apart(server: ApiServer, api:
         ("log_prob", {"json": {"columns": {"x": [1.0]}}}, "y"),
         ("log_prob", {"json": {"columns": {"x": [1.0], "y": [1.0, 2.0]}}}, "lengths"),
         ("log_prob", {"json": {"rows": [[1.0, 1.0]], "index": [1, 2]}}, "index"),
-        ("log_prob", {"json": {"rows": [[0.0, 0.0]] * 10_001}}, "10,000 rows"),
         ("log_prob", {"content": b"x,y\n1,\n", "headers": {"Content-Type": MediaType.CSV}}, "finite"),
         ("log_prob", {"content": b"x,z\n1,2\n", "headers": {"Content-Type": MediaType.CSV}}, "'y'"),
         ("log_prob", {"content": b"PAR1", "headers": {"Content-Type": MediaType.PARQUET}}, "parquet"),
         ("log_prob", {"content": b"\x93NUMPY", "headers": {"Content-Type": MediaType.NPY}}, "npy"),
-        ("sample", {"params": {"n": 10_001}}, "10,000 rows"),
         ("sample", {"json": {"context": [[1.0]]}}, "no context"),
         ("transport", {"params": {"t": [0, 9]}, "json": {"rows": ROWS}}, "t"),
     ],
@@ -213,6 +220,15 @@ def test_what_does_not_fit_is_refused_with_the_reason(
     problem = assert_problem(ask(job, operation, **arguments), 422)
     assert problem["type"] == "urn:symadj:problem:invalid-rows"
     assert words in problem["detail"]
+
+
+def test_more_rows_than_one_request_may_take_are_refused_with_how_many_it_may(job: Run) -> None:
+    for answer in (
+        ask(job, "log_prob", json={"rows": [[0.0, 0.0]] * 10_001}),
+        ask(job, "sample", params={"n": 10_001}),
+        ask(job, "transport", params={"t": [0, 0.5]}, json={"rows": [[0.0, 0.0]] * 5001}),
+    ):
+        assert "10,000 rows" in assert_problem(answer, 413)["detail"]
 
 
 def test_pickled_objects_are_not_loaded(job: Run) -> None:
@@ -304,9 +320,41 @@ def test_what_takes_too_much_is_ended_and_the_answer_says_what_to_do(
         assert run.get("").status_code == 200
 
 
-def test_when_the_api_dies_the_process_ends(tmp_path: Path, trained: Path) -> None:
+def command(run: Run, *words: str) -> Result:
+    """Run a command as `symadj` does, in this process: it takes no time to start."""
+    key = run.api.headers.get("Authorization", "").removeprefix("Bearer ")
+    return CliRunner().invoke(main.app, list(words), env={"SYMADJ_URL": run.server.url, "SYMADJ_API_KEY": key})
+
+
+def test_files_are_sampled_and_scored_in_pieces_that_the_server_takes_and_the_process_ends_with_the_api(
+    tmp_path: Path, trained: Path
+) -> None:
+    flow = symadj_core.load(trained)
     with serving(tmp_path, trained, SYMADJ_FLOW_ROWS="2") as (server, run):
-        assert "2 rows" in assert_problem(ask(run, "sample", params={"n": 3}), 422)["detail"]
+        for of_samples, of_scores in (("csv", "parquet"), ("parquet", "npy"), ("npy", "csv")):
+            samples, scores = tmp_path / f"samples.{of_samples}", tmp_path / f"scores.{of_scores}"
+            drawn = command(run, "sample", run.job_id, "-n", "5", "--seed", "1", str(samples), "--batch-rows", "4")
+            assert drawn.stdout.split() == [str(samples)]
+            scored = command(run, "logprob", run.job_id, str(samples), str(scores), "--batch-rows", "4")
+            assert scored.stdout.split() == [str(scores)]
+            rows = np.stack(list(of_file(samples)), -1)
+            assert len(np.unique(rows, axis=0)) == 5
+            (found,) = of_file(scores)
+            np.testing.assert_allclose(found, flow.log_prob(rows), rtol=1e-4)
+        printed = command(run, "logprob", run.job_id, str(tmp_path / "samples.csv")).stdout.split()
+        assert printed[0] == "log_prob"
+        np.testing.assert_allclose([float(word) for word in printed[1:]], found, rtol=1e-4)
+        assert ".parquet" in str(command(run, "sample", run.job_id, str(tmp_path / "out.xlsx")).exception)
+        assert not list(tmp_path.glob("*.part"))
         computing = child(server)
         server.process.kill()
         computing.wait(60)
+
+
+def of_file(file: Path) -> list[np.ndarray[Any, Any]]:
+    """Return the columns of a file."""
+    if file.suffix == ".npy":
+        array = np.load(file)
+        return list(array.reshape(len(array), -1).T)
+    table = pa.csv.read_csv(file) if file.suffix == ".csv" else pa.parquet.read_table(file)
+    return [column.to_numpy() for column in table.columns]

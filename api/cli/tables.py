@@ -1,0 +1,188 @@
+"""Files of rows, read and written in pieces: csv, npy and parquet, by what their names end with."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from symadj.service.contract.flow_question import MediaType
+
+__all__ = ["Source", "TableError", "media_type_of", "open_source", "writing"]
+
+_ENDINGS = {".csv": MediaType.CSV, ".npy": MediaType.NPY, ".parquet": MediaType.PARQUET}
+
+
+class TableError(Exception):
+    """A file can't be read or written; the message says why."""
+
+
+def media_type_of(file: Path) -> MediaType:
+    """Return the format of a file.
+
+    Raises:
+        TableError: its name ends otherwise.
+    """
+    try:
+        return _ENDINGS[file.suffix.lower()]
+    except KeyError:
+        raise TableError(f"{file} must end with one of {', '.join(_ENDINGS)}, which says its format") from None
+
+
+@dataclass(frozen=True)
+class Source:
+    """The rows of a file.
+
+    Attributes:
+        media_type: of the file, and of what is made of its pieces.
+        rows: how many there are.
+        pieces: returns the rows in pieces of so many at most, which have a length and can be sliced.
+        encode: returns a piece as a file of that format.
+    """
+
+    media_type: MediaType
+    rows: int
+    pieces: Callable[[int], Iterator[Any]]
+    encode: Callable[[Any], bytes]
+
+
+def open_source(file: Path) -> Source:
+    """Open a file of rows.
+
+    Raises:
+        TableError: it can't be read, or is of another format.
+    """
+    media_type = media_type_of(file)
+    try:
+        return {MediaType.CSV: _csv, MediaType.NPY: _npy, MediaType.PARQUET: _parquet}[media_type](file)
+    except (OSError, ValueError) as error:
+        raise TableError(f"{file} can't be read: {error}") from error
+
+
+def _csv(file: Path) -> Source:
+    # The lines are left as they are: the server knows more dialects.
+    with file.open("rb") as stream:
+        header = stream.readline()
+        if header.lower().startswith(b"sep="):  # Excel's hint
+            header += stream.readline()
+        begin = stream.tell()
+        rows = sum(1 for line in stream if line.strip())
+
+    def pieces(size: int) -> Iterator[list[bytes]]:
+        with file.open("rb") as stream:
+            stream.seek(begin)
+            lines = (line for line in stream if line.strip())
+            while piece := list(islice(lines, size)):
+                yield piece
+
+    def encode(piece: list[bytes]) -> bytes:
+        return header + b"".join(piece)
+
+    return Source(MediaType.CSV, rows, pieces, encode)
+
+
+def _npy(file: Path) -> Source:
+    import numpy as np
+
+    array = np.load(file, mmap_mode="r", allow_pickle=False)
+    if array.ndim == 0:
+        raise ValueError("it holds a single value, not an array of rows")
+
+    def pieces(size: int) -> Iterator[Any]:
+        return (array[first : first + size] for first in range(0, len(array), size))
+
+    def encode(piece: Any) -> bytes:
+        stream = io.BytesIO()
+        np.save(stream, piece)
+        return stream.getvalue()
+
+    return Source(MediaType.NPY, len(array), pieces, encode)
+
+
+def _parquet(file: Path) -> Source:
+    pyarrow, parquet = _pyarrow()
+    opened = parquet.ParquetFile(file)
+
+    def encode(piece: Any) -> bytes:
+        sink = pyarrow.BufferOutputStream()
+        parquet.write_table(pyarrow.Table.from_batches([piece]), sink)
+        return bytes(sink.getvalue())
+
+    return Source(
+        MediaType.PARQUET, opened.metadata.num_rows, lambda size: opened.iter_batches(batch_size=size), encode
+    )
+
+
+@contextmanager
+def writing(file: Path, rows: int) -> Iterator[Callable[[bytes], None]]:
+    """Give a function that adds a table, as a file of the format of ``file``, to it; there will be ``rows`` in all.
+
+    The file appears when the block has ended, or not at all.
+
+    Raises:
+        TableError: it can't be written.
+    """
+    add_to = {MediaType.CSV: _add_csv, MediaType.NPY: _add_npy, MediaType.PARQUET: _add_parquet}[media_type_of(file)]
+    part = file.with_name(f"{file.name}.part")
+    try:
+        with part.open("wb") as stream, add_to(stream, rows) as add:
+            yield add
+        part.replace(file)
+    except OSError as error:
+        raise TableError(f"{file} can't be written: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _add_csv(stream: Any, _rows: int) -> Iterator[Callable[[bytes], None]]:
+    def add(table: bytes) -> None:
+        header, _, lines = table.partition(b"\n")
+        stream.write(lines if stream.tell() else header + b"\n" + lines)
+
+    yield add
+
+
+@contextmanager
+def _add_npy(stream: Any, rows: int) -> Iterator[Callable[[bytes], None]]:
+    import numpy as np
+
+    def add(table: bytes) -> None:
+        array = np.load(io.BytesIO(table), allow_pickle=False)
+        if not stream.tell():
+            header = np.lib.format.header_data_from_array_1_0(array) | {"shape": (rows, *array.shape[1:])}
+            np.lib.format.write_array_header_1_0(stream, header)
+        stream.write(array.tobytes())
+
+    yield add
+
+
+@contextmanager
+def _add_parquet(stream: Any, _rows: int) -> Iterator[Callable[[bytes], None]]:
+    pyarrow, parquet = _pyarrow()
+    writers: list[Any] = []
+
+    def add(table: bytes) -> None:
+        read = parquet.read_table(pyarrow.BufferReader(table))
+        if not writers:
+            writers.append(parquet.ParquetWriter(stream, read.schema))
+        writers[0].write_table(read)
+
+    yield add
+    for writer in writers:
+        writer.close()
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise TableError(
+            f"parquet needs pyarrow, which is not installed: `pip install pyarrow`, or take .csv or .npy ({error})"
+        ) from error
+    return pyarrow, pyarrow.parquet
