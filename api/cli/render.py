@@ -17,7 +17,7 @@ from symadj.api.cli.data import data_parts
 from symadj.api.cli.results import likelihoods, memory_table, print_parts, size
 from symadj.api.client import Client
 from symadj.api.schemas.jobs import AttemptRead, CheckpointRead, JobRead, JobSummary
-from symadj.api.schemas.service import UsageRead
+from symadj.api.schemas.service import FieldRead, UsageRead
 from symadj.api.schemas.telemetry import ArtifactRead, MetricRead
 from symadj.service.contract.states import JobState
 from symadj.service.roles import LOCAL
@@ -170,6 +170,18 @@ def checkpoint_parts(checkpoints: Sequence[CheckpointRead]) -> list[RenderableTy
         written = _when(item.created_at)
         table.add_row(str(item.step), str(item.attempt), size(item.bytes), nll, item.cause.value, written, item.name)
     return [table, Text(f"in {Path(checkpoints[-1].path).parent}\n")]
+
+
+def field_table(fields: Sequence[FieldRead]) -> Table:
+    """Return vector fields as rows, with the names of their options."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("kind", "name", "package", "options", "about"):
+        table.add_column(heading)
+    for field in fields:
+        options = ", ".join(field.options.get("properties", {}))
+        about = field.description if field.problem is None else f"can't be used: {field.problem}"
+        table.add_row(*(escape(text) for text in (field.kind, field.name or "", field.package or "", options, about)))
+    return table
 
 
 def usage_parts(usage: UsageRead) -> list[RenderableType]:

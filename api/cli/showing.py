@@ -75,6 +75,16 @@ def checkpoints(client: Client, job: JobId, as_json: AsJson = False) -> None:
 
 
 @client_command(app)
+def fields(client: Client, as_json: AsJson = False) -> None:
+    """List the vector fields that a spec may name, those of installed packages among them."""
+    read = client.fields()
+    if as_json:
+        print(read.model_dump_json(indent=2))
+    else:
+        console.print(render.field_table(read.items))
+
+
+@client_command(app)
 def usage(client: Client, as_json: AsJson = False) -> None:
     """Show what the service takes: rows, bytes of the store, bytes of the jobs' files, what the disk has left."""
     read = client.usage()

@@ -10,7 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from symadj.api.cli import main
 from symadj.api.client import ApiProblemError, Client
 from symadj.service.contract.spec.flow import BuiltInField
 from symadj.service.contract.spec.section import kinds_of
@@ -57,6 +59,13 @@ def test_the_api_lists_its_own_fields_and_those_of_packages_without_importing_th
     assert "equivariant to rotations" in plugins["equivariant"].description
     assert plugins["equivariant"].problem is None
     assert "schema" in (plugins["broken"].problem or "")
+
+
+def test_the_command_line_shows_the_fields_with_their_packages_and_why_one_can_not_be_used(client: Client) -> None:
+    shown = CliRunner().invoke(main.app, ["fields"], env={"SYMADJ_URL": client.url}).output
+    (line,) = [line for line in shown.splitlines() if PACKAGE in line]
+    assert line.split()[:2] == ["plugin", "equivariant"]
+    assert "can't be used" in shown
 
 
 def test_a_job_is_stored_with_the_release_and_the_defaults_of_its_field(client: Client) -> None:

@@ -70,6 +70,7 @@ def test_it_trains_and_its_density_is_that_of_the_particles_turned_and_in_any_or
     assert outcome.result.test_solver.divergence == "exact"
     described = json.loads((folder / "config.json").read_text())["spec"]["flow"]["field"]
     assert (described["package"], described["options"]["particle_dim"]) == (PACKAGE, 2)
+    assert f"safetensors and, for its field, {PACKAGE}\n" in (folder / "README.md").read_text()
     flow = symadj_core.load(folder)
     rows = torch.from_numpy(np.load(data_root / "particles.npy")[np.load(folder / "test_rows.npy")])
     scores = flow.log_prob(rows)

@@ -14,6 +14,7 @@ import yaml
 
 from symadj.service.contract.result import JobResult
 from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec.flow import CnfFlow, PluginField
 
 __all__ = ["CARD", "model_card"]
 
@@ -62,7 +63,7 @@ def model_card(
             f"---\n{_yaml(_front_matter(spec, metrics))}---",
             f"\n# {spec.name}\n",
             _about(columns, context_columns),
-            _USE,
+            _USE.format(needs=_needs(spec)),
             "## Data\n",
             _block(_data(spec, rows, columns, context_columns)),
             "## Result\n",
@@ -76,7 +77,7 @@ def model_card(
 _USE = """## Use
 
 ```python
-import symadj_core  # needs torch, numpy and safetensors
+import symadj_core  # needs {needs}
 
 flow = symadj_core.load(".")  # the folder of this file, or a .zip of it
 flow.log_prob(rows)  # rows in the units and columns of the data; of a conditional flow: context=...
@@ -86,6 +87,13 @@ flow.sample((1000,))
 `weights.safetensors` has the weights, `config.json` all that is needed to use them (columns, transforms, spec), and
 `test_rows.npy`, where the run was tested, the numbers of the rows that it was tested on.
 """
+
+
+def _needs(spec: JobSpec) -> str:
+    """Return the packages that load the flow."""
+    if isinstance(spec.flow, CnfFlow) and isinstance(spec.flow.field, PluginField):
+        return f"torch, numpy, safetensors and, for its field, {spec.flow.field.package or spec.flow.field.name}"
+    return "torch, numpy and safetensors"
 
 
 def _front_matter(spec: JobSpec, metrics: list[tuple[str, str, float, float | None]]) -> dict[str, Any]:
