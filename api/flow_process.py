@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import sys
+import tempfile
 
 from symadj.api import environment
 from symadj.api.children import MARK
@@ -36,6 +37,8 @@ class FlowProcess:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
+        # What a process that is killed would leave behind goes with its folder.
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._turn = asyncio.Lock()
         self._taken = 0
 
@@ -67,6 +70,9 @@ class FlowProcess:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.cleanup()
 
     async def _asked(self, question: FlowQuestion, content: bytes) -> tuple[FlowAnswer, bytes]:
         seconds = self._settings.flow_seconds
@@ -113,6 +119,7 @@ class FlowProcess:
         """
         if self._process is not None and self._process.returncode is None:
             return self._process
+        await self.close()
         process = self._process = await self._start()
         try:
             async with asyncio.timeout(_START_SECONDS):
@@ -132,6 +139,8 @@ class FlowProcess:
         known = environment.for_ray(os.environ, settings.environment_to_pass())
         if MARK in os.environ:
             known[MARK] = os.environ[MARK]
+        self._folder = tempfile.TemporaryDirectory(prefix="symadj-flow-", ignore_cleanup_errors=True)
+        known["TMPDIR"] = self._folder.name
         limits = ("--memory", str(int(settings.flow_memory)), "--threads", str(settings.flow_threads))
         return await asyncio.create_subprocess_exec(
             # -P: nothing is imported from the folder that the API was started in.

@@ -134,8 +134,12 @@ def _computed(flow: TrainedFlow, question: FlowQuestion, content: bytes) -> Colu
     """
     if question.operation is Operation.SAMPLE:
         contexts = _contexts_sent(flow, question, content)
+        if contexts is not None and not len(contexts):
+            raise ValueError("there are no contexts: send one at least")
         return _sampled(flow, question, contexts)
     rows, contexts, index = _rows_sent(flow, question, content)
+    if not len(rows):
+        raise ValueError("there are no rows: send one at least")
     width = len(flow.columns) + len(flow.context_columns)
     if question.operation is Operation.LOG_PROB:
         _refuse_more(question, len(rows), width)

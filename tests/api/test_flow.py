@@ -210,6 +210,12 @@ def test_contexts_stand_beside_the_rows_by_name_or_apart(server: ApiServer, api:
         ("log_prob", {"content": b"x,z\n1,2\n", "headers": {"Content-Type": MediaType.CSV}}, "'y'"),
         ("log_prob", {"content": b"PAR1", "headers": {"Content-Type": MediaType.PARQUET}}, "parquet"),
         ("log_prob", {"content": b"\x93NUMPY", "headers": {"Content-Type": MediaType.NPY}}, "npy"),
+        ("log_prob", {"json": {"columns": {"x": [], "y": []}}}, "no rows"),
+        (
+            "transport",
+            {"params": {"t": [0, 0.5]}, "content": b"x,y\n", "headers": {"Content-Type": MediaType.CSV}},
+            "no rows",
+        ),
         ("sample", {"json": {"context": [[1.0]]}}, "no context"),
         ("transport", {"params": {"t": [0, 9]}, "json": {"rows": ROWS}}, "t"),
     ],
@@ -283,6 +289,12 @@ def test_the_death_of_the_process_costs_one_request_and_the_api_nothing(server: 
     assert child(server).pid != before.pid
 
 
+def test_the_process_has_no_secret_of_the_service(server: ApiServer, job: Run) -> None:
+    assert ask(job, "sample").status_code == 200
+    assert SECRET in psutil.Process(server.process.pid).environ().values()
+    assert not [name for name in child(server).environ() if name.startswith("SYMADJ_")]
+
+
 def test_of_many_requests_some_wait_and_the_others_are_told_to_come_again(server: ApiServer, job: Run) -> None:
     assert ask(job, "sample").status_code == 200
     stopped = child(server)
@@ -311,12 +323,15 @@ def test_of_many_requests_some_wait_and_the_others_are_told_to_come_again(server
 def test_what_takes_too_much_is_ended_and_the_answer_says_what_to_do(
     tmp_path: Path, trained: Path, setting: dict[str, str], status: int, code: str
 ) -> None:
-    with serving(tmp_path, trained, **setting) as (server, run):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with serving(tmp_path, trained, TMPDIR=str(temporary), **setting) as (server, run):
         problem = assert_problem(ask(run, "sample", params={"n": 10_000}), status)
         assert problem["type"] == f"urn:symadj:problem:{code}"
         assert next(iter(setting)) in problem["detail"]
         assert "symadj_core.load" in problem["detail"]
         assert psutil.Process(server.process.pid).children() == []
+        assert list(temporary.iterdir()) == []
         assert run.get("").status_code == 200
 
 
