@@ -18,6 +18,7 @@ The names a user needs:
     flows.REGULARISERS, flows.flow_matching_loss    kinetic energy and others beside the likelihood; training without it
 
     load("out/") -> TrainedFlow                     a trained flow, in the units of its data
+    from symadj_core.trained import estimate_kl, export             its divergence from another; it as a program
     LoadError
 
     memory.PeakMeter, memory.LiveTensorMeter        what it costs

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from sbi.diagnostics import check_tarp, run_sbc, run_tarp
 from sbi.diagnostics.sbc import check_uniformity_frequentist
 from sbi.inference import DirectPosterior
-from sbi.neural_nets.estimators import ConditionalDensityEstimator
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
@@ -99,23 +98,6 @@ def test_the_same_draws_have_the_ranks_the_coverage_and_the_curve_of_sbi(spread:
         assert np.sign(area) == np.sign(ours.tarp.area)
 
 
-class Estimator(ConditionalDensityEstimator):
-    """A trained flow as sbi's posteriors take one."""
-
-    def __init__(self, flow: TrainedFlow) -> None:
-        super().__init__(flow.flow, flow.event_shape, torch.Size([len(flow.context_columns)]))
-        self.trained = flow
-
-    def log_prob(self, input: Tensor, condition: Tensor, **_: Any) -> Tensor:
-        return self.trained.condition(condition).log_prob(input)
-
-    def sample(self, sample_shape: torch.Size, condition: Tensor, **_: Any) -> Tensor:
-        return self.trained.condition(condition).sample(sample_shape).float()
-
-    def loss(self, input: Tensor, condition: Tensor, **_: Any) -> Tensor:
-        return -self.log_prob(input[None], condition)[0]
-
-
 def two_moons(theta: Rows, rng: np.random.Generator) -> Rows:
     """Greenberg et al. 2019: a crescent, and two posterior modes of that shape."""
     angle, radius = rng.uniform(-np.pi / 2, np.pi / 2, len(theta)), rng.normal(0.1, 0.01, len(theta))
@@ -178,7 +160,7 @@ def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def test_the_calibration_of_a_job_is_that_of_sbi_on_its_flow_and_rows_within_their_noise(job: Job) -> None:
     torch.manual_seed(0)
     prior = MultivariateNormal(torch.zeros(2), torch.eye(2))
-    posterior = DirectPosterior(Estimator(job.flow), prior)
+    posterior = DirectPosterior(job.flow.as_sbi(), prior)
     ours = job.calibration
     assert (ours.rows, ours.draws) == (ROWS, DRAWS) == (len(job.thetas), DRAWS)
 
