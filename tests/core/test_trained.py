@@ -364,6 +364,16 @@ def test_transforms_give_tensors_what_they_give_arrays() -> None:
             np.testing.assert_allclose(way(torch.from_numpy(array)).numpy(), way(array), rtol=1e-12, atol=1e-12)
 
 
+def test_arcsinh_has_its_derivatives_at_zero_and_its_density_far_out() -> None:
+    (transform,) = restore_transforms([{"kind": "arcsinh", "scale": 2.0}])
+    zero = torch.zeros(1, 1, dtype=torch.float64)
+    curvature = torch.autograd.functional.hessian(lambda x: transform(x)[1].sum(), zero)
+    assert float(curvature) == pytest.approx(-1 / 4)  # of -log hypot(x, 2)
+    for value in (-1e300, -2.0, -1.0, 0.0, 1e-300, 2.0, 3.0, 1e200):
+        _, change = transform(np.array([[value]]))
+        assert float(change[0]) == pytest.approx(-np.log(np.hypot(value, 2.0)), rel=1e-14)
+
+
 def test_a_space_without_transforms_is_the_flows_own() -> None:
     space = DataSpace(("a", "b"))
     flow = build_flow(FLOW, SOLVER, 2, seed=1).eval()
