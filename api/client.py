@@ -394,13 +394,15 @@ class Client:
             advance(artifact.bytes)
             return
         part = target.with_name(f"{target.name}.{artifact.sha256[:16]}.part")
-        if part.is_file():
-            advance(part.stat().st_size)
+        held = most = part.stat().st_size if part.is_file() else 0
+        advance(held)
         came = time.monotonic()
 
         def note(count: int) -> None:
-            nonlocal came
-            came = time.monotonic()
+            nonlocal came, held, most
+            held += count
+            if held > most:  # what comes for a second time, from a server that serves no parts, is no progress
+                most, came = held, time.monotonic()
             advance(count)
 
         retrying = tenacity.Retrying(
