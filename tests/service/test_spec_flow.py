@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from symadj.service.contract.spec import JobSpec
-from symadj.service.contract.spec.flow import ActivationName, CnfFlow, Divergence, MlpField, TimeMode, VectorField
+from symadj.service.contract.spec.flow import ActivationName, CnfFlow, Divergence, MlpField, TimeMode
 from symadj.service.contract.spec.section import kinds_of
 
 
@@ -30,11 +30,12 @@ perceptrons = st.fixed_dictionaries(
 )
 residuals = st.fixed_dictionaries({"kind": st.just("residual")}, optional={"width": st.integers(1, 512)})
 potentials = st.fixed_dictionaries({"kind": st.just("potential")}, optional={"rank": st.integers(1, 20)})
+plugins = st.fixed_dictionaries({"kind": st.just("plugin"), "name": st.just("equivariant")})
 flows = st.fixed_dictionaries(
     {"kind": st.just("cnf")},
     optional={
         "blocks": st.integers(1, 8),
-        "field": st.one_of(perceptrons, residuals, potentials, any_of(VectorField)),
+        "field": st.one_of(perceptrons, residuals, potentials, plugins),
         "end_time": st.floats(0.1, 10),
         "learn_end_time": st.booleans(),
         "divergence": any_of(Divergence),
