@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[1]
 TOY = {"data": {"kind": "toy", "name": "moons"}}
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For several processes: a file's tests run in one of them, and all that start a Ray in one, from the beginning."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
