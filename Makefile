@@ -13,7 +13,7 @@ SEEDS ?= 3
 LOADS ?= 10
 SECONDS ?= 60
 
-.PHONY: help install demo serve test test-slow test-peers test-cluster test-deaths soak fuzz attack check bench-core \
+.PHONY: help install demo serve test test-with-ray test-without-ray test-slow test-peers test-cluster test-deaths soak fuzz attack check bench-core \
 	bench-density bench-toys bench-pairing bench-load format lock sbom swagger-ui clean
 
 help: ## list the targets
@@ -37,9 +37,15 @@ demo: install ## train a real flow through the whole system, and show what came 
 serve: install ## run the service in the foreground (HOST, PORT, DATA)
 	$(BIN)/symadj serve --host $(HOST) --port $(PORT) --data $(DATA)
 
-# Three processes, of which one mostly waits: whatever starts a Ray runs there, one after the other.
+# Side by side, since what starts a Ray waits more than it computes.
 test: install ## run the tests
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup
+	$(MAKE) --no-print-directory --jobs=2 --keep-going test-with-ray test-without-ray
+
+test-with-ray:
+	$(BIN)/python -m pytest -m 'ray and not slow and (not deaths or quick_death)'
+
+test-without-ray:
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow and not ray'
 
 test-slow: install ## run what `make test` leaves out for being like another test
 	$(BIN)/python -m pytest -m slow

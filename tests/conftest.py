@@ -32,15 +32,6 @@ ROOT = Path(__file__).parents[1]
 TOY = {"data": {"kind": "toy", "name": "moons"}}
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For several processes: a file's tests run in one of them, and all that start a Ray in one, from the beginning."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.location[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @dataclass
 class ApiServer:
     """A running API: where it is, where its data lie, and its process."""
