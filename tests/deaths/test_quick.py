@@ -13,7 +13,8 @@ from tests.deaths.world import World, now, toy, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.deaths]
 
-STEPS = 400
+# So many that a busy machine finds the process that must die before it has ended.
+STEPS = 1600
 
 
 @pytest.mark.quick_death
