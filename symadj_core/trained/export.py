@@ -162,7 +162,7 @@ def _closed_trace(field: nn.Module, like: Tensor, context: Tensor | None) -> Rat
         return None
 
     def by_autograd(t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+        raise ValueError(f"the exact trace of {type(field).__name__} takes autograd, which a program can't call")
 
     given: Callable[[], Tensor] | None = None if context is None else lambda: context
     rates = field.traced(like, by_autograd, context=given)

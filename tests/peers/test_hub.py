@@ -15,7 +15,7 @@ def test_the_hub_reads_the_card_of_a_run(tmp_path: Path) -> None:
     outcome, _ = run(tmp_path, name="two moons", stop={"kind": "steps", "max_steps": 2}, evaluation=evaluation)
     path = tmp_path / "job-1" / "artifacts" / "1" / CARD
     card = ModelCard.load(path)
-    assert card.data.library_name == "symadj"
+    assert card.data.to_dict()["library_name"] == "symadj"
     assert card.data.model_name == "two moons"
     results = {result.metric_type: result for result in card.data.eval_results}
     assert results["nll"].metric_value == outcome.result.test_nll_original_units
