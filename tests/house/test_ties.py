@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import pytest
 
+from symadj.api.routers import flow as flow_router
 from symadj.service import plugins
 from symadj.service.contract.spec import data as spec_data
 from symadj.service.contract.spec import flow, objective, solver
@@ -26,6 +27,7 @@ from symadj_core.gradients import GRADIENTS
 from symadj_core.gradients.keep import KEEPS
 from symadj_core.solvers.controller import IController
 from symadj_core.solvers.tableaus import TABLEAUS
+from symadj_core.trained import folder
 
 # What the rows give: no option of a spec.
 SIZES = {"dim", "shape", "context_dim"}
@@ -135,3 +137,7 @@ def test_every_option_of_a_format_is_a_field_of_the_data_and_is_refused_elsewher
     of_formats = {option for rules in spec_data.FORMATS.values() for option in rules.options}
     assert of_formats <= spec_data.FileData.model_fields.keys()
     assert of_formats == spec_data.OPTIONS_OF_FORMATS.keys()
+
+
+def test_the_api_asks_for_the_files_that_a_flow_is_loaded_from() -> None:
+    assert (flow_router.CONFIG, flow_router.WEIGHTS) == (folder.CONFIG, folder.WEIGHTS)
