@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from symadj.api.unreadable import place_and_reason
 from symadj.service.contract.flow_question import MediaType
 from symadj.service.errors import ContentTooLargeError, UnsupportedMediaTypeError
 
-__all__ = ["Body", "InvalidBodyError", "Table", "body_of", "json_body", "table_body"]
+__all__ = ["Body", "InvalidBodyError", "Table", "Upload", "body_of", "file_body", "json_body", "table_body"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -50,6 +50,32 @@ class Table:
 
     media_type: MediaType
     content: bytes
+
+
+class Upload:
+    """A file that is the body of a request, not read yet.
+
+    Attributes:
+        media_type: of the file, as the request says.
+
+    Args:
+        request: whose body it is.
+        media_type: as above.
+    """
+
+    def __init__(self, request: Request, media_type: MediaType) -> None:
+        self.media_type = media_type
+        self._request = request
+
+    async def pieces(self, most_bytes: int) -> AsyncIterator[bytes]:
+        """Yield the file as it comes.
+
+        Raises:
+            ContentTooLargeError: it has more than ``most_bytes``.
+            HTTPException: the connection ended before the body did (400).
+        """
+        async for piece in _pieces(self._request, most_bytes):
+            yield piece
 
 
 class InvalidBodyError(RequestValidationError):
@@ -130,6 +156,36 @@ def table_body(
     return Depends(read)
 
 
+def file_body(model: type[BaseModel], *, after: Callable[..., Any], most_bytes: int, most_values: int) -> Any:
+    """Return the dependency that gives the body of a request as ``model``, if it is JSON, or as an :class:`Upload`.
+
+    Args:
+        model, after, most_bytes, most_values: as in :func:`json_body`; a file is not read here, and has no bound yet.
+    """
+    threads = CapacityLimiter(THREADS)
+
+    def parse(text: bytes) -> BaseModel:
+        return _validated(model, text, most_values, unique_keys=True)
+
+    async def read(request: Request, _refused: Any = Depends(after)) -> BaseModel | Upload:
+        given = request.headers.get("content-type", "")
+        media_type = given.partition(";")[0].strip().lower()
+        if media_type not in _TABLES:
+            raise UnsupportedMediaTypeError(
+                f"Content-Type is {given or 'missing'}: send JSON, or a file as {', '.join(_TABLES[1:])}, and say "
+                "which it is"
+            )
+        if media_type != MediaType.JSON:
+            return Upload(request, MediaType(media_type))
+        text = await _bounded(request, most_bytes)
+        if not text:
+            raise _missing()
+        return await run_sync(parse, text, limiter=threads)
+
+    setattr(read, _BODY, Body(model, _TABLES[1:]))
+    return Depends(read)
+
+
 def body_of(dependant: Dependant | None) -> Body | None:
     """Return what an endpoint reads as its body, None if it reads none."""
     if dependant is None:
@@ -156,18 +212,25 @@ def _validated(model: type[Model], text: bytes, most_values: int, *, unique_keys
 
 
 async def _bounded(request: Request, most_bytes: int) -> bytes:
+    body = bytearray()
+    async for piece in _pieces(request, most_bytes):
+        body += piece
+    return bytes(body)
+
+
+async def _pieces(request: Request, most_bytes: int) -> AsyncIterator[bytes]:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > most_bytes:
         raise _too_large(f"{declared} bytes", most_bytes)
-    body = bytearray()
+    received = 0
     try:
         async for piece in request.stream():
-            body += piece
-            if len(body) > most_bytes:
+            received += len(piece)
+            if received > most_bytes:
                 raise _too_large(f"more than {most_bytes} bytes", most_bytes)
+            yield piece
     except ClientDisconnect:
         raise HTTPException(400, "the connection ended before the body did") from None
-    return bytes(body)
 
 
 def _too_large(given: str, most_bytes: int) -> ContentTooLargeError:

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from symadj.api.schemas.jobs import AttemptList, CheckpointList, DataRead, EventList, JobList, JobRead
 from symadj.api.schemas.service import FieldList, UsageRead
 from symadj.api.schemas.telemetry import ArtifactList, ArtifactRead, MemorySummary, MetricList, MetricSeriesRead
-from symadj.service.contract.flow_question import MediaType, Operation
+from symadj.service.contract.flow_question import ENDINGS, MediaType, Operation
 from symadj.service.contract.states import JobState
 
 __all__ = ["ApiProblemError", "ApiUnreachableError", "BadRequestError", "Client", "DownloadError"]
@@ -182,6 +182,50 @@ class Client:
             ApiProblemError: the spec is not valid (422), its ``errors`` name the fields; or too many jobs wait (429).
             ApiUnreachableError: no server is there, or none answered for a minute; then the message names the key.
         """
+        return self._submit("/api/v1/jobs", idempotency_key, {}, json=spec)
+
+    def score(
+        self,
+        job_id: str,
+        rows: Path | dict[str, Any],
+        *,
+        workers: int | None = None,
+        units: str | None = None,
+        settings: str | None = None,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> JobRead:
+        """Submit a job that scores rows by the trained flow of another: its file `scores.parquet` has a row for each.
+
+        Args:
+            job_id: of the job with the flow.
+            rows: a file here (.csv, .npy, .parquet), which is sent; or the section `data` of the request, which says
+                where the workers find them: `{"kind": "file", "path": "cells.csv"}`.
+            workers: that share the rows.
+            units: "original", those of the data, or "transformed".
+            settings: of the solver: "tested" or "trained".
+            name: of the job.
+            idempotency_key: as for `submit`.
+
+        Raises:
+            ApiProblemError: the job has no weights (409), the file is too large (413), or a field is wrong (422).
+            ApiUnreachableError: as for `submit`.
+            BadRequestError: the file's name does not say what it is.
+            OSError: the file can't be read.
+        """
+        path, given = f"{_job_path(job_id)}/scores", _given({"units": units, "settings": settings, "name": name})
+        if isinstance(rows, Path):
+            size = str(rows.stat().st_size)
+            headers = {"Content-Type": str(_media_type_of(rows)), "Content-Length": size}
+            given |= _given({"workers": workers})
+            return self._submit(path, idempotency_key, headers, content=_FileContent(rows), params=given)
+        given |= {} if workers is None else {"resources": {"kind": "cpu", "workers": workers}}
+        return self._submit(path, idempotency_key, {}, json={"data": rows} | given)
+
+    def _submit(
+        self, path: str, idempotency_key: str | None, more_headers: dict[str, str], **arguments: Any
+    ) -> JobRead:
+        """Send what makes a job, until there is an answer."""
         if idempotency_key is not None and re.fullmatch(r"[\x21-\x7e]{1,255}", idempotency_key) is None:
             raise BadRequestError(f"{idempotency_key!r} is not an Idempotency-Key: 1 to 255 visible ASCII characters")
         key = idempotency_key or str(uuid.uuid4())
@@ -199,16 +243,16 @@ class Client:
             wait=_pause,
             reraise=True,
         )
-        headers = {"Idempotency-Key": key}
+        headers = {"Idempotency-Key": key} | more_headers
         try:
-            job: JobRead = retrying(self._read, JobRead, "POST", "/api/v1/jobs", json=spec, headers=headers)
+            job: JobRead = retrying(self._read, JobRead, "POST", path, headers=headers, **arguments)
             return job
         except ApiUnreachableError as error:
             if not sent:
                 raise
             raise ApiUnreachableError(
-                f"{error}. The job may have been accepted: repeat the same spec under the Idempotency-Key {key}, and "
-                "there is one job in any case",
+                f"{error}. The job may have been accepted: repeat the same request under the Idempotency-Key {key}, "
+                "and there is one job in any case",
                 sent=True,
             ) from error
 
@@ -446,6 +490,24 @@ class Client:
     def _absent(self, job_id: str, name: str) -> NoReturn:
         self._request("GET", f"{_job_path(job_id)}/artifacts/{name}")
         raise DownloadError(f"{name} of {job_id} has just been stored: download it again")
+
+
+class _FileContent:
+    """The content of a file, read again whenever it is sent again."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self._file.open("rb") as stream:
+            while piece := stream.read(PIECE_BYTES):
+                yield piece
+
+
+def _media_type_of(file: Path) -> MediaType:
+    if (known := ENDINGS.get(file.suffix.lower())) is None:
+        raise BadRequestError(f"{file} must end with one of {', '.join(ENDINGS)}, which says its format")
+    return known
 
 
 def _sha256(file: Path) -> str:

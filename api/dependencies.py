@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, get_args, get_origin
 
 from anyio.to_thread import run_sync
-from fastapi import Depends, Path, Query, Request
+from fastapi import Depends, Header, Path, Query, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -39,6 +39,7 @@ __all__ = [
     "Costly",
     "Drawing",
     "Flows",
+    "IdempotencyKey",
     "JobId",
     "Joined",
     "Lane",
@@ -251,5 +252,15 @@ async def attempt_token(
 Owner = Annotated[str, Depends(owner)]
 AttemptToken = Annotated[str, Depends(attempt_token)]
 JobId = Annotated[str, Depends(_visible_job)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Repeat a request under the same key and there is still one job. A deleted job takes its key "
+        "with it: the next request under that key makes a new job.",
+    ),
+]
 Limit = Annotated[int, Query(ge=1, le=1000, description="Items of one answer, at most.")]
 AfterSeq = Annotated[int, Query(ge=0, lt=2**63, description="Only what has a higher sequence number.")]

@@ -32,17 +32,17 @@ def _workers_on(node: Node, worker: Node) -> int:
     return int(min(ratios))
 
 
-def sizes(resources: AnyResources, batch_size: int) -> list[int]:
-    """Return the numbers of workers that the job may start with, the largest first: each divides the batch."""
+def sizes(resources: AnyResources, rows_to_share: int) -> list[int]:
+    """Return the numbers of workers that the job may start with, the largest first: each divides the rows to share."""
     fewest = resources.min_workers or resources.workers
-    return [count for count in range(resources.workers, fewest - 1, -1) if batch_size % count == 0]
+    return [count for count in range(resources.workers, fewest - 1, -1) if rows_to_share % count == 0]
 
 
 def choose_workers(
-    resources: AnyResources, batch_size: int, nodes: Sequence[Node], taken: Sequence[AnyResources]
+    resources: AnyResources, rows_to_share: int, nodes: Sequence[Node], taken: Sequence[AnyResources]
 ) -> int | None:
     """Return the largest number of workers that fits beside our active jobs now, or None."""
-    for count in sizes(resources, batch_size):
+    for count in sizes(resources, rows_to_share):
         if fits_now(resources.model_copy(update={"workers": count}), nodes, taken):
             return count
     return None
@@ -57,11 +57,11 @@ def holds(resources: AnyResources, workers: int, nodes: Sequence[Node]) -> bool:
     return _room(_of_one_worker(resources), nodes) >= workers
 
 
-def never_fits(resources: AnyResources, nodes: Sequence[Node], batch_size: int) -> str | None:
+def never_fits(resources: AnyResources, nodes: Sequence[Node], rows_to_share: int) -> str | None:
     """Return why the cluster could not take the job even if it were empty, or None if it could."""
     worker = _of_one_worker(resources)
     room = _room(worker, nodes)
-    fewest = sizes(resources, batch_size)[-1]
+    fewest = sizes(resources, rows_to_share)[-1]
     if room >= fewest:
         return None
     wants = f"{worker.cpus:g} CPUs"

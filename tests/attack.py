@@ -57,6 +57,9 @@ peers = ["ada", "eve"]
 [[operations]]
 include-path = "/api/v1/jobs"
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
+[[operations]]
+include-path = "/api/v1/jobs/{{job_id}}/scores"
+checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 # Records come from runs of symadj alone, many a second: what pydantic takes for a number (text, a flag) is one there.
 [[operations]]
 include-path = "/api/v1/ingest/batches"

@@ -18,6 +18,7 @@ import torch
 from symadj.service.contract.order import RunOrder
 from symadj.service.contract.records import ClosedRecord, OutcomeRecord, ResumedRecord
 from symadj.service.contract.result import EvaluationResult, JobResult
+from symadj.service.contract.spec import ScoresSpec
 from symadj.service.contract.spec.resources import GpuResources
 from symadj.service.contract.states import JobState, StopReason
 from symadj.workers.data import PreparedData, data_roots, load_data
@@ -31,6 +32,7 @@ from symadj.workers.files.checkpoints import CorruptCheckpointError, StoredCheck
 from symadj.workers.files.model_card import CARD, model_card
 from symadj.workers.model.build import build_flow, validation_flow
 from symadj.workers.rank_run import RankRun
+from symadj.workers.scores.run import ScoresRun
 from symadj.workers.training.checkpointer import Checkpointer
 from symadj.workers.training.loop import train
 from symadj.workers.training.state import TrainingState
@@ -74,7 +76,8 @@ def run_worker(order: RunOrder, token: str, watch: Watch = _no_watch) -> Outcome
     sender = open_sender(order, token, f"rank-{ranks.rank}")
     try:
         with watch(ranks, sender.interrupt):
-            outcome = AttemptRun(RankRun(order, ranks, sender)).run()
+            course = ScoresRun if isinstance(order.spec, ScoresSpec) else AttemptRun
+            outcome = course(RankRun(order, ranks, sender)).run()
         sender.put(ClosedRecord())
         timeout = order.flush_timeout_seconds
         if not sender.flush(timeout) and not sender.superseded:
@@ -100,7 +103,7 @@ def _device(accelerated: bool) -> torch.device:
 
 
 class AttemptRun:
-    """An attempt on one rank; all ranks go through it side by side."""
+    """An attempt at a training on one rank; all ranks go through it side by side."""
 
     def __init__(self, run: RankRun) -> None:
         self.rank_run = run

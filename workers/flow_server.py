@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import io
 import json
 import os
@@ -30,7 +29,6 @@ import torch
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
-import symadj_core
 from symadj.service.contract.flow_question import (
     LENGTHS,
     FlowAnswer,
@@ -47,6 +45,7 @@ from symadj.workers.data.formats.arrays import read_npy
 from symadj.workers.data.formats.delimited import read_csv
 from symadj.workers.data.formats.parquet import read_parquet
 from symadj.workers.data.formats.raw import InputFile, need
+from symadj.workers.model.stored_flow import load_flow
 from symadj_core import LoadError, TrainedFlow
 from symadj_core.errors import SolverError
 
@@ -83,14 +82,7 @@ class Flows:
         """
         key = (config.sha256, weights.sha256)
         if key not in self._kept:
-            storage = open_storage(place)
-            with tempfile.TemporaryDirectory(prefix="symadj-") as folder:
-                for file in (config, weights):
-                    content = storage.read(file.path)
-                    if hashlib.sha256(content).hexdigest() != file.sha256:
-                        raise LoadError(f"{storage.name(file.path)} is not what the run stored: its SHA-256 is another")
-                    Path(folder, Path(file.path).name).write_bytes(content)
-                self._kept[key] = symadj_core.load(folder)
+            self._kept[key] = load_flow(open_storage(place), config, weights)
             if len(self._kept) > MOST_FLOWS:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)

@@ -34,8 +34,8 @@ class RankRun:
 
     @property
     def spec(self) -> JobSpec:
-        """The spec of the job."""
-        return self.order.spec
+        """The spec of the training."""
+        return self.order.training
 
     @cached_property
     def retries(self) -> Retries:

@@ -27,6 +27,7 @@ from symadj.service.contract.order import (
     take_token,
 )
 from symadj.service.contract.records import ClosedRecord, DataRecord, EventRecord, OutcomeRecord
+from symadj.service.contract.spec import ScoresSpec
 from symadj.service.contract.spec.resources import GpuResources
 from symadj.service.contract.spec.section import STORED
 from symadj.service.contract.storage import Bucket, StorageUnreachableError, open_storage, split_places
@@ -35,6 +36,7 @@ from symadj.workers.delivery.outbox import Outbox, TelemetryError
 from symadj.workers.delivery.sender import open_sender
 from symadj.workers.files.retries import Retries
 from symadj.workers.outcome import Failure, StopRequestedError
+from symadj.workers.scores.advice import with_advice
 
 if TYPE_CHECKING:
     from symadj.workers.ray.node_memory import NodeMemory
@@ -69,6 +71,8 @@ def main() -> int:
     sender = open_sender(order, token, "driver")
     try:
         outcome = _attempt(order, token, sender)
+        if outcome is not None and isinstance(order.spec, ScoresSpec):
+            outcome = with_advice(outcome)
         log.info("outcome: %s", outcome)
         if outcome is None:
             return 0
@@ -112,7 +116,7 @@ def _patiently(read: Callable[[str], T], place: str) -> T:
 
 
 def _attempt(order: RunOrder, token: str, outbox: Outbox) -> OutcomeRecord | None:
-    """Train, and return the outcome; None when the attempt was replaced."""
+    """Train, or score rows, and return the outcome; None when the attempt was replaced."""
     memory: NodeMemory | None = None
     retries = Retries(outbox, order.storage_patience_seconds)
     try:

@@ -19,6 +19,8 @@ from symadj.api.client import Client
 from symadj.api.schemas.jobs import AttemptRead, CheckpointRead, JobRead, JobSummary
 from symadj.api.schemas.service import FieldRead, UsageRead
 from symadj.api.schemas.telemetry import ArtifactRead, MetricRead
+from symadj.service.contract.layout import SCORES_FILE
+from symadj.service.contract.spec import SCORES, kind_of
 from symadj.service.contract.states import JobState
 from symadj.service.roles import LOCAL
 
@@ -95,8 +97,13 @@ def job_header(job: JobRead) -> Table:
     table.add_row("created", _when(job.created_at))
     table.add_row("started", _when(job.started_at))
     table.add_row("finished", _when(job.finished_at))
-    table.add_row("gradient", job.spec["gradient"]["kind"])
-    table.add_row("steps", f"{job.progress.step}{of}")
+    if kind_of(job.spec) == SCORES:
+        table.add_row("scores rows by", job.spec["trained"]["job"])
+        scored = job.progress.latest.get("rows_scored")
+        table.add_row("rows", "-" if scored is None else f"{scored:,.0f}")
+    else:
+        table.add_row("gradient", job.spec["gradient"]["kind"])
+        table.add_row("steps", f"{job.progress.step}{of}")
     return table
 
 
@@ -221,7 +228,7 @@ def report(client: Client, job: JobRead, console: Console) -> None:
     artifacts = client.artifacts(job.id).items
     if artifacts:
         console.print(_artifact_lines(artifacts), soft_wrap=True)
-    console.print(curl_lines(client, job.id, artifacts), soft_wrap=True)
+    console.print(curl_lines(client, job, artifacts), soft_wrap=True)
 
 
 def _data(client: Client, job: JobRead) -> list[RenderableType]:
@@ -246,22 +253,23 @@ def _artifact_lines(artifacts: Sequence[ArtifactRead]) -> Text:
     return Text("\n".join(["Files", *lines]) + "\n")
 
 
-def curl_lines(client: Client, job_id: str, artifacts: Sequence[ArtifactRead]) -> Text:
+def curl_lines(client: Client, job: JobRead, artifacts: Sequence[ArtifactRead]) -> Text:
     """Return requests that show more of a job."""
-    base = f"{client.url}/api/v1/jobs/{job_id}"
+    base = f"{client.url}/api/v1/jobs/{job.id}"
+    metric = "rows_per_second" if kind_of(job.spec) == SCORES else "loss"
     curl = f"curl -s{_KEY_HEADER}" if client.has_key else "curl -s"
     lines = [
         "Ask for more",
         f"  {curl} {base}",
         f"  {curl} {base}/data",
         f"  {curl} {base}/metrics",
-        f"  {curl} '{base}/metrics/loss?points=20'",
+        f"  {curl} '{base}/metrics/{metric}?points=20'",
         f"  {curl} {base}/memory",
         f"  {curl} {base}/events",
         *(
             f"  {curl} -O {client.url}{artifact.url}"
             for artifact in artifacts
-            if artifact.name.endswith(".safetensors")
+            if artifact.name.endswith((".safetensors", SCORES_FILE))
         ),
     ]
     return Text("\n".join(lines))

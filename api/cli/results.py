@@ -12,7 +12,7 @@ from rich.text import Text
 
 from symadj.api.schemas.jobs import JobRead
 from symadj.api.schemas.telemetry import MemorySummary
-from symadj.service.contract.result import Baselines, Calibration, JobResult, TestSolver
+from symadj.service.contract.result import Baselines, Calibration, JobResult, ScoresResult, TestSolver
 
 __all__ = ["likelihoods", "memory_table", "print_parts", "size"]
 
@@ -47,7 +47,9 @@ def _count(value: int | None) -> str:
 
 
 def likelihoods(result: JobResult) -> list[RenderableType]:
-    """Return the test NLL beside the baselines on the same rows, and what could not be measured."""
+    """Return the test NLL beside the baselines on the same rows, and what could not be measured; or what was scored."""
+    if result.scores is not None:
+        return [_scores(result.scores)]
     failures = _failures(result)
     if result.test_nll is None:
         why = "it could not be measured" if failures else "the spec asks for none"
@@ -73,6 +75,14 @@ def likelihoods(result: JobResult) -> list[RenderableType]:
         _effort(result),
     ]
     return [Text("Test negative log-likelihood"), table, Text("\n".join(lines) + "\n"), *failures]
+
+
+def _scores(scores: ScoresResult) -> Text:
+    stderr = "" if scores.log_prob_stderr is None else f", standard error {_number(scores.log_prob_stderr)}"
+    return Text(
+        f"{_count(scores.rows)} rows scored: mean log-density {_number(scores.log_prob)} nats a row{stderr}; the last "
+        f"attempt took {_number(scores.seconds, 1)} s, {scores.rows_per_second:,.0f} rows a second.\n"
+    )
 
 
 def _effort(result: JobResult) -> str:
@@ -154,9 +164,9 @@ def memory_table(
     table.add_column("rank", justify="right")
     table.add_column("phase")
     for summary, job in zip(summaries, jobs, strict=True):
-        table.add_column(f"{summary.gradient}\n{escape(job.name)}", justify="right")
+        table.add_column(f"{summary.gradient or 'scores'}\n{escape(job.name)}", justify="right")
     if len(summaries) > 1:
-        table.add_column(f"times {summaries[0].gradient},\nabove idle", justify="right")
+        table.add_column(f"times {summaries[0].gradient or 'scores'},\nabove idle", justify="right")
     indexed = [{(phase.rank, phase.phase): phase for phase in summary.phases} for summary in summaries]
     for key in indexed[0]:
         cells = []

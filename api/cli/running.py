@@ -15,6 +15,7 @@ from symadj.api.cli import render, watching
 from symadj.api.cli.documents import read_spec, set_fields
 from symadj.api.cli.shared import JobId, client_command, console
 from symadj.api.client import Client
+from symadj.service.contract.layout import SCORES_FILE
 from symadj.service.contract.states import TERMINAL, JobState
 
 app = typer.Typer()
@@ -55,6 +56,51 @@ def continue_job(
     document["parent"] = {"job": job, "step": step}
     set_fields(document, settings)
     _submit(client, document, key, watch)
+
+
+@client_command(app)
+def score(
+    client: Client,
+    job: JobId,
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Rows in the data's units, their contexts beside them: a file here, which is sent (.csv, .npy, "
+            ".parquet); with --stored, one that the service's workers can read."
+        ),
+    ],
+    stored: Annotated[
+        bool,
+        typer.Option("--stored", help="DATA is a file, or a folder of parquet files, below the service's data roots."),
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Workers that share the rows; default: 1.")] = None,
+    units: Annotated[str | None, typer.Option(help="Of rows and density: original (default) or transformed.")] = None,
+    solver: Annotated[
+        str | None, typer.Option("--settings", help="Of the solver: tested (default) or trained.")
+    ] = None,
+    watch: Watch = False,
+    download: Annotated[
+        Path | None, typer.Option(help="Follow the job, and put its scores here: a parquet file.")
+    ] = None,
+    key: Key = None,
+) -> None:
+    """Score any number of rows as a job on the cluster; print its id. For some thousands, logprob answers at once."""
+    rows = _stored_rows(data) if stored else Path(data)
+    made = client.score(job, rows, workers=workers, units=units, settings=solver, idempotency_key=key)
+    print(made.id, flush=True)
+    if not watch and download is None:
+        return
+    status = _watch(client, made.id)
+    if download is not None and client.job(made.id).state is JobState.SUCCEEDED:
+        client.download(made.id, SCORES_FILE, download)
+        console.print(str(download), soft_wrap=True)
+    sys.exit(status)
+
+
+def _stored_rows(path: str) -> dict[str, Any]:
+    """Return the section that names a file, or a folder, below the data roots."""
+    streamed = Path(path).suffix.lower() in {"", ".parquet"}
+    return {"kind": "parquet_stream" if streamed else "file", "path": path}
 
 
 @client_command(app)

@@ -10,11 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from symadj.service.contract.flow_question import MediaType
+from symadj.service.contract.flow_question import ENDINGS, MediaType
 
 __all__ = ["Source", "TableError", "media_type_of", "open_source", "writing"]
-
-_ENDINGS = {".csv": MediaType.CSV, ".npy": MediaType.NPY, ".parquet": MediaType.PARQUET}
 
 
 class TableError(Exception):
@@ -28,9 +26,9 @@ def media_type_of(file: Path) -> MediaType:
         TableError: its name ends otherwise.
     """
     try:
-        return _ENDINGS[file.suffix.lower()]
+        return ENDINGS[file.suffix.lower()]
     except KeyError:
-        raise TableError(f"{file} must end with one of {', '.join(_ENDINGS)}, which says its format") from None
+        raise TableError(f"{file} must end with one of {', '.join(ENDINGS)}, which says its format") from None
 
 
 @dataclass(frozen=True)

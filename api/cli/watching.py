@@ -56,9 +56,11 @@ def watch(client: Client, job_id: str, console: Console) -> JobRead | None:
 
 
 def _figures(job: JobRead) -> str:
-    """Return loss, nfe and peak memory in one line."""
+    """Return loss, nfe and peak memory, or how many rows were scored, in one line."""
     latest = job.progress.latest
     parts = []
+    if "rows_scored" in latest:
+        parts.append(f"{latest['rows_scored']:,.0f} rows, {latest['rows_per_second']:,.0f} a second")
     if "loss" in latest:
         parts.append(f"loss {latest['loss']:.3f}")
     elif "flow_matching_loss" in latest:

@@ -12,7 +12,6 @@ from symadj.api.bodies import Table, table_body
 from symadj.api.dependencies import Flows, JobId, SettingsOf, Store
 from symadj.api.problems import describe
 from symadj.api.schemas.flow import FlowContexts, FlowRows, FlowTable
-from symadj.service.contract import layout
 from symadj.service.contract.flow_question import (
     FlowAnswer,
     FlowOutcome,
@@ -30,12 +29,12 @@ from symadj.service.errors import (
     SymadjError,
     TooManyRowsError,
 )
+from symadj.service.lifecycle import scored
 from symadj.service.settings import Settings
-from symadj.service.store import Database, artifacts, jobs
+from symadj.service.store import Database
 
 router = APIRouter(prefix="/jobs/{job_id}/flow", tags=["flow"])
 
-CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 MOST_BYTES, MOST_VALUES = 16 * 2**20, 1_000_000
 
 
@@ -148,26 +147,8 @@ async def _answer(
 
 
 def _files(store: Database, job_id: str) -> tuple[StoredFile, StoredFile]:
-    """Return where a job's flow is stored.
-
-    Raises:
-        NotFoundError: there is no such job.
-        ConflictError: it has no weights yet.
-    """
     with store.read_session() as session:
-        job = jobs.get(session, job_id)
-        found = {
-            item.name: StoredFile(
-                path=f"{layout.artifact_folder(job_id, item.attempt)}/{item.name}", sha256=item.sha256
-            )
-            for item in artifacts.of_job(session, job_id)
-        }
-        missing = [name for name in (CONFIG, WEIGHTS) if name not in found]
-        if missing:
-            raise ConflictError(
-                f"job {job_id!r} is {job.state} and has no {' and no '.join(missing)}: a run stores them at its end"
-            )
-    return found[CONFIG], found[WEIGHTS]
+        return scored.flow_files(session, job_id)
 
 
 def _wanted(accept: str) -> MediaType:

@@ -6,17 +6,17 @@ import re
 from contextlib import suppress
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field
 from sqlalchemy.exc import IntegrityError
 
 from symadj.api.bodies import json_body
-from symadj.api.dependencies import Asker, JobId, Limit, Owner, SettingsOf, Store, require_json
+from symadj.api.dependencies import Asker, IdempotencyKey, JobId, Limit, Owner, SettingsOf, Store, require_json
 from symadj.api.problems import describe
 from symadj.api.schemas.jobs import JobList, JobRead, JobSummary
 from symadj.service.contract import layout
 from symadj.service.contract.spec import JobSpec
-from symadj.service.contract.spec.job import LABEL, MOST_LABELS
+from symadj.service.contract.spec.any_job import LABEL, MOST_LABELS
 from symadj.service.contract.states import JobState
 from symadj.service.errors import InvalidParameterError
 from symadj.service.lifecycle import parents, requests
@@ -46,16 +46,7 @@ def create_job(
     owner: Owner,
     request: Request,
     response: Response,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            min_length=1,
-            max_length=255,
-            pattern=r"^[\x21-\x7e]+$",
-            description="Repeat a request under the same key and there is still one job. A deleted job takes its key "
-            "with it: the next request under that key makes a new job.",
-        ),
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> JobRead:
     """Put a job into the queue. Under a key that was used with the same spec, answer 200 with that job as it is now."""
 

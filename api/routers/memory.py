@@ -11,6 +11,7 @@ from symadj.api.dependencies import AfterSeq, Costly, JobId, Limit, Store
 from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import MemoryPhase, MemoryPointRead, MemoryPoints, MemorySummary
 from symadj.service.contract.records import Phase
+from symadj.service.contract.spec import TRAINING, kind_of
 from symadj.service.store import Database, jobs, memory
 
 router = APIRouter(prefix="/jobs/{job_id}/memory", tags=["memory"])
@@ -34,7 +35,7 @@ async def summarise_memory(
             rows = memory.summary(session, job_id, first_step=first_step, last_step=last_step)
         summary = MemorySummary(
             job_id=job_id,
-            gradient=job.spec["gradient"]["kind"],
+            gradient=job.spec["gradient"]["kind"] if kind_of(job.spec) == TRAINING else None,
             ranks=len({row["rank"] for row in rows}),
             phases=[MemoryPhase.model_validate(dict(row)) for row in rows],
         )

@@ -43,8 +43,8 @@ class Failure(Answer):
 class Progress(Answer):
     """How far a job is, by the newest records."""
 
-    step: int = Field(description="Optimiser steps completed.")
-    max_steps: int | None = Field(description="null where time, not steps, ends the training.")
+    step: int = Field(description="Optimiser steps completed; of a job that scores rows, pieces of each worker.")
+    max_steps: int | None = Field(description="null where something else than steps ends the job.")
     latest: dict[str, Number] = Field(description="Every metric's newest value.")
     host_peak_bytes: int | None = Field(description="Highest host peak of any rank so far.")
     device_peak_bytes: int | None = Field(description="Highest device peak of any rank so far.")
@@ -92,7 +92,8 @@ class JobRead(JobSummary):
 
     labels: dict[str, str]
     spec: dict[str, Any] = Field(
-        description="As submitted, with every default written out; its shape is that of JobSpec when it was submitted."
+        description="As submitted, with every default written out; its shape is that of JobSpec when it was submitted. "
+        "A job that scores rows has `kind: scores`; a training has no `kind`."
     )
     progress: Progress
     failure: Failure | None
@@ -108,7 +109,7 @@ class JobRead(JobSummary):
             failure = Failure(code=ReasonCode(job.reason), message=job.message or "", data=job.reason_data or {})
         progress = Progress(
             step=max((item.last_step for item in series), default=0),
-            max_steps=spec["stop"].get("max_steps"),
+            max_steps=spec.get("stop", {}).get("max_steps"),
             latest={item.name: item.last_value for item in series},
             host_peak_bytes=job.host_peak_bytes,
             device_peak_bytes=job.device_peak_bytes,

@@ -105,7 +105,7 @@ class MemorySummary(Answer):
     """Memory by rank and phase."""
 
     job_id: str
-    gradient: str
+    gradient: str | None = Field(description="Of a training; null of a job that scores rows.")
     ranks: int
     phases: list[MemoryPhase]
 

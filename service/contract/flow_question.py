@@ -10,7 +10,17 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["LENGTHS", "FlowAnswer", "FlowOutcome", "FlowQuestion", "MediaType", "Operation", "StoredFile", "frame"]
+__all__ = [
+    "ENDINGS",
+    "LENGTHS",
+    "FlowAnswer",
+    "FlowOutcome",
+    "FlowQuestion",
+    "MediaType",
+    "Operation",
+    "StoredFile",
+    "frame",
+]
 
 LENGTHS = struct.Struct(">IQ")
 
@@ -22,6 +32,10 @@ class MediaType(StrEnum):
     NPY = "application/x-npy"
     CSV = "text/csv"
     PARQUET = "application/vnd.apache.parquet"
+
+
+# What the names of files in them end with.
+ENDINGS = {".csv": MediaType.CSV, ".npy": MediaType.NPY, ".parquet": MediaType.PARQUET}
 
 
 class Operation(StrEnum):

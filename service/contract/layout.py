@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 __all__ = [
+    "CONFIG",
     "MANIFEST",
+    "SCORES_FILE",
+    "WEIGHTS",
     "CheckpointName",
     "artifact_folder",
     "checkpoint_folder",
+    "flow_folder",
     "job_folder",
     "order_file",
+    "piece_folder",
     "ray_folder",
     "token_file",
 ]
@@ -20,6 +25,9 @@ __all__ = [
 # The file of a checkpoint that says what it is, with the size and SHA-256 of the others. It is written last and removed
 # first: a checkpoint that has one when the others are there is whole.
 MANIFEST = "manifest.json"
+# Artifacts: of a training the files that its flow is loaded from, of a job that scores rows the scores.
+CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+SCORES_FILE = "scores.parquet"
 
 
 @dataclass(frozen=True, order=True)
@@ -62,6 +70,16 @@ def artifact_folder(job_id: str, attempt: int) -> str:
 def checkpoint_folder(job_id: str) -> str:
     """Return the folder of a job's checkpoints, one folder each."""
     return f"{job_folder(job_id)}/checkpoints"
+
+
+def flow_folder(job_id: str) -> str:
+    """Return the folder in which a job that scores rows has the files of the trained flow, copied for it alone."""
+    return f"{job_folder(job_id)}/flow"
+
+
+def piece_folder(job_id: str) -> str:
+    """Return the folder in which a job that scores rows keeps the pieces that it has finished."""
+    return f"{job_folder(job_id)}/pieces"
 
 
 def order_file(job_id: str, attempt: int) -> str:

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import BaseModel, Field
 
-from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec import AnySpec, JobSpec
 from symadj.service.contract.spec.section import STORED
 from symadj.service.contract.storage import Storage, StorageError, open_storage
 
@@ -56,7 +56,13 @@ class RunOrder(BaseModel):
     data_timeout_seconds: float = Field(
         DATA_TIMEOUT_S, description="How long it may take to read and check the data before the workers are placed."
     )
-    spec: JobSpec
+    spec: AnySpec
+
+    @property
+    def training(self) -> JobSpec:
+        """The spec of a training, which this order is for."""
+        assert isinstance(self.spec, JobSpec)
+        return self.spec
 
     @classmethod
     def of_json(cls, text: str | bytes) -> Self:

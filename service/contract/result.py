@@ -20,6 +20,7 @@ __all__ = [
     "MixtureBaseline",
     "Number",
     "ReportFailure",
+    "ScoresResult",
     "TestSolver",
     "TwoSampleTest",
 ]
@@ -211,8 +212,23 @@ class EvaluationResult(_Part):
     evaluate_seconds: float | None = Field(None, description="Wall time of the evaluation, seconds.")
 
 
+class ScoresResult(_Part):
+    """What a job that scores rows found; the scores themselves are its artifact `scores.parquet`."""
+
+    rows: int = Field(description="Rows that were scored.")
+    log_prob: Number = Field(description="Mean log-density, nats a row, in the units that the spec asks for.")
+    log_prob_stderr: Number | None = Field(
+        None, description="Its standard error over the rows, nats; null for a single row."
+    )
+    seconds: float = Field(description="Wall time in which the last attempt scored its rows and wrote them, seconds.")
+    rows_per_second: float = Field(
+        description="Rows that the last attempt scored over `seconds`: those that an earlier one had finished do not "
+        "count."
+    )
+
+
 class JobResult(EvaluationResult):
-    """The result of a job that succeeded.
+    """The result of a job that succeeded; of one that scores rows `scores` and the peaks alone.
 
     All likelihoods are of the averaged weights with ``ema``, and of the best weights with ``early_stop``. Results
     stored by earlier versions are read with the fields that they have.
@@ -226,6 +242,7 @@ class JobResult(EvaluationResult):
     validation_nll: Number | None = Field(
         None, description="Mean NLL of the validation rows with the kept weights, at training's tolerances, nats a row."
     )
+    scores: ScoresResult | None = Field(None, description="Of a job that scores rows; null for a training.")
     host_peak_bytes: int | None = Field(
         None, description="Highest resident memory of a rank in any step, bytes; null where the platform gives none."
     )

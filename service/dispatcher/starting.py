@@ -15,7 +15,7 @@ from symadj.service import capacity
 from symadj.service.capacity import AnyResources
 from symadj.service.contract import layout
 from symadj.service.contract.order import PLACE_VARIABLE, RunOrder
-from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec import AnySpec
 from symadj.service.contract.states import JobState, ReasonCode
 from symadj.service.dispatcher.settling import ACTOR, Settler
 from symadj.service.dispatcher.stored_specs import StoredSpecs
@@ -99,7 +99,7 @@ class Starter:
         self._over.add((job.id, job.attempt))
         return True
 
-    def _claim_next(self, nodes: Sequence[Node], not_over: set[str]) -> tuple[attempts.Claim, JobSpec] | None:
+    def _claim_next(self, nodes: Sequence[Node], not_over: set[str]) -> tuple[attempts.Claim, AnySpec] | None:
         """Claim the next job that fits, or return None when no job may start now.
 
         What is active, whether the next one fits beside it, and the claim are one transaction, in which no other
@@ -120,7 +120,7 @@ class Starter:
                     continue
                 if not self._can_ever_fit(session, job, spec, nodes):
                     continue
-                workers = capacity.choose_workers(spec.resources, spec.data.batch_size, nodes, taken)
+                workers = capacity.choose_workers(spec.resources, spec.rows_to_share, nodes, taken)
                 if workers is None:
                     return None  # first come, first served: no job overtakes another
                 claim = attempts.claim(session, job, actor=ACTOR, workers=workers)
@@ -138,9 +138,9 @@ class Starter:
             if spec is not None
         ]
 
-    def _can_ever_fit(self, session: Session, job: Job, spec: JobSpec, nodes: Sequence[Node]) -> bool:
+    def _can_ever_fit(self, session: Session, job: Job, spec: AnySpec, nodes: Sequence[Node]) -> bool:
         """Return whether the empty cluster has room; else refuse the job, or let it wait where that may change."""
-        lack = capacity.never_fits(spec.resources, nodes, spec.data.batch_size)
+        lack = capacity.never_fits(spec.resources, nodes, spec.rows_to_share)
         if lack is None:
             return True
         if job.started_at is None and not self._settings.cluster_may_grow:
@@ -150,7 +150,7 @@ class Starter:
             job.not_before = self._wall() + timedelta(seconds=SECONDS_UNTIL_IT_MAY_HAVE_GROWN)
         return False
 
-    def _submit(self, claim: attempts.Claim, spec: JobSpec) -> bool:
+    def _submit(self, claim: attempts.Claim, spec: AnySpec) -> bool:
         """Give a claimed job to Ray; return False where the storage takes no order, and so none of another job.
 
         Raises:
@@ -195,7 +195,7 @@ class Starter:
         log.info("%s: attempt %d given to Ray", claim.job.id, claim.attempt.number)
         return True
 
-    def _order(self, claim: attempts.Claim, spec: JobSpec, storage: str) -> RunOrder:
+    def _order(self, claim: attempts.Claim, spec: AnySpec, storage: str) -> RunOrder:
         settings = self._settings
         return RunOrder(
             job_id=claim.job.id,

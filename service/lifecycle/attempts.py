@@ -15,9 +15,9 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from symadj.service.contract.records import OutcomeRecord
-from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec import AnyJob
 from symadj.service.contract.states import ACTIVE, INTERRUPTIONS, RETRYABLE, JobState, ReasonCode, StopReason
-from symadj.service.lifecycle.advice import ADVICE
+from symadj.service.lifecycle.advice import advice_for
 from symadj.service.store import checkpoints, events, jobs
 from symadj.service.store.tables import Attempt, Job
 
@@ -206,7 +206,7 @@ def lose(
         _fail(session, job, reason, message, data, actor=actor)
         return
     lost, in_a_row = job.attempts_lost + 1, _lost_in_a_row(session, job)
-    most = int(job.spec.get("max_attempts", JobSpec.model_fields["max_attempts"].default))
+    most = int(job.spec.get("max_attempts", AnyJob.model_fields["max_attempts"].default))
     if in_a_row >= most:
         times = "1 attempt was" if in_a_row == 1 else f"{in_a_row} attempts in a row were"
         message = f"{message} {times} lost without a new checkpoint, and max_attempts is {most}.".strip()
@@ -302,7 +302,7 @@ def _fail(
 ) -> None:
     if JobState(job.state) in ACTIVE:
         _close(session, job, outcome, reason, message)
-    data = {"advice": ADVICE[reason]} | (data or {})
+    data = {"advice": advice_for(job.spec, reason)} | (data or {})
     if reason is ReasonCode.OUT_OF_MEMORY:
         data = {"host_peak_bytes": job.host_peak_bytes, "device_peak_bytes": job.device_peak_bytes} | data
     failed = jobs.transition(

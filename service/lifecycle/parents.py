@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from symadj.service.contract.layout import MANIFEST, CheckpointName, checkpoint_folder, job_folder
-from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec import TRAINING, JobSpec, kind_of
 from symadj.service.contract.spec.training import StopAfterSteps
 from symadj.service.contract.storage import Storage
 from symadj.service.errors import InvalidSpecError
@@ -38,6 +38,11 @@ def checkpoint_of(session: Session, spec: JobSpec, *, owner: str) -> Checkpoint 
     parent = jobs.find_locked(session, spec.parent.job)
     if parent is None or parent.owner != owner:
         raise InvalidSpecError(f"parent.job {spec.parent.job!r} is not a job of {owner}", pointer="/parent/job")
+    if kind_of(parent.spec) != TRAINING:
+        raise InvalidSpecError(
+            f"parent.job {parent.id!r} scores rows and trains nothing: name the job of a training",
+            pointer="/parent/job",
+        )
     try:
         theirs = JobSpec.of_stored(parent.spec).stored()
     except ValidationError as error:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from symadj.service import plugins
 from symadj.service.contract.layout import job_folder
-from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec import SCORES, AnySpec, JobSpec, kind_of
 from symadj.service.contract.states import ACTIVE, TERMINAL, JobState, StopReason
 from symadj.service.contract.storage import Storage
 from symadj.service.errors import ConflictError, IdempotencyMismatchError, NoRoomError, TooManyRequestsError
@@ -24,16 +24,19 @@ __all__ = ["ask_checkpoint", "cancel", "delete", "pause", "resume", "submit"]
 
 def submit(
     session: Session,
-    spec: JobSpec,
+    spec: AnySpec,
     *,
     owner: str,
+    job_id: str | None = None,
     idempotency_key: str | None = None,
     max_queued: int | None = None,
     max_bytes: int | None = None,
 ) -> tuple[Job, bool]:
     """Store a job in the queue; return it and whether it is new.
 
-    The caller then calls ``adopt_checkpoint``, in the same transaction.
+    The caller then calls ``parents.adopt_checkpoint`` or ``scored.adopt_flow``, in the same transaction.
+
+    ``job_id`` is that of a job for which files were stored before; default: a new one.
 
     Under an ``idempotency_key`` that this owner used before with the same spec, the job of then is returned.
 
@@ -57,15 +60,16 @@ def submit(
                 )
             return jobs.get(session, known.job_id), False
     # After the look for the key: a repeated request is answered whatever was installed since.
-    spec = plugins.resolved(spec)
+    if isinstance(spec, JobSpec):
+        spec = plugins.resolved(spec)
     if max_queued is not None:
         _check_room(session, owner, max_queued)
     if max_bytes is not None:
         _check_disk(session, owner, max_bytes)
-    checkpoint = parents.checkpoint_of(session, spec, owner=owner)
+    checkpoint = parents.checkpoint_of(session, spec, owner=owner) if isinstance(spec, JobSpec) else None
     now = datetime.now(UTC)
     job = Job(
-        id=new_job_id(),
+        id=job_id or new_job_id(),
         name=spec.name,
         owner=owner,
         spec=spec.stored(),
@@ -176,8 +180,13 @@ def ask_checkpoint(session: Session, job: Job, *, actor: str) -> None:
     """Ask a run for a checkpoint of its next step.
 
     Raises:
-        ConflictError: the job does not run, or is stopping, with a checkpoint anyway.
+        ConflictError: the job does not run, is stopping, with a checkpoint anyway, or has none to write.
     """
+    if kind_of(job.spec) == SCORES:
+        raise ConflictError(
+            f"job {job.id!r} scores rows and has no checkpoints: it keeps each piece of rows that it has finished",
+            state=job.state,
+        )
     if job.state not in {JobState.STARTING, JobState.RUNNING}:
         hint = "it writes one as it stops" if job.state == JobState.PAUSING else "only a job that runs can write one"
         raise ConflictError(f"job {job.id!r} is {job.state}: {hint}", state=job.state)

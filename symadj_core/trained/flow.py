@@ -266,6 +266,11 @@ class TrainedFlow(Distribution):
         return flat.view(len(t), *batch, *self.event_shape).to(dtype)
 
     @property
+    def rows_at_once(self) -> int:
+        """How many rows are solved together: more of them are scored in pieces of so many, from the first row on."""
+        return piece_rows(self.flow, self._batch_rows)
+
+    @property
     def _dtype(self) -> torch.dtype:
         return next(self.flow.parameters()).dtype
 
@@ -341,7 +346,7 @@ class TrainedFlow(Distribution):
         return torch.set_grad_enabled(needed and torch.is_grad_enabled())
 
     def _pieces(self, rows: int) -> list[slice]:
-        size = piece_rows(self.flow, self._batch_rows)
+        size = self.rows_at_once
         return [slice(first, first + size) for first in range(0, rows, size)]
 
 

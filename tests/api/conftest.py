@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
+from symadj.service.contract.layout import CONFIG, WEIGHTS, artifact_folder
+from symadj.service.contract.records import ArtifactRecord
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.states import ReasonCode
 from symadj.service.lifecycle import attempts, requests
-from symadj.service.store import Database, jobs
+from symadj.service.store import Database, artifacts, jobs
 from tests.conftest import TOY, ApiServer
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC).isoformat()
@@ -108,3 +114,21 @@ def runs_of(server: ApiServer, api: httpx.Client) -> Iterator[Callable[..., Run]
 def run(new_run: Callable[..., Run]) -> Run:
     """One such job."""
     return new_run()
+
+
+def trained_job(client: TestClient, files: Path) -> str:
+    """Submit a job to an app in this process, and leave the files of a flow in its name; return its id."""
+    made = client.post("/api/v1/jobs", json=TOY)
+    assert made.status_code == 201, made.text
+    job_id: str = made.json()["id"]
+    state = cast(FastAPI, client.app).state
+    storage = state.settings.resolved_storage()
+    with state.database.session() as session:
+        job = jobs.get(session, job_id)
+        for name in (CONFIG, WEIGHTS):
+            content = (files / name).read_bytes()
+            storage.write(f"{artifact_folder(job_id, 1)}/{name}", content)
+            sha256 = hashlib.sha256(content).hexdigest()
+            record = ArtifactRecord(name=name, media_type="a/b", bytes=len(content), sha256=sha256)
+            artifacts.add(session, job, 1, record)
+    return job_id

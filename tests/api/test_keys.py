@@ -127,7 +127,7 @@ def test_a_submitter_sees_and_changes_their_own_jobs_and_no_others(
     for method, path in (
         *(("GET", path) for path in ("", "/events", "/metrics", "/metrics/loss", "/memory", "/memory/steps")),
         *(("GET", path) for path in ("/artifacts", "/artifacts/config.json", "/attempts", "/checkpoints")),
-        *(("POST", path) for path in ("/cancel", "/pause", "/resume", "/checkpoint")),
+        *(("POST", path) for path in ("/cancel", "/pause", "/resume", "/checkpoint", "/scores")),
         ("DELETE", ""),
     ):
         answer = client.request(method, f"{V1}/jobs/{theirs}{path}", headers=ada)
@@ -147,7 +147,7 @@ def test_a_viewer_reads_all_and_changes_nothing(
     assert job_id in listed(client, viewer, owner="ada")
     for path in (f"/jobs/{job_id}", f"/jobs/{job_id}/metrics", "/usage", "/datasets"):
         assert client.get(f"{V1}{path}", headers=viewer).status_code == 200
-    for wish in ("/cancel", "/pause", "/resume", "/checkpoint"):
+    for wish in ("/cancel", "/pause", "/resume", "/checkpoint", "/scores"):
         assert_problem(client.post(f"{V1}/jobs/{job_id}{wish}", headers=viewer), 403)
     assert_problem(client.delete(f"{V1}/jobs/{job_id}", headers=viewer), 403)
     assert "only reads" in assert_problem(client.post(f"{V1}/jobs", json=TOY, headers=viewer), 403)["detail"]

@@ -18,7 +18,9 @@ from symadj.api.app import create_app
 from symadj.service import keys
 from symadj.service.roles import Role
 from symadj.service.settings import Settings
+from tests.api.conftest import trained_job
 from tests.api.test_fuzz import SECRET, bearer
+from tests.core.test_trained import config, folder
 from tests.schemas import Documents, TextPlace
 
 # What the schema does not say: a key is an array's name in an npz file, and an unusual path needs a format.
@@ -76,14 +78,15 @@ def unfit(text: str) -> bool:
     return text != "\t" and any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in text)
 
 
-def test_what_is_accepted_breaks_no_list_filter_or_read(client: TestClient) -> None:
+def test_what_is_accepted_breaks_no_list_filter_or_read(client: TestClient, tmp_path: Path) -> None:
+    job_id = trained_job(client, folder(tmp_path / "out", config()))
     places = [(path, place) for path, places in bodies(client).items() for place in places]
-    assert {path for path, _ in places} >= {"/api/v1/jobs", "/api/v1/keys"}
+    assert {path for path, _ in places} >= {"/api/v1/jobs", "/api/v1/jobs/{job_id}/scores", "/api/v1/keys"}
     accepted: set[str] = set()
 
     def check(path: str, place: TextPlace, text: str) -> None:
         body = place.document(text)
-        answer = post(client, path, body)
+        answer = post(client, path.format(job_id=job_id), body)
         assert answer.status_code in {201, 422}, (place.name, text, answer.text)
         if answer.status_code == 422:
             assert all(error["pointer"] or error["detail"] for error in answer.json()["errors"])

@@ -14,10 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
+import symadj_core
 from symadj.api.children import MARK
 from symadj.api.client import ApiUnreachableError, Client
 from symadj.api.schemas.jobs import JobRead
@@ -303,3 +306,26 @@ def test_the_command_line_lists_and_compares(service: Service, client: Client, u
     target = service.data / "downloaded"
     assert service.run("download", done[0], str(target)).returncode == 0
     assert os.listdir(target)
+
+
+def test_a_trained_flow_scores_a_file_on_two_workers_as_it_does_at_home(
+    service: Service, client: Client, until: Until, tmp_path: Path
+) -> None:
+    succeeded = client.jobs(state=JobState.SUCCEEDED, name="toy").items  # of the tests before
+    trained = succeeded[0].id if succeeded else until(client.submit(toy(2)).id, ended).id
+    rows = np.random.default_rng(0).standard_normal((12_000, 2))
+    np.save(tmp_path / "rows.npy", rows)
+    words = ("score", trained, str(tmp_path / "rows.npy"), "--workers", "2")
+    done = service.run(*words, "--download", str(tmp_path / "out.parquet"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert service.run("download", trained, str(tmp_path / "out")).returncode == 0
+    flow = symadj_core.load(tmp_path / "out")
+    scores = pq.read_table(tmp_path / "out.parquet")["log_prob"].to_numpy()
+    np.testing.assert_allclose(scores, flow.log_prob(rows).numpy(), rtol=0, atol=1e-12)
+    job = client.job(done.stdout.split()[0])
+    assert job.result is not None
+    assert job.result.scores is not None
+    assert (job.result.scores.rows, job.progress.latest["rows_scored"]) == (12_000, 12_000)
+    assert job.result.host_peak_bytes is not None
+    assert {phase.rank for phase in client.memory(job.id).phases} == {0, 1}
+    assert client.data(job.id).summary is not None

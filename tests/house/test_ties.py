@@ -12,8 +12,8 @@ from typing import Any, get_args
 
 import pytest
 
-from symadj.api.routers import flow as flow_router
 from symadj.service import plugins
+from symadj.service.contract import layout
 from symadj.service.contract.spec import data as spec_data
 from symadj.service.contract.spec import flow, objective, solver
 from symadj.service.contract.spec.section import Section, kinds_of
@@ -140,4 +140,4 @@ def test_every_option_of_a_format_is_a_field_of_the_data_and_is_refused_elsewher
 
 
 def test_the_api_asks_for_the_files_that_a_flow_is_loaded_from() -> None:
-    assert (flow_router.CONFIG, flow_router.WEIGHTS) == (folder.CONFIG, folder.WEIGHTS)
+    assert (layout.CONFIG, layout.WEIGHTS) == (folder.CONFIG, folder.WEIGHTS)

@@ -32,7 +32,7 @@ from symadj.service.contract.records import (
 from symadj.service.contract.states import ReasonCode, StopReason
 from symadj.service.errors import ConflictError, UnauthorizedError
 from symadj.service.lifecycle import attempts, requests
-from symadj.service.lifecycle.advice import ADVICE
+from symadj.service.lifecycle.advice import advice_for
 from symadj.service.store import Database, artifacts, checkpoints, data, events, jobs, memory, metrics, sources
 from symadj.service.store.tables import IngestSource, MemoryPoint
 from tests.service import lives
@@ -126,7 +126,7 @@ def test_the_first_record_makes_a_job_running_and_the_outcome_ends_it(database: 
     with database.read_session() as session:
         job = jobs.get(session, started.job.id)
         assert (job.state, job.reason, job.message) == ("failed", "diverged", "loss is NaN")
-        assert job.reason_data == {"advice": ADVICE[ReasonCode.DIVERGED], "step": 7}
+        assert job.reason_data == {"advice": advice_for({}, ReasonCode.DIVERGED), "step": 7}
         assert job.started_at is not None
         assert job.finished_at is not None
         assert artifacts.get(session, job.id, "weights.safetensors").sha256 == digest

@@ -7,14 +7,14 @@ from importlib import resources
 
 import numpy as np
 
-from symadj.service.contract.spec.data import BuiltinData
+from symadj.service.contract.spec.data import BuiltinRows
 from symadj.workers.data.errors import DataError
 from symadj.workers.data.table import Table
 
 __all__ = ["load_builtin"]
 
 
-def load_builtin(data: BuiltinData) -> Table:
+def load_builtin(data: BuiltinRows) -> Table:
     """Load the set that ``data`` names.
 
     Raises:

@@ -11,7 +11,7 @@ from symadj.service.contract.spec.data import FileData
 from symadj.workers.data.checks import refuse_not_finite
 from symadj.workers.data.errors import DataError
 from symadj.workers.data.formats.columns import wanted_of
-from symadj.workers.data.formats.raw import READERS, InputFile, refuse_too_many_columns
+from symadj.workers.data.formats.raw import READERS, InputFile, refuse, refuse_too_many_columns
 from symadj.workers.data.roots import DataRoots
 from symadj.workers.data.table import Source, Table
 
@@ -20,17 +20,20 @@ __all__ = ["load_file"]
 _MOST_CHANNELS = 4  # red, green, blue, alpha
 
 
-def load_file(data: FileData, roots: DataRoots) -> Table:
+def load_file(data: FileData, roots: DataRoots, *, unnamed: Sequence[str] = ()) -> Table:
     """Read the file, or the two, that ``data`` names.
+
+    Args:
+        unnamed: names for the columns of a file that has none, if it has as many of them and they are not called so.
 
     Raises:
         DataError: a file is missing, unreadable or empty, a column is missing or not numeric, or the test file has
             other columns than the first.
     """
-    table = _load(data, roots, data.path)
+    table = _load(data, roots, data.path, unnamed)
     if data.test_path is None:
         return table
-    test = _load(data, roots, data.test_path)
+    test = _load(data, roots, data.test_path, unnamed)
     if (test.columns, test.context_columns, test.shape) != (table.columns, table.context_columns, table.shape):
         raise DataError(
             f"{data.test_path} has {len(test.columns)} columns ({_listed(test.columns)}), {data.path} has "
@@ -53,7 +56,7 @@ def load_file(data: FileData, roots: DataRoots) -> Table:
     )
 
 
-def _load(data: FileData, roots: DataRoots, name: str) -> Table:
+def _load(data: FileData, roots: DataRoots, name: str, unnamed: Sequence[str]) -> Table:
     file = roots.find_file(name)
     if data.format not in READERS:
         raise DataError(
@@ -71,7 +74,13 @@ def _load(data: FileData, roots: DataRoots, name: str) -> Table:
     refuse_too_many_columns(file, rows.shape[1])
     if rows.dtype.itemsize > 8:
         rows = rows.astype(np.float64)  # numpy's longdouble
-    names = raw.columns or tuple(f"x{place}" for place in range(rows.shape[1]))
+    numbered = tuple(f"x{place}" for place in range(rows.shape[1]))
+    names = raw.columns or numbered
+    if raw.columns is None and not {*unnamed} <= {*numbered}:
+        if len(unnamed) != len(names):
+            what = f"has {len(names)} columns without names, and {len(unnamed)} are needed: {_listed(unnamed)}"
+            raise refuse(file, what)
+        names = tuple(unnamed)
     context_columns = data.context_columns
     columns = data.columns or tuple(column for column in names if column not in context_columns)
     if not columns:

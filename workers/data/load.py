@@ -6,7 +6,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from symadj.service.contract.data_summary import DataSummary
-from symadj.service.contract.spec.data import BuiltinData, Data, FileData, MafData, ParquetStreamData, ToyData
+from symadj.service.contract.spec.data import (
+    BuiltinData,
+    Data,
+    FileData,
+    FileRows,
+    MafData,
+    ParquetStreamData,
+    ParquetStreamRows,
+    ToyData,
+)
+from symadj.service.contract.spec.scores import ScoredRows, UploadedRows
 from symadj.workers.data.builtin import load_builtin
 from symadj.workers.data.errors import DataError
 from symadj.workers.data.files import load_file
@@ -71,9 +81,11 @@ def check_data(data: Data, roots: DataRoots, on_read: OnRead) -> None:
         load_data(data, roots, on_read)
 
 
-def name_of(data: Data) -> str | None:
+def name_of(data: Data | ScoredRows) -> str | None:
     """Return the file or folder that ``data`` names, None where it names none."""
-    return data.path if isinstance(data, FileData | MafData | ParquetStreamData) else None
+    if isinstance(data, UploadedRows):
+        return data.name
+    return data.path if isinstance(data, FileRows | MafData | ParquetStreamRows) else None
 
 
 @contextmanager

@@ -149,7 +149,7 @@ class DataRoots:
         return sorted(PurePosixPath(file.relative_to(found)) for file in files)
 
 
-def data_roots(order: RunOrder) -> DataRoots:
-    """Return the places that a run may take its data from, with the memory that each worker may use."""
+def data_roots(order: RunOrder, places: Sequence[str] | None = None) -> DataRoots:
+    """Return the places that a run may take its data from (others: ``places``), and the memory of each worker."""
     cache = None if order.data_cache is None else Path(order.data_cache)
-    return DataRoots(order.data_roots, cache, order.spec.resources.memory_budget)
+    return DataRoots(order.data_roots if places is None else places, cache, order.spec.resources.memory_budget)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Callable
+from typing import IO
 
 from symadj.service.contract.layout import artifact_folder
 from symadj.service.contract.order import RunOrder
@@ -29,9 +32,18 @@ class ArtifactFolder:
             OSError: the storage is full, cannot be written or does not answer; nothing is left behind.
         """
         self.storage.write(f"{self.path}/{name}", content)
-        return ArtifactRecord(
-            name=name,
-            media_type=media_type,
-            bytes=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
-        )
+        sha256 = hashlib.sha256(content).hexdigest()
+        return ArtifactRecord(name=name, media_type=media_type, bytes=len(content), sha256=sha256)
+
+    def stream(self, name: str, media_type: str, write: Callable[[IO[bytes]], None]) -> ArtifactRecord:
+        """As ``write``, of a file that need not fit into memory: ``write`` writes it.
+
+        Raises:
+            OSError: as ``write``, and what ``write`` raises; nothing is left behind.
+        """
+        with self.storage.writing(f"{self.path}/{name}") as file:
+            write(file)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        return ArtifactRecord(name=name, media_type=media_type, bytes=size, sha256=sha256)

@@ -13,7 +13,7 @@ import ray.exceptions
 
 from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.order import RunOrder
-from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec import JobSpec, ScoresSpec
 from symadj.service.contract.spec.flow import CnfFlow, PluginField
 from symadj.service.contract.states import ReasonCode
 from symadj.service.contract.storage import StorageUnreachableError
@@ -21,25 +21,29 @@ from symadj.workers.data import DataError, PreparedData, data_roots, load_data, 
 from symadj.workers.model.image_shapes import check_images
 from symadj.workers.outcome import Failure
 from symadj.workers.ray.failures import NO_ROOM
+from symadj.workers.scores.rows import check_rows_of
 from symadj_core.errors import PluginError
 
 __all__ = ["Look", "look_at_data", "read_data"]
 
-# What was read, None where nothing could be; and why it can't be trained on, None where it can.
+# What was read, None where nothing could be; and why it can't be used, None where it can.
 Look = tuple[DataSummary | None, Failure | None]
 
 
 def read_data(order: RunOrder) -> Look:
-    """Load and check the data of a run in this process, and that a field of the user's own is there and takes them.
+    """Load and check the data of a run in this process; of a training, that a field of the user's own takes them.
 
     Raises:
         StorageUnreachableError: a bucket does not answer.
     """
     read: list[DataSummary] = []
     try:
-        data = load_data(order.spec.data, data_roots(order), read.append)
-        check_images(order.spec.flow, data.shape)
-        _check_plugin(order.spec, data)
+        if isinstance(order.spec, ScoresSpec):
+            check_rows_of(order, read.append)
+        else:
+            data = load_data(order.spec.data, data_roots(order), read.append)
+            check_images(order.spec.flow, data.shape)
+            _check_plugin(order.spec, data)
     except PluginError as error:
         return read[0], Failure(ReasonCode.PLUGIN_ERROR, str(error), {"phase": "data"})
     except DataError as error:

@@ -32,7 +32,7 @@ class Checkpointer:
     def __init__(self, run: RankRun, data: PreparedData) -> None:
         order = run.order
         self._run, self._order, self._data, self._outbox = run, order, data, run.outbox
-        self._wanted = order.spec.checkpoints
+        self._wanted = order.training.checkpoints
         self.folder = CheckpointFolder(order.storage, order.job_id)
         try:
             run.retries.while_unreachable(lambda: self.folder.take_over(order.attempt))
@@ -84,7 +84,7 @@ class Checkpointer:
             return
         self._tried_at = time.monotonic()
         nll = state.validations[-1].nll if state.validations else None
-        about = {"validation_nll": _json(nll), "data": self._data.sample(), "spec": self._order.spec.stored()}
+        about = {"validation_nll": _json(nll), "data": self._data.sample(), "spec": self._order.training.stored()}
         try:
             stored = self.folder.write(state.state_dict(), attempt=self._order.attempt, cause=cause, about=about)
             surplus = self._surplus()
@@ -149,7 +149,7 @@ class Checkpointer:
             else:
                 self._data.check_same(data, of=checkpoint.name)
                 return checkpoint
-        if self._order.spec.parent is not None:
+        if self._order.training.parent is not None:
             raise CorruptCheckpointError(
                 f"no checkpoint in {self.folder.name} is whole, and this job must go on from one: submit it again "
                 "with another parent.step"

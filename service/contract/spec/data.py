@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -113,11 +113,26 @@ _USUAL_TRANSFORMS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-class BuiltinData(_Split):
-    """A data set that ships with symadj or scikit-learn; ``GET /api/v1/datasets`` describes them."""
+class BuiltinRows(_Data):
+    """The rows of a data set that ships with symadj or scikit-learn, in its order."""
 
     kind: Literal["builtin"]
     name: BuiltinName
+
+    @property
+    def may_hold_images(self) -> bool:
+        """Whether the set is one of images."""
+        return self.name in _IMAGES
+
+    @property
+    def dim(self) -> int:
+        """Columns of the set."""
+        return BUILTIN_COLUMNS[self.name]
+
+
+class BuiltinData(BuiltinRows, _Split):
+    """A data set that ships with symadj or scikit-learn; ``GET /api/v1/datasets`` describes them."""
+
     transforms: Transforms = Field(
         (),
         description="Default: what suits the set (`standardise`; `flow_cytometry` and `digits` have their own).",
@@ -135,16 +150,6 @@ class BuiltinData(_Split):
     def _batch_fits(self) -> BuiltinData:
         self._check_batch(BUILTIN_ROWS[self.name])
         return self
-
-    @property
-    def may_hold_images(self) -> bool:
-        """Whether the set is one of images."""
-        return self.name in _IMAGES
-
-    @property
-    def dim(self) -> int:
-        """Columns of the set."""
-        return BUILTIN_COLUMNS[self.name]
 
 
 class ToyData(_Split):
@@ -224,8 +229,26 @@ OPTIONS_OF_FORMATS = {
 }
 
 
-class FileData(_Data):
-    """Rows of a file. Without ``test_path``, its rows are permuted and split; with it, only validation is split off.
+def _with_format(values: dict[str, Any]) -> dict[str, Any]:
+    """Return what was written about a file, with its format, which its ending says where it is not given."""
+    filled = dict(values)
+    if "format" not in filled and isinstance(filled.get("path"), str):
+        name = filled["path"].lower()
+        # The longest ending first: .csv.gz, not .gz.
+        endings = {ending: known for known, format in FORMATS.items() for ending in format.endings}
+        found = next((ending for ending in sorted(endings, key=len, reverse=True) if name.endswith(ending)), None)
+        if found is None:
+            raise misfit(
+                "",
+                f"the format of {filled['path'][:200]!r} can't be recognised by its ending (known: "
+                f"{', '.join(endings)}): set data.format",
+            )
+        filled["format"] = endings[found]
+    return filled
+
+
+class FileRows(_Data):
+    """The rows of a file, in its order.
 
     Arrays without names of columns (npy, npz, HDF5, IDX) have the names ``x0``, ``x1`` and so on. Arrays of more than
     two axes are images, [rows, height, width] or [rows, channels, height, width], and become one row each.
@@ -236,7 +259,6 @@ class FileData(_Data):
     format: FormatName = Field(
         "csv", description="Default: according to the file's ending.", json_schema_extra=_without_default
     )
-    test_path: DataPath | None = Field(None, description="A file of the same layout that holds the test rows.")
     key: str | None = Field(
         None,
         min_length=1,
@@ -254,6 +276,25 @@ class FileData(_Data):
     data_set: int | None = Field(
         None, ge=1, le=100_000, description="The data set to read of an FCS file, from 1; default: its only one."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        return _with_format(values) if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _options_fit_the_format(self) -> Self:
+        for option, message in OPTIONS_OF_FORMATS.items():
+            given = getattr(self, option) != type(self).model_fields[option].default
+            if given and option not in FORMATS[self.format].options:
+                raise misfit(f"/data/{option}", message.format(format=self.format))
+        return self
+
+
+class FileData(FileRows):
+    """Rows of a file. Without ``test_path``, its rows are permuted and split; with it, only validation is split off."""
+
+    test_path: DataPath | None = Field(None, description="A file of the same layout that holds the test rows.")
     columns: tuple[ColumnName, ...] | None = Field(
         None, min_length=1, max_length=10_000, description="Columns that the flow models, in this order; default: all."
     )
@@ -278,19 +319,7 @@ class FileData(_Data):
     def _fill_in(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        filled = dict(values)
-        if "format" not in filled and isinstance(filled.get("path"), str):
-            name = filled["path"].lower()
-            # The longest ending first: .csv.gz, not .gz.
-            endings = {ending: known for known, format in FORMATS.items() for ending in format.endings}
-            found = next((ending for ending in sorted(endings, key=len, reverse=True) if name.endswith(ending)), None)
-            if found is None:
-                raise misfit(
-                    "",
-                    f"the format of {filled['path'][:200]!r} can't be recognised by its ending (known: "
-                    f"{', '.join(endings)}): set data.format",
-                )
-            filled["format"] = endings[found]
+        filled = _with_format(values)
         if filled.get("test_path") is not None:
             filled.setdefault("test_fraction", None)
         if filled.get("transforms") is None:
@@ -311,10 +340,6 @@ class FileData(_Data):
                 "/data/test_path",
                 "data.test_path is the same as data.path: the flow would be tested on rows it has seen",
             )
-        for option, message in OPTIONS_OF_FORMATS.items():
-            given = getattr(self, option) != type(self).model_fields[option].default
-            if given and option not in FORMATS[self.format].options:
-                raise misfit(f"/data/{option}", message.format(format=self.format))
         refuse_twice([*(self.columns or ()), *self.context_columns], "/data/columns")
         return self
 
@@ -343,15 +368,23 @@ class MafData(_Data):
     )
 
 
-class ParquetStreamData(_Data):
+class ParquetStreamRows(_Data):
+    """The rows of a parquet file, or of all ``.parquet`` files in a folder, that need not fit into memory.
+
+    Files come in the order of their names.
+    """
+
+    kind: Literal["parquet_stream"]
+    path: DataPath
+
+
+class ParquetStreamData(ParquetStreamRows):
     """Rows of a parquet file, or of all ``.parquet`` files in a folder, that need not fit into memory.
 
     Row groups are read in a new order in every epoch, and rows are shuffled among those held in memory.
     Before training, everything is read once to check it, and once more for each ``standardise``.
     """
 
-    kind: Literal["parquet_stream"]
-    path: DataPath
     columns: tuple[ColumnName, ...] | None = Field(
         None, min_length=1, max_length=10_000, description="Columns that the flow models, in this order; default: all."
     )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
-
 from pydantic import Field, ValidationInfo, model_validator
 
+from symadj.service.contract.spec.any_job import AnyJob, JobName
 from symadj.service.contract.spec.data import FORMATS_OF_IMAGES, Data
 from symadj.service.contract.spec.evaluation import Evaluation
 from symadj.service.contract.spec.flow import BaseDivergence, CnfFlow, Flow
 from symadj.service.contract.spec.objective import Pretraining, Regulariser
 from symadj.service.contract.spec.recovery import Checkpoints, FailOnDivergence, OnDivergence, Parent
-from symadj.service.contract.spec.resources import CpuResources, Resources
-from symadj.service.contract.spec.section import STORED, Section, misfit
+from symadj.service.contract.spec.section import STORED, misfit
 from symadj.service.contract.spec.solver import AdaptiveSolver, Gradient, Solver, SymplecticGradient
 from symadj.service.contract.spec.training import (
     AdamOptimizer,
@@ -23,25 +21,11 @@ from symadj.service.contract.spec.training import (
     StopAfterSteps,
 )
 
-LABEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$"
-# A label as a filter names it, `name=value`.
-LABEL = LABEL_NAME.replace("$", "=")
-MOST_LABELS = 32
-LabelName = Annotated[str, Field(pattern=LABEL_NAME)]
 
-
-class JobSpec(Section):
+class JobSpec(AnyJob):
     """One training job."""
 
-    name: str = Field(
-        "flow",
-        min_length=1,
-        max_length=100,
-        pattern=r"^\w[\w ._-]*$",
-        description="Letters of any script, digits, space, dot, underscore and hyphen.",
-    )
-    labels: dict[LabelName, Annotated[str, Field(max_length=256)]] = Field(default_factory=dict, max_length=MOST_LABELS)
-    priority: int = Field(0, ge=-100, le=100, description="Higher starts first; equals in order of arrival.")
+    name: JobName = "flow"
     seed: int = Field(0, ge=0, lt=2**32, description="Of weights, batches and probes.")
     data: Data
     flow: Flow = CnfFlow()
@@ -53,19 +37,9 @@ class JobSpec(Section):
     ema: MovingAverage | None = None
     stop: Stop = StopAfterSteps()
     early_stop: EarlyStop | None = None
-    resources: Resources = CpuResources()
     evaluation: Evaluation | None = Evaluation()
     checkpoints: Checkpoints = Checkpoints()
     on_divergence: OnDivergence = FailOnDivergence()
-    max_attempts: int = Field(
-        5,
-        ge=1,
-        le=1000,
-        description="Attempts in a row that may lose their workers or their cluster without a new checkpoint between.",
-    )
-    timeout_minutes: float | None = Field(
-        None, gt=0, le=60 * 24 * 365, description="Of all attempts together, from their start; null: no limit."
-    )
     parent: Parent | None = Field(None, description="Go on from a checkpoint of another job.")
 
     @model_validator(mode="after")
@@ -81,20 +55,17 @@ class JobSpec(Section):
             self._check_divergences()
         return self
 
+    @property
+    def rows_to_share(self) -> int:
+        """Those of a batch."""
+        return self.data.batch_size
+
     def _check_batch(self) -> None:
         if self.data.batch_size % self.resources.workers:
             raise misfit(
                 "/data/batch_size",
                 f"data.batch_size {self.data.batch_size} is not a multiple of resources.workers "
                 f"{self.resources.workers}: every worker takes an equal share of a batch",
-            )
-
-    def _check_elasticity(self) -> None:
-        fewest, most = self.resources.min_workers, self.resources.workers
-        if fewest is not None and fewest > most:
-            raise misfit(
-                "/resources/min_workers",
-                f"resources.min_workers {fewest} is above resources.workers {most}, the most that the job takes",
             )
 
     def _check_images(self) -> None:
@@ -185,16 +156,3 @@ class JobSpec(Section):
                     f"to_step {schedule.to_step} is not after from_step {schedule.from_step} of the regulariser "
                     f"{regulariser.kind}",
                 )
-
-    @classmethod
-    def of_stored(cls, values: dict[str, Any]) -> Self:
-        """Return a spec that was accepted before, perhaps by an earlier version, from what ``stored`` returned.
-
-        Raises:
-            ValidationError: this version can't read it.
-        """
-        return cls.model_validate(values, context=STORED)
-
-    def stored(self) -> dict[str, Any]:
-        """Return the spec as JSON values with every default written out."""
-        return self.model_dump(mode="json")

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -115,6 +115,14 @@ class Bucket(Storage):
     def write(self, path: str, content: bytes, *, private: bool = False) -> None:
         with self._asking(path):
             self.files.pipe_file(self.path(path), content)
+
+    @contextmanager
+    def writing(self, path: str) -> Iterator[IO[bytes]]:
+        with tempfile.NamedTemporaryFile(prefix="symadj-") as file:
+            yield file
+            file.flush()
+            with self._asking(path):
+                self.files.put_file(file.name, self.path(path))
 
     def mark(self, path: str) -> None:
         self.write(path, b"")

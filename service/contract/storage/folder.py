@@ -6,9 +6,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from symadj.service.contract.storage.storage import HALF_MADE, Making, Storage
 
@@ -50,12 +50,20 @@ class Folder(Storage):
         yield self.path(path)
 
     def write(self, path: str, content: bytes, *, private: bool = False) -> None:
+        with self._replacing(path, private=private) as file:
+            file.write(content)
+
+    def writing(self, path: str) -> AbstractContextManager[IO[bytes]]:
+        return self._replacing(path, private=False)
+
+    @contextmanager
+    def _replacing(self, path: str, *, private: bool) -> Iterator[IO[bytes]]:
         target = self.path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".tmp")
         try:
-            with open(handle, "wb") as file:
-                file.write(content)
+            with open(handle, "w+b") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             # mkstemp's files are the owner's alone; the API may run as another user.

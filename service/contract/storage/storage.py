@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 __all__ = ["HALF_MADE", "Making", "Storage", "StorageError", "StorageUnreachableError", "StorageUnusableError"]
 
@@ -99,6 +99,13 @@ class Storage(ABC):
         """Write a file, in the place of one that is there: it appears whole or not at all.
 
         Only its owner can read a ``private`` one, where the storage knows such rights.
+        """
+
+    @abstractmethod
+    def writing(self, path: str) -> AbstractContextManager[IO[bytes]]:
+        """Give a file of this machine, to write and read, whose content is at ``path`` when the block ends.
+
+        It takes the place of a file that is there, and appears whole or, where the block raises, not at all.
         """
 
     @abstractmethod
