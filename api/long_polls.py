@@ -43,8 +43,9 @@ class LongPolls:
         self._per_second = per_second
         self._pause = pause
         self._awaited: dict[Hashable, Awaited] = {}
-        # Those whom one look answers are answered one after another, in half of the time until the next look.
-        self._pace = Pace(2 * per_second)
+        # Those whom one look answers are answered one after another, until shortly before the next look: in a burst
+        # they would keep all other requests waiting.
+        self._pace = Pace(1.25 * per_second)
 
     @property
     def waiting(self) -> int:

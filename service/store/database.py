@@ -53,12 +53,17 @@ class Database:
 
     def __init__(self, url: str, *, connections: int = 15) -> None:
         parsed = sa.make_url(url)
-        if parsed.get_backend_name() == "sqlite" and parsed.database:
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        if self.is_sqlite and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         self.engine = sa.create_engine(
-            parsed, pool_pre_ping=True, pool_size=connections, max_overflow=0, pool_timeout=_CONNECTION_SECONDS
+            parsed,
+            # A connection to a server may have died since its last use; a file is always there.
+            pool_pre_ping=not self.is_sqlite,
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=_CONNECTION_SECONDS,
         )
-        self.is_sqlite = self.engine.dialect.name == "sqlite"
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _configure_sqlite)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
