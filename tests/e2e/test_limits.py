@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
 from symadj.api.client import Client
-from tests.e2e.conftest import running_service
+from symadj.api.schemas.jobs import Failure
+from tests.e2e.conftest import Service, running_service
 
 pytestmark = pytest.mark.ray
 
@@ -24,18 +26,25 @@ FILE = {
 FAILED = 1
 
 
-def test_data_that_take_too_long_to_read_end_the_job_as_a_fault_of_the_data(tmp_path: Path) -> None:
-    (tmp_path / "datasets").mkdir()
-    np.save(tmp_path / "datasets/cells.npy", np.random.default_rng(0).normal(size=(1000, 2)))
-    with running_service(tmp_path, SYMADJ_DATA_TIMEOUT_S="0.0001") as service, Client(service.url) as client:
-        job = client.submit(FILE)
+def failure_of_the_first_attempt(service: Service, spec: dict[str, Any]) -> Failure:
+    """Return why a job that the service gets has failed; no second attempt was made."""
+    with Client(service.url) as client:
+        job = client.submit(spec)
         assert service.run("watch", job.id).returncode == FAILED
         job = client.job(job.id)
     assert job.failure is not None
-    assert job.failure.code == "data_error"
-    assert "cells.npy was not read within 0.0001 s" in job.failure.message
-    assert job.failure.data["file"] == "cells.npy"
     assert job.attempt == 1
+    return job.failure
+
+
+def test_data_that_take_too_long_to_read_end_the_job_as_a_fault_of_the_data(tmp_path: Path) -> None:
+    (tmp_path / "datasets").mkdir()
+    np.save(tmp_path / "datasets/cells.npy", np.random.default_rng(0).normal(size=(1000, 2)))
+    with running_service(tmp_path, SYMADJ_DATA_TIMEOUT_S="0.0001") as service:
+        failure = failure_of_the_first_attempt(service, FILE)
+    assert failure.code == "data_error"
+    assert "cells.npy was not read within 0.0001 s" in failure.message
+    assert failure.data["file"] == "cells.npy"
 
 
 # Some gigabytes of graph, in one rank of a small network.
@@ -73,22 +82,15 @@ def test_a_rank_that_the_kernel_kills_for_want_of_memory_ends_the_job_as_that_wi
 ) -> None:
     within = ("sh", "-c", f'echo $$ > {memory_group}/cgroup.procs; exec "$@"', "sh")
     # Without Ray's own look at memory, which might be faster.
-    with (
-        running_service(tmp_path, within=within, RAY_memory_monitor_refresh_ms="0") as service,
-        Client(service.url) as client,
-    ):
-        job = client.submit(HUNGRY)
-        assert service.run("watch", job.id).returncode == FAILED
-        job = client.job(job.id)
-    assert job.failure is not None
-    assert job.failure.code == "out_of_memory"
-    assert "the 3 GiB of its container was used up; resources.memory_budget is 512 MiB" in job.failure.message
-    assert job.attempt == 1
-    assert "data.batch_size" in job.failure.data["advice"]
-    assert job.failure.data["memory_budget_bytes"] == 512 * 2**20
-    assert job.failure.data["memory_limit_bytes"] == LIMIT
-    assert 0.9 * LIMIT < job.failure.data["container_peak_bytes"] <= LIMIT
-    assert "host_peak_bytes" in job.failure.data
+    with running_service(tmp_path, within=within, RAY_memory_monitor_refresh_ms="0") as service:
+        failure = failure_of_the_first_attempt(service, HUNGRY)
+    assert failure.code == "out_of_memory"
+    assert "the 3 GiB of its container was used up; resources.memory_budget is 512 MiB" in failure.message
+    assert "data.batch_size" in failure.data["advice"]
+    assert failure.data["memory_budget_bytes"] == 512 * 2**20
+    assert failure.data["memory_limit_bytes"] == LIMIT
+    assert 0.9 * LIMIT < failure.data["container_peak_bytes"] <= LIMIT
+    assert "host_peak_bytes" in failure.data
 
 
 @pytest.mark.slow
@@ -98,17 +100,9 @@ def test_a_rank_that_ray_ends_for_want_of_memory_ends_the_job_as_that_with_the_f
     threshold = (memory.total - memory.available + LIMIT) / memory.total
     if threshold > 0.9:
         pytest.skip("the machine has not enough free memory")
-    with (
-        running_service(
-            tmp_path, RAY_memory_usage_threshold=f"{threshold:.4f}", RAY_memory_monitor_refresh_ms="50"
-        ) as service,
-        Client(service.url) as client,
-    ):
-        job = client.submit(HUNGRY)
-        assert service.run("watch", job.id).returncode == FAILED
-        job = client.job(job.id)
-    assert job.failure is not None
-    assert job.failure.code == "out_of_memory"
-    assert job.failure.message.startswith("Ray ended a worker because its node ran out of memory")
-    assert job.attempt == 1
-    assert job.failure.data["memory_budget_bytes"] == 512 * 2**20
+    environment = {"RAY_memory_usage_threshold": f"{threshold:.4f}", "RAY_memory_monitor_refresh_ms": "50"}
+    with running_service(tmp_path, **environment) as service:
+        failure = failure_of_the_first_attempt(service, HUNGRY)
+    assert failure.code == "out_of_memory"
+    assert failure.message.startswith("Ray ended a worker because its node ran out of memory")
+    assert failure.data["memory_budget_bytes"] == 512 * 2**20
