@@ -122,11 +122,12 @@ class DataParallel:
     makes the bits of one that was never interrupted.
 
     Attributes:
-        model: to be called for the forward pass; with one rank the model itself.
+        model: to be called for the forward pass, once a step; with one rank the model itself.
+        alone: the model itself, for the parts of a step before the last one: their gradients are added up.
     """
 
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
-        self.model = model
+        self.model = self.alone = model
         self._ranks = ranks
         self._parameters = list(model.parameters())
         if ranks.size > 1:
@@ -152,6 +153,8 @@ class DataParallel:
             parts = torch.split(piece, [gradient.numel() for gradient in gradients])
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
+        # A collective that DDP would otherwise call in its second forward pass, which a rank that fails never reaches.
+        self.model.reducer._rebuild_buckets()  # type: ignore[operator,union-attr]
 
 
 def _pieces(gradients: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
