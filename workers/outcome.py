@@ -12,7 +12,8 @@ __all__ = ["DIVERGENCES", "LESS_MEMORY", "Failure", "StopRequestedError"]
 
 LESS_MEMORY = (
     "what needs less, the strongest first: gradient.kind symplectic (keep.kind steps needs less than stages, binomial "
-    "least), a smaller data.batch_size, more workers for the same batch, a narrower flow, looser solver tolerances"
+    "least), resources.microbatch_size auto (the same batch, fewer rows at once), a smaller data.batch_size, more "
+    "workers for the same batch, a narrower flow, looser solver tolerances"
 )
 
 # These leave the weights as they were, and finite: they are found before the optimiser's turn.

@@ -146,6 +146,15 @@ class Flow(nn.Module, Distribution):
         flow.training = flow.blocks.training = self.training
         return flow
 
+    def set_gradient(self, gradient: str | GradientMethod) -> None:
+        """Differentiate this flow's next solves by another gradient method or one of that name.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        for block in self.stack():
+            block.settings = replace(block.settings, gradient=GRADIENTS.make(gradient))
+
     def stack(self) -> list[Block]:
         """The blocks, from data to base."""
         return [block for block in self.blocks if isinstance(block, Block)]

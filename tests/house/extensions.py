@@ -96,9 +96,8 @@ class Again(OneCheckpoint):
         Edit("symadj_core/gradients/__init__.py", "Symplectic, Adjoint)}", "Symplectic, Adjoint, Again)}"),
         Edit(
             "service/contract/spec/solver.py",
-            "Gradient = Annotated[\n    ",
-            'class AgainGradient(_Gradient):\n    kind: Literal["again"]\n\n\n'
-            "Gradient = Annotated[\n    AgainGradient | ",
+            "NamedGradient = ",
+            'class AgainGradient(_Gradient):\n    kind: Literal["again"]\n\n\nNamedGradient = AgainGradient | ',
         ),
     ),
     proof=_FLOW

@@ -56,7 +56,7 @@ def names(annotation: Any) -> tuple[Any, ...]:
 
 
 UNIONS: list[tuple[str, Any, Mapping[str, type]]] = [
-    ("gradients", solver.Gradient, GRADIENTS),
+    ("gradients", solver.NamedGradient, GRADIENTS),
     ("policies of what is kept", solver.Keep, KEEPS),
     ("divergences", flow.Divergence, DIVERGENCES),
     ("fields of rows", flow.BuiltInField, {name: kind for name, kind in FIELDS.items() if kind is not ConvField}),

@@ -11,7 +11,7 @@ from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.evaluation import Evaluation
 from symadj.service.contract.spec.flow import VectorField
 from symadj.service.contract.spec.section import kinds_of
-from symadj.service.contract.spec.solver import Gradient, Keep
+from symadj.service.contract.spec.solver import Keep, NamedGradient
 from symadj.workers.data import DataError
 from symadj.workers.model.build import build_flow, evaluation_flow, validation_flow
 from symadj_core.flows import FIELDS, Exact, Hutchinson, HutchPlusPlus, piece_rows
@@ -58,7 +58,7 @@ KEPT: dict[str, dict[str, Any]] = {"binomial": {"states": 3}, "budget": {"size":
 @pytest.mark.parametrize(
     "gradient",
     [
-        *({"kind": kind} for kind in kinds_of(Gradient)),
+        *({"kind": kind} for kind in kinds_of(NamedGradient)),
         *({"kind": "symplectic", "keep": {"kind": kind} | KEPT.get(kind, {})} for kind in kinds_of(Keep)),
         {"kind": "adjoint", "rtol": 1e-3, "atol": 1e-4},
     ],

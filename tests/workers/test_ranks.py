@@ -23,6 +23,7 @@ from symadj.service.contract.result import JobResult
 from symadj.service.contract.spec.evaluation import Evaluation
 from symadj.service.contract.states import StopReason
 from symadj.workers.attempt import AttemptRun
+from symadj.workers.data.batches import PartBatches
 from symadj.workers.distributed.ranks import DataParallel, PeerLostError, Ranks
 from symadj.workers.evaluation.calibration import measure_calibration
 from symadj.workers.model.build import build_flow
@@ -140,6 +141,34 @@ def rank_1_fails_in_forward(attempt: AttemptRun, rank: int) -> Any:
 
 def rank_1_fails_in_backward(attempt: AttemptRun, rank: int) -> Any:
     return _failing(attempt, rank, use=lambda n: torch.is_grad_enabled() and n > 40)
+
+
+def rank_1_has_no_second_batch(attempt: AttemptRun, rank: int) -> Any:
+    """Let rank 1 fail before the forward pass of its second step."""
+    batch = PartBatches.batch
+
+    def missing(self: PartBatches, step: int, rank: int = 0, ranks: int = 1) -> Any:
+        if step == 1:
+            raise MemoryError
+        return batch(self, step, rank, ranks)
+
+    if rank == 1:
+        PartBatches.batch = missing  # type: ignore[method-assign]
+    return attempt.run()
+
+
+def rank_1_has_room_for_few_rows(attempt: AttemptRun, rank: int) -> Any:
+    """Let the vector field of rank 1 ask for more memory than there is, for more than 5 rows."""
+    forward = MLPField.forward
+
+    def greedy(self: MLPField, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if len(y) > 5:
+            torch.empty(2**60, dtype=torch.uint8)
+        return forward(self, t, y)
+
+    if rank == 1:
+        MLPField.forward = greedy  # type: ignore[method-assign]
+    return attempt.run()
 
 
 def _failing(attempt: AttemptRun, rank: int, use: Callable[[int], bool]) -> Any:
@@ -317,6 +346,31 @@ def test_a_failure_of_one_rank_ends_all_with_its_reason(tmp_path: Path, course: 
         assert rank["outcome"]["data"]["phase"] == phase
         assert "smaller data.batch_size" in rank["outcome"]["data"]["advice"]
         assert "forward" in rank["outcome"]["data"]["memory"]
+
+
+def test_a_rank_that_fails_before_its_second_forward_pass_leaves_none_waiting(tmp_path: Path) -> None:
+    for rank in start(tmp_path, rank_1_has_no_second_batch):
+        assert rank is not None
+        assert (rank["outcome"]["reason"], rank["outcome"]["data"]["rank"]) == ("out_of_memory", 1)
+
+
+def test_all_ranks_halve_their_microbatches_when_one_runs_out_of_memory_and_no_step_is_lost(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "flow": {"kind": "cnf", "dtype": "float64", "field": {"hidden": [8]}},
+        "solver": {"kind": "fixed", "method": "rk4", "steps": 2},
+        "evaluation": None,
+    }
+    (tmp_path / "alone").mkdir()
+    _, alone = run(tmp_path / "alone", **changes)
+    resources = {"kind": "cpu", "workers": 2, "microbatch_size": "auto"}
+    told = start(tmp_path / "two", rank_1_has_room_for_few_rows, resources=resources, **changes)
+    for rank in told:
+        assert rank is not None
+        assert rank["outcome"]["state"] == "succeeded"
+    assert told[0] is not None
+    assert told[0]["loss"] == pytest.approx(alone.series("loss"), rel=1e-10)
+    # From 16 rows of a rank to 8, and to 4.
+    assert told[0]["events"].count("microbatch_halved") == 2
 
 
 def test_the_death_of_a_rank_is_noticed_by_the_others(tmp_path: Path) -> None:

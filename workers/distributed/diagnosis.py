@@ -15,7 +15,7 @@ from symadj.workers.files.retries import FULL
 from symadj.workers.outcome import LESS_MEMORY, Failure, StopRequestedError
 from symadj_core.errors import PluginError, SolverError, Status
 
-__all__ = ["diagnose_rank", "diverged"]
+__all__ = ["diagnose_rank", "diverged", "over_budget"]
 
 _LONGEST_TRACE = 8000
 
@@ -61,6 +61,16 @@ def diverged(message: str, where: dict[str, Any]) -> Failure:
         "tolerances, or train in float64"
     )
     return Failure(ReasonCode.DIVERGED, message, where | {"advice": advice})
+
+
+def over_budget(budget: int, peak: int, where: dict[str, Any]) -> Failure:
+    """Return the failure of a run that was not to hold more than ``budget`` bytes in a worker, and held ``peak``."""
+    data = where | {"of": "host", "advice": LESS_MEMORY, "memory_budget_bytes": budget, "peak_bytes": peak}
+    message = (
+        f"rank {where['rank']} held {peak} bytes in step {where['step']}, more than its memory_budget of {budget}; "
+        "resources.over_budget is fail"
+    )
+    return Failure(ReasonCode.OUT_OF_MEMORY, message, data)
 
 
 def _place(error: SolverError) -> dict[str, Any]:

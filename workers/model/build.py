@@ -9,12 +9,12 @@ from symadj.service.contract.result import TestSolver
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.evaluation import Evaluation
 from symadj.service.contract.spec.flow import MultiscaleFlow
-from symadj.service.contract.spec.solver import Gradient, SymplecticGradient
+from symadj.service.contract.spec.solver import AutoGradient, Gradient, SymplecticGradient
 from symadj.workers.data import DataError
 from symadj.workers.model.image_shapes import image_shape
 from symadj_core import trained
 from symadj_core.flows import Exact, Flow
-from symadj_core.gradients import GRADIENTS, GradientMethod
+from symadj_core.gradients import GRADIENTS, GradientMethod, Symplectic
 from symadj_core.gradients.keep import KEEPS
 from symadj_core.solvers.controller import EvenGrid, FixedStep, IController
 
@@ -97,6 +97,8 @@ def _fit_for_the_data(what: str) -> Iterator[None]:
 
 
 def _gradient(gradient: Gradient) -> GradientMethod:
+    if isinstance(gradient, AutoGradient):
+        return Symplectic()  # until the training measures its memory
     options = gradient.arguments()
     if isinstance(gradient, SymplecticGradient):
         options["keep"] = KEEPS.make(gradient.keep.kind, **gradient.keep.arguments())

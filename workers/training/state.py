@@ -35,6 +35,7 @@ class TrainingState:
         validations: all of them, oldest first; the same on all ranks.
         skipped_in_a_row: how many of the last steps diverged and left the weights unchanged.
         halvings: how often a divergence has halved the learning rate.
+        microbatch_halvings: how often the lack of memory has halved the microbatches.
         history: the course of the training so far; complete on rank 0 only.
     """
 
@@ -48,6 +49,7 @@ class TrainingState:
         self.validations: list[Validation] = []
         self.skipped_in_a_row = 0
         self.halvings = 0
+        self.microbatch_halvings = 0
         self.history = History()
         self._best: dict[str, Any] | None = None
 
@@ -104,6 +106,7 @@ class TrainingState:
             "validations": [tuple(validation) for validation in self.validations],
             "skipped_in_a_row": self.skipped_in_a_row,
             "halvings": self.halvings,
+            "microbatch_halvings": self.microbatch_halvings,
             "best": self._best,
             "history": self.history.state_dict(),
         }
@@ -120,6 +123,8 @@ class TrainingState:
         self.step, self.seconds = state["step"], state["seconds"]
         self.validations = [Validation(*validation) for validation in state["validations"]]
         self.skipped_in_a_row, self.halvings = state["skipped_in_a_row"], state["halvings"]
+        # Checkpoints of earlier versions have none.
+        self.microbatch_halvings = state.get("microbatch_halvings", 0)
         self._best = state["best"] if self._spec.early_stop is not None else None
         self.history.load_state_dict(state["history"])
 

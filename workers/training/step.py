@@ -17,14 +17,15 @@ from torch import Tensor
 
 from symadj.service.contract.records import Phase, StepRecord
 from symadj.service.contract.spec.recovery import FailOnDivergence, HalveRate, SkipBatch
-from symadj.service.contract.states import StopReason
+from symadj.service.contract.states import ReasonCode, StopReason
 from symadj.workers.data import Batches
-from symadj.workers.distributed.diagnosis import diagnose_rank, diverged
+from symadj.workers.distributed.diagnosis import diagnose_rank, diverged, over_budget
 from symadj.workers.distributed.ranks import AttemptFailedError, DataParallel
 from symadj.workers.model.likelihood import on_device
 from symadj.workers.outcome import DIVERGENCES, Failure
 from symadj.workers.rank_run import RankRun
-from symadj.workers.training.objective import Objective
+from symadj.workers.training.auto_gradient import AutoGradient, budget_of_device
+from symadj.workers.training.objective import Objective, microbatches
 from symadj.workers.training.schedules import learning_rate, pretraining_steps
 from symadj.workers.training.state import TrainingState
 from symadj.workers.training.step_memory import StepMemory
@@ -43,6 +44,10 @@ class _Totals:
         counts: of the solver, averaged.
         failed: number of ranks that could not compute the step.
         fatal: how many of these failed by something other than a divergence.
+        out_of_memory: how many of these had too little memory.
+        over_budget: number of ranks whose peak was above their budget.
+        reducible: how many of these began the step within it.
+        leaner: how many of those that ran out of memory may keep fewer states.
         stop: why rank 0 must stop, counted from 1 in ``_STOP_REASONS``.
         superseded: number of ranks whose attempt was replaced.
         seconds: of training; rank 0's alone.
@@ -52,9 +57,33 @@ class _Totals:
     counts: dict[str, float]
     failed: float
     fatal: float
+    out_of_memory: float
+    over_budget: float
+    reducible: float
+    leaner: float
     stop: float
     superseded: float
     seconds: float
+
+    @property
+    def only_memory_lacks(self) -> bool:
+        """Whether the step could be taken with smaller microbatches, as far as is known."""
+        return 0 < self.out_of_memory == self.fatal and not self.stop and not self.superseded
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """What came of forward and backward on one rank.
+
+    Attributes:
+        figures: of the objective, mean over its rows; empty if they could not all be computed.
+        counts: of the solver, mean over its rows, or of the last solve if that failed; empty where none is solved.
+        failure: why the loss could not be computed or differentiated.
+    """
+
+    figures: Mapping[str, float]
+    counts: Mapping[str, float]
+    failure: Failure | None = None
 
 
 class OptimiserStep:
@@ -71,9 +100,13 @@ class OptimiserStep:
         self.run, self.state, self.batches = run, state, batches
         self.spec, self.ranks, self.outbox = run.spec, run.ranks, run.outbox
         self.elapsed = elapsed
-        self.parallel = DataParallel(Objective(run.spec, state.flow, run.ranks.rank), run.ranks)
+        self.parallel = DataParallel(Objective(run.spec, state.flow), run.ranks)
         budget = run.spec.resources.memory_budget
         self.memory = StepMemory(run.ranks.device, run.ranks.rank, None if budget is None else int(budget))
+        self.auto: AutoGradient | None = None
+        if run.spec.gradient.kind == "auto":
+            of_host = run.spec.resources.kind == "cpu" and budget is not None
+            self.auto = AutoGradient(state.flow, budget if of_host and budget else budget_of_device(run.ranks.device))
 
     def take(self, step: int) -> float | None:
         """Take ``step``, counted from 1, and report it.
@@ -91,14 +124,21 @@ class OptimiserStep:
         self.memory.begin()
         self.state.begin_step(step)
         rate = learning_rate(self.spec, step, self.state.validations) * 0.5**self.state.halvings
-        figures, failure = self._forward_and_backward(step)
-        totals = self._exchange(step, figures, failure)
+        computed = self._forward_and_backward(step)
+        totals = self._exchange(step, computed)
+        while totals.only_memory_lacks and self._needs_less_now(step, leaner=totals.leaner > 0):
+            self.memory.begin()
+            self._renew()
+            computed = self._forward_and_backward(step)
+            totals = self._exchange(step, computed)
         # Every rank sees that it must stop before the optimiser's turn: the step is not completed.
         if totals.superseded:
             return None
         if totals.stop:
             raise AttemptFailedError(Failure.stopped(_STOP_REASONS[int(totals.stop) - 1], {"step": self.state.step}))
-        norm, divergence = (math.nan, self.ranks.first(failure)) if totals.failed else self._update(step, rate)
+        if totals.over_budget and not totals.failed:
+            self._keep_to_budget(step, reducible=totals.reducible > 0)
+        norm, divergence = (math.nan, self.ranks.first(computed.failure)) if totals.failed else self._update(step, rate)
         metrics = {**totals.figures, "learning_rate": rate, "grad_norm": norm, **totals.counts}
         if divergence is None:
             self.state.end_step(step)
@@ -108,6 +148,10 @@ class OptimiserStep:
         seconds = time.perf_counter() - began
         metrics |= {"step_seconds": seconds, "examples_per_second": self.spec.data.batch_size / seconds}
         self.memory.report(step, self.outbox)
+        if self.auto is not None and divergence is None and step > pretraining_steps(self.spec):
+            chosen = self.auto.after_step(self.memory.peak())
+            if chosen is not None:
+                self._tell_kept(step, chosen, f"that is what the peak of step {step} leaves of the budget")
         if self.ranks.rank == 0:
             self.outbox.put(StepRecord(step=step, metrics=metrics))
             self.state.history.add(metrics, self.memory.above_idle())
@@ -131,50 +175,133 @@ class OptimiserStep:
             raise AttemptFailedError(failure)
         state.skip_step(step)
         state.halvings += isinstance(choice, HalveRate)
-        # DDP waits for the gradients that a broken backward did not reach: a new one does not.
-        state.optimizer.zero_grad()
-        self.parallel = DataParallel(Objective(self.spec, state.flow, self.ranks.rank), self.ranks)
+        self._renew()
         message = f"{what} ({left - 1} more times are allowed): {failure.message}"
         self.run.event(f"divergence_{choice.kind}", message, **failure.data | {"reason": failure.reason})
 
-    def _forward_and_backward(self, step: int) -> tuple[Mapping[str, Tensor], Failure | None]:
-        """Return the figures of this rank's loss, and the failure if it could not be computed or differentiated."""
-        figures: Mapping[str, Tensor] = {}
+    def _renew(self) -> None:
+        """Make ready for another forward pass; a collective."""
+        # DDP waits for the gradients that a broken backward did not reach: a new one does not.
+        self.state.optimizer.zero_grad()
+        self.parallel = DataParallel(Objective(self.spec, self.state.flow), self.ranks)
+
+    def _needs_less_now(self, step: int, *, leaner: bool) -> bool:
+        """After memory ran out, make the step need less, if the spec leaves a way; the same way on all ranks."""
+        if leaner and self.auto is not None:
+            self._tell_kept(step, self.auto.keep_less(), f"memory ran out in step {step}, which is computed again")
+            return True
+        if not self._halve_microbatches():
+            return False
+        self._tell_halved(step, "out_of_memory", f"memory ran out in step {step}, which is computed again")
+        return True
+
+    def _tell_kept(self, step: int, size: int, why: str) -> None:
+        self.run.event(
+            "gradient_kept_states_chosen",
+            f"the states of a solve may take {size} bytes from now on: {why}",
+            step=step,
+            size_bytes=size,
+            memory=self.memory.known(),
+        )
+
+    @property
+    def microbatch(self) -> int:
+        """How many of its rows a rank computes at once."""
+        share = self.spec.data.batch_size // self.ranks.size
+        size = self.spec.resources.microbatch_size
+        if size == "auto":
+            return math.ceil(share / 2.0**self.state.microbatch_halvings)
+        return share if size is None else min(size, share)
+
+    def _halve_microbatches(self) -> bool:
+        """Compute half as many rows at once from now on, if the spec allows it and a rank has more than one; say so."""
+        may = self.spec.resources.microbatch_size == "auto" and self.microbatch > 1
+        self.state.microbatch_halvings += may
+        return may
+
+    def _tell_halved(self, step: int, cause: str, why: str) -> None:
+        rows = self.microbatch
+        self.run.event(
+            "microbatch_halved",
+            f"every worker computes {rows} rows at once from now on: {why}",
+            step=step,
+            microbatch_size=rows,
+            cause=cause,
+            memory=self.memory.known(),
+        )
+
+    def _keep_to_budget(self, step: int, *, reducible: bool) -> None:
+        """After a peak above the budget of a rank, halve the microbatches, or do what the spec says.
+
+        Raises:
+            AttemptFailedError: on all ranks, if it says so and microbatches are not to be halved.
+        """
+        if reducible and self._halve_microbatches():
+            self._tell_halved(step, "memory_budget", f"a worker's peak in step {step} was above memory_budget")
+            return
+        if self.spec.resources.over_budget == "fail":
+            excess, budget = self.memory.excess(), self.spec.resources.memory_budget or 0
+            where = self._where(step, "backward")
+            self.ranks.agree(over_budget(budget, budget + excess, where) if excess else None)
+
+    def _forward_and_backward(self, step: int) -> _Computed:
+        """Compute the loss of this rank's rows and its gradient, one microbatch after another."""
+        figures: dict[str, float] = {}
+        counts: dict[str, float] = {}
         phase: Phase = "forward"
         try:
             self.state.optimizer.zero_grad()
             batch = self.batches.batch(step - 1, self.ranks.rank, self.ranks.size)
             rows = on_device(batch, self.state.flow, self.ranks.device)
-            with self.memory.phase(phase):
-                loss, figures = self.parallel.model(rows, step)
-                value = float(loss.detach())
-            if not math.isfinite(value):
-                return figures, diverged(f"the loss is {value} at step {step}", self._where(step, phase))
-            phase = "backward"
-            with self.memory.phase(phase):
-                loss.backward()
+            pieces = list(microbatches(self.spec, rows, step, self.ranks.rank, self.microbatch))
+            for microbatch in pieces:
+                model = self.parallel.model if microbatch is pieces[-1] else self.parallel.alone
+                phase = "forward"
+                with self.memory.phase(phase):
+                    loss, parts = model(microbatch, step)
+                    value = float(loss.detach())
+                figures = _added(figures, parts, microbatch.share)
+                if not math.isfinite(value):
+                    failure = diverged(f"the loss is {value} at step {step}", self._where(step, phase))
+                    return _Computed(figures, self._counts(step), failure)
+                phase = "backward"
+                with self.memory.phase(phase):
+                    (microbatch.share * loss).backward()
+                counts = _added(counts, self._counts(step), microbatch.share)
         except Exception as error:
-            return figures, diagnose_rank(error, self._where(step, phase))
-        return figures, None
+            return _Computed({}, self._counts(step), diagnose_rank(error, self._where(step, phase)))
+        return _Computed(figures, counts)
 
-    def _exchange(self, step: int, figures: Mapping[str, Tensor], failure: Failure | None) -> _Totals:
+    def _exchange(self, step: int, computed: _Computed) -> _Totals:
         names = Objective.metrics(self.spec, step)
-        counts = self._counts(step)
+        failure, excess = computed.failure, self.memory.excess()
+        out_of_memory = failure is not None and failure.reason is ReasonCode.OUT_OF_MEMORY
+        leaner = self.auto is not None and self.auto.may_keep_less
+        if leaner:
+            excess = 0  # It keeps less from the next step on.
         own = [
-            *(float(figures[name]) if name in figures else math.nan for name in names),
-            *counts.values(),
+            *(computed.figures.get(name, math.nan) for name in names),
+            *(computed.counts[name] for name in self._counts(step)),
             failure is not None,
             failure is not None and failure.reason not in DIVERGENCES,
+            out_of_memory,
+            excess > 0,
+            excess > 0 and self.memory.idle_fits(),
+            out_of_memory and leaner,
             0 if self.outbox.stop is None or self.ranks.rank else _STOP_REASONS.index(self.outbox.stop) + 1,
             self.outbox.superseded,
             self.elapsed() if self.ranks.rank == 0 else 0.0,
         ]
         sums = iter(self.ranks.sum(own))
         size = self.ranks.size
-        return _Totals({name: next(sums) / size for name in names}, {name: next(sums) / size for name in counts}, *sums)
+        return _Totals(
+            {name: next(sums) / size for name in names},
+            {name: next(sums) / size for name in self._counts(step)},
+            *sums,
+        )
 
     def _counts(self, step: int) -> dict[str, float]:
-        """Return the counts of this rank's solver; empty where the step solves no ODE."""
+        """Return the counts of this rank's last solve; empty where the step solves no ODE."""
         if step <= pretraining_steps(self.spec):
             return {}
         stats = self.state.flow.last_stats
@@ -227,3 +354,8 @@ class OptimiserStep:
             batch=(step - 1) % self.batches.batches_per_epoch,
             memory=self.memory.known(),
         )
+
+
+def _added(sums: Mapping[str, float], figures: Mapping[str, float | Tensor], share: float) -> dict[str, float]:
+    """Return ``sums`` with ``share`` of each of ``figures`` added."""
+    return {name: sums.get(name, 0.0) + share * float(figure) for name, figure in figures.items()}

@@ -36,11 +36,16 @@ class StepMemory:
 
     @contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
-        """Measure what runs within."""
-        with self._meter.window() as window:
-            # Stored at once, so that a failure within the phase can report the phases before it.
-            self._windows[phase] = window
-            yield
+        """Measure what runs within; a phase that comes several times, as for microbatches, has its highest peaks."""
+        before = self._windows.get(phase)
+        try:
+            with self._meter.window() as window:
+                # Stored at once, so that a failure within the phase can report the phases before it.
+                self._windows[phase] = window
+                yield
+        finally:
+            if before is not None:
+                self._windows[phase] = _together(before, window)
 
     def report(self, step: int, outbox: Outbox) -> None:
         """Report the memory of the step, and once when it exceeds the budget."""
@@ -57,7 +62,7 @@ class StepMemory:
                     device_peak_bytes=window.device_peak_bytes,
                 )
             )
-        peak = max((w.host_peak_bytes or 0 for w in self._windows.values()), default=0)
+        peak = self._host_peak()
         if self._budget is not None and peak > self._budget and not self._over_budget:
             self._over_budget = True
             outbox.put(
@@ -73,6 +78,21 @@ class StepMemory:
                 )
             )
 
+    def peak(self) -> int | None:
+        """Return the highest bytes of the step so far: of the device, or of the host where there is none; None: not
+        known."""
+        windows = self._windows.values()
+        of_device = [w.device_peak_bytes for w in windows if w.device_peak_bytes is not None]
+        return max(of_device, default=None) if of_device else (self._host_peak() or None)
+
+    def excess(self) -> int:
+        """Return how many bytes the host's peak of the step so far is above the budget; 0 without a budget."""
+        return 0 if self._budget is None else max(0, self._host_peak() - self._budget)
+
+    def idle_fits(self) -> bool:
+        """Return whether the step began within the budget, so that a smaller one might stay there."""
+        return self._budget is None or (self._windows["forward"].host_start_bytes or 0) < self._budget
+
     def above_idle(self) -> int | None:
         """Return the step's peak above what it began with: of the device, or of the host where there is none."""
         idle, windows = self._windows["forward"], self._windows.values()
@@ -82,6 +102,9 @@ class StepMemory:
         if idle.host_start_bytes is None:
             return None
         return max(w.host_peak_bytes for w in windows if w.host_peak_bytes is not None) - idle.host_start_bytes
+
+    def _host_peak(self) -> int:
+        return max((window.host_peak_bytes or 0 for window in self._windows.values()), default=0)
 
     def known(self) -> dict[str, Any]:
         """Return the measurements of the step so far, as JSON values."""
@@ -94,3 +117,17 @@ class StepMemory:
             }
             for name, window in self._windows.items()
         }
+
+
+def _together(first: Window, second: Window) -> Window:
+    """Return one window for two of the same phase."""
+    return Window(
+        first.host_start_bytes,
+        _higher(first.host_peak_bytes, second.host_peak_bytes),
+        first.device_start_bytes,
+        _higher(first.device_peak_bytes, second.device_peak_bytes),
+    )
+
+
+def _higher(first: int | None, second: int | None) -> int | None:
+    return None if first is None or second is None else max(first, second)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field, ValidationInfo, model_validator
 
 from symadj.service.contract.spec.any_job import AnyJob, JobName
@@ -30,7 +32,9 @@ class JobSpec(AnyJob):
     data: Data
     flow: Flow = CnfFlow()
     solver: Solver = AdaptiveSolver()
-    gradient: Gradient = SymplecticGradient()
+    gradient: Gradient = Field(
+        SymplecticGradient(), description="Default: auto where resources.memory_budget is given, else symplectic."
+    )
     regularisers: tuple[Regulariser, ...] = Field((), max_length=8, description="Penalties beside the NLL.")
     pretraining: Pretraining | None = None
     optimizer: Optimizer = AdamOptimizer()
@@ -41,6 +45,14 @@ class JobSpec(AnyJob):
     checkpoints: Checkpoints = Checkpoints()
     on_divergence: OnDivergence = FailOnDivergence()
     parent: Parent | None = Field(None, description="Go on from a checkpoint of another job.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _use_the_budget(cls, values: Any) -> Any:
+        """Choose ``gradient.kind: auto`` where a budget is given and no gradient."""
+        if not isinstance(values, dict) or "gradient" in values or not isinstance(values.get("resources"), dict):
+            return values
+        return values if values["resources"].get("memory_budget") is None else values | {"gradient": {"kind": "auto"}}
 
     @model_validator(mode="after")
     def _parts_fit_together(self, info: ValidationInfo) -> JobSpec:
@@ -82,6 +94,13 @@ class JobSpec(AnyJob):
         if (refused := self.gradient.refused(self.solver)) is not None:
             name, why = refused
             raise misfit(f"/gradient/{name}", why)
+        resources = self.resources
+        if self.gradient.kind == "auto" and resources.kind == "cpu" and resources.memory_budget is None:
+            raise misfit(
+                "/gradient/kind",
+                "gradient.kind auto fits what it keeps into resources.memory_budget, and there is none: set it, or "
+                "take gradient.kind symplectic",
+            )
 
     def _check_divergences(self) -> None:
         """Refuse what the columns do not allow, where the spec alone shows them."""

@@ -21,7 +21,18 @@ class _Resources(Section):
     cpus_per_worker: int = Field(1, ge=1, le=1024, description="Cores, and threads of torch, of one worker.")
     memory_budget: MemorySize | None = Field(
         None,
-        description="Host memory of one worker. Ray places by it; a measured peak above it is reported as an event.",
+        description="Host memory of one worker. Ray places by it; over_budget says what a measured peak above it does.",
+    )
+    over_budget: Literal["warn", "fail"] = Field(
+        "warn",
+        description="What a step does whose measured peak is above memory_budget: it is reported as an event (warn) or "
+        "ends the job as out_of_memory (fail). With microbatch_size auto, microbatches are halved first.",
+    )
+    microbatch_size: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] | None = Field(
+        None,
+        description="Rows that a worker computes at once, of its share of a batch; loss and gradient are those of the "
+        "whole batch. auto: all of them, and half as many whenever memory runs out or a step's peak is above "
+        "memory_budget. null: all of them.",
     )
 
 

@@ -112,7 +112,14 @@ class AdjointGradient(_Gradient):
         return None
 
 
-Gradient = Annotated[
-    SymplecticGradient | BackpropGradient | OneCheckpointGradient | AcaGradient | AdjointGradient,
-    Field(discriminator="kind"),
-]
+NamedGradient = SymplecticGradient | BackpropGradient | OneCheckpointGradient | AcaGradient | AdjointGradient
+
+
+class AutoGradient(_Gradient):
+    """The symplectic adjoint, keeping as many states as `resources.memory_budget` has room for: the bits of the
+    gradient do not depend on it. On an accelerator, as many as its own memory has room for."""
+
+    kind: Literal["auto"]
+
+
+Gradient = Annotated[NamedGradient | AutoGradient, Field(discriminator="kind")]
