@@ -348,3 +348,18 @@ def test_after_the_death_of_a_rank_another_number_of_them_goes_on_from_the_piece
     (started,) = [event for event in outbox.of("event") if event.name == "scoring_started"]
     assert started.data["pieces_finished"] >= 2, "of both ranks"
     np.testing.assert_allclose(scores_of(tmp_path / "jobs", 2), at_home(trained, rows), rtol=0, atol=1e-12)
+
+
+def test_an_array_that_does_not_fit_into_memory_is_scored_part_by_part(
+    tmp_path: Path, trained: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.stack(list(values(10_000).values())[:2], -1)
+    np.save(data / "rows.npy", rows)
+    # No part of it may take more: the array as a whole has twice as much.
+    monkeypatch.setattr("symadj.workers.data.formats.raw.available_memory", lambda: rows.nbytes // 2)
+    given = order(tmp_path / "jobs", trained, data, {"kind": "file", "path": "rows.npy"})
+    _, failure = read_data(given)
+    assert failure is None, failure
+    outcome, _ = score(given)
+    assert outcome.state == "succeeded", outcome.message
+    np.testing.assert_allclose(scores_of(tmp_path / "jobs"), at_home(trained, rows), rtol=0, atol=1e-12)

@@ -11,11 +11,11 @@ from symadj.service.contract.spec.data import FileData
 from symadj.workers.data.checks import refuse_not_finite
 from symadj.workers.data.errors import DataError
 from symadj.workers.data.formats.columns import wanted_of
-from symadj.workers.data.formats.raw import READERS, InputFile, refuse, refuse_too_many_columns
+from symadj.workers.data.formats.raw import READERS, InputFile, Raw, refuse, refuse_too_many_columns
 from symadj.workers.data.roots import DataRoots
 from symadj.workers.data.table import Source, Table
 
-__all__ = ["load_file"]
+__all__ = ["load_file", "table_of"]
 
 _MOST_CHANNELS = 4  # red, green, blue, alpha
 
@@ -64,7 +64,16 @@ def _load(data: FileData, roots: DataRoots, name: str, unnamed: Sequence[str]) -
             "install the same symadj on all nodes",
             file=name,
         )
-    raw = READERS[data.format](file, data)
+    return table_of(file, READERS[data.format](file, data), data, unnamed)
+
+
+def table_of(file: InputFile, raw: Raw, data: FileData, unnamed: Sequence[str] = ()) -> Table:
+    """Return what ``data`` asks for of what a file holds; ``unnamed`` as for ``load_file``.
+
+    Raises:
+        DataError: there are no rows, or a column is missing.
+    """
+    name = file.name
     if not len(raw.values):
         raise DataError(f"{name} has no rows", file=name)
     shape: tuple[int, ...] = raw.values.shape[1:]

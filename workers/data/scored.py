@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Self
 
@@ -18,7 +19,9 @@ from symadj.service.contract.spec.scores import ScoredRows, UploadedRows
 from symadj.workers.data.builtin import load_builtin
 from symadj.workers.data.checks import refuse_not_finite, refuse_untransformable
 from symadj.workers.data.errors import DataError
-from symadj.workers.data.files import load_file
+from symadj.workers.data.files import load_file, table_of
+from symadj.workers.data.formats.arrays import map_npy
+from symadj.workers.data.formats.columns import of_array
 from symadj.workers.data.roots import DataRoots
 from symadj.workers.data.stream import ParquetRows
 from symadj.workers.data.summary import ColumnStatistics, remarks_on
@@ -160,7 +163,10 @@ def open_rows(data: ScoredRows, roots: DataRoots, flow: FlowInput) -> RowsInOrde
         case FileRows(path=name, format=format):
             given = {field: getattr(data, field) for field in FileRows.model_fields}
             file = FileData.model_construct(**given, **wanted)
-    return _of_table(name, format, load_file(file, roots, unnamed=(*flow.columns, *flow.context_columns)))
+    unnamed = (*flow.columns, *flow.context_columns)
+    if format == "npy" and (mapped := _mapped(file, roots, unnamed)) is not None:
+        return mapped
+    return _of_table(name, format, load_file(file, roots, unnamed=unnamed))
 
 
 def check_rows(rows: RowsInOrder, flow: FlowInput, on_read: Callable[[DataSummary], None]) -> None:
@@ -197,6 +203,24 @@ def _streamed(path: str, wanted: dict[str, Any], roots: DataRoots) -> RowsInOrde
         source.notes,
         source.stored,
     )
+
+
+def _mapped(data: FileData, roots: DataRoots, unnamed: Sequence[str]) -> RowsInOrder | None:
+    """Return the rows of an array that is not read as a whole, None where it has to be."""
+    file = roots.find_file(data.path)
+    array = map_npy(file)
+    if array is None:
+        return None
+    places = list(pieces(len(array), math.prod(array.shape[1:]))) or [slice(0)]
+
+    def table(number: int) -> Table:
+        part = table_of(file, of_array(file, array[places[number]]), data, unnamed)
+        (source,) = part.sources
+        return replace(part, sources=(replace(source, first_row=-places[number].start),))
+
+    first = table(0)  # what is wrong with the array is told at once
+    sizes = [place.stop - place.start for place in places]
+    return RowsInOrder(file.name, data.format, sizes, table, (), first.sources[0].stored or ())
 
 
 def _of_table(name: str, format: str | None, table: Table) -> RowsInOrder:

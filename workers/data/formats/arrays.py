@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from symadj.service.contract.spec.data import FileData
-from symadj.workers.data.formats.columns import names_asked_for, of_array
+from symadj.workers.data.formats.columns import Values, names_asked_for, of_array
 from symadj.workers.data.formats.raw import InputFile, Raw, reading, reads, refuse, refuse_larger_than_memory
 
-__all__ = ["choose", "listed", "read_npy", "read_npz"]
+__all__ = ["choose", "listed", "map_npy", "read_npy", "read_npz"]
 
 # The arrays of scipy.sparse.save_npz.
 _OF_SPARSE = {"data", "shape", "format"}
@@ -25,6 +25,13 @@ def read_npy(file: InputFile, columns: Sequence[str] | None = None) -> Raw:
     with reading(file, "npy"), file.path.open("rb") as stream:
         refuse_larger_than_memory(file, file.path.stat().st_size)
         return of_array(file, np.lib.format.read_array(stream, allow_pickle=False), columns)
+
+
+def map_npy(file: InputFile) -> Values | None:
+    """Return the array of an npy file, of which what is looked at is read; None where it has to be read as a whole."""
+    with reading(file, "npy"):
+        array = np.lib.format.open_memmap(file.path, mode="r")
+        return None if array.dtype.names or not array.ndim else array
 
 
 def read_npz(file: InputFile, key: str | None, columns: Sequence[str] | None = None) -> Raw:
