@@ -173,7 +173,9 @@ def test_what_can_not_be_scored_is_refused_by_name_and_leaves_nothing(
 
 
 def test_a_file_has_a_bound_and_an_owner_a_share_of_the_queue(tmp_path: Path, files: Path) -> None:
-    app = create_app(Settings(data=tmp_path, upload_bytes=ByteSize(1000), max_queued_per_owner=3))
+    app = create_app(
+        Settings(data=tmp_path, upload_bytes=ByteSize(1000), max_queued_per_owner=3, allowed_hosts="testserver")
+    )
     with TestClient(app) as client:
         path = f"{V1}/{trained_job(client, files)}/scores"
         there = set((tmp_path / "jobs").iterdir())
