@@ -26,7 +26,7 @@ def data_parts(summary: DataSummary, all_columns: str) -> list[RenderableType]:
     for source in summary.sources:
         parts += _source_parts(source, summary.image, all_columns)
     steps = [_transform(given) for given in summary.transforms]
-    words = f"Transforms before training: {', then '.join(steps) or 'none'}"
+    words = f"Transforms before the flow: {', then '.join(steps) or 'none'}"
     context = any(column.context for source in summary.sources for column in source.columns)
     parts.append(Text(f"{words}{'; the context is standardised' if context else ''}.\n"))
     return parts

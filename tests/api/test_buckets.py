@@ -21,6 +21,7 @@ from tests.api.conftest import NOW, Run
 from tests.api.test_download import assert_parts_are_served
 from tests.buckets import BucketServer
 from tests.conftest import ApiServer, running_api
+from tests.core.test_trained import config, folder
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +174,25 @@ def test_a_bucket_that_does_not_answer_ends_symadj_serve_and_not_the_api(
             serve("127.0.0.1", 0, tmp_path, cpus=None, announce=lambda *_: None)
         with running_api(tmp_path) as server:
             assert httpx.get(f"{server.url}/healthz").status_code == 200
+
+
+def test_rows_that_are_sent_and_the_flow_that_scores_them_are_kept_in_the_bucket(
+    new_run: Callable[..., Run], bucket: str, tmp_path: Path
+) -> None:
+    run, storage, files = new_run(), open_storage(bucket), folder(tmp_path / "out", config())
+    for name in (layout.CONFIG, layout.WEIGHTS):
+        content = (files / name).read_bytes()
+        storage.write(f"{layout.artifact_folder(run.job_id, 1)}/{name}", content)
+        record = {"kind": "artifact", "time": NOW, "name": name, "media_type": "a/b", "bytes": len(content)}
+        assert run.send(record | {"sha256": hashlib.sha256(content).hexdigest()}).status_code == 200
+    headers, sent = {"Content-Type": "text/csv"}, b"fsc,ssc\n1,2\n"
+    made = run.api.post(f"/api/v1/jobs/{run.job_id}/scores", content=sent, headers=headers)
+    assert made.status_code == 201, made.text
+    job_id = made.json()["id"]
+    (item,) = run.api.get(f"/api/v1/jobs/{job_id}/artifacts").json()["items"]
+    assert run.api.get(item["url"]).content == sent
+    for name in (layout.CONFIG, layout.WEIGHTS):
+        assert storage.read(f"{layout.flow_folder(job_id)}/{name}") == (files / name).read_bytes()
+    run.api.post(f"/api/v1/jobs/{job_id}/cancel")
+    assert run.api.delete(f"/api/v1/jobs/{job_id}").status_code == 204
+    assert not storage.children(job_id)

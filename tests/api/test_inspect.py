@@ -58,7 +58,7 @@ def test_a_file_of_every_format_is_shown_as_a_run_reads_it(tmp_path: Path, name:
     assert f"{name} ({FileData(kind='file', path=name).format}): 200 rows of 3 columns" in shown.stdout
     for value in (ROWS[:, 1].min(), ROWS[:, 1].max()):
         assert f"{value:.4g}"[:5] in shown.stdout
-    assert "Transforms before training: standardise." in shown.stdout
+    assert "Transforms before the flow: standardise." in shown.stdout
 
 
 def test_the_options_of_the_data_are_set_as_in_a_spec(tmp_path: Path) -> None:

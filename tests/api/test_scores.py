@@ -158,6 +158,7 @@ def test_a_job_that_scores_has_no_checkpoint_to_ask_for_or_to_go_on_from(trained
         ({"json": STORED | {"trained": {}}}, 422, "/trained"),
         ({"json": STORED | {"units": "feet"}}, 422, "/units"),
         ({"json": STORED | {"resources": {"workers": 2, "min_workers": 3}}}, 422, "/resources/min_workers"),
+        ({"json": STORED | {"resources": {"microbatch_size": 5}}}, 422, "/resources/microbatch_size"),
         ({"json": STORED, "params": {"workers": 2}}, 422, "workers is for a file"),
         ({"content": ROWS, "headers": CSV, "params": {"workers": 0}}, 422, "workers"),
         ({"content": b"", "headers": CSV}, 422, "the body is empty"),

@@ -30,6 +30,7 @@ from symadj.service.contract.storage import Storage, open_storage
 from symadj.workers.distributed.ranks import PeerLostError, Ranks
 from symadj.workers.rank_run import RankRun
 from symadj.workers.ray.reading import read_data
+from symadj.workers.scores.advice import with_advice
 from symadj.workers.scores.run import ScoresRun
 from tests.core.test_trained import CONDITIONAL, IMAGES, config, folder
 from tests.workers.runs import KeepingOutbox, rank_run
@@ -363,3 +364,17 @@ def test_an_array_that_does_not_fit_into_memory_is_scored_part_by_part(
     outcome, _ = score(given)
     assert outcome.state == "succeeded", outcome.message
     np.testing.assert_allclose(scores_of(tmp_path / "jobs"), at_home(trained, rows), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("choice", "state"), [("warn", "succeeded"), ("fail", "failed")])
+def test_a_peak_above_the_memory_budget_is_told_or_ends_the_job(
+    tmp_path: Path, trained: Path, data: Path, choice: str, state: str
+) -> None:
+    section = write(data, "rows.csv", values(10))
+    budget = {"memory_budget": "1MiB", "over_budget": choice}
+    outcome, outbox = score(order(tmp_path / "jobs", trained, data, section, resources=budget))
+    assert outcome.state == state
+    assert "memory_budget_exceeded" in [event.name for event in outbox.of("event")]
+    if choice == "fail":
+        assert outcome.reason is ReasonCode.OUT_OF_MEMORY
+        assert with_advice(outcome).data["advice"].startswith("take more memory for a worker")

@@ -21,6 +21,7 @@ from symadj.service.contract.states import JobState, ReasonCode
 from symadj.service.contract.storage import open_storage
 from symadj.workers.data import DataError
 from symadj.workers.data.scored import RowsInOrder
+from symadj.workers.distributed.diagnosis import over_budget
 from symadj.workers.distributed.ranks import AttemptFailedError
 from symadj.workers.model.stored_flow import load_flow
 from symadj.workers.outcome import Failure
@@ -139,6 +140,10 @@ class ScoresRun:
             new = self.ranks.together(partial(self._score, flow, rows, piece, finished, memory), **place)
             if len(piece):
                 memory.report(step, self.outbox)
+            if self.spec.resources.over_budget == "fail":
+                budget, excess = self.spec.resources.memory_budget or 0, memory.excess() if len(piece) else 0
+                where = self.ranks.where(**place | {"step": step})
+                self.ranks.agree(over_budget(budget, budget + excess, where) if excess else None)
             sums = self.ranks.sum([len(piece), new, self.outbox.superseded])
             if sums[2]:
                 return None

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from symadj.service.contract.spec.any_job import AnyJob, JobName
 from symadj.service.contract.spec.data import BuiltinRows, FileRows, FormatName, ParquetStreamRows
-from symadj.service.contract.spec.section import Section
+from symadj.service.contract.spec.section import Section, misfit
 
 __all__ = [
     "ScoredRows",
@@ -44,6 +44,12 @@ class _Scores(AnyJob):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
         self._check_elasticity()
+        if self.resources.microbatch_size is not None:
+            raise misfit(
+                "/resources/microbatch_size",
+                "resources.microbatch_size is about a training; the flow says how many rows are solved together: leave "
+                "it out",
+            )
         return self
 
     @property
