@@ -14,7 +14,7 @@ LOADS ?= 10
 SECONDS ?= 60
 
 .PHONY: help install demo serve test test-with-ray test-without-ray test-slow test-peers test-cluster test-deaths soak fuzz attack check bench-core \
-	bench-density bench-toys bench-pairing bench-load format lock sbom swagger-ui clean
+	bench-density bench-toys bench-pairing bench-plan bench-load format lock sbom swagger-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -95,6 +95,9 @@ bench-toys: install ## the default spec on the toys and the built-in sets (SETS=
 
 bench-pairing: install ## minibatch optimal transport of rows that have contexts of their own, beside none (SEEDS=5)
 	$(BIN)/python -m benchmarks.pairing --seeds $(SEEDS)
+
+bench-plan: install ## the memory that is forecast beside what a step takes: every gradient, seven flows (FLOWS="images stack")
+	$(BIN)/python -m benchmarks.planning $(FLOWS)
 
 bench-load: install ## readers, long polls and pages beside a training (LOADS=10 SECONDS=60): what they cost it
 	$(BIN)/python -m benchmarks.load --loads $(LOADS) --seconds $(SECONDS)

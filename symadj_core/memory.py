@@ -95,12 +95,24 @@ def _reset_host_mark(trim: Callable[[int], int] | None) -> int:
     return _host_mark()
 
 
+def resident_bytes() -> int | None:
+    """Resident memory of this process; None where the platform has no such figure."""
+    try:
+        return _status("VmRSS:")
+    except OSError:
+        return None
+
+
 def _host_mark() -> int:
+    return _status("VmHWM:")
+
+
+def _status(name: str) -> int:
     with open("/proc/self/status", encoding="ascii") as file:
         for line in file:
-            if line.startswith("VmHWM:"):
+            if line.startswith(name):
                 return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status has no VmHWM")
+    raise OSError(f"/proc/self/status has no {name.removesuffix(':')}")
 
 
 def _host_mark_works(trim: Callable[[int], int] | None) -> bool:

@@ -88,6 +88,11 @@ class Flow(nn.Module, Distribution):
         return reduce(add, self._stats, Stats())
 
     @property
+    def block_stats(self) -> list[Stats]:
+        """Counts of the last solve through each block, from data to base."""
+        return [*self._stats]
+
+    @property
     def knows_trace(self) -> bool:
         """Whether the exact divergence has a closed form in every block."""
         return all(block.knows_trace for block in self.stack())

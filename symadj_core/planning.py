@@ -1,0 +1,511 @@
+"""How much memory a training step will take, known before it is taken.
+
+A step of the flow itself, as it is (its fields, solver and gradient), is rehearsed on 2 rows and on 3. A meter notes
+when each tensor is made and freed. The same happens on any number of rows, and the size of each tensor is a part that
+no row changes and so much for each row: so the two rehearsals say what is alive, at every moment, on any batch. Those
+of few steps N of the solve say what it is for any N: each block's part of the pass forward and backward holds so much,
+whatever N is, and so much more for every step (as the table of the gradient methods says: M N s L for backprop, M N s
+states + L for the symplectic adjoint method, ...).
+
+    forecast = planning.forecast(flow, batch=500, gradient="backprop")
+    forecast.peak_bytes(30), forecast.held_by(30)
+
+What it does not count: weights, buffers, the optimiser's state, the data, scratch space within an operation (of a
+convolution, say), and the allocator's own losses.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import math
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from symadj_core.flows import Block, Flow
+from symadj_core.flows.block import Carried, Integrals
+from symadj_core.gradients import GRADIENTS, GradientMethod, Symplectic
+from symadj_core.gradients.base import ReplayMethod
+from symadj_core.gradients.keep import Binomial, Budget, Keep, Steps, parse
+from symadj_core.memory import LiveTensorMeter
+from symadj_core.solvers.controller import AdaptiveController, Controller, EvenGrid, FixedStep
+from symadj_core.solvers.system import Quadrature
+
+__all__ = ["DEVICE_ROUNDING", "Forecast", "Held", "Loss", "Part", "PartName", "Rehearsal", "forecast", "mean_nll"]
+
+PartName = Literal["probes", "forward", "backward"]
+# (flow, x [B, D], sample_index [B] int64, context [B, C] or None) -> the loss, 0-dim.
+Loss = Callable[[Flow, Tensor, Tensor, Tensor | None], Tensor]
+
+# CUDA's caching allocator gives blocks of whole multiples of it (kMinBlockSize of c10/cuda/CUDACachingAllocator).
+DEVICE_ROUNDING = 512
+
+# Rows of a rehearsal: of one row, some operations would do otherwise.
+_ROWS = 2, 3
+# From the third step on, each one adds the same to what the pass backward holds.
+_FEW, _MORE = 3, 4
+# Blocks of many that are alike: the first, one of those in the middle, the last.
+_ALIKE = 3
+
+# Of one core, for the time of a step relative to another one's (bytes and operations of an element-wise operation).
+_FLOPS_PER_SECOND = 70e9
+_BYTES_PER_SECOND = 12e9
+_SECONDS_PER_OPERATION = 4e-6
+
+
+def mean_nll(flow: Flow, x: Tensor, sample_index: Tensor, context: Tensor | None) -> Tensor:
+    """The mean negative log-likelihood of rows x [B, D], nats; 0-dim."""
+    log_prob: Tensor = flow(x, seed=0, sample_index=sample_index, context=context)
+    return -log_prob.mean()
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes that are held for every step of a block's solve.
+
+    Attributes:
+        block: position of the block in the flow.
+        step_bytes: for one step.
+        most_bytes: for all of them at most, where the method keeps no more than that; None: it grows with the steps.
+    """
+
+    block: int
+    step_bytes: float
+    most_bytes: float | None = None
+
+    def bytes(self, steps: float) -> float:
+        """What is held for so many steps."""
+        held = self.step_bytes * steps
+        return held if self.most_bytes is None else min(held, self.most_bytes)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a step, of one block: what is alive at its peak.
+
+    Attributes:
+        name: "probes", their drawing before the block is solved; "forward", the solve, with the loss behind the last
+            block; or "backward".
+        block: position of the block in the flow.
+        fixed_bytes: whatever the number of steps is.
+        held: what grows with it.
+    """
+
+    name: PartName
+    block: int
+    fixed_bytes: float
+    held: tuple[Held, ...]
+
+    def bytes(self, steps: float | Sequence[float]) -> float:
+        """What is alive at the peak if each block's solve takes so many steps; or one number for each block."""
+        return self.fixed_bytes + sum(
+            held.bytes(steps[held.block] if isinstance(steps, Sequence) else steps) for held in self.held
+        )
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What one training step takes, by the number N of accepted steps of each block's solve.
+
+    Attributes:
+        parts: of the step.
+        fixed_seconds, step_seconds: how long the step takes on one core, roughly: the first, and the second N times.
+            Only their ratio to another gradient's says something.
+    """
+
+    parts: tuple[Part, ...]
+    fixed_seconds: float
+    step_seconds: float
+
+    def peak_bytes(self, steps: float | Sequence[float]) -> int:
+        """The most bytes of tensors alive at once, beside those from before the step.
+
+        Args:
+            steps: accepted, of each block's solve; or one number for each block.
+        """
+        return round(self.held_by(steps).bytes(steps))
+
+    def held_by(self, steps: float | Sequence[float]) -> Part:
+        """The part of the step in which that is."""
+        return max(self.parts, key=lambda part: part.bytes(steps))
+
+    def seconds(self, steps: float) -> float:
+        """How long the step takes, roughly."""
+        return self.fixed_seconds + steps * self.step_seconds
+
+
+def forecast(
+    flow: Flow,
+    batch: int,
+    *,
+    gradient: str | GradientMethod | None = None,
+    loss: Loss = mean_nll,
+    rounding: int = 1,
+) -> Forecast:
+    """What a training step of `flow` on a batch of rows takes; of several gradients, `Rehearsal` is faster.
+
+    Args:
+        flow, loss: as for `Rehearsal`.
+        batch, rounding: as for `Rehearsal.forecast`.
+        gradient: a method or its name in place of the flow's own.
+
+    Raises:
+        ValueError, SolverError, RuntimeError: as `Rehearsal.forecast`.
+    """
+    own = flow.stack()[-1].settings.gradient
+    return Rehearsal(flow, loss=loss).forecast(own if gradient is None else gradient, batch, rounding=rounding)
+
+
+class Rehearsal:
+    """Rehearses training steps of one flow, by any gradient.
+
+    Of many blocks that are alike three are rehearsed, since what each one in the middle adds is the same.
+
+    Args:
+        flow: on the CPU. Of its controllers it matters whether the steps are fixed or adaptive; a rejected attempt
+            takes no more than an accepted one. It is only looked at: a copy is rehearsed.
+        loss: what is minimised.
+    """
+
+    def __init__(self, flow: Flow, *, loss: Loss = mean_nll) -> None:
+        blocks = flow.stack()
+        few = Flow(blocks[:_ALIKE], flow.dim) if len(blocks) > _ALIKE and _alike(blocks) else flow
+        self._flow, self._blocks, self._loss = copy.deepcopy(few), len(blocks), loss
+        self._takes: dict[tuple[GradientMethod, int], tuple[_Take, _Take]] = {}
+
+    def forecast(self, gradient: str | GradientMethod, batch: int, *, rounding: int = 1) -> Forecast:
+        """What a training step takes with this gradient.
+
+        Args:
+            gradient: a method or its name.
+            batch: B, rows of one step on one worker.
+            rounding: bytes of whose multiples the allocator makes every block: 1 on the host, `DEVICE_ROUNDING` on a
+                device of CUDA's.
+
+        Raises:
+            ValueError: an unknown gradient, or a batch below 1.
+            SolverError: the rehearsal came to no end.
+            RuntimeError: what is alive does not depend on the number of rows as it should.
+        """
+        if batch < 1:
+            raise ValueError(f"a batch has at least 1 row, not {batch}")
+        method = GRADIENTS.make(gradient)
+        keep = _keep(method)
+        bounded = keep if isinstance(keep, Binomial | Budget) else None
+        if bounded is not None:
+            method = Symplectic(Steps())
+
+        def run(method: GradientMethod, steps: int) -> _Run:
+            return self._run(method, steps, batch, rounding)
+
+        replays, few, more = isinstance(method, ReplayMethod), run(method, _FEW), run(method, _MORE)
+        lines = _lines(few, more, replays=replays)
+        if replays and any(line.slope != more.grown(few)[line.block] for line in lines if line.name == "backward"):
+            # More has grown than the states that were kept: a graph, or something that grows no more.
+            few, more = more, run(method, _MORE + 1)
+            lines = _lines(few, more, replays=replays)
+        if bounded is not None:
+            # With one state less than there are steps, one of them is computed again.
+            again = run(Symplectic(Binomial(_FEW)), _MORE)
+            lines = [
+                line.with_more(taken - line.bytes(_FEW)) for line, (_, _, taken) in zip(lines, again.peaks, strict=True)
+            ]
+        parts = _parts(self._stretched(lines, rounding), bounded, self._flow.stack()[0].settings.solver.stages)
+        step_seconds = more.seconds - few.seconds
+        scale = self._blocks / len(self._flow.stack())
+        return Forecast(tuple(parts), scale * (few.seconds - few.steps * step_seconds), scale * step_seconds)
+
+    def _run(self, gradient: GradientMethod, steps: int, batch: int, rounding: int) -> _Run:
+        key = gradient, steps
+        if key not in self._takes:
+            low, high = (self._rehearsed(gradient, steps, rows) for rows in _ROWS)
+            if low.moments != high.moments or low.marks != high.marks:
+                raise RuntimeError("the tensors of a step can't be foretold: they depend on the number of its rows")
+            self._takes[key] = low, high
+        return _on_batch(*self._takes[key], steps, batch, rounding)
+
+    def _rehearsed(self, gradient: GradientMethod, steps: int, rows: int) -> _Take:
+        flow = Flow([_paced(block, gradient, steps) for block in self._flow.stack()], self._flow.dim)
+        flow.zero_grad()
+        weight = next(flow.parameters(), torch.empty(0))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            x = torch.randn(rows, flow.dim, dtype=weight.dtype)
+            context = torch.randn(rows, flow.context_dim, dtype=weight.dtype) if flow.context_dim else None
+            meter = _RehearsalMeter()
+            for number, block in enumerate(flow.stack()):
+                meter.watch(block, number)
+            with _no_collection(), meter:
+                self._loss(flow, x, torch.arange(rows), context).backward()  # type: ignore[no-untyped-call]
+        return meter.take([stats.checkpoint_bytes for stats in flow.block_stats])
+
+    def _stretched(self, lines: list[_Line], rounding: int) -> list[_Line]:
+        """The lines of all blocks from those of the three that were rehearsed, where there are more."""
+        more = self._blocks - len(self._flow.stack())
+        if more == 0:
+            return lines
+        found = {(line.name, line.block): line for line in lines}
+        middle, last = found["forward", _ALIKE - 2], found["forward", _ALIKE - 1]
+        # Of each block before: what it has left; of each block behind, in backward: its weights' gradients.
+        left, slope = last.fixed - middle.fixed, last.slope - middle.slope
+        gradients = sum(_rounded(p.nbytes, rounding) for p in self._flow.stack()[0].parameters())
+        stretched = []
+        for name in dict.fromkeys(line.name for line in lines):
+            for block in range(self._blocks):
+                at = min(block, _ALIKE - 2) if block < self._blocks - 1 else _ALIKE - 1
+                line, before = found[name, at], block - at
+                behind = (more - before) if name == "backward" else 0
+                fixed = line.fixed + before * left + behind * gradients
+                stretched.append(_Line(line.name, block, fixed, line.slope + before * slope))
+        return stretched
+
+
+_Peak = tuple[PartName, int, int]
+
+
+@dataclass(frozen=True)
+class _Take:
+    """What a meter has noted.
+
+    Attributes:
+        moments: n where the n-th tensor was made, -1 - n where it was freed.
+        marks: name and block of every part, and the number of moments before it.
+        sizes: bytes of the tensors.
+        kept: of each block, the bytes of states that its pass forward leaves for the one backward.
+        seconds: the time that the step would take.
+    """
+
+    moments: list[int]
+    marks: list[tuple[PartName, int, int]]
+    sizes: list[int]
+    kept: list[int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A step on a batch of so many rows.
+
+    Attributes:
+        peaks: name, block and peak of every part, in the order of the step.
+        kept: of each block, the bytes of states that its pass forward leaves for the one backward.
+        seconds: the time that the step would take.
+    """
+
+    peaks: list[_Peak]
+    kept: list[float]
+    steps: int
+    seconds: float
+
+    def grown(self, few: _Run) -> list[float]:
+        """By how much more is kept than in a run of one step less: of each block, with those before it."""
+        return list(accumulate(high - low for low, high in zip(few.kept, self.kept, strict=True)))
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The peak of a part by the number N of steps: fixed + N slope."""
+
+    name: PartName
+    block: int
+    fixed: float
+    slope: float
+
+    def bytes(self, steps: float) -> float:
+        return self.fixed + steps * self.slope
+
+    def with_more(self, fixed: float) -> _Line:
+        return replace(self, fixed=self.fixed + max(0.0, fixed))
+
+
+def _lines(few: _Run, more: _Run, *, replays: bool) -> list[_Line]:
+    """The peaks of all parts by the number of steps.
+
+    Args:
+        few, more: of some steps, and of one more.
+        replays: whether the pass forward makes no graph: it then leaves the states that it says, and what else has
+            grown between these few steps (of the first slope, say) grows no more.
+    """
+    grown = [0.0, *more.grown(few)]
+    lines = []
+    for (name, block, low), (_, _, high) in zip(few.peaks, more.peaks, strict=True):
+        slope = high - low if name == "backward" or not replays else grown[_passed(name, block)]
+        lines.append(_Line(name, block, high - more.steps * slope, slope))
+    return lines
+
+
+def _parts(lines: list[_Line], keep: Binomial | Budget | None, stages: int) -> list[Part]:
+    """The parts, in which it is known what grows with the steps of which block.
+
+    What a block leaves behind as it is passed forward stays until its own pass backward has ended: with a bound on its
+    states no more than that, in place of one state a step.
+    """
+    slopes = [0.0, *(line.slope for line in lines if line.name == "forward")]
+    left = [_left(block, after - before, keep, stages) for block, (before, after) in enumerate(pairwise(slopes))]
+    parts = []
+    for line in lines:
+        passed = _passed(line.name, line.block)
+        own = line.slope - slopes[passed]
+        held = [*left[:passed], *([Held(line.block, own)] if own else [])]
+        parts.append(Part(line.name, line.block, line.fixed, tuple(held)))
+    return parts
+
+
+def _passed(name: PartName, block: int) -> int:
+    """How many blocks hold, in this part, what their steps leave behind."""
+    return block if name == "probes" else block + 1
+
+
+def _left(block: int, step_bytes: float, keep: Binomial | Budget | None, stages: int) -> Held:
+    """What the pass forward through a block leaves behind."""
+    if keep is None:
+        return Held(block, step_bytes)
+    if isinstance(keep, Binomial):
+        return Held(block, step_bytes, keep.states * step_bytes)
+    return Held(block, stages * step_bytes, max(float(keep.size), 2 * step_bytes))
+
+
+def _keep(method: GradientMethod) -> Keep | None:
+    if not isinstance(method, Symplectic):
+        return None
+    return parse(method.keep) if isinstance(method.keep, str) else method.keep
+
+
+def _alike(blocks: Sequence[Block]) -> bool:
+    """Whether the blocks have the same layers, and are solved in the same way by the same objects."""
+
+    def kind(block: Block) -> tuple[object, ...]:
+        settings = block.settings
+        return (
+            type(block),
+            str(block.field),
+            *(p.shape for p in block.parameters()),
+            settings.divergence,
+            id(settings.solver),
+            id(settings.controller),
+            settings.field_dtype,
+        )
+
+    return all(kind(block) == kind(blocks[0]) for block in blocks)
+
+
+def _on_batch(low: _Take, high: _Take, steps: int, batch: int, rounding: int) -> _Run:
+    """What two rehearsals say of a batch."""
+
+    def on_batch(few: Any, many: Any) -> Any:
+        return few + (many - few) * (batch - _ROWS[0]) / (_ROWS[1] - _ROWS[0])
+
+    sizes = on_batch(np.array(low.sizes, np.float64), np.array(high.sizes, np.float64))
+    sizes = np.ceil(sizes / rounding) * rounding
+    moments = np.array(low.moments)
+    made = moments >= 0
+    alive = np.cumsum(np.where(made, sizes[np.where(made, moments, -1 - moments)], -sizes[-1 - moments]))
+    ends = [*(begin for _, _, begin in low.marks[1:]), len(moments)]
+    # A part begins with what is alive at the end of the one before.
+    peaks = [
+        (name, block, round(alive[max(0, begin - 1) : end].max()))
+        for (name, block, begin), end in zip(low.marks, ends, strict=True)
+    ]
+    kept = [on_batch(few, many) for few, many in zip(low.kept, high.kept, strict=True)]
+    return _Run(peaks, kept, steps, on_batch(low.seconds, high.seconds))
+
+
+def _paced(block: Block, gradient: GradientMethod, steps: int) -> Block:
+    """The block, solved with that gradient in so many equal steps, whatever their errors are."""
+    controller: Controller = block.settings.controller
+    if isinstance(controller, AdaptiveController):
+        # A little longer, so that rounding leaves no rest that would be split in two.
+        size = (1.0 + 1e-6) * float(torch.as_tensor(block.duration()).detach()) / steps
+        controller = replace(controller, min_step=size, max_step=size, accept_at_min_step=True)
+    else:
+        controller = FixedStep(grid=EvenGrid(steps))
+    return block.with_settings(replace(block.settings, gradient=gradient, controller=controller))
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Let nothing be freed by Python's collector, which comes when it likes."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+class _RehearsalMeter(LiveTensorMeter):  # type: ignore[no-untyped-call]
+    """Notes when tensors are made and freed, and the time that the operations would take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._moments: list[int] = []
+        self._marks: list[tuple[PartName, int, int]] = []
+        self._sizes: list[int] = []
+        self._seconds = 0.0
+
+    def watch(self, block: Block, number: int) -> None:
+        """Note when the block's part begins, forward and backward."""
+        carry, quadrature = block.carry, block._quadrature
+
+        def watched(y: Tensor, *, integrals: Integrals | None = None, **options: Any) -> Carried:
+            self._mark("forward" if integrals is None else "probes", number)
+            carried = carry(y, integrals=integrals, **options)
+            if carried.states.requires_grad:
+                carried.states.register_hook(lambda _: self._mark("backward", number))  # type: ignore[no-untyped-call]
+            return carried
+
+        def drawn(*arguments: Any) -> Quadrature:
+            made = quadrature(*arguments)
+            self._mark("forward", number)
+            return made
+
+        block.carry = watched  # type: ignore[method-assign]
+        block._quadrature = drawn  # type: ignore[method-assign, assignment]
+
+    def take(self, kept: list[int]) -> _Take:
+        """What was noted."""
+        return _Take([*self._moments], self._marks, self._sizes, kept, self._seconds)
+
+    def _mark(self, name: PartName, number: int) -> None:
+        self._marks.append((name, number, len(self._moments)))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        self._seconds += _SECONDS_PER_OPERATION
+        if not func.is_view:
+            # What is read is about as much as what is written.
+            written = sum(x.nbytes for x in tree_leaves(result) if isinstance(x, Tensor))
+            self._seconds += 2 * written / _BYTES_PER_SECOND
+            count = flop_registry.get(func._overloadpacket)
+            if count is not None:
+                self._seconds += count(*args, **(kwargs or {}), out_val=result) / _FLOPS_PER_SECOND
+        return result
+
+    def _track(self, storage: torch.UntypedStorage, size: int) -> None:
+        number = len(self._sizes)
+        self._sizes.append(size)
+        self._moments.append(number)
+        key = storage._cdata
+
+        def freed(_: weakref.ref[torch.UntypedStorage]) -> None:
+            self._seen.pop(key, None)
+            self._moments.append(-1 - number)
+
+        self._seen[key] = weakref.ref(storage, freed)
+
+
+def _rounded(size: int, rounding: int) -> int:
+    return math.ceil(size / rounding) * rounding

@@ -1,0 +1,60 @@
+"""What a training step is said to take in memory, beside what it takes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.planning import MOST_OFF, Case, compared, regularised
+from symadj_core import FixedStep, IController, planning
+from symadj_core.flows import Block, Flow, MLPField
+from symadj_core.solvers.controller import EvenGrid
+
+SIX_STEPS = FixedStep(grid=EvenGrid(6))
+CASES = {
+    "adaptive": Case("", lambda: Flow(Block(MLPField(3, (8,)), solver="bosh3", controller=IController(1e-4)), 3), 50),
+    "several blocks alike": Case(
+        "",
+        lambda: Flow(
+            [
+                Block(MLPField(2, (8,), context_dim=1), solver="midpoint", controller=SIX_STEPS, learn_end_time=True)
+                for _ in range(4)
+            ],
+            2,
+        ),
+        40,
+    ),
+    "regularised": Case(
+        "",
+        lambda: Flow(Block(MLPField(4, (8,)), solver="heun2", controller=SIX_STEPS, divergence="hutchinson"), 4),
+        40,
+        regularised,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_peak_of_every_gradient_is_forecast_within_a_tenth(name: str) -> None:
+    for gradient, steps, predicted, found in compared(CASES[name]):
+        assert predicted == pytest.approx(found, rel=MOST_OFF), f"{gradient}, steps {steps}"
+
+
+def test_an_allocator_that_rounds_takes_more_and_never_less() -> None:
+    flow = Flow(Block(MLPField(3, (7,)), solver="midpoint", controller=SIX_STEPS), 3)
+    host, device = (planning.forecast(flow, 5, rounding=size) for size in (1, planning.DEVICE_ROUNDING))
+    assert device.peak_bytes(10) % planning.DEVICE_ROUNDING == 0
+    assert device.peak_bytes(10) > host.peak_bytes(10)
+
+
+def test_a_forecast_leaves_the_flow_and_the_generator_as_they_were() -> None:
+    flow = Flow(Block(MLPField(3, (7,)), solver="bosh3", learn_end_time=True), 3)
+    before, generator = [p.clone() for p in flow.parameters()], torch.get_rng_state()
+    planning.forecast(flow, 5, gradient="aca")
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(p, q) and p.grad is None for p, q in zip(flow.parameters(), before, strict=True))
+    flow.log_prob(torch.zeros(2, 3)).sum().backward()
+
+
+def test_a_batch_without_rows_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1 row, not 0"):
+        planning.forecast(Flow(Block(MLPField(3, (7,)), solver="midpoint", controller=SIX_STEPS), 3), 0)
