@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from symadj.service.contract.layout import UPLOADS
 from symadj.service.settings import Settings
 from symadj.service.store import Database
 from symadj.service.store.tables import Base
@@ -46,7 +47,7 @@ def usage(session: Session, database: Database, settings: Settings) -> Usage:
         OSError: the storage can't be read, or does not answer.
     """
     storage = settings.resolved_storage()
-    folders = [JobBytes(name, size) for name, size in storage.sizes().items()]
+    folders = [JobBytes(name, size) for name, size in storage.sizes().items() if name != UPLOADS]
     folders.sort(key=lambda job: (-job.bytes, job.job_id))
     return Usage(
         rows=rows_by_table(session),

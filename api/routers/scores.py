@@ -101,13 +101,19 @@ async def score_rows(
             _repeated, lambda: _submit(store, settings, storage, spec, owner, new_id, idempotency_key)
         )
     finally:
-        if not created:
-            with CancelScope(shield=True), suppress(OSError):
-                await run_sync(storage.remove, layout.job_folder(new_id))
+        with CancelScope(shield=True), suppress(OSError):
+            await run_sync(_tidy_up, storage, new_id, created)
     if not created:
         response.status_code = 200
     response.headers["Location"] = str(request.app.url_path_for("read_job", job_id=read.id))
     return read
+
+
+def _tidy_up(storage: Storage, job_id: str, created: bool) -> None:
+    """Remove what was stored for a job that was not made, and say of any that nothing more comes."""
+    if not created:
+        storage.remove(layout.job_folder(job_id))
+    storage.remove_file(layout.upload_mark(job_id))
 
 
 def _trained(store: Database, job_id: str) -> TrainedFiles:
@@ -172,6 +178,8 @@ async def _received(upload: Upload, storage: Storage, job_id: str, most_bytes: i
 
     def store() -> UploadedRows:
         size, sha256 = 0, hashlib.sha256()
+        # By which the dispatcher finds it, should this process die.
+        storage.mark(layout.upload_mark(job_id))
         with storage.writing(f"{layout.artifact_folder(job_id, 0)}/{name}") as file:
             while piece := from_thread.run(following):
                 file.write(piece)

@@ -10,6 +10,7 @@ __all__ = [
     "CONFIG",
     "MANIFEST",
     "SCORES_FILE",
+    "UPLOADS",
     "WEIGHTS",
     "CheckpointName",
     "artifact_folder",
@@ -20,6 +21,7 @@ __all__ = [
     "piece_folder",
     "ray_folder",
     "token_file",
+    "upload_mark",
 ]
 
 # The file of a checkpoint that says what it is, with the size and SHA-256 of the others. It is written last and removed
@@ -28,6 +30,8 @@ MANIFEST = "manifest.json"
 # Artifacts: of a training the files that its flow is loaded from, of a job that scores rows the scores.
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 SCORES_FILE = "scores.parquet"
+# The folder at the root, of no job, that names those of which files come in.
+UPLOADS = ".uploads"
 
 
 @dataclass(frozen=True, order=True)
@@ -70,6 +74,11 @@ def artifact_folder(job_id: str, attempt: int) -> str:
 def checkpoint_folder(job_id: str) -> str:
     """Return the folder of a job's checkpoints, one folder each."""
     return f"{job_folder(job_id)}/checkpoints"
+
+
+def upload_mark(job_id: str) -> str:
+    """Return the empty file that is there while files are stored of a job that is to be submitted."""
+    return f"{UPLOADS}/{job_id}"
 
 
 def flow_folder(job_id: str) -> str:

@@ -10,6 +10,7 @@ from symadj.service import spools
 from symadj.service.contract import layout
 from symadj.service.contract.states import ACTIVE, JobState
 from symadj.service.contract.storage import StorageError
+from symadj.service.identifiers import made_at
 from symadj.service.ray_jobs import RayJobs
 from symadj.service.settings import Settings
 from symadj.service.store import Database, jobs
@@ -23,12 +24,14 @@ RARE_SECONDS = 30.0
 # Time in which a run has to end after its outcome, from when it was first seen; how far back the first search goes.
 LINGER_SECONDS = 60.0
 FIRST_SEARCH = timedelta(hours=1)
+# After which a file that began to come in is not awaited any more.
+LONGEST_UPLOAD = timedelta(days=1)
 # Of two searches: an attempt's end may be committed some time after the time that it has.
 OVERLAP = timedelta(minutes=1)
 
 
 class Sweeper:
-    """Looks at the spools on this machine, folders of jobs whose deletion was cut off, and runs that do not end."""
+    """Looks at the spools on this machine, what cut off deletions and uploads left, and runs that do not end."""
 
     def __init__(
         self,
@@ -56,8 +59,9 @@ class Sweeper:
             self._next_rare_look = self._clock() + RARE_SECONDS
             try:
                 self._sweep_folders()
+                self._sweep_uploads()
             except StorageError as error:
-                log.warning("what deletions left is not looked for now: %s", error)
+                log.warning("what deletions and uploads left is not looked for now: %s", error)
             self._stop_lingering_runs()
 
     def deliver_all(self, job_id: str) -> None:
@@ -99,6 +103,19 @@ class Sweeper:
                     storage.put_back(layout.job_folder(job_id))
             if job is None:
                 storage.discard(layout.job_folder(job_id))
+
+    def _sweep_uploads(self) -> None:
+        """Remove what came in of files whose API died before their job was submitted."""
+        storage = self._settings.resolved_storage()
+        for job_id in storage.children(layout.UPLOADS):
+            if self._wall() - made_at(job_id) < LONGEST_UPLOAD:
+                continue
+            with self._database.read_session() as session:
+                submitted = jobs.find(session, job_id) is not None
+            if not submitted:
+                log.warning("%s: its submission was cut off; what came of its files is removed", job_id)
+                storage.remove(layout.job_folder(job_id))
+            storage.remove_file(layout.upload_mark(job_id))
 
     def _stop_lingering_runs(self) -> None:
         """Stop the runs whose attempt is over and whose driver does not end by itself."""

@@ -11,6 +11,8 @@ import sqlalchemy as sa
 
 from symadj.service.contract import layout
 from symadj.service.dispatcher import Dispatcher
+from symadj.service.dispatcher.sweeping import RARE_SECONDS
+from symadj.service.identifiers import made_at, new_job_id
 from symadj.service.ray_jobs import RayRefusedError
 from symadj.service.settings import Settings
 from symadj.service.store import Database, jobs
@@ -127,3 +129,20 @@ def test_a_run_that_does_not_end_after_its_outcome_is_stopped(
     dispatcher.round()
     assert ray.stopped == [f"{job_id}-1"]
     assert read(database, job_id).state == "succeeded"
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_a_file_whose_api_died_while_it_came_in_is_removed_after_a_day(
+    database: Database, settings: Settings, dispatcher: Dispatcher, clock: Clock
+) -> None:
+    storage = settings.resolved_storage()
+    old, new, kept = "job-01k0000000abcdef", new_job_id(), submit(database)
+    for job_id in (old, new, kept):
+        storage.mark(layout.upload_mark(job_id))
+        storage.write(f"{layout.artifact_folder(job_id, 0)}/rows.csv", b"x")
+    clock.now += RARE_SECONDS
+    dispatcher.round()
+    assert storage.children(old) == []
+    assert all("artifacts" in storage.children(job_id) for job_id in (new, kept))
+    assert storage.children(layout.UPLOADS) == sorted([new, kept])
+    assert made_at(old) < made_at(new) <= made_at(kept)
