@@ -80,7 +80,7 @@ check: install ## lint, format, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench-core: $(VENV)-bench/.installed ## time and memory of a training step beside torchdiffeq and diffrax
+bench-core: $(VENV)-bench/.installed ## time and memory of a training step beside torchdiffeq, torchode, zuko, diffrax and gradsolve
 	$(VENV)-bench/bin/python -m benchmarks.core
 	$(VENV)-bench/bin/python -m benchmarks.overhead
 	$(VENV)-bench/bin/python -m benchmarks.trace

@@ -1,4 +1,4 @@
-"""Time and memory of a CNF training step: all gradients of symadj_core beside torchdiffeq and diffrax.
+"""Time and memory of a CNF training step: all gradients of symadj_core beside its peers.
 
 ``python -m benchmarks.core [--size large] [--rounds 7] [--only WORD ...]``. Every implementation runs in a process of
 its own on one core; one step of each in turn, so that a slow moment of the machine meets them all; medians.
@@ -34,7 +34,10 @@ CONTENDERS = [
     ("torchdiffeq", "odeint"),
     ("torchdiffeq", "odeint_adjoint"),
     ("torchode", "AutoDiffAdjoint"),
+    ("zuko", "odeint"),
     ("diffrax", "RecursiveCheckpointAdjoint, jit"),
+    ("diffrax", "recorded steps, jit"),
+    ("gradsolve", "record and replay, float64"),
 ]
 WARM_UP = 2
 

@@ -41,7 +41,7 @@ def main() -> None:
     """Answer until the input ends."""
     peer, variant, file = sys.argv[1:]
     problem = pickle.loads(Path(file).read_bytes())
-    if peer != "diffrax":
+    if peer not in ("diffrax", "gradsolve"):
         import torch
 
         torch.set_num_threads(1)
