@@ -103,10 +103,9 @@ class OptimiserStep:
         self.parallel = DataParallel(Objective(run.spec, state.flow), run.ranks)
         budget = run.spec.resources.memory_budget
         self.memory = StepMemory(run.ranks.device, run.ranks.rank, None if budget is None else int(budget))
-        self.auto: AutoGradient | None = None
-        if run.spec.gradient.kind == "auto":
-            of_host = run.spec.resources.kind == "cpu" and budget is not None
-            self.auto = AutoGradient(state.flow, budget if of_host and budget else budget_of_device(run.ranks.device))
+        room = budget if run.ranks.device.type == "cpu" else budget_of_device(run.ranks.device)
+        auto = run.spec.gradient.kind == "auto"
+        self.auto = AutoGradient(state.flow, int(room)) if auto and room is not None else None
 
     def take(self, step: int) -> float | None:
         """Take ``step``, counted from 1, and report it.
