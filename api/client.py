@@ -17,6 +17,7 @@ import httpx
 import tenacity
 from pydantic import BaseModel
 
+from symadj.api.schemas.comparisons import ComparisonRead
 from symadj.api.schemas.jobs import AttemptList, CheckpointList, DataRead, EventList, JobList, JobRead
 from symadj.api.schemas.service import FieldList, UsageRead
 from symadj.api.schemas.telemetry import ArtifactList, ArtifactRead, MemorySummary, MetricList, MetricSeriesRead
@@ -182,7 +183,36 @@ class Client:
             ApiProblemError: the spec is not valid (422), its ``errors`` name the fields; or too many jobs wait (429).
             ApiUnreachableError: no server is there, or none answered for a minute; then the message names the key.
         """
-        return self._submit("/api/v1/jobs", idempotency_key, {}, json=spec)
+        return self._submit(JobRead, "/api/v1/jobs", idempotency_key, {}, json=spec)
+
+    def compare(
+        self,
+        spec: dict[str, Any],
+        gradients: Sequence[dict[str, Any]] | None = None,
+        *,
+        max_steps: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> ComparisonRead:
+        """Submit a job for each of several gradients, with the same spec otherwise.
+
+        Args:
+            spec: a job spec.
+            gradients: as in a spec, `{"kind": "aca"}`; None: every kind.
+            max_steps: of each training; None: as the spec says.
+            idempotency_key: as for `submit`.
+
+        Raises:
+            ApiProblemError, ApiUnreachableError: as for `submit`.
+        """
+        body = _given({"spec": spec, "gradients": None if gradients is None else list(gradients)})
+        body |= _given({"max_steps": max_steps})
+        return self._submit(ComparisonRead, "/api/v1/comparisons", idempotency_key, {}, json=body)
+
+    def comparison(self, comparison_id: str) -> ComparisonRead:
+        """Read what each gradient of a comparison took and gave so far."""
+        if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", comparison_id) is None:
+            raise BadRequestError(f"{comparison_id!r} is not a comparison's id, which `symadj compare` prints")
+        return self._read(ComparisonRead, "GET", f"/api/v1/comparisons/{comparison_id}")
 
     def score(
         self,
@@ -218,13 +248,18 @@ class Client:
             size = str(rows.stat().st_size)
             headers = {"Content-Type": str(_media_type_of(rows)), "Content-Length": size}
             given |= _given({"workers": workers})
-            return self._submit(path, idempotency_key, headers, content=_FileContent(rows), params=given)
+            return self._submit(JobRead, path, idempotency_key, headers, content=_FileContent(rows), params=given)
         given |= {} if workers is None else {"resources": {"kind": "cpu", "workers": workers}}
-        return self._submit(path, idempotency_key, {}, json={"data": rows} | given)
+        return self._submit(JobRead, path, idempotency_key, {}, json={"data": rows} | given)
 
     def _submit(
-        self, path: str, idempotency_key: str | None, more_headers: dict[str, str], **arguments: Any
-    ) -> JobRead:
+        self,
+        model: type[Model],
+        path: str,
+        idempotency_key: str | None,
+        more_headers: dict[str, str],
+        **arguments: Any,
+    ) -> Model:
         """Send what makes a job, until there is an answer."""
         if idempotency_key is not None and re.fullmatch(r"[\x21-\x7e]{1,255}", idempotency_key) is None:
             raise BadRequestError(f"{idempotency_key!r} is not an Idempotency-Key: 1 to 255 visible ASCII characters")
@@ -245,8 +280,8 @@ class Client:
         )
         headers = {"Idempotency-Key": key} | more_headers
         try:
-            job: JobRead = retrying(self._read, JobRead, "POST", path, headers=headers, **arguments)
-            return job
+            made: Model = retrying(self._read, model, "POST", path, headers=headers, **arguments)
+            return made
         except ApiUnreachableError as error:
             if not sent:
                 raise

@@ -9,7 +9,7 @@ import secrets
 import time
 from datetime import UTC, datetime
 
-__all__ = ["made_at", "new_job_id"]
+__all__ = ["made_at", "new_comparison_id", "new_job_id"]
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 
@@ -24,7 +24,12 @@ def _base32(number: int, digits: int) -> str:
 
 def new_job_id() -> str:
     """Return ``job-`` + 10 digits of milliseconds + 6 random digits; valid as a Ray submission id and file name."""
-    return f"job-{_base32(time.time_ns() // 1_000_000, 10)}{_base32(secrets.randbits(30), 6)}"
+    return f"job-{_new()}"
+
+
+def new_comparison_id() -> str:
+    """Return ``cmp-`` + the same digits."""
+    return f"cmp-{_new()}"
 
 
 def made_at(job_id: str) -> datetime:
@@ -36,3 +41,7 @@ def made_at(job_id: str) -> datetime:
     digits = job_id.removeprefix("job-")[:10]
     milliseconds = sum(_ALPHABET.index(digit) * 32**place for place, digit in enumerate(reversed(digits)))
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _new() -> str:
+    return f"{_base32(time.time_ns() // 1_000_000, 10)}{_base32(secrets.randbits(30), 6)}"

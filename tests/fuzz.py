@@ -46,6 +46,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "validation_rows": (2, 20),
     "test_rows": (2, 20),
     "inverse_rows": (0, 20),
+    "gradient_rows": (0, 20),
     "two_sample_rows": (0, 60),
     "calibration_rows": (0, 40),
     "calibration_draws": (1, 20),

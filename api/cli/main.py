@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from symadj.api import __version__
 from symadj.api.children import ServeError
-from symadj.api.cli import flow, inspecting, keys, render, running, showing
+from symadj.api.cli import comparing, flow, inspecting, keys, render, running, showing
 from symadj.api.cli.inspecting import InspectError
 from symadj.api.cli.shared import console
 from symadj.api.cli.tables import TableError
@@ -25,6 +25,7 @@ __all__ = ["main"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train continuous normalizing flows as a service.")
 app.add_typer(running.app)
 app.add_typer(showing.app)
+app.add_typer(comparing.app)
 app.add_typer(flow.app)
 app.add_typer(inspecting.app)
 app.add_typer(keys.app, name="keys")

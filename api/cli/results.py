@@ -120,6 +120,11 @@ def _checks(result: JobResult) -> list[str]:
         lines.append(
             f"{inverse.rows:,} rows to the base and back: off by {inverse.rms:.1e} (rms), {inverse.max:.1e} at most."
         )
+    if (gradient := result.gradient_error) is not None:
+        lines.append(
+            f"The gradient of {gradient.rows:,} rows differs from backpropagation in float64 by "
+            f"{gradient.relative:.1e} of its norm."
+        )
     if (tried := result.two_sample) is not None:
         lines.append(
             f"A classifier tells samples from held-out rows with accuracy {_number(tried.accuracy)} "

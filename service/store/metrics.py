@@ -14,7 +14,7 @@ from symadj.service.contract.records import MAX_METRICS, StepRecord
 from symadj.service.errors import InvalidParameterError
 from symadj.service.store.tables import Job, MetricPoint, MetricSeries
 
-__all__ = ["Downsampled", "append", "buckets", "one_series", "points", "series", "series_of"]
+__all__ = ["Downsampled", "append", "buckets", "newest", "one_series", "points", "series", "series_of"]
 
 
 # Of values before their sum, which may be infinite where their mean is not: PostgreSQL refuses that with an error.
@@ -143,6 +143,16 @@ def points(
         sa.select(MetricPoint.seq, MetricPoint.step, MetricPoint.time, MetricPoint.value)
         .where(MetricPoint.job_id == job_id, MetricPoint.name == name, MetricPoint.seq > after_seq)
         .order_by(MetricPoint.seq)
+        .limit(limit)
+    ).all()
+
+
+def newest(session: Session, job_id: str, name: str, *, limit: int) -> Sequence[float]:
+    """Return the newest values of a series, at most ``limit``, the newest first."""
+    return session.scalars(
+        sa.select(MetricPoint.value)
+        .where(MetricPoint.job_id == job_id, MetricPoint.name == name)
+        .order_by(MetricPoint.seq.desc())
         .limit(limit)
     ).all()
 

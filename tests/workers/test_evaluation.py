@@ -26,6 +26,7 @@ from symadj.workers.model.likelihood import DeviceRows
 from symadj.workers.outcome import StopRequestedError
 from symadj.workers.plane_density import PlaneDensity
 from symadj.workers.plots import draw_density
+from symadj_core.gradients import GRADIENTS
 from tests.workers.loading import load_data
 from tests.workers.runs import SMALL, KeepingOutbox, order, rank_run, run
 
@@ -322,3 +323,20 @@ def test_every_picture_of_rows_says_its_units_and_the_default_is_the_units_of_th
         assert (low > 9e4) == (high > 1e5) == (units == "original"), name
     assert "after the transforms" in of.pop("curve.png").axes[0].get_ylabel()
     assert of.keys() == {"steps.png"}, "a picture whose axes have units of rows is looked at above"
+
+
+@pytest.mark.parametrize("kind", GRADIENTS)
+def test_the_error_of_a_gradient_is_rounding_if_it_is_exact_and_the_tolerance_if_not(kind: str, tmp_path: Path) -> None:
+    outcome, _ = run(
+        tmp_path,
+        flow={"kind": "cnf", "dtype": "float64", "field": {"hidden": [8]}},
+        gradient={"kind": kind},
+        evaluation=WITHOUT_PLOTS | {"test": False, "inverse_rows": 0, "two_sample_rows": 0, "gradient_rows": 20},
+    )
+    assert outcome is not None
+    error = outcome.result.gradient_error
+    assert error.rows == 20
+    if kind == "adjoint":
+        assert 1e-6 < error.relative < 1
+    else:
+        assert error.relative < 1e-11

@@ -17,6 +17,7 @@ from symadj.workers.data import PreparedData
 from symadj.workers.distributed.ranks import AttemptFailedError
 from symadj.workers.evaluation.baselines import fit_baselines
 from symadj.workers.evaluation.calibration import measure_calibration
+from symadj.workers.evaluation.gradient_error import gradient_error
 from symadj.workers.evaluation.interruptible import interruptible
 from symadj.workers.evaluation.parts import ReportParts
 from symadj.workers.evaluation.plane import density_over_plane
@@ -67,7 +68,7 @@ class Evaluator:
         began = time.perf_counter()
         run, evaluation, data, ranks, parts = self.rank_run, self.evaluation, self.data, self.ranks, self.parts
         run.event("evaluation_started", "test likelihood, baselines and plots")
-        score, density, inverse, calibration = None, None, None, None
+        score, density, inverse, gradient, calibration = None, None, None, None, None
         if evaluation.test:
             score = parts.shared("test", lambda: score_test_rows(run, evaluation, self.flow, data))
         if score is not None:
@@ -81,6 +82,10 @@ class Evaluator:
         if evaluation.inverse_rows:
             inverse = parts.shared(
                 "inverse_error", lambda: inverse_error(run, evaluation.inverse_rows, self.flow, data)
+            )
+        if evaluation.gradient_rows:
+            gradient = parts.shared(
+                "gradient_error", lambda: gradient_error(run, evaluation.gradient_rows, self.flow, data)
             )
         if evaluation.calibration_rows and data.context_dim and data.shape is None:
             calibration = parts.shared("calibration", lambda: measure_calibration(run, evaluation, self.flow, data))
@@ -100,6 +105,7 @@ class Evaluator:
         return score.model_copy(
             update={
                 "inverse_error": inverse,
+                "gradient_error": gradient,
                 "two_sample": two_sample,
                 "calibration": calibration,
                 "density_integral": None if density is None else density.integral,

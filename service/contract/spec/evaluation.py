@@ -78,6 +78,13 @@ class Evaluation(Section):
         le=MOST_ROWS,
         description="Test rows carried to the base and back with training's solver; 0: none.",
     )
+    gradient_rows: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="Validation rows by which the gradient of the trained weights is compared with backpropagation in "
+        "float64, which holds every use of the network; 0: no such comparison.",
+    )
     two_sample_rows: int = Field(
         5000,
         ge=0,

@@ -1,0 +1,44 @@
+"""Answers about comparisons of gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from symadj.api.schemas.answer import Answer
+from symadj.service.contract.result import Number
+from symadj.service.contract.states import JobState
+
+__all__ = ["ComparedGradient", "ComparisonRead"]
+
+
+class ComparedGradient(Answer):
+    """What one gradient took and gave; null is what is not measured, or not yet."""
+
+    job: str = Field(description="The job that trains by it.")
+    gradient: dict[str, Any] = Field(description="With its options, as in the job's spec.")
+    state: JobState
+    step: int = Field(description="Optimiser steps completed.")
+    test_nll: Number | None = Field(description="Nats a row.")
+    test_nll_stderr: Number | None
+    gradient_error: Number | None = Field(
+        description="Of the trained weights' gradient against backpropagation in float64, relative (2-norm)."
+    )
+    peak_bytes: int | None = Field(
+        description="Highest memory of a rank in any step: the device's, or the host's where there is none."
+    )
+    above_idle_bytes: int | None = Field(
+        description="The most that a step needed beyond what the rank held when it began, in the same memory. Without "
+        "an attempt's first step."
+    )
+    step_seconds: float | None = Field(description="Median of the newest 1,000 steps.")
+    nfe_forward: float | None = Field(description="Uses of the network in a step's solve, median of the same steps.")
+    nfe_backward: float | None = Field(description="And in its backward pass.")
+
+
+class ComparisonRead(Answer):
+    """One spec trained by several gradients."""
+
+    id: str
+    gradients: list[ComparedGradient] = Field(description="In the order in which they were asked for.")
