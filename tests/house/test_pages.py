@@ -84,6 +84,13 @@ def test_pages_wrap_at_120_characters(page: Path) -> None:
         assert may_be_long or len(line) <= 120, f"{page.name}:{number} has {len(line)} characters"
 
 
+def test_what_the_page_on_operations_lets_set_reaches_the_containers() -> None:
+    rows = table((ROOT / "docs" / "operations.md").read_text(), "variable")
+    named = {name for names, *_ in rows for name in re.findall(r"`(\w+)`", names)}
+    passed = set(re.findall(r"\$\{(\w+)", (ROOT / "compose.yaml").read_text()))
+    assert named <= passed, f"compose.yaml does not pass on {sorted(named - passed)}"
+
+
 # A page on one room names its files from there.
 FOLDERS = ("", "docs", "service", "symadj_core", "workers")
 

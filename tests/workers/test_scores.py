@@ -378,3 +378,16 @@ def test_a_peak_above_the_memory_budget_is_told_or_ends_the_job(
     if choice == "fail":
         assert outcome.reason is ReasonCode.OUT_OF_MEMORY
         assert with_advice(outcome).data["advice"].startswith("take more memory for a worker")
+
+
+def test_a_flow_of_an_earlier_version_that_wrote_less_is_refused_before_any_row_is_read(
+    tmp_path: Path, trained: Path, data: Path
+) -> None:
+    described = config()
+    del described["context_columns"]
+    (trained / CONFIG).write_text(json.dumps(described))
+    summary, failure = read_data(order(tmp_path / "jobs", trained, data, write(data, "rows.csv", values(10))))
+    assert summary is None
+    assert failure is not None
+    assert failure.reason is ReasonCode.DATA_ERROR
+    assert "the files of the flow of job job-0 can't be used: config.json" in failure.message

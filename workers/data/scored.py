@@ -26,6 +26,7 @@ from symadj.workers.data.roots import DataRoots
 from symadj.workers.data.stream import ParquetRows
 from symadj.workers.data.summary import ColumnStatistics, remarks_on
 from symadj.workers.data.table import Source, Table, pieces
+from symadj_core.errors import LoadError
 from symadj_core.transforms import FittedTransform, restore_transforms
 
 __all__ = ["FlowInput", "RowsInOrder", "check_rows", "open_rows"]
@@ -51,14 +52,21 @@ class FlowInput:
 
     @classmethod
     def of_config(cls, content: bytes, *, transformed: bool) -> Self:
-        """Return what the flow of a ``config.json`` takes; ``transformed``: rows as the flow itself sees them."""
-        config = json.loads(content)
-        return cls(
-            tuple(config["columns"]),
-            tuple(config["context_columns"]),
-            () if transformed else restore_transforms(config["transforms"]),
-            None if transformed else config["levels"],
-        )
+        """Return what the flow of a ``config.json`` takes; ``transformed``: rows as the flow itself sees them.
+
+        Raises:
+            LoadError: it is of an earlier version that wrote less, or of none.
+        """
+        try:
+            config = json.loads(content)
+            return cls(
+                tuple(config["columns"]),
+                tuple(config["context_columns"]),
+                () if transformed else restore_transforms(config["transforms"]),
+                None if transformed else config["levels"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise LoadError(f"config.json can't be used ({error!r}): train the flow again") from error
 
 
 class RowsInOrder:

@@ -44,10 +44,9 @@ def rows_of(order: RunOrder) -> tuple[RowsInOrder, FlowInput]:
     spec, storage = spec_of(order), open_storage(order.storage)
     config, _ = flow_files(order)
     try:
-        content = read_stored(storage, config)
+        flow = FlowInput.of_config(read_stored(storage, config), transformed=spec.units == "transformed")
     except (FileNotFoundError, LoadError) as error:
         raise DataError(f"the files of the flow of job {spec.trained.job} can't be used: {error}") from error
-    flow = FlowInput.of_config(content, transformed=spec.units == "transformed")
     # What was sent is found as all else is: below a place, which is the job's own folder.
     own = (storage.name(artifact_folder(order.job_id, 0)),) if isinstance(spec.data, UploadedRows) else None
     return open_rows(spec.data, data_roots(order, own), flow), flow
