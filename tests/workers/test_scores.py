@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from symadj.workers.distributed.ranks import PeerLostError, Ranks
 from symadj.workers.rank_run import RankRun
 from symadj.workers.ray.reading import read_data
 from symadj.workers.scores.advice import with_advice
+from symadj.workers.scores.pieces import cut
 from symadj.workers.scores.run import ScoresRun
 from tests.core.test_trained import CONDITIONAL, IMAGES, config, folder
 from tests.workers.runs import KeepingOutbox, rank_run
@@ -391,3 +393,27 @@ def test_a_flow_of_an_earlier_version_that_wrote_less_is_refused_before_any_row_
     assert failure is not None
     assert failure.reason is ReasonCode.DATA_ERROR
     assert "the files of the flow of job job-0 can't be used: config.json" in failure.message
+
+
+def test_ranks_that_have_opened_other_rows_than_each_other_score_none(
+    tmp_path: Path, trained: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = order(tmp_path / "jobs", trained, data, write(data, "rows.csv", values(100)))
+    gather = Ranks.gather
+
+    def of_another_rank_too(self: Ranks, value: Any) -> list[Any]:
+        _, seen = gather(self, value)[0]
+        return [value, (100, seen[::-1])]
+
+    monkeypatch.setattr(Ranks, "gather", of_another_rank_too)
+    outcome, outbox = score(given)
+    assert (outcome.state, outcome.reason) == ("failed", ReasonCode.DATA_ERROR)
+    assert "rows.csv was changed while the ranks opened it, with 100, 100 rows" in outcome.message
+    assert not outbox.of("step")
+
+
+def test_a_piece_of_large_rows_has_few_of_them() -> None:
+    pieces = cut(20_000, 3 * 32 * 32, 3, 1)
+    assert max(len(piece) for piece in pieces) * 3 * 32 * 32 * 8 < 40e6, "bytes"
+    assert (pieces[0].begin, pieces[-1].end) == (0, 20_000)
+    assert all(first.end == second.begin for first, second in pairwise(pieces))

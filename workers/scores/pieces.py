@@ -17,8 +17,8 @@ __all__ = ["Piece", "PieceFolder", "cut", "digest", "share"]
 
 Rows = NDArray[np.float64]
 
-# Rows of a piece, at most, unless the flow solves more of them together.
-_MOST_ROWS = 65_536
+# Of a piece, at most, unless the flow solves more of them together.
+_MOST_ROWS, _MOST_VALUES = 65_536, 1 << 22
 # Of each worker, at least, where there are enough rows: a death costs a worker the piece that it was at.
 _PIECES_EACH = 4
 _DIGEST = hashlib.sha256().digest_size
@@ -38,8 +38,8 @@ class Piece:
         return f"{self.begin:015d}-{self.end}"
 
 
-def cut(total: int, solved: int, workers: int) -> list[Piece]:
-    """Return the pieces of ``total`` rows.
+def cut(total: int, width: int, solved: int, workers: int) -> list[Piece]:
+    """Return the pieces of ``total`` rows of ``width`` values.
 
     An adaptive solver chooses its steps for the ``solved`` rows that it is given together, counted from the first row
     of all. Each piece has a whole number of them, so that a score depends neither on the pieces nor on who scores them.
@@ -47,7 +47,7 @@ def cut(total: int, solved: int, workers: int) -> list[Piece]:
     Args:
         workers: that the spec asks for; an attempt may have fewer.
     """
-    size = min(_MOST_ROWS, -(-total // (_PIECES_EACH * workers)))
+    size = min(_MOST_ROWS, _MOST_VALUES // width, -(-total // (_PIECES_EACH * workers)))
     size = max(1, -(-size // solved)) * solved
     return [Piece(begin, min(begin + size, total)) for begin in range(0, total, size)]
 

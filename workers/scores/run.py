@@ -36,6 +36,9 @@ __all__ = ["ScoresRun"]
 
 Rows = NDArray[np.float64]
 
+# Rows at the beginning and at the end by which the ranks know that they have opened the same ones.
+_LOOKED_AT = 16
+
 
 @dataclass
 class _Moments:
@@ -75,7 +78,8 @@ class ScoresRun:
     def _run(self) -> OutcomeRecord | None:
         flow, rows = self.ranks.together(self._set_up, phase="setup")
         self._check_same(rows)
-        pieces = cut(rows.total, flow.rows_at_once, self.spec.resources.workers)
+        width = len(flow.columns) + len(flow.context_columns)
+        pieces = cut(rows.total, width, flow.rows_at_once, self.spec.resources.workers)
         finished = self.ranks.together(lambda: self._finished(pieces), phase="setup")
         self.rank_run.event(
             "scoring_started",
@@ -117,10 +121,18 @@ class ScoresRun:
         return flow, rows
 
     def _check_same(self, rows: RowsInOrder) -> None:
-        """Raise ``AttemptFailedError`` where another rank finds another number of rows."""
-        totals = self.ranks.gather(rows.total)
-        if len({*totals}) > 1:
-            message = f"{rows.name} was changed while the ranks opened it: they find {totals} rows"
+        """Raise ``AttemptFailedError`` where another rank has opened other rows: most changes show, not every one."""
+
+        def look() -> tuple[int, bytes]:
+            first = digest(*rows.read(0, min(rows.total, _LOOKED_AT)))
+            return rows.total, first + digest(*rows.read(max(0, rows.total - _LOOKED_AT), rows.total))
+
+        seen = self.ranks.gather(self.ranks.together(look, phase="setup"))
+        if len({*seen}) > 1:
+            totals = ", ".join(f"{total:,}" for total, _ in seen)
+            message = (
+                f"{rows.name} was changed while the ranks opened it, with {totals} rows: leave it alone till the end"
+            )
             raise AttemptFailedError(Failure(ReasonCode.DATA_ERROR, message, {"phase": "setup", "file": rows.name}))
 
     def _finished(self, pieces: Sequence[Piece]) -> Set[str]:
