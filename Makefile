@@ -45,7 +45,7 @@ test-with-ray:
 	$(BIN)/python -m pytest -m 'ray and not slow and (not deaths or quick_death)'
 
 test-without-ray:
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow and not ray'
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile -m 'not slow and not ray'
 
 test-slow: install ## run what `make test` leaves out for being like another test
 	$(BIN)/python -m pytest -m slow

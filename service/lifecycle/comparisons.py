@@ -6,6 +6,7 @@ import hashlib
 
 from sqlalchemy.orm import Session
 
+from symadj.service.contract.spec import TRAINING, kind_of
 from symadj.service.contract.spec.comparison import COMPARISON, MOST_GRADIENTS, ComparisonRequest
 from symadj.service.contract.storage import Storage
 from symadj.service.errors import IdempotencyMismatchError, NotFoundError
@@ -71,6 +72,8 @@ def jobs_of(session: Session, comparison: str, *, owner: str | None) -> list[Job
         NotFoundError: there are none.
     """
     page = jobs.page(session, labels=[(COMPARISON, comparison)], owner=owner, limit=MOST_GRADIENTS)
-    if not page.jobs:
+    # Whoever writes the label by hand may give it to any job.
+    found = [job for job in reversed(page.jobs) if kind_of(job.spec) == TRAINING]
+    if not found:
         raise NotFoundError(f"there is no comparison {comparison!r}, or its jobs were deleted")
-    return list(reversed(page.jobs))
+    return found

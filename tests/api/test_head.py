@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 
 import httpx
 import psutil
 import pytest
 
+from symadj.service.contract.spec.comparison import COMPARISON
 from tests.api.conftest import NOW, Run, checkpoint
 from tests.api.routes import Endpoint, endpoints
 
@@ -32,7 +34,8 @@ def comparable(answer: httpx.Response) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("endpoint", [item for item in endpoints() if item.method == "GET"], ids=str)
-def test_head_answers_as_get_does_without_a_body(run: Run, endpoint: Endpoint) -> None:
+def test_head_answers_as_get_does_without_a_body(new_run: Callable[..., Run], endpoint: Endpoint) -> None:
+    run = new_run(labels={COMPARISON: "none"})
     run.send({"kind": "step", "time": NOW, "step": 1, "metrics": {"loss": 1.0}}, checkpoint(1))
     leave_a_file(run, b"content")
     address = endpoint.at(run.job_id)

@@ -235,6 +235,11 @@ def test_the_client_and_the_command_line_send_a_file_or_name_one(trained: Run, t
     assert "rows_per_second?points" in shown.output
 
 
+def test_a_job_that_scores_is_in_no_comparison_whatever_its_label(trained: Run) -> None:
+    assert ask(trained, json=STORED | {"labels": {"comparison": "by-hand"}}).status_code == 201
+    assert_problem(trained.api.get("/api/v1/comparisons/by-hand"), 404)
+
+
 def test_a_result_of_scores_is_shown_as_that(trained: Run, new_run: Callable[..., Run]) -> None:
     scores = {"rows": 1000, "log_prob": -3.25, "log_prob_stderr": 0.125, "seconds": 2.0, "rows_per_second": 500.0}
     run = new_run()
