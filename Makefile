@@ -11,10 +11,12 @@ NAME ?= flow_cytometry
 MINUTES ?= 10
 SEEDS ?= 3
 LOADS ?= 10
+SIZE ?= full
+TARGET ?= docs
 SECONDS ?= 60
 
 .PHONY: help install demo serve test test-with-ray test-without-ray test-slow test-peers test-cluster test-deaths soak fuzz attack check bench-core \
-	bench-density bench-toys bench-pairing bench-plan bench-load format lock sbom swagger-ui clean
+	bench-density bench-toys bench-pairing bench-plan bench-load paper format lock sbom swagger-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -101,6 +103,9 @@ bench-plan: install ## the memory that is forecast beside what a step takes: eve
 
 bench-load: install ## readers, long polls and pages beside a training (LOADS=10 SECONDS=60): what they cost it
 	$(BIN)/python -m benchmarks.load --loads $(LOADS) --seconds $(SECONDS)
+
+paper: install ## the paper's claims at a reduced size, into docs/paper.md (SIZE=quick TARGET=FOLDER); ten minutes
+	$(BIN)/python -m benchmarks.paper --size $(SIZE) --target $(TARGET)
 
 $(VENV)-bench/.installed: benchmarks/requirements.lock
 	$(PYTHON) -m venv $(VENV)-bench
