@@ -35,7 +35,6 @@ from torch.utils.flop_counter import flop_registry
 from symadj_core.flows import Block, Flow
 from symadj_core.flows.block import Carried, Integrals
 from symadj_core.gradients import GRADIENTS, GradientMethod, Symplectic
-from symadj_core.gradients.base import ReplayMethod
 from symadj_core.gradients.keep import Binomial, Budget, Keep, Steps, parse
 from symadj_core.memory import LiveTensorMeter
 from symadj_core.solvers.controller import AdaptiveController, Controller, EvenGrid, FixedStep
@@ -52,8 +51,10 @@ DEVICE_ROUNDING = 512
 
 # Rows of a rehearsal: of one row, some operations would do otherwise.
 _ROWS = 2, 3
-# From the third step on, each one adds the same to what the pass backward holds.
-_FEW, _MORE = 3, 4
+# From the second step on, each one adds the same to what the pass backward holds,
+_FEW = 2
+# and from the fourth on, which has an earlier one's slope, to what a solve without a graph does.
+_STEADY = 4
 # Blocks of many that are alike: the first, one of those in the middle, the last.
 _ALIKE = 3
 
@@ -119,12 +120,11 @@ class Forecast:
 
     Attributes:
         parts: of the step.
-        fixed_seconds, step_seconds: how long the step takes on one core, roughly: the first, and the second N times.
-            Only their ratio to another gradient's says something.
+        step_seconds: how long it takes on one core for one step of the solves, roughly. Only the ratio to another
+            gradient's says something.
     """
 
     parts: tuple[Part, ...]
-    fixed_seconds: float
     step_seconds: float
 
     def peak_bytes(self, steps: float | Sequence[float]) -> int:
@@ -138,10 +138,6 @@ class Forecast:
     def held_by(self, steps: float | Sequence[float]) -> Part:
         """The part of the step in which that is."""
         return max(self.parts, key=lambda part: part.bytes(steps))
-
-    def seconds(self, steps: float) -> float:
-        """How long the step takes, roughly."""
-        return self.fixed_seconds + steps * self.step_seconds
 
 
 def forecast(
@@ -181,7 +177,7 @@ class Rehearsal:
         blocks = flow.stack()
         few = Flow(blocks[:_ALIKE], flow.dim) if len(blocks) > _ALIKE and _alike(blocks) else flow
         self._flow, self._blocks, self._loss = copy.deepcopy(few), len(blocks), loss
-        self._takes: dict[tuple[GradientMethod, int], tuple[_Take, _Take]] = {}
+        self._takes: dict[tuple[GradientMethod, int, bool], tuple[_Take, _Take]] = {}
 
     def forecast(self, gradient: str | GradientMethod, batch: int, *, rounding: int = 1) -> Forecast:
         """What a training step takes with this gradient.
@@ -205,36 +201,39 @@ class Rehearsal:
         if bounded is not None:
             method = Symplectic(Steps())
 
-        def run(method: GradientMethod, steps: int) -> _Run:
-            return self._run(method, steps, batch, rounding)
+        def run(method: GradientMethod, steps: int, *, backward: bool = True) -> _Run:
+            return self._run(method, steps, backward, batch, rounding)
 
-        replays, few, more = isinstance(method, ReplayMethod), run(method, _FEW), run(method, _MORE)
-        lines = _lines(few, more, replays=replays)
-        if replays and any(line.slope != more.grown(few)[line.block] for line in lines if line.name == "backward"):
-            # More has grown than the states that were kept: a graph, or something that grows no more.
-            few, more = more, run(method, _MORE + 1)
-            lines = _lines(few, more, replays=replays)
+        few = run(method, _FEW)
+        if method.holds_graph:
+            lines = _through(few, run(method, _FEW + 1))
+        else:
+            forward = run(method, _STEADY, backward=False)
+            grown = forward.grown(few)
+            if not any(grown):
+                # It solves anew as it goes back, and that is not steady either before so many steps.
+                few = run(method, _STEADY)
+            lines = _with_states(forward, few, grown)
         if bounded is not None:
             # With one state less than there are steps, one of them is computed again.
-            again = run(Symplectic(Binomial(_FEW)), _MORE)
-            lines = [
-                line.with_more(taken - line.bytes(_FEW)) for line, (_, _, taken) in zip(lines, again.peaks, strict=True)
-            ]
+            again = run(Symplectic(Binomial(_FEW)), _FEW + 1)
+            taken = {(name, block): peak for name, block, peak in again.peaks}
+            lines = [line.at_least(_FEW, taken[line.name, line.block]) for line in lines]
         parts = _parts(self._stretched(lines, rounding), bounded, self._flow.stack()[0].settings.solver.stages)
-        step_seconds = more.seconds - few.seconds
-        scale = self._blocks / len(self._flow.stack())
-        return Forecast(tuple(parts), scale * (few.seconds - few.steps * step_seconds), scale * step_seconds)
+        # Each step of the solve takes as long as any other, and all else hardly anything beside.
+        step_seconds = few.seconds / few.steps * self._blocks / len(self._flow.stack())
+        return Forecast(tuple(parts), step_seconds)
 
-    def _run(self, gradient: GradientMethod, steps: int, batch: int, rounding: int) -> _Run:
-        key = gradient, steps
+    def _run(self, gradient: GradientMethod, steps: int, backward: bool, batch: int, rounding: int) -> _Run:
+        key = gradient, steps, backward
         if key not in self._takes:
-            low, high = (self._rehearsed(gradient, steps, rows) for rows in _ROWS)
+            low, high = (self._rehearsed(gradient, steps, backward, rows) for rows in _ROWS)
             if low.moments != high.moments or low.marks != high.marks:
                 raise RuntimeError("the tensors of a step can't be foretold: they depend on the number of its rows")
             self._takes[key] = low, high
         return _on_batch(*self._takes[key], steps, batch, rounding)
 
-    def _rehearsed(self, gradient: GradientMethod, steps: int, rows: int) -> _Take:
+    def _rehearsed(self, gradient: GradientMethod, steps: int, backward: bool, rows: int) -> _Take:
         flow = Flow([_paced(block, gradient, steps) for block in self._flow.stack()], self._flow.dim)
         flow.zero_grad()
         weight = next(flow.parameters(), torch.empty(0))
@@ -246,7 +245,9 @@ class Rehearsal:
             for number, block in enumerate(flow.stack()):
                 meter.watch(block, number)
             with _no_collection(), meter:
-                self._loss(flow, x, torch.arange(rows), context).backward()  # type: ignore[no-untyped-call]
+                loss = self._loss(flow, x, torch.arange(rows), context)
+                if backward:
+                    loss.backward()  # type: ignore[no-untyped-call]
         return meter.take([stats.checkpoint_bytes for stats in flow.block_stats])
 
     def _stretched(self, lines: list[_Line], rounding: int) -> list[_Line]:
@@ -308,8 +309,9 @@ class _Run:
     seconds: float
 
     def grown(self, few: _Run) -> list[float]:
-        """By how much more is kept than in a run of one step less: of each block, with those before it."""
-        return list(accumulate(high - low for low, high in zip(few.kept, self.kept, strict=True)))
+        """By how much more is kept for every step: of each block, with those before it."""
+        steps = self.steps - few.steps
+        return list(accumulate((high - low) / steps for low, high in zip(few.kept, self.kept, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -324,23 +326,34 @@ class _Line:
     def bytes(self, steps: float) -> float:
         return self.fixed + steps * self.slope
 
-    def with_more(self, fixed: float) -> _Line:
-        return replace(self, fixed=self.fixed + max(0.0, fixed))
+    def at_least(self, steps: float, taken: float) -> _Line:
+        return replace(self, fixed=self.fixed + max(0.0, taken - self.bytes(steps)))
 
 
-def _lines(few: _Run, more: _Run, *, replays: bool) -> list[_Line]:
-    """The peaks of all parts by the number of steps.
-
-    Args:
-        few, more: of some steps, and of one more.
-        replays: whether the pass forward makes no graph: it then leaves the states that it says, and what else has
-            grown between these few steps (of the first slope, say) grows no more.
-    """
-    grown = [0.0, *more.grown(few)]
+def _through(few: _Run, more: _Run) -> list[_Line]:
+    """The peaks of all parts by the number of steps, from those of two numbers of them."""
     lines = []
     for (name, block, low), (_, _, high) in zip(few.peaks, more.peaks, strict=True):
-        slope = high - low if name == "backward" or not replays else grown[_passed(name, block)]
-        lines.append(_Line(name, block, high - more.steps * slope, slope))
+        slope = (high - low) / (more.steps - few.steps)
+        lines.append(_Line(name, block, low - few.steps * slope, slope))
+    return lines
+
+
+def _with_states(forward: _Run, whole: _Run, grown: list[float]) -> list[_Line]:
+    """The peaks of all parts where every step adds the states that are kept of it, and no graph.
+
+    Args:
+        forward: a pass forward alone.
+        whole: a whole step; of it, what is alive in the pass backward.
+        grown: what is kept for a step of each block, with those before it.
+    """
+    peaks = [(peak, forward.steps) for peak in forward.peaks]
+    peaks += [(peak, whole.steps) for peak in whole.peaks if peak[0] == "backward"]
+    passed = [0.0, *grown]
+    lines = []
+    for (name, block, peak), steps in peaks:
+        slope = passed[_passed(name, block)]
+        lines.append(_Line(name, block, peak - steps * slope, slope))
     return lines
 
 

@@ -17,6 +17,7 @@ class Backprop(GradientMethod):
     """Keeps the whole graph: memory O(N s L) for N steps, s stages and a field graph of L. Differentiable twice."""
 
     name: ClassVar[str] = "backprop"
+    holds_graph: ClassVar[bool] = True
     needs_parameters: ClassVar[bool] = False
 
     def integrate(self, problem: Problem, outputs: Outputs) -> tuple[Tensor, Tensor | None]:

@@ -38,6 +38,8 @@ class GradientMethod(ABC):
     name: ClassVar[str]
     # Whether the gradient is the derivative of the computed solution, to rounding.
     exact: ClassVar[bool] = True
+    # Whether the graph of a whole solve is alive at once.
+    holds_graph: ClassVar[bool] = False
     # Whether the tensors that the field uses must be known before the solve.
     needs_parameters: ClassVar[bool] = True
 

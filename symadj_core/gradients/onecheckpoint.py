@@ -20,6 +20,7 @@ class OneCheckpoint(ReplayMethod):
     """Exact. One checkpoint a solve; graph memory O(N s L) as in `backprop`, but for one solve at a time."""
 
     name: ClassVar[str] = "onecheckpoint"
+    holds_graph: ClassVar[bool] = True
 
     def recorder(self) -> Recorder:
         return FirstStep().recorder()
