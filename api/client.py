@@ -22,6 +22,7 @@ from symadj.api.schemas.jobs import AttemptList, CheckpointList, DataRead, Event
 from symadj.api.schemas.service import FieldList, UsageRead
 from symadj.api.schemas.telemetry import ArtifactList, ArtifactRead, MemorySummary, MetricList, MetricSeriesRead
 from symadj.service.contract.flow_question import ENDINGS, MediaType, Operation
+from symadj.service.contract.plan import Plan
 from symadj.service.contract.states import JobState
 
 __all__ = ["ApiProblemError", "ApiUnreachableError", "BadRequestError", "Client", "DownloadError"]
@@ -290,6 +291,28 @@ class Client:
                 "and there is one job in any case",
                 sent=True,
             ) from error
+
+    def plan(
+        self,
+        spec: dict[str, Any],
+        *,
+        columns: int | None = None,
+        context_columns: int | None = None,
+        image: Sequence[int] | None = None,
+    ) -> Plan:
+        """Plan a job without submitting it: what a worker would hold, by every gradient and number of solver steps.
+
+        Args:
+            spec: of the job.
+            columns: that the flow models; None: the spec says it, or the server reads the data for it.
+            context_columns: beside these.
+            image: channels, height and width of the image in a row, instead of ``columns``.
+
+        Raises:
+            ApiProblemError: the spec is not valid, its data can't be read, or its flow does not fit them (422).
+        """
+        parameters = _given({"columns": columns, "context_columns": context_columns, "image": image})
+        return self._read(Plan, "POST", "/api/v1/plans", json=spec, params=parameters, timeout=FLOW_SECONDS)
 
     def job(self, job_id: str) -> JobRead:
         """Read a job."""

@@ -1,4 +1,4 @@
-"""The process that computes with trained flows: started when it is first needed, kept, and started again if it dies.
+"""The process that computes with flows: started when it is first needed, kept, and started again if it dies.
 
 It has torch in it, which the API must not load, and reads what strangers send. So its memory and time are bounded, it
 has none of the service's secrets, and its death costs one request.
@@ -15,11 +15,21 @@ import tempfile
 
 from symadj.api import environment
 from symadj.api.children import MARK
-from symadj.service.contract.flow_question import LENGTHS, FlowAnswer, FlowOutcome, FlowQuestion, frame
-from symadj.service.errors import BusyError, FlowMemoryError, FlowProcessError, FlowTimeoutError
+from symadj.service.contract.flow_question import LENGTHS, FlowAnswer, FlowOutcome, Question, frame
+from symadj.service.contract.storage import StorageError
+from symadj.service.errors import (
+    BusyError,
+    ConflictError,
+    FlowMemoryError,
+    FlowProcessError,
+    FlowTimeoutError,
+    NotFoundError,
+    SymadjError,
+    TooManyRowsError,
+)
 from symadj.service.settings import Settings
 
-__all__ = ["FlowProcess"]
+__all__ = ["FlowProcess", "raise_unless_done"]
 
 log = logging.getLogger("symadj.api")
 
@@ -42,7 +52,7 @@ class FlowProcess:
         self._turn = asyncio.Lock()
         self._taken = 0
 
-    async def ask(self, question: FlowQuestion, content: bytes) -> tuple[FlowAnswer, bytes]:
+    async def ask(self, question: Question, content: bytes = b"") -> tuple[FlowAnswer, bytes]:
         """Return what the process answers to a question with this content.
 
         Raises:
@@ -74,7 +84,7 @@ class FlowProcess:
         if folder is not None:
             folder.cleanup()
 
-    async def _asked(self, question: FlowQuestion, content: bytes) -> tuple[FlowAnswer, bytes]:
+    async def _asked(self, question: Question, content: bytes) -> tuple[FlowAnswer, bytes]:
         seconds = self._settings.flow_seconds
         process = await self._running()
         try:
@@ -86,8 +96,8 @@ class FlowProcess:
         except TimeoutError:
             await self.close()
             raise FlowTimeoutError(
-                f"the computation took longer than {seconds:g} s and was ended: send fewer rows at a time, or download "
-                "the job's files and use symadj_core.load (SYMADJ_FLOW_SECONDS is the bound)"
+                f"the computation took longer than {seconds:g} s and was ended: "
+                f"{question.ask_for_less} (SYMADJ_FLOW_SECONDS is the bound)"
             ) from None
         except (asyncio.IncompleteReadError, ConnectionError):
             await self._reap(process)
@@ -99,7 +109,7 @@ class FlowProcess:
             await self.close()
             raise FlowMemoryError(
                 f"the computation takes more than {self._settings.flow_memory.human_readable()} of memory and was "
-                "ended: send fewer rows at a time, or download the job's files and use symadj_core.load "
+                f"ended: {question.ask_for_less} "
                 f"(SYMADJ_FLOW_MEMORY is the bound; {answer.message})"
             )
         return answer, answered
@@ -150,6 +160,25 @@ class FlowProcess:
             env=known,
             start_new_session=True,  # Ctrl-C is for the API
         )
+
+
+def raise_unless_done(answer: FlowAnswer, *, refused: type[SymadjError]) -> None:
+    """Raise what an answer says went wrong; ``refused`` is the error where what was sent makes no sense."""
+    match answer.outcome:
+        case FlowOutcome.DONE:
+            return
+        case FlowOutcome.REFUSED:
+            raise refused(answer.message)
+        case FlowOutcome.TOO_MUCH:
+            raise TooManyRowsError(answer.message)
+        case FlowOutcome.GONE:
+            raise NotFoundError(f"a file of the flow was stored and is gone: {answer.message}")
+        case FlowOutcome.DAMAGED:
+            raise ConflictError(f"the files of this job are no flow that can be loaded: {answer.message}")
+        case FlowOutcome.UNREACHABLE:
+            raise StorageError(answer.message)
+        case _:
+            raise SymadjError("A fault of ours: the server's log has the details.")
 
 
 async def _receive(process: asyncio.subprocess.Process) -> tuple[FlowAnswer, bytes]:

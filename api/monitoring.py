@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from symadj.service import usage
-from symadj.service.store import Database, jobs, metrics
+from symadj.service.store import Database, jobs, metrics, plans
 
 __all__ = ["RequestMetrics", "make_registry"]
 
@@ -48,10 +48,12 @@ class _ActiveJobs(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Read how far they are when Prometheus asks."""
-        step, newest, lost, host, device = gauges = self.describe()
+        step, newest, lost, host, device, planned, error = gauges = self.describe()
         with self._database.read_session() as session:
             active = jobs.active(session)
-            series = metrics.series_of(session, [job.id for job in active])
+            ids = [job.id for job in active]
+            series = metrics.series_of(session, ids)
+            plan_of = {row.job_id: row for row in plans.of_jobs(session, ids)}
             for job in active:
                 step.add_metric([job.id], max((item.last_step for item in series[job.id]), default=0))
                 lost.add_metric([job.id], job.attempts_lost)
@@ -60,6 +62,11 @@ class _ActiveJobs(Collector):
                 for gauge, peak in ((host, job.host_peak_bytes), (device, job.device_peak_bytes)):
                     if peak is not None:
                         gauge.add_metric([job.id], peak)
+                if job.id in plan_of:
+                    found = plans.compared(plan_of[job.id], job, series[job.id])
+                    for gauge, value in ((planned, found.planned_bytes), (error, found.error)):
+                        if value is not None:
+                            gauge.add_metric([job.id], value)
         return gauges
 
     def describe(self) -> list[GaugeMetricFamily]:
@@ -75,6 +82,12 @@ class _ActiveJobs(Collector):
             ),
             GaugeMetricFamily(
                 "symadj_job_device_peak_bytes", "Highest device peak of any rank of an active job.", labels=["job_id"]
+            ),
+            GaugeMetricFamily(
+                "symadj_job_planned_bytes", "Peak of a worker of an active job, by its plan.", labels=["job_id"]
+            ),
+            GaugeMetricFamily(
+                "symadj_job_plan_error_ratio", "Planned / measured peak of an active job - 1.", labels=["job_id"]
             ),
         ]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pydantic import ByteSize
 
 from symadj.service.contract.spec.resources import CpuResources, GpuResources
 from symadj.service.ray_jobs import Node
 
-__all__ = ["choose_workers", "fits_now", "holds", "never_fits", "sizes"]
+__all__ = ["choose_workers", "fits_now", "holds", "most_memory", "never_fits", "sizes"]
 
 AnyResources = CpuResources | GpuResources
 
@@ -55,6 +56,20 @@ def _room(worker: Node, nodes: Sequence[Node]) -> int:
 def holds(resources: AnyResources, workers: int, nodes: Sequence[Node]) -> bool:
     """Return whether the cluster, empty, has room for so many workers of a job."""
     return _room(_of_one_worker(resources), nodes) >= workers
+
+
+def most_memory(resources: AnyResources, nodes: Sequence[Node]) -> int | None:
+    """Return the most memory that each of the job's workers could have on the empty cluster, in bytes.
+
+    None: the cluster has no room for so many workers, whatever their memory.
+    """
+    worker = _of_one_worker(resources.model_copy(update={"memory_budget": None}))
+    places = {node: _workers_on(node, worker) for node in set(nodes)}
+    shares = {node.memory / count for node, most in places.items() for count in range(1, most + 1)}
+    for share in sorted(shares, reverse=True):
+        if _room(replace(worker, memory=share), nodes) >= resources.workers:
+            return int(share)
+    return None
 
 
 def never_fits(resources: AnyResources, nodes: Sequence[Node], rows_to_share: int) -> str | None:

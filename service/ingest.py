@@ -17,6 +17,7 @@ from symadj.service.contract.records import (
     EventRecord,
     MemoryRecord,
     OutcomeRecord,
+    PlanRecord,
     RecordBatch,
     ResumedRecord,
     StepRecord,
@@ -24,7 +25,7 @@ from symadj.service.contract.records import (
 from symadj.service.contract.states import JobState, StopReason
 from symadj.service.errors import ConflictError, UnauthorizedError
 from symadj.service.lifecycle import attempts
-from symadj.service.store import artifacts, checkpoints, data, events, jobs, memory, metrics, sources
+from symadj.service.store import artifacts, checkpoints, data, events, jobs, memory, metrics, plans, sources
 from symadj.service.store.tables import Attempt, IngestSource, Job
 
 __all__ = ["LATE_SECONDS", "authenticate", "store_batch"]
@@ -128,6 +129,8 @@ def _store_single(
             _append_event(session, job, attempt, position, event)
         case DataRecord():
             data.put(session, job, attempt.number, record)
+        case PlanRecord():
+            plans.put(session, job, attempt.number, record)
         case ArtifactRecord():
             artifacts.add(session, job, attempt.number, record)
         case CheckpointRecord():

@@ -16,11 +16,13 @@ import safetensors.torch
 import torch
 
 from symadj.service.contract.order import RunOrder
-from symadj.service.contract.records import ClosedRecord, OutcomeRecord, ResumedRecord
+from symadj.service.contract.plan import Plan
+from symadj.service.contract.records import ClosedRecord, OutcomeRecord, PlanRecord, ResumedRecord
 from symadj.service.contract.result import EvaluationResult, JobResult
 from symadj.service.contract.spec import ScoresSpec
 from symadj.service.contract.spec.resources import GpuResources
-from symadj.service.contract.states import JobState, StopReason
+from symadj.service.contract.states import JobState, ReasonCode, StopReason
+from symadj.workers.control_group import readable
 from symadj.workers.data import PreparedData, data_roots, load_data
 from symadj.workers.delivery.outbox import TelemetryError
 from symadj.workers.delivery.sender import open_sender
@@ -31,12 +33,15 @@ from symadj.workers.evaluation.scores import tested_rows
 from symadj.workers.files.checkpoints import CorruptCheckpointError, StoredCheckpoint
 from symadj.workers.files.model_card import CARD, model_card
 from symadj.workers.model.build import build_flow, validation_flow
+from symadj.workers.outcome import LESS_MEMORY, Failure
+from symadj.workers.planning import make_plan
 from symadj.workers.rank_run import RankRun
 from symadj.workers.scores.run import ScoresRun
 from symadj.workers.training.checkpointer import Checkpointer
 from symadj.workers.training.loop import train
 from symadj.workers.training.state import TrainingState
 from symadj_core.flows import Flow
+from symadj_core.memory import resident_bytes
 from symadj_core.trained.folder import CONFIG, FORMAT, WEIGHTS
 
 __all__ = ["AttemptRun", "run_worker"]
@@ -117,7 +122,8 @@ class AttemptRun:
             return error.failure.outcome()
 
     def _run(self) -> OutcomeRecord | None:
-        data, flow = self.ranks.together(self._set_up, phase="setup")
+        data, flow, plan = self.ranks.together(self._set_up, phase="setup")
+        self.ranks.agree(self._announce(plan))
         parameters = sum(p.numel() for p in flow.parameters())
         self.rank_run.event(
             "training_started",
@@ -173,6 +179,33 @@ class AttemptRun:
             result = result.model_copy(update={"report_failures": failures})
         return OutcomeRecord(state=JobState.SUCCEEDED, message=_what_failed(result), result=result)
 
+    def _announce(self, plan: Plan | None) -> Failure | None:
+        """Report the plan, and that even its shortest solve takes more than the budget.
+
+        Returns:
+            That failure, where the spec asks to fail, and nothing that it asks for makes the steps small enough.
+        """
+        if plan is None:
+            return None
+        self.rank_run.outbox.put(PlanRecord(plan=plan))
+        least, resources = plan.chosen.peaks[0], self.spec.resources
+        if plan.memory_budget is None or least.fits_budget:
+            return None
+        message = (
+            f"by its plan a worker holds {readable(least.worker_bytes)} in a step of {least.steps} solver steps a "
+            f"block ({readable(plan.idle_bytes)} of interpreter, libraries and data, "
+            f"{readable(plan.weights_bytes + plan.optimizer_bytes)} of weights and optimiser, "
+            f"{readable(least.step_bytes)} in {least.limited_by}), and resources.memory_budget is "
+            f"{readable(plan.memory_budget)}"
+        )
+        figures = {"planned_bytes": least.worker_bytes, "memory_budget_bytes": plan.memory_budget}
+        adapts = resources.microbatch_size == "auto" or self.spec.gradient.kind == "auto"
+        if resources.over_budget == "fail" and not (adapts and plan.resting_bytes < plan.memory_budget):
+            advice = f"raise resources.memory_budget; or {LESS_MEMORY}"
+            return Failure(ReasonCode.OUT_OF_MEMORY, message, self.ranks.where(**figures, of="host", advice=advice))
+        self.rank_run.event("memory_budget_too_small", message, **figures)
+        return None
+
     def _resume(self, state: TrainingState, checkpointer: Checkpointer | None) -> None:
         """Return to the newest complete checkpoint, if there is one; all ranks use the one that rank 0 finds."""
         while True:
@@ -200,10 +233,24 @@ class AttemptRun:
         except CorruptCheckpointError as error:
             return str(error)
 
-    def _set_up(self) -> tuple[PreparedData, Flow]:
+    def _set_up(self) -> tuple[PreparedData, Flow, Plan | None]:
         roots = data_roots(self.order)
         data = self.rank_run.retries.while_unreachable(lambda: load_data(self.spec.data, roots))
-        return data, build_flow(self.spec, data.dim, data.context_dim, data.shape).to(self.ranks.device)
+        flow = build_flow(self.spec, data.dim, data.context_dim, data.shape)
+        plan = self._plan(flow) if self.ranks.rank == 0 else None
+        return data, flow.to(self.ranks.device), plan
+
+    def _plan(self, flow: Flow) -> Plan | None:
+        """Return what a rank will take, None where its field can't be rehearsed."""
+        held = resident_bytes()
+        weights = sum(x.nbytes for x in (*flow.parameters(), *flow.buffers()))
+        idle = None if held is None else held - weights
+        try:
+            return make_plan(self.spec, flow, idle_bytes=idle, workers=self.ranks.size, all_gradients=False)
+        except Exception as error:
+            # A plugin's field may refuse the random rows of a rehearsal: it is trained without a plan.
+            self.rank_run.event("not_planned", f"What the training will take in memory is not known: {error}")
+            return None
 
     def _save_flow(self, state: TrainingState, data: PreparedData, step: int) -> None:
         """Store the weights to use, with ``ema`` also the weights that they average, the config to read them by, and

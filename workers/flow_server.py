@@ -1,5 +1,6 @@
-"""Densities, samples and trajectories of trained flows, for the API: ``python -m symadj.workers.flow_server``.
+"""Densities, samples and trajectories of trained flows, and plans of jobs, for the API.
 
+The API starts it as ``python -m symadj.workers.flow_server``.
 Questions come on standard input and answers go to standard output, one after the other, in the frames of
 :mod:`symadj.service.contract.flow_question`. The first frame says that it is ready. It ends when its input does, in the
 middle of a computation too, and so it ends with the API.
@@ -27,8 +28,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from pydantic_core import to_json
 
+from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.flow_question import (
     LENGTHS,
     FlowAnswer,
@@ -36,16 +39,22 @@ from symadj.service.contract.flow_question import (
     FlowQuestion,
     MediaType,
     Operation,
+    PlanQuestion,
+    Question,
     StoredFile,
     frame,
 )
+from symadj.service.contract.plan import Plan
+from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.storage import StorageError, open_storage
-from symadj.workers.data import DataError
+from symadj.workers.data import DataError, DataRoots, check_data
 from symadj.workers.data.formats.arrays import read_npy
 from symadj.workers.data.formats.delimited import read_csv
 from symadj.workers.data.formats.parquet import read_parquet
 from symadj.workers.data.formats.raw import InputFile, need
+from symadj.workers.model.build import build_flow
 from symadj.workers.model.stored_flow import load_flow
+from symadj.workers.planning import make_plan
 from symadj_core import LoadError, TrainedFlow
 from symadj_core.errors import SolverError
 
@@ -57,6 +66,7 @@ Columns = dict[str, NDArray[Any]]
 
 # That are kept in memory.
 MOST_FLOWS = 4
+_QUESTION: TypeAdapter[Question] = TypeAdapter(Question)
 _BODY = "the body"
 # Beside the flow's own columns, in trajectories.
 _TIME, _ROW = "flow_time", "flow_row"
@@ -89,9 +99,11 @@ class Flows:
         return self._kept[key]
 
 
-def answer(flows: Flows, question: FlowQuestion, content: bytes) -> tuple[FlowAnswer, bytes]:
+def answer(flows: Flows, question: Question, content: bytes) -> tuple[FlowAnswer, bytes]:
     """Return what is answered to a question with this content."""
     try:
+        if isinstance(question, PlanQuestion):
+            return FlowAnswer(outcome=FlowOutcome.DONE), _planned(question).model_dump_json().encode()
         flow = flows.load(question.storage, question.config, question.weights)
         return FlowAnswer(outcome=FlowOutcome.DONE), _written(_computed(flow, question, content), question)
     except FileNotFoundError as error:
@@ -112,6 +124,24 @@ def answer(flows: Flows, question: FlowQuestion, content: bytes) -> tuple[FlowAn
             return _not_done(FlowOutcome.MEMORY, error)
         traceback.print_exc()
         return _not_done(FlowOutcome.FAILED, error)
+
+
+def _planned(question: PlanQuestion) -> Plan:
+    """Return the plan of a job.
+
+    Raises:
+        DataError: its data can't be read, or its flow makes no sense for them.
+    """
+    spec = JobSpec.of_stored(question.spec)
+    columns, context_columns, image = question.columns, question.context_columns, question.image
+    if columns is None:
+        read: list[DataSummary] = []
+        check_data(spec.data, DataRoots(question.roots), read.append)
+        source = read[0].sources[0]
+        context_columns = sum(column.context for column in source.columns)
+        columns, image = source.dim - context_columns, read[0].image
+    flow = build_flow(spec, columns, context_columns, image)
+    return make_plan(spec, flow, available_bytes=question.available_bytes)
 
 
 def _not_done(outcome: FlowOutcome, error: Exception) -> tuple[FlowAnswer, bytes]:
@@ -355,7 +385,7 @@ def main() -> None:
         answers.write(frame(*given))
         answers.flush()
         header, content = questions.get()
-        question = FlowQuestion.model_validate_json(header)
+        question = _QUESTION.validate_json(header)
         with memory.bounded():
             given = answer(flows, question, content)
 

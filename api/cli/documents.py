@@ -7,12 +7,18 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 import yaml
 
-__all__ = ["read_spec", "set_fields"]
+__all__ = ["Settings", "SpecFile", "read_spec", "set_fields"]
+
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A job spec, YAML or JSON; - reads standard input.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Change the spec, e.g. --set gradient.kind=backprop"),
+]
 
 
 def read_spec(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from symadj.api.cli.data import data_parts
+from symadj.api.cli.plans import planned_beside_measured
 from symadj.api.cli.results import likelihoods, memory_table, print_parts, size
 from symadj.api.client import Client
 from symadj.api.schemas.jobs import AttemptRead, CheckpointRead, JobRead, JobSummary
@@ -219,6 +220,8 @@ def report(client: Client, job: JobRead, console: Console) -> None:
         console.print(attempt_table(attempts))
     if job.result is not None:
         print_parts(console, likelihoods(job.result))
+    if job.plan is not None:
+        console.print(planned_beside_measured(job.plan), soft_wrap=True)
     summary = client.memory(job.id)
     if summary.phases:
         print_parts(console, memory_table([job], [summary], None))

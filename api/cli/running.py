@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from symadj.api.cli import render, watching
-from symadj.api.cli.documents import read_spec, set_fields
+from symadj.api.cli.documents import Settings, SpecFile, read_spec, set_fields
 from symadj.api.cli.shared import JobId, client_command, console
 from symadj.api.client import Client
 from symadj.service.contract.layout import SCORES_FILE
@@ -21,17 +21,13 @@ from symadj.service.contract.states import TERMINAL, JobState
 app = typer.Typer()
 
 Watch = Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Change the spec, e.g. --set gradient.kind=backprop"),
-]
 Key = Annotated[str | None, typer.Option(help="Idempotency-Key: the same key submits once.")]
 
 
 @client_command(app)
 def submit(
     client: Client,
-    spec: Annotated[Path, typer.Argument(help="A job spec, YAML or JSON; - reads standard input.")],
+    spec: SpecFile,
     watch: Watch = False,
     settings: Settings = None,
     key: Key = None,

@@ -1,4 +1,4 @@
-"""Commands that only read: jobs, attempts, checkpoints, metrics, memory, files.
+"""Commands that only read: jobs, attempts, checkpoints, metrics, memory, files; and plan.
 
 Commands that change something, or follow a job, are in :mod:`symadj.api.cli.running`.
 """
@@ -13,6 +13,8 @@ import typer
 from rich.progress import DownloadColumn, TaskID, TransferSpeedColumn
 
 from symadj.api.cli import render
+from symadj.api.cli.documents import Settings, SpecFile, read_spec, set_fields
+from symadj.api.cli.plans import plan_parts
 from symadj.api.cli.results import memory_table, print_parts
 from symadj.api.cli.shared import AsJson, JobId, client_command, console, progress_bars
 from symadj.api.client import Client
@@ -153,3 +155,27 @@ def download(
 
             client.download(job, item, folder / item.name, advance=advance)
             console.print(str(folder / item.name), soft_wrap=True)
+
+
+@client_command(app)
+def plan(
+    client: Client,
+    spec: SpecFile,
+    settings: Settings = None,
+    columns: Annotated[
+        int | None, typer.Option(min=1, help="Values of a row; default: the server reads the data for it.")
+    ] = None,
+    context_columns: Annotated[int | None, typer.Option(min=0, help="Of a row's context, with --columns.")] = None,
+    image: Annotated[
+        tuple[int, int, int] | None, typer.Option(help="Channels, height and width of the image in a row.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a job would take in memory, by every gradient, without submitting it."""
+    document = read_spec(spec)
+    set_fields(document, settings)
+    made = client.plan(document, columns=columns, context_columns=context_columns, image=image)
+    if as_json:
+        print(made.model_dump_json(indent=2))
+    else:
+        print_parts(console, plan_parts(made))

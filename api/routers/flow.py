@@ -10,24 +10,18 @@ from pydantic import Field
 
 from symadj.api.bodies import Table, table_body
 from symadj.api.dependencies import Flows, JobId, SettingsOf, Store
+from symadj.api.flow_process import raise_unless_done
 from symadj.api.problems import describe
 from symadj.api.schemas.flow import FlowContexts, FlowRows, FlowTable
 from symadj.service.contract.flow_question import (
-    FlowAnswer,
-    FlowOutcome,
     FlowQuestion,
     MediaType,
     Operation,
     StoredFile,
 )
-from symadj.service.contract.storage import StorageError
 from symadj.service.errors import (
-    ConflictError,
     InvalidRowsError,
     NotAcceptableError,
-    NotFoundError,
-    SymadjError,
-    TooManyRowsError,
 )
 from symadj.service.lifecycle import scored
 from symadj.service.settings import Settings
@@ -142,7 +136,7 @@ async def _answer(
         **options,
     )
     answer, content = await flows.ask(question, b"" if table is None else table.content)
-    _raise_unless_done(answer)
+    raise_unless_done(answer, refused=InvalidRowsError)
     return Response(content, media_type=wanted)
 
 
@@ -176,21 +170,3 @@ def _number(quality: str) -> float:
         return float(quality)
     except ValueError:
         return 0.0
-
-
-def _raise_unless_done(answer: FlowAnswer) -> None:
-    match answer.outcome:
-        case FlowOutcome.DONE:
-            return
-        case FlowOutcome.REFUSED:
-            raise InvalidRowsError(answer.message)
-        case FlowOutcome.TOO_MUCH:
-            raise TooManyRowsError(answer.message)
-        case FlowOutcome.GONE:
-            raise NotFoundError(f"a file of the flow was stored and is gone: {answer.message}")
-        case FlowOutcome.DAMAGED:
-            raise ConflictError(f"the files of this job are no flow that can be loaded: {answer.message}")
-        case FlowOutcome.UNREACHABLE:
-            raise StorageError(answer.message)
-        case _:
-            raise SymadjError("A fault of ours: the server's log has the details.")

@@ -13,14 +13,14 @@ from sqlalchemy.exc import IntegrityError
 from symadj.api.bodies import json_body
 from symadj.api.dependencies import Asker, IdempotencyKey, JobId, Limit, Owner, SettingsOf, Store, require_json
 from symadj.api.problems import describe
-from symadj.api.schemas.jobs import JobList, JobRead, JobSummary
+from symadj.api.schemas.jobs import JobList, JobRead, JobSummary, PlanRead
 from symadj.service.contract import layout
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.any_job import LABEL, MOST_LABELS
 from symadj.service.contract.states import JobState
 from symadj.service.errors import InvalidParameterError
 from symadj.service.lifecycle import parents, requests
-from symadj.service.store import jobs, metrics
+from symadj.service.store import jobs, metrics, plans
 from symadj.service.store.cursors import CURSOR
 from symadj.service.store.tables import Job
 
@@ -172,4 +172,7 @@ def delete_job(store: Store, settings: SettingsOf, _owner: Owner, job_id: JobId)
 
 def _read(store: Store, job_id: str) -> JobRead:
     with store.read_session() as session:
-        return JobRead.of(jobs.get(session, job_id), list(metrics.series(session, job_id)))
+        job, series = jobs.get(session, job_id), list(metrics.series(session, job_id))
+        row = plans.of_job(session, job_id)
+        plan = None if row is None else PlanRead.of(row, plans.compared(row, job, series))
+        return JobRead.of(job, series, plan)

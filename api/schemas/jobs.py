@@ -9,11 +9,13 @@ from pydantic import Field
 
 from symadj.api.schemas.answer import Answer
 from symadj.service.contract.data_summary import DataSummary
+from symadj.service.contract.plan import Plan
 from symadj.service.contract.result import JobResult, Number
 from symadj.service.contract.states import CheckpointCause, JobState, ReasonCode, StopReason
 
 if TYPE_CHECKING:  # the client reads these answers and needs no database for it
-    from symadj.service.store.tables import Job, MetricSeries
+    from symadj.service.store.plans import Comparison
+    from symadj.service.store.tables import Job, MetricSeries, PlanRow
 
 __all__ = [
     "AttemptList",
@@ -28,6 +30,7 @@ __all__ = [
     "JobRead",
     "JobSummary",
     "ParentRead",
+    "PlanRead",
     "Progress",
 ]
 
@@ -87,6 +90,31 @@ class JobSummary(Answer):
         return JobSummary.model_validate(values | {"parent": parent})
 
 
+class PlanRead(Answer):
+    """What a run said that it would take, beside what was measured."""
+
+    attempt: int
+    planned_at: datetime
+    plan: Plan
+    steps: float | None = Field(description="Accepted steps of a block's solve in the newest step, on the average.")
+    planned_bytes: int | None = Field(description="What a worker holds at its peak by the plan, for so many steps.")
+    measured_bytes: int | None = Field(description="Highest peak of any worker so far: of the device with GPUs.")
+    error: Number | None = Field(description="planned_bytes / measured_bytes - 1.")
+
+    @classmethod
+    def of(cls, row: PlanRow, found: Comparison) -> PlanRead:
+        """Return the answer for a stored plan and what it was compared with."""
+        return cls(
+            attempt=row.attempt,
+            planned_at=row.planned_at,
+            plan=Plan.model_validate(row.plan),
+            steps=found.steps,
+            planned_bytes=found.planned_bytes,
+            measured_bytes=found.measured_bytes,
+            error=found.error,
+        )
+
+
 class JobRead(JobSummary):
     """A job, whole."""
 
@@ -96,12 +124,13 @@ class JobRead(JobSummary):
         "A job that scores rows has `kind: scores`; a training has no `kind`."
     )
     progress: Progress
+    plan: PlanRead | None = Field(None, description="null: its run has not planned yet, or its version did not.")
     failure: Failure | None
     result: JobResult | None = Field(description="Of a job that succeeded; else null.")
 
     @classmethod
-    def of(cls, job: Job, series: list[MetricSeries]) -> JobRead:
-        """Return the answer for a job and its metrics."""
+    def of(cls, job: Job, series: list[MetricSeries], plan: PlanRead | None = None) -> JobRead:
+        """Return the answer for a job, its metrics and its plan."""
         # As stored, whatever version stored it: this one's rules are for new specs.
         spec = job.spec
         failure = None
@@ -119,7 +148,15 @@ class JobRead(JobSummary):
         if job.result is not None:
             peaks = {"host_peak_bytes": job.host_peak_bytes, "device_peak_bytes": job.device_peak_bytes}
             result = JobResult.model_validate(job.result | peaks)
-        return cls(**summary, labels=spec["labels"], spec=spec, progress=progress, failure=failure, result=result)
+        return cls(
+            **summary,
+            labels=spec["labels"],
+            spec=spec,
+            progress=progress,
+            plan=plan,
+            failure=failure,
+            result=result,
+        )
 
 
 class JobList(Answer):

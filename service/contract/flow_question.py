@@ -1,4 +1,4 @@
-"""What the API asks of the process that computes with trained flows, and how both write it to their pipes.
+"""What the API asks of the process that computes with flows, and how both write it to their pipes.
 
 A frame is the two lengths (4 and 8 bytes, big-endian), a header in JSON, and content of any kind.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from enum import StrEnum
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,6 +19,8 @@ __all__ = [
     "FlowQuestion",
     "MediaType",
     "Operation",
+    "PlanQuestion",
+    "Question",
     "StoredFile",
     "frame",
 ]
@@ -71,7 +74,7 @@ class StoredFile(_Header):
 
 
 class FlowQuestion(_Header):
-    """The header of a question; the content is the request's body.
+    """The header of a question about a trained flow; the content is the request's body.
 
     Attributes:
         operation: what to compute.
@@ -99,15 +102,45 @@ class FlowQuestion(_Header):
     most_rows: int
     most_values: int
 
+    # What helps where it takes too long or too much memory.
+    ask_for_less: ClassVar[str] = "send fewer rows at a time, or download the job's files and use symadj_core.load"
+
+
+class PlanQuestion(_Header):
+    """The header of a question for a job's plan; there is no content, and the answer's is the plan in JSON.
+
+    Attributes:
+        spec: of the job, as it is stored.
+        columns: that the flow models; None: the data are read for it.
+        context_columns: beside these.
+        image: channels, height and width of the image in a row, or None.
+        roots: the folders that the data may lie below.
+        available_bytes: the most that each worker could have, where that is known.
+    """
+
+    spec: dict[str, Any]
+    columns: int | None = None
+    context_columns: int = 0
+    image: tuple[int, int, int] | None = None
+    roots: tuple[str, ...] = ()
+    available_bytes: int | None = None
+
+    ask_for_less: ClassVar[str] = (
+        "say how many columns (or what images) the data have, so that they need not be read, or plan a smaller flow"
+    )
+
+
+Question = FlowQuestion | PlanQuestion
+
 
 class FlowAnswer(_Header):
-    """The header of an answer; the content is the table that was asked for, if it was computed."""
+    """The header of an answer; the content is what was asked for, if it was computed."""
 
     outcome: FlowOutcome
     message: str = ""
 
 
-def frame(header: FlowQuestion | FlowAnswer, content: bytes = b"") -> bytes:
+def frame(header: Question | FlowAnswer, content: bytes = b"") -> bytes:
     """Return a header and content as they are written to a pipe."""
     text = header.model_dump_json().encode()
     return LENGTHS.pack(len(text), len(content)) + text + content

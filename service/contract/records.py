@@ -15,6 +15,7 @@ from pydantic_core import PydanticSerializationError
 
 from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.layout import CheckpointName
+from symadj.service.contract.plan import Plan
 from symadj.service.contract.result import JobResult, Number
 from symadj.service.contract.states import CheckpointCause, JobState, ReasonCode, StopReason
 from symadj.service.contract.storable import Details, Message, storable_details
@@ -36,6 +37,7 @@ __all__ = [
     "MemoryRecord",
     "OutcomeRecord",
     "Phase",
+    "PlanRecord",
     "Record",
     "RecordBatch",
     "ResumedRecord",
@@ -139,6 +141,13 @@ class DataRecord(_Record):
     summary: DataSummary
 
 
+class PlanRecord(_Record):
+    """What the run will take in memory; sent by rank 0 before its first step."""
+
+    kind: Literal["plan"] = "plan"
+    plan: Plan
+
+
 class ArtifactRecord(_Record):
     """A finished file in the job's folder of the artifact storage."""
 
@@ -193,6 +202,7 @@ AnyRecord = (
     | MemoryRecord
     | EventRecord
     | DataRecord
+    | PlanRecord
     | ArtifactRecord
     | CheckpointRecord
     | ResumedRecord

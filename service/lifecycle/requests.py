@@ -6,14 +6,22 @@ import hashlib
 import json
 from datetime import UTC, datetime
 
+from pydantic import ByteSize
 from sqlalchemy.orm import Session
 
 from symadj.service import plugins
 from symadj.service.contract.layout import job_folder
+from symadj.service.contract.plan import IDLE_BYTES
 from symadj.service.contract.spec import SCORES, AnySpec, JobSpec, kind_of
 from symadj.service.contract.states import ACTIVE, TERMINAL, JobState, StopReason
 from symadj.service.contract.storage import Storage
-from symadj.service.errors import ConflictError, IdempotencyMismatchError, NoRoomError, TooManyRequestsError
+from symadj.service.errors import (
+    ConflictError,
+    IdempotencyMismatchError,
+    InvalidSpecError,
+    NoRoomError,
+    TooManyRequestsError,
+)
 from symadj.service.identifiers import new_job_id
 from symadj.service.lifecycle import parents
 from symadj.service.store import events, jobs
@@ -44,8 +52,8 @@ def submit(
         IdempotencyMismatchError: the key was used before with another spec.
         TooManyRequestsError: ``max_queued`` jobs of this owner wait already.
         NoRoomError: files of this owner's jobs have ``max_bytes`` already.
-        InvalidSpecError: the spec's parent has no such checkpoint, or trains something else; or its field is of a
-            package that is not installed, or that refuses its options.
+        InvalidSpecError: the memory_budget is less than any worker takes; the spec's parent has no such checkpoint, or
+            trains something else; or its field is of a package that is not installed, or that refuses its options.
     """
     # What the user wrote, without defaults: those may change with a release, and the user's retry would not match.
     written = spec.model_dump(mode="json", exclude_unset=True)
@@ -62,6 +70,7 @@ def submit(
     # After the look for the key: a repeated request is answered whatever was installed since.
     if isinstance(spec, JobSpec):
         spec = plugins.resolved(spec)
+    _check_budget(spec)
     if max_queued is not None:
         _check_room(session, owner, max_queued)
     if max_bytes is not None:
@@ -87,6 +96,17 @@ def submit(
             IdempotencyKey(owner=owner, key=idempotency_key, body_hash=body_hash, job_id=job.id, created_at=now),
         )
     return job, True
+
+
+def _check_budget(spec: AnySpec) -> None:
+    budget = spec.resources.memory_budget
+    if budget is not None and budget < IDLE_BYTES:
+        least = ByteSize(IDLE_BYTES).human_readable()
+        raise InvalidSpecError(
+            f"resources.memory_budget {budget.human_readable()} is less than the {least} that a worker's interpreter "
+            "and libraries take before there is any row or weight: give more, `symadj plan` says how much is needed",
+            pointer="/resources/memory_budget",
+        )
 
 
 def _check_room(session: Session, owner: str, max_queued: int) -> None:

@@ -38,6 +38,7 @@ __all__ = [
     "MemoryPoint",
     "MetricPoint",
     "MetricSeries",
+    "PlanRow",
 ]
 
 
@@ -253,6 +254,17 @@ class DataSummaryRow(Base):
     attempt: Mapped[int]
     read_at: Mapped[datetime]
     summary: Mapped[dict[str, Any]]
+
+
+class PlanRow(Base):
+    """What the newest attempt of a job that has said so will take in memory."""
+
+    __tablename__ = "plans"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int]
+    planned_at: Mapped[datetime]
+    plan: Mapped[dict[str, Any]]
 
 
 class Artifact(Base):

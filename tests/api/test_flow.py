@@ -27,11 +27,14 @@ from symadj.api.cli import main
 from symadj.service import keys
 from symadj.service.contract import layout
 from symadj.service.contract.flow_question import MediaType, Operation
+from symadj.service.contract.plan import Plan
+from symadj.service.contract.spec.section import kinds_of
+from symadj.service.contract.spec.solver import NamedGradient
 from symadj.service.roles import Role
 from symadj.service.store import Database
 from tests.api.conftest import NOW, Run, runs_of
 from tests.api.test_jobs import assert_problem
-from tests.conftest import ApiServer, running_api
+from tests.conftest import TOY, ApiServer, running_api
 from tests.core.test_trained import OF_CONTEXT, config, folder
 from tests.workers import runs
 
@@ -373,3 +376,39 @@ def of_file(file: Path) -> list[np.ndarray[Any, Any]]:
         return list(array.reshape(len(array), -1).T)
     table = pa.csv.read_csv(file) if file.suffix == ".csv" else pa.parquet.read_table(file)
     return [column.to_numpy() for column in table.columns]
+
+
+def test_a_plan_is_made_in_the_same_process_and_no_job(server: ApiServer, api: httpx.Client, job: Run) -> None:
+    ask(job, "sample")
+    process, before = child(server), api.get("/api/v1/jobs").json()["items"]
+    made = api.post("/api/v1/plans", json=TOY)
+    assert made.status_code == 200, made.text
+    plan = Plan.model_validate_json(made.content)
+    assert {item.gradient["kind"] for item in plan.gradients} == kinds_of(NamedGradient).keys()
+    assert (plan.columns, plan.available_bytes) == (2, None)
+    assert child(server) == process
+    assert api.get("/api/v1/jobs").json()["items"] == before
+
+
+def test_a_plan_of_data_that_are_not_there_says_so_and_is_made_when_the_columns_are_given(
+    api: httpx.Client, job: Run, tmp_path: Path
+) -> None:
+    spec = TOY | {"data": {"kind": "file", "path": "not_there.npy", "batch_size": 10}}
+    refused = api.post("/api/v1/plans", json=spec)
+    assert "not_there.npy" in assert_problem(refused, 422)["detail"]
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps(spec))
+    shown = command(job, "plan", str(file), "--columns", "7", "--set", "gradient.kind=aca")
+    assert "10 rows of 7 columns" in shown.stdout
+    for kind in kinds_of(NamedGradient):
+        assert kind in shown.stdout
+    answer = command(job, "plan", str(file), "--columns", "7", "--json").stdout
+    assert Plan.model_validate_json(answer).columns == 7
+
+
+def test_the_columns_of_a_file_below_a_data_root_are_read_for_its_plan(server: ApiServer, api: httpx.Client) -> None:
+    folder = server.data / "datasets"
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "five.npy", np.random.default_rng(0).standard_normal((200, 5)))
+    made = api.post("/api/v1/plans", json=TOY | {"data": {"kind": "file", "path": "five.npy", "batch_size": 10}})
+    assert made.json()["columns"] == 5

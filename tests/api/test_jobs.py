@@ -77,6 +77,13 @@ def test_a_number_beyond_all_bounds_is_refused_and_nothing_is_stored(api: httpx.
     assert api.get("/api/v1/jobs", params={"name": "beyond"}).json()["items"] == []
 
 
+def test_a_memory_budget_that_not_even_an_idle_worker_keeps_is_refused_with_the_numbers(api: httpx.Client) -> None:
+    refused = api.post("/api/v1/jobs", json=TOY | {"resources": {"memory_budget": "100MiB"}})
+    problem = assert_problem(refused, 422)
+    assert "100.0MiB is less than the" in problem["detail"]
+    assert [error["pointer"] for error in problem["errors"]] == ["/resources/memory_budget"]
+
+
 def test_a_request_repeated_under_its_key_makes_one_job(api: httpx.Client) -> None:
     headers = {"Idempotency-Key": str(uuid4())}
     first = api.post("/api/v1/jobs", json=TOY, headers=headers)

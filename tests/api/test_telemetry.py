@@ -6,7 +6,11 @@ import hashlib
 import threading
 from typing import Any
 
+from typer.testing import CliRunner
+
+from symadj.api.cli import main
 from tests.api.conftest import NOW, Run
+from tests.service.lives import plan
 
 
 def step(number: int, **metrics: Any) -> dict[str, Any]:
@@ -52,6 +56,20 @@ def test_prometheus_reads_how_far_an_active_job_is_and_forgets_it_at_its_end(run
     assert f'symadj_job_device_peak_bytes{{job_id="{run.job_id}"}}' not in text, "there is none"
     run.end("succeeded", result={})
     assert run.job_id not in run.api.get("/metrics").text
+
+
+def test_a_job_shows_its_plan_beside_what_was_measured_and_prometheus_how_far_it_is_off(run: Run) -> None:
+    assert run.get("").json()["plan"] is None
+    run.send({"kind": "plan", "time": NOW, "plan": plan().stored()})
+    assert run.get("").json()["plan"]["planned_bytes"] is None, "how many steps a solve takes is not known yet"
+    run.send(step(1, steps_accepted=40.0), memory(1, 0, "backward", 900, 1120))
+    read = run.get("").json()["plan"]
+    assert (read["steps"], read["planned_bytes"], read["measured_bytes"], read["error"]) == (40.0, 1400, 1120, 0.25)
+    text = run.api.get("/metrics").text
+    assert f'symadj_job_planned_bytes{{job_id="{run.job_id}"}} 1400.0' in text
+    assert f'symadj_job_plan_error_ratio{{job_id="{run.job_id}"}} 0.25' in text
+    shown = CliRunner().invoke(main.app, ["show", run.job_id, "--url", run.server.url]).stdout
+    assert "for 40 steps of a block: 1.4 KiB; measured 1.1 KiB (the plan is off by +25.0%)" in shown
 
 
 def test_an_unchanged_series_answers_304(run: Run) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from symadj.service import ingest
+from symadj.service.contract.plan import Plan
 from symadj.service.contract.records import BatchAnswer, OutcomeRecord, RecordBatch
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.states import JobState, ReasonCode
@@ -103,3 +104,17 @@ def step(number: int, loss: Any = None) -> dict[str, Any]:
 def checkpoint(step: int, attempt: int = 1, **fields: Any) -> dict[str, Any]:
     record = {"kind": "checkpoint", "time": TIME, "name": f"step-{step:09d}-attempt-{attempt}", "step": step}
     return record | {"bytes": 10, "sha256": "0" * 64, "cause": "steps", "validation_nll": None} | fields
+
+
+def plan(**changes: Any) -> Plan:
+    """Return the plan of a job: a worker holds 1000 bytes, and 10 more for every step of its solve."""
+    parts = [
+        {"phase": "backward", "block": 0, "fixed_bytes": 100.0, "held": [{"step_bytes": 10.0, "most_bytes": None}]}
+    ]
+    peak = {"steps": 10, "step_bytes": 200, "worker_bytes": 1100, "relative_time": 1.0, "limited_by": "a part"}
+    gradient = {"gradient": {"kind": "backprop"}, "chosen": True, "exact": True, "parts": parts}
+    gradient |= {"peaks": [peak | {"fits_budget": None, "fits_workers": None}]}
+    sizes = {"columns": 2, "context_columns": 0, "rows_per_worker": 32, "blocks": 1, "parameters": 50}
+    sizes |= {"idle_bytes": 500, "weights_bytes": 200, "optimizer_bytes": 200, "state_bytes": 8, "graph_bytes": 5}
+    sizes |= {"memory_budget": None, "available_bytes": None, "largest_batch": None}
+    return Plan.model_validate(sizes | {"gradients": [gradient]} | changes)

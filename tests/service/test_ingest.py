@@ -25,6 +25,7 @@ from symadj.service.contract.records import (
     EventRecord,
     MemoryRecord,
     OutcomeRecord,
+    PlanRecord,
     RecordBatch,
     ResumedRecord,
     StepRecord,
@@ -33,7 +34,7 @@ from symadj.service.contract.states import ReasonCode, StopReason
 from symadj.service.errors import ConflictError, UnauthorizedError
 from symadj.service.lifecycle import attempts, requests
 from symadj.service.lifecycle.advice import advice_for
-from symadj.service.store import Database, artifacts, checkpoints, data, events, jobs, memory, metrics, sources
+from symadj.service.store import Database, artifacts, checkpoints, data, events, jobs, memory, metrics, plans, sources
 from symadj.service.store.tables import IngestSource, MemoryPoint
 from tests.service import lives
 from tests.service.lives import checkpoint, claim, lose, send_late, step, submit
@@ -324,6 +325,7 @@ SUMMARY = {
     "image": None,
     "transforms": [{"kind": "standardise", "columns": None}],
 }
+PLAN = lives.plan().stored()
 # A record of every kind, and what of it the API can read back.
 EVERY_KIND: dict[type[AnyRecord], tuple[dict[str, Any], Callable[[Session, str], Any], Any]] = {
     StepRecord: (
@@ -346,6 +348,11 @@ EVERY_KIND: dict[type[AnyRecord], tuple[dict[str, Any], Callable[[Session, str],
         {"summary": SUMMARY},
         lambda session, job: [(row.attempt, row.summary) for row in [data.of_job(session, job)] if row is not None],
         [(1, SUMMARY)],
+    ),
+    PlanRecord: (
+        {"plan": PLAN},
+        lambda session, job: [(row.attempt, row.plan) for row in [plans.of_job(session, job)] if row is not None],
+        [(1, PLAN)],
     ),
     ArtifactRecord: (
         {"name": "curve.png", "media_type": "image/png", "bytes": 5, "sha256": SUM},

@@ -18,7 +18,7 @@ from symadj_core.gradients import GRADIENTS, GradientMethod, Symplectic
 from symadj_core.gradients.keep import KEEPS
 from symadj_core.solvers.controller import EvenGrid, FixedStep, IController
 
-__all__ = ["build_flow", "evaluation_flow", "validation_flow"]
+__all__ = ["build_flow", "evaluation_flow", "gradient_of", "validation_flow"]
 
 _LARGEST_EXACT_DIM = 32
 
@@ -44,7 +44,7 @@ def build_flow(spec: JobSpec, dim: int, context_dim: int = 0, shape: tuple[int, 
             dim,
             context_dim,
             shape,
-            gradient=_gradient(spec.gradient),
+            gradient=gradient_of(spec.gradient),
             seed=spec.seed,
         )
 
@@ -96,7 +96,8 @@ def _fit_for_the_data(what: str) -> Iterator[None]:
         raise DataError(f"{what} does not fit the data: {error}") from error
 
 
-def _gradient(gradient: Gradient) -> GradientMethod:
+def gradient_of(gradient: Gradient) -> GradientMethod:
+    """Return the method that a section names."""
     if isinstance(gradient, AutoGradient):
         return Symplectic()  # until the training measures its memory
     options = gradient.arguments()

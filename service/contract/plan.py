@@ -1,0 +1,130 @@
+"""What a job will take in memory, gradient by gradient, known before it runs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from symadj.service.contract.storable import Details, Message
+
+__all__ = ["IDLE_BYTES", "PLANNED_STEPS", "GradientPlan", "HeldBytes", "Plan", "PlannedPart", "PlannedPeak"]
+
+# Resident memory of a worker on a CPU before it has any rows or weights: interpreter and libraries, as measured for
+# docs/operations.md (0.4 GiB).
+IDLE_BYTES = 410 * 2**20
+
+# Accepted steps N of each block's solve for which a plan has figures; with fixed steps there is one N.
+PLANNED_STEPS = (10, 30, 100, 300)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, from_attributes=True)
+
+
+class HeldBytes(_Part):
+    """What is held for every step of a solve."""
+
+    step_bytes: float = Field(description="For one step.")
+    most_bytes: float | None = Field(description="For all of them at most; null: it grows with the steps.")
+
+
+class PlannedPart(_Part):
+    """A part of a step, of one block: bytes of tensors alive at its peak."""
+
+    phase: Literal["probes", "forward", "backward"] = Field(description="probes: their drawing, before the solve.")
+    block: int = Field(description="From the data on, the first is 0.")
+    fixed_bytes: float = Field(description="Whatever the number of steps is.")
+    held: list[HeldBytes]
+
+    def bytes(self, steps: float) -> float:
+        """Return what is alive at the peak if each block's solve takes so many steps."""
+        held = (
+            part.step_bytes * steps if part.most_bytes is None else min(part.step_bytes * steps, part.most_bytes)
+            for part in self.held
+        )
+        return self.fixed_bytes + sum(held)
+
+    @property
+    def words(self) -> str:
+        """What it is called."""
+        what = "the drawing of the probes of" if self.phase == "probes" else f"the pass {self.phase} through"
+        return f"{what} block {self.block}"
+
+
+class PlannedPeak(_Part):
+    """The most that a training step holds if each block's solve takes so many steps."""
+
+    steps: int = Field(description="Accepted steps N of each block's solve.")
+    step_bytes: int = Field(description="Tensors of the step alive at once, beside weights and optimiser.")
+    worker_bytes: int = Field(description="All that one worker then holds; of a GPU, all that its memory does.")
+    relative_time: float = Field(description="Time of a step, divided by that of the spec's own gradient; an estimate.")
+    limited_by: Message = Field(description="The part of a step that holds the most.")
+    fits_budget: bool | None = Field(description="Within resources.memory_budget; null where there is none.")
+    fits_workers: bool | None = Field(
+        description="Whether the cluster, empty, has room for the job's workers of that size; null where unknown."
+    )
+
+
+class GradientPlan(_Part):
+    """What a training step takes by one way to make the gradient."""
+
+    gradient: Details = Field(description="As the section `gradient` of a spec.")
+    chosen: bool = Field(description="Whether it is the spec's own.")
+    exact: bool
+    parts: list[PlannedPart] = Field(description="From which the bytes for any number of steps follow.")
+    peaks: list[PlannedPeak]
+
+    def part(self, steps: float) -> PlannedPart:
+        """Return the part that holds the most if each block's solve takes so many steps."""
+        return max(self.parts, key=lambda part: part.bytes(steps))
+
+    def step_bytes(self, steps: float) -> int:
+        """Return how much that is."""
+        return round(self.part(steps).bytes(steps))
+
+
+class Plan(_Part):
+    """What one worker of a job takes. Sizes are in bytes; data held in memory are not counted."""
+
+    columns: int = Field(description="Values of a row that the flow models.")
+    context_columns: int
+    rows_per_worker: int = Field(description="Of one step.")
+    blocks: int
+    parameters: int
+    idle_bytes: int = Field(description="Of the interpreter and the libraries; 0 of a GPU's memory.")
+    weights_bytes: int = Field(description="With the average of the weights, and those of the best validation.")
+    optimizer_bytes: int = Field(description="State of the optimiser.")
+    state_bytes: int = Field(description="One state of the solve of the block that moves most.")
+    graph_bytes: int | None = Field(
+        description="Graph of one use of the field for backward, of the block that has most; null in a run's own plan."
+    )
+    memory_budget: int | None = Field(description="resources.memory_budget.")
+    available_bytes: int | None = Field(
+        description="The most that each worker could have on the cluster, empty; null where unknown."
+    )
+    gradients: list[GradientPlan]
+    largest_batch: dict[int, int] | None = Field(
+        description="By N: rows of a step, over all workers, with which the spec's own gradient still fits; null where "
+        "nothing limits it."
+    )
+
+    @property
+    def resting_bytes(self) -> int:
+        """What a worker holds between two steps."""
+        return self.idle_bytes + self.weights_bytes + self.optimizer_bytes
+
+    @property
+    def chosen(self) -> GradientPlan:
+        """The spec's own gradient."""
+        return next(item for item in self.gradients if item.chosen)
+
+    def worker_bytes(self, steps: float) -> int:
+        """Return what a worker holds at its peak with the spec's own gradient and so many steps of each solve."""
+        return self.resting_bytes + self.chosen.step_bytes(steps)
+
+    def stored(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        values: dict[str, Any] = json.loads(self.model_dump_json())
+        return values
