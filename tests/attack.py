@@ -53,12 +53,12 @@ color = false
 path = "{keys}"
 user = "{user}"
 peers = ["ada", "eve"]
-# A schema can't say what the parts of a spec ask of each other, nor which text is a cursor.
+# A schema can't say what the parts of a spec ask of each other, which text is a cursor, nor which rows fit a flow.
 [[operations]]
 include-path = "/api/v1/jobs"
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 [[operations]]
-include-path = "/api/v1/jobs/{{job_id}}/scores"
+include-path-regex = "/(scores|flow/[a-z_]+)$"
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 # Records come from runs of symadj alone, many a second: what pydantic takes for a number (text, a flag) is one there.
 [[operations]]
