@@ -16,7 +16,7 @@ TARGET ?= docs
 SECONDS ?= 60
 
 .PHONY: help install demo serve test test-with-ray test-without-ray test-slow test-peers test-cluster test-deaths soak fuzz attack check bench-core \
-	bench-density bench-toys bench-pairing bench-plan bench-load paper format lock sbom swagger-ui clean
+	bench-density bench-toys bench-pairing bench-plan bench-auto bench-load paper format lock sbom swagger-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -100,6 +100,9 @@ bench-pairing: install ## minibatch optimal transport of rows that have contexts
 
 bench-plan: install ## the memory that is forecast beside what a step takes: every gradient, seven flows (FLOWS="images stack")
 	$(BIN)/python -m benchmarks.planning $(FLOWS)
+
+bench-auto: install ## what `gradient.kind: auto` and microbatches cost beside the same choice named
+	$(BIN)/python -m benchmarks.auto
 
 bench-load: install ## readers, long polls and pages beside a training (LOADS=10 SECONDS=60): what they cost it
 	$(BIN)/python -m benchmarks.load --loads $(LOADS) --seconds $(SECONDS)

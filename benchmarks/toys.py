@@ -97,8 +97,9 @@ def spec_of(name: str, recipe: Path | None, changes: Sequence[str], seed: int) -
     return JobSpec.model_validate(document)
 
 
-def measure(spec: JobSpec, roots: Sequence[str] = ()) -> Measured:
+def measure(spec: JobSpec, roots: Sequence[str] = (), outbox: TimingOutbox | None = None) -> Measured:
     """Train and evaluate in this process; ``roots`` are those of the data."""
+    outbox = outbox or TimingOutbox()
     with tempfile.TemporaryDirectory() as storage:
         order = RunOrder(
             job_id="job-1",
@@ -109,7 +110,6 @@ def measure(spec: JobSpec, roots: Sequence[str] = ()) -> Measured:
             workers=1,
             spec=spec,
         )
-        outbox = TimingOutbox()
         outcome = AttemptRun(RankRun(order, Ranks(torch.device("cpu")), outbox)).run()
     if outcome is None or outcome.result is None:
         raise RuntimeError(f"{spec.name}: {outcome and outcome.message}")
