@@ -246,9 +246,10 @@ def study(pde: PDE, size: Size) -> Study:
     _, stats = ours.gradient(batch)
     for learner in learners:
         learner.field.load_state_dict(weights)
+    reference = _gradient(backprop, distant)
     for place, learner in enumerate(learners):
         peak, uses = _cost(learner, batch)
-        learnt[place] = replace(learnt[place], peak=peak, uses=uses, off=_off(learner, backprop, distant))
+        learnt[place] = replace(learnt[place], peak=peak, uses=uses, off=_off(learner, distant, reference))
     return Study(
         pde=pde,
         learnt=learnt,
@@ -294,15 +295,16 @@ def _cost(learner: Learner, batch: Lesson) -> tuple[int | None, int | None]:
     return int(meter.peak_bytes), stats.nfe_forward + stats.nfe_backward
 
 
-def _off(learner: Learner, backprop: Learner, lesson: Lesson) -> float | None:
-    """Return the distance of its gradient from backprop's; None where its solve fails."""
+def _gradient(learner: Learner, lesson: Lesson) -> Tensor:
+    """Return the gradient of all parameters in one vector."""
+    learner.gradient(lesson)
+    return torch.cat([p.grad.flatten() for p in learner.field.parameters() if p.grad is not None])
 
-    def gradient(of: Learner) -> Tensor:
-        of.gradient(lesson)
-        return torch.cat([p.grad.flatten() for p in of.field.parameters() if p.grad is not None])
 
+def _off(learner: Learner, lesson: Lesson, reference: Tensor) -> float | None:
+    """Return the distance of its gradient from the reference; None where its solve fails."""
     try:
-        return relative(gradient(learner), gradient(backprop))
+        return relative(_gradient(learner, lesson), reference)
     except SolverError:
         return None
 

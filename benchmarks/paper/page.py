@@ -243,7 +243,7 @@ def _exactness(found: Measured, plot: str) -> list[str]:
         _table(("M", "N", *labels), rows(found.by_stack)),
         _text(
             "Rounding: distances of float32's gradient from float64's by backprop, through the same N steps of the "
-            "classic Runge-Kutta method:"
+            "classic Runge-Kutta method (the continuous adjoint's is its own error where N is small):"
         ),
         _table(
             ("N", *rounding_labels),
