@@ -142,6 +142,7 @@ class AttemptRun:
             lambda: Checkpointer(self.rank_run, data) if self.ranks.rank == 0 else None, phase="setup"
         )
         self._resume(state, checkpointer)
+        state.microbatch_halvings = max(state.microbatch_halvings, self.order.microbatch_halvings)
         if self.spec.evaluation is not None and state.step == 0:
             Evaluator(self.rank_run, self.spec.evaluation, state.evaluated, data).try_out()
         ending = train(self.rank_run, state, data, checkpointer)

@@ -56,6 +56,7 @@ class RunOrder(BaseModel):
     data_timeout_seconds: float = Field(
         DATA_TIMEOUT_S, description="How long it may take to read and check the data before the workers are placed."
     )
+    microbatch_halvings: int = Field(0, description="How many attempts have run out of memory before this one.")
     spec: AnySpec
 
     @property

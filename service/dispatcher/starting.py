@@ -210,6 +210,7 @@ class Starter:
             storage_patience_seconds=settings.storage_patience_s,
             flush_timeout_seconds=settings.flush_timeout_s,
             data_timeout_seconds=settings.data_timeout_s,
+            microbatch_halvings=claim.out_of_memory,
             spec=spec,
         )
 

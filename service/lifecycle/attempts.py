@@ -44,11 +44,12 @@ NOT_STARTED = "not_started"
 
 @dataclass(frozen=True)
 class Claim:
-    """A job that is about to be started, and the secret of its attempt."""
+    """A job that is about to be started, the secret of its attempt, and how many have run out of memory before."""
 
     job: Job
     attempt: Attempt
     token: str
+    out_of_memory: int
 
 
 def hash_token(token: str) -> bytes:
@@ -86,7 +87,7 @@ def claim(
         lease_expires_at=now + timedelta(seconds=lease_seconds),
     )
     jobs.add_attempt(session, attempt)
-    return Claim(job, attempt, token)
+    return Claim(job, attempt, token, _out_of_memory(session, job))
 
 
 def pause_after(losses: int, retry_seconds: float) -> float:
@@ -164,7 +165,7 @@ def end(session: Session, job: Job, outcome: OutcomeRecord, *, actor: str, retry
         job.message = message or None
     elif outcome.state is JobState.FAILED and reason is not ReasonCode.TIMEOUT and reason not in INTERRUPTIONS:
         reason = reason or ReasonCode.INTERNAL
-        if _may_retry(job, reason):
+        if _may_retry(session, job, reason):
             lose(session, job, reason, message, actor=actor, retry_seconds=retry_seconds, data=data)
         else:
             _fail(session, job, reason, message, data, actor=actor)
@@ -202,7 +203,7 @@ def lose(
         requested = StopReason(job.stop_requested)
         _stop(session, job, requested, f"The run did not stop by itself. {message}", actor=actor, data=data)
         return
-    if not _may_retry(job, reason):
+    if not _may_retry(session, job, reason):
         _fail(session, job, reason, message, data, actor=actor)
         return
     lost, in_a_row = job.attempts_lost + 1, _lost_in_a_row(session, job)
@@ -242,10 +243,17 @@ def _lost_in_a_row(session: Session, job: Job) -> int:
     )
 
 
+def _out_of_memory(session: Session, job: Job) -> int:
+    """Return how many attempts of a job have ended because memory ran out."""
+    return sum(attempt.reason == ReasonCode.OUT_OF_MEMORY for attempt in jobs.attempts(session, job.id))
+
+
 _NO_WISH: dict[str, Any] = {"stop_requested": None, "stop_requested_at": None}
 
 
-def _may_retry(job: Job, reason: ReasonCode) -> bool:
+def _may_retry(session: Session, job: Job, reason: ReasonCode) -> bool:
+    if reason is ReasonCode.OUT_OF_MEMORY:
+        return _out_of_memory(session, job) < int(job.spec["resources"].get("out_of_memory_retries", 0))
     # A job that ran once did fit: the cluster has shrunk, and may grow back.
     return reason in RETRYABLE or (reason is ReasonCode.CANNOT_FIT and job.started_at is not None)
 

@@ -110,6 +110,18 @@ def test_a_job_that_ran_out_of_memory_is_told_its_measured_peaks(database: Datab
     assert read(database, job_id).reason_data == told
 
 
+def test_a_job_that_ran_out_of_memory_is_tried_again_with_less_as_often_as_it_says(
+    database: Database,
+) -> None:
+    job_id = submit(database, resources={"kind": "cpu", "out_of_memory_retries": 2})
+    for number in range(3):
+        assert claim(database, job_id).out_of_memory == number
+        end(database, job_id, "failed", reason="out_of_memory", message="at step 7")
+        assert read(database, job_id).state == ("queued" if number < 2 else "failed")
+    job = read(database, job_id)
+    assert (job.reason, job.attempts_lost) == ("out_of_memory", 2)
+
+
 def test_workers_that_do_not_fit_any_more_are_a_loss_only_once_they_did(database: Database) -> None:
     never, once = submit(database), running(database)
     claim(database, never)

@@ -11,9 +11,10 @@ import pytest
 import safetensors.torch
 import torch
 
+from symadj.workers.attempt import AttemptRun
 from symadj_core.flows import MLPField
 from symadj_core.gradients import GRADIENTS
-from tests.workers.runs import KeepingOutbox, run
+from tests.workers.runs import KeepingOutbox, order, rank_run, run
 
 # Equal steps, whatever the rows; in float64, so that only rounding is left.
 EXACTLY: dict[str, Any] = {
@@ -97,6 +98,17 @@ def test_a_row_that_does_not_fit_alone_ends_the_job_as_out_of_memory(
     assert outcome is not None
     assert outcome.reason == "out_of_memory"
     assert seen[-1] == halvings(outbox)[-1]["microbatch_size"] == 1
+
+
+def test_an_attempt_after_two_that_ran_out_of_memory_takes_a_quarter_of_the_rows_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = greedy_above(1000, monkeypatch)
+    told = order(tmp_path, **EXACTLY).model_copy(update={"microbatch_halvings": 2})
+    outcome = AttemptRun(rank_run(told, KeepingOutbox())).run()
+    assert outcome is not None
+    assert outcome.state == "succeeded"
+    assert max(seen) == 8
 
 
 # Some 100 MB of graph for the whole batch.

@@ -208,9 +208,8 @@ class OptimiserStep:
         """How many of its rows a rank computes at once."""
         share = self.spec.data.batch_size // self.ranks.size
         size = self.spec.resources.microbatch_size
-        if size == "auto":
-            return math.ceil(share / 2.0**self.state.microbatch_halvings)
-        return share if size is None else min(size, share)
+        asked = min(size, share) if isinstance(size, int) else share
+        return math.ceil(asked / 2.0**self.state.microbatch_halvings)
 
     def _halve_microbatches(self) -> bool:
         """Compute half as many rows at once from now on, if the spec allows it and a rank has more than one; say so."""

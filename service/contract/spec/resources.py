@@ -34,6 +34,13 @@ class _Resources(Section):
         "whole batch. auto: all of them, and half as many whenever memory runs out or a step's peak is above "
         "memory_budget. null: all of them.",
     )
+    out_of_memory_retries: int = Field(
+        0,
+        ge=0,
+        le=10,
+        description="How often a job whose worker ran out of memory, or was killed for it, is tried again from its "
+        "newest checkpoint, each time with half as many rows at once. Each counts towards max_attempts.",
+    )
 
 
 class CpuResources(_Resources):

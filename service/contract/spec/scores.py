@@ -50,6 +50,11 @@ class _Scores(AnyJob):
                 "resources.microbatch_size is about a training; the flow says how many rows are solved together: leave "
                 "it out",
             )
+        if self.resources.out_of_memory_retries:
+            raise misfit(
+                "/resources/out_of_memory_retries",
+                "resources.out_of_memory_retries is about a training, which can take fewer rows at once: leave it out",
+            )
         return self
 
     @property
