@@ -84,8 +84,8 @@ def spec_of(name: str, recipe: Path | None, changes: Sequence[str], seed: int) -
     kind = "toy" if name in get_args(ToyName) else "builtin"
     document["data"] = document.get("data", {}) | {"kind": kind, "name": name, "split_seed": seed}
     document |= {"name": name, "seed": seed}
-    evaluation = {"plots": False, "mixture_components": 0, "inverse_rows": 0}
-    document["evaluation"] = document.get("evaluation", {}) | evaluation
+    document = JobSpec.model_validate(document).stored()  # with the defaults, before anything is set beside them
+    document["evaluation"] |= {"plots": False, "mixture_components": 0, "inverse_rows": 0}
     document["resources"] = {"kind": "cpu", "workers": 1}
     for change in changes:
         field, _, value = change.partition("=")

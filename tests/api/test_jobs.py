@@ -12,6 +12,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from symadj.service.contract.spec.objective import FlowMatching
+from symadj.service.contract.spec.usual import USUAL_TRAINING
 from tests.api.routes import endpoints
 
 TOY = {"data": {"kind": "toy", "name": "moons"}}
@@ -34,7 +36,8 @@ def test_a_created_job_is_queued_with_its_whole_spec_and_a_location(api: httpx.C
     job = response.json()
     assert job["state"] == "queued"
     assert job["spec"]["gradient"] == {"kind": "symplectic", "keep": {"kind": "stages"}}
-    assert job["progress"]["max_steps"] == 2000
+    assert job["spec"]["pretraining"] == FlowMatching(**USUAL_TRAINING["pretraining"]).model_dump(mode="json")
+    assert job["progress"]["max_steps"] == USUAL_TRAINING["stop"]["max_steps"]
     assert api.get(response.headers["location"]).json() == job
 
 

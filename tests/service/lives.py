@@ -18,7 +18,8 @@ RETRY_SECONDS = 5.0
 
 
 def toy_spec(**changes: object) -> JobSpec:
-    return JobSpec.model_validate({"data": {"kind": "toy", "name": "moons"}, **changes})
+    """A spec of which any section may be changed without touching the others: it is not the usual training."""
+    return JobSpec.model_validate({"data": {"kind": "toy", "name": "moons"}, "stop": {}, **changes})
 
 
 def submit(database: Database, *, owner: str = "ada", **changes: object) -> str:

@@ -16,7 +16,7 @@ MINIMAL = {"data": {"kind": "builtin", "name": "flow_cytometry"}}
 
 
 def test_every_default_is_written_out_in_the_stored_spec() -> None:
-    stored = JobSpec.model_validate(MINIMAL).stored()
+    stored = JobSpec.model_validate(MINIMAL | {"stop": {}}).stored()
     assert stored["gradient"] == {"kind": "symplectic", "keep": {"kind": "stages"}}
     assert stored["solver"] == {"kind": "adaptive", "method": "dopri5", "rtol": 1e-5, "atol": 1e-6, "max_steps": 1000}
     assert stored["optimizer"]["schedule"] == {"kind": "constant", "warmup_steps": 0}

@@ -10,14 +10,54 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec.data import BUILTIN_ROWS, BuiltinName
+from symadj.service.contract.spec.usual import OF_TRAINING, USUAL_TRAINING
 
 MINIMAL = {"data": {"kind": "toy", "name": "moons"}}
 ADAM: dict[str, Any] = {"kind": "adam"}
 VALIDATES_NOTHING = {"validate_every_steps": None}
 
 
-def test_what_is_left_out_has_its_usual_value() -> None:
-    stored = JobSpec.model_validate(MINIMAL).stored()
+# Trained by the defaults of the sections: it says so of one of them.
+PLAIN = MINIMAL | {"pretraining": None}
+
+
+def test_a_spec_that_says_nothing_about_training_has_the_usual_one_written_out() -> None:
+    spec = JobSpec.model_validate(MINIMAL)
+    assert spec == JobSpec.model_validate(MINIMAL | USUAL_TRAINING)
+    assert spec != JobSpec.model_validate(PLAIN)
+    assert spec.stored()["pretraining"]["kind"] == "flow_matching"
+
+
+@pytest.mark.parametrize("name", BUILTIN_ROWS)
+def test_the_usual_training_does_not_learn_few_rows_by_heart(name: BuiltinName) -> None:
+    spec = JobSpec.model_validate({"data": {"kind": "builtin", "name": name}})
+    assert spec.pretraining is not None
+    assert spec.pretraining.steps * spec.data.batch_size < 500 * BUILTIN_ROWS[name]
+    assert spec.stored()["stop"]["max_steps"] == spec.pretraining.steps + 50
+
+
+@pytest.mark.parametrize("section", OF_TRAINING)
+def test_a_spec_that_says_something_about_training_has_the_defaults_of_the_sections(section: str) -> None:
+    plain = JobSpec.model_validate(PLAIN)
+    assert JobSpec.model_validate(MINIMAL | {section: plain.stored()[section]}) == plain
+
+
+@pytest.mark.parametrize("section", sorted(USUAL_TRAINING.keys() - set(OF_TRAINING)))
+def test_a_section_of_the_spec_stays_as_given_beside_the_usual_training(section: str) -> None:
+    given = JobSpec.model_validate(PLAIN).stored()[section]
+    usual = JobSpec.model_validate(MINIMAL).stored()
+    assert JobSpec.model_validate(MINIMAL | {section: given}).stored() == usual | {section: given}
+
+
+def test_a_spec_that_was_stored_without_a_section_of_training_does_not_get_the_usual_one() -> None:
+    plain = JobSpec.model_validate(PLAIN)
+    older = {name: section for name, section in plain.stored().items() if name not in OF_TRAINING}
+    assert JobSpec.of_stored(older) == plain
+
+
+def test_what_is_left_out_has_its_default() -> None:
+    stored = JobSpec.model_validate(PLAIN).stored()
     assert stored["regularisers"] == []
     assert stored["pretraining"] is stored["ema"] is stored["early_stop"] is None
     short = {

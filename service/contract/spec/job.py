@@ -22,10 +22,16 @@ from symadj.service.contract.spec.training import (
     Stop,
     StopAfterSteps,
 )
+from symadj.service.contract.spec.usual import with_usual_training
 
 
 class JobSpec(AnyJob):
-    """One training job."""
+    """One training job.
+
+    With none of `regularisers`, `pretraining`, `optimizer`, `ema`, `stop` and `early_stop` it gets the usual training:
+    flow matching, then the likelihood, and a flow, a solver and an evaluation that suit them where it has none of its
+    own. With any of them, whatever is left out has the default that is shown here. The stored spec has all of it.
+    """
 
     name: JobName = "flow"
     seed: int = Field(0, ge=0, lt=2**32, description="Of weights, batches and probes.")
@@ -53,6 +59,13 @@ class JobSpec(AnyJob):
         if not isinstance(values, dict) or "gradient" in values or not isinstance(values.get("resources"), dict):
             return values
         return values if values["resources"].get("memory_budget") is None else values | {"gradient": {"kind": "auto"}}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_training(cls, values: Any, info: ValidationInfo) -> Any:
+        if isinstance(values, dict) and info.context != STORED:  # a stored spec has every section written out
+            return with_usual_training(values)
+        return values
 
     @model_validator(mode="after")
     def _parts_fit_together(self, info: ValidationInfo) -> JobSpec:
