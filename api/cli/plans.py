@@ -40,15 +40,20 @@ def plan_parts(plan: Plan) -> list[RenderableType]:
     sizes.add_row("there is for each worker", size(plan.available_bytes))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("gradient")
+    table.add_column("time", justify="right")
     for peak in plan.chosen.peaks:
         table.add_column(f"N = {peak.steps}", justify="right")
     for item in plan.gradients:
         name = _gradient_name(item.gradient) + ("" if item.exact else " (not exact)")
-        table.add_row(f"[bold]{name}[/bold]" if item.chosen else name, *map(_cell, item.peaks))
+        time = f"x {item.peaks[0].relative_time:.2f}"
+        table.add_row(f"[bold]{name}[/bold]" if item.chosen else name, time, *map(_cell, item.peaks))
+    limits: dict[str, list[int]] = {}
+    for peak in plan.chosen.peaks:
+        limits.setdefault(peak.limited_by, []).append(peak.steps)
     lines = [
         "By accepted steps N of each block's solve: what a worker holds, in brackets a training step's part of it, "
         "and the time of a step beside the spec's own gradient (bold). Data in memory come on top.",
-        *(f"N = {peak.steps}: {peak.limited_by} holds the most." for peak in plan.chosen.peaks),
+        *(f"Most is held in {part} (N = {', '.join(map(str, steps))})." for part, steps in limits.items()),
     ]
     if plan.largest_batch is not None:
         largest = ", ".join(f"{rows:,} rows (N = {steps})" for steps, rows in plan.largest_batch.items())
@@ -70,6 +75,5 @@ def planned_beside_measured(read: PlanRead) -> Text:
 def _cell(peak: PlannedPeak) -> str:
     fits = [fit for fit in (peak.fits_budget, peak.fits_workers) if fit is not None]
     colour = "default" if not fits else "green" if all(fits) else "red"
-    short = "" if all(fits) else " too much"
-    cell = f"{size(peak.worker_bytes)} ({size(peak.step_bytes)}) x {peak.relative_time:.2f}{short}"
-    return f"[{colour}]{cell}[/{colour}]"
+    short = "" if all(fits) else ": too much"
+    return f"[{colour}]{size(peak.worker_bytes)} ({size(peak.step_bytes)}){short}[/{colour}]"

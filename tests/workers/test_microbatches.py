@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from symadj.workers import attempt
 from symadj.workers.attempt import AttemptRun
 from symadj_core.flows import MLPField
 from symadj_core.gradients import GRADIENTS
@@ -140,7 +141,11 @@ def test_auto_halves_after_a_step_above_the_budget_until_steps_fit(tmp_path: Pat
     assert max(record.host_peak_bytes - record.host_idle_bytes for record in last) < room
 
 
-def test_a_job_may_be_told_to_fail_above_its_budget_with_the_numbers(tmp_path: Path) -> None:
+def test_a_job_may_be_told_to_fail_above_its_budget_with_the_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With a plan, it would fail before its first step.
+    monkeypatch.setattr(attempt, "make_plan", lambda *_, **__: 1 / 0)
     resources = {"kind": "cpu", "memory_budget": "2MiB", "over_budget": "fail"}
     outcome, outbox = run(tmp_path, resources=resources, gradient={"kind": "symplectic"}, evaluation=None)
     if outcome is not None and outcome.state == "succeeded" and outbox.of("memory")[0].host_peak_bytes is None:
