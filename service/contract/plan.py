@@ -107,7 +107,8 @@ class Plan(_Part):
     gradients: list[GradientPlan]
     largest_batch: dict[int, int] | None = Field(
         description="By N: rows of a step, over all workers, with which the spec's own gradient still fits; null where "
-        "nothing limits it."
+        "nothing limits it.",
+        json_schema_extra={"propertyNames": {"pattern": "^[1-9][0-9]{0,8}$"}},
     )
 
     @property
