@@ -58,6 +58,14 @@ peers = ["ada", "eve"]
 include-path = "/api/v1/jobs"
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 [[operations]]
+include-path = "/api/v1/comparisons"
+checks = {{ positive_data_acceptance = {{ enabled = false }} }}
+# Each takes seconds of a process with torch.
+[[operations]]
+include-path = "/api/v1/plans"
+checks = {{ positive_data_acceptance = {{ enabled = false }} }}
+phases = {{ coverage = {{ enabled = false }} }}
+[[operations]]
 include-path-regex = "/(scores|flow/[a-z_]+)$"
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 # Records come from runs of symadj alone, many a second: what pydantic takes for a number (text, a flag) is one there.
