@@ -49,7 +49,9 @@ def compare(
             help="all, or a list with commas; options in YAML: 'symplectic,{kind: symplectic, keep: {kind: steps}}'"
         ),
     ] = "all",
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Of each training; default: as the spec says.")] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="A short training: so many likelihood steps at a constant rate.")
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change the spec.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Wait until all have ended, and print the table.")] = False,
     as_json: AsJson = False,

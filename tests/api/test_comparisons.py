@@ -55,6 +55,7 @@ def test_every_gradient_gets_a_job_with_the_same_spec_otherwise(api: httpx.Clien
     specs = [api.get(f"/api/v1/jobs/{item['job']}").json()["spec"] for item in made["gradients"]]
     for spec in specs:
         assert spec["stop"] == {"kind": "steps", "max_steps": 7}
+        assert spec["pretraining"] is None
         assert spec["labels"]["comparison"] == made["id"]
         assert spec["evaluation"]["gradient_rows"] > 0
         assert spec | {"gradient": 0, "name": 0} == specs[0] | {"gradient": 0, "name": 0}

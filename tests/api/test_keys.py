@@ -96,7 +96,7 @@ def test_without_a_key_no_operation_of_the_api_answers(client: TestClient) -> No
     for path, operations in document["paths"].items():
         for method in operations:
             if path.startswith(V1):
-                place = path.format(job_id="job-none", name="loss", key_id="aaaaaaaa")
+                place = path.format(job_id="job-none", name="loss", key_id="aaaaaaaa", comparison_id="cmp-none")
                 answer = client.request(method, place, json={"no": "spec"})
                 if "ingest" not in path:
                     problem = assert_problem(answer, 401)

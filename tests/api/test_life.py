@@ -14,6 +14,9 @@ from tests.api.conftest import NOW, Run, checkpoint, runs_of
 from tests.api.test_jobs import Submit, assert_problem
 from tests.conftest import TOY, running_api
 
+# It says something about its training, so that what goes on from it may say something else.
+TRAINED: dict[str, Any] = {"optimizer": {"learning_rate": 1e-3}}
+
 
 def test_a_waiting_job_is_paused_and_resumed_at_once(api: httpx.Client, submit: Submit) -> None:
     path = f"/api/v1/jobs/{submit()['id']}"
@@ -64,13 +67,16 @@ def test_a_lost_attempt_is_told_with_its_reason_and_the_job_waits_for_the_next(r
     assert {item["id"]: item["attempts_lost"] for item in listed}[run.job_id] == 1
 
 
-def test_a_job_that_goes_on_from_a_checkpoint_names_it(run: Run, api: httpx.Client, submit: Submit) -> None:
+def test_a_job_that_goes_on_from_a_checkpoint_names_it(
+    new_run: Callable[..., Run], api: httpx.Client, submit: Submit
+) -> None:
+    run = new_run(**TRAINED)
     run.write_checkpoint(10)
     run.write_checkpoint(20)
     run.end("succeeded", result={})
-    child = submit(parent={"job": run.job_id, "step": 10}, optimizer={"learning_rate": 1e-4})
+    child = submit(**TRAINED | {"parent": {"job": run.job_id, "step": 10}, "optimizer": {"learning_rate": 1e-4}})
     assert child["parent"] == {"job": run.job_id, "checkpoint": checkpoint(10)["name"]}
-    assert submit(parent={"job": run.job_id})["parent"]["checkpoint"] == checkpoint(20)["name"], "the newest"
+    assert submit(**TRAINED, parent={"job": run.job_id})["parent"]["checkpoint"] == checkpoint(20)["name"], "the newest"
     assert api.delete(f"/api/v1/jobs/{run.job_id}").status_code == 204
     own = run.server.data / "jobs" / child["id"] / "checkpoints" / "step-000000010-attempt-0" / "manifest.json"
     assert own.exists(), "it does not need its parent any more"

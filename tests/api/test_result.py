@@ -16,9 +16,11 @@ from symadj.service.contract.result import (
     Calibration,
     ColumnRanks,
     Coverage,
+    GradientError,
     InverseError,
     JobResult,
     MixtureBaseline,
+    ScoresResult,
     TestSolver,
     TwoSampleTest,
 )
@@ -168,12 +170,14 @@ def test_the_documented_interface_shows_every_figure_of_a_result_with_its_unit(a
         JobResult,
         TestSolver,
         InverseError,
+        GradientError,
         TwoSampleTest,
         Calibration,
         ColumnRanks,
         Coverage,
         Baselines,
         MixtureBaseline,
+        ScoresResult,
     }
     assert [
         f"{model.__name__}.{name}" for (model, name), schema in shown.items() if not schema.get("description")

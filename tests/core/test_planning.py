@@ -42,7 +42,6 @@ def test_the_peak_of_every_gradient_is_forecast_within_a_tenth(name: str) -> Non
 def test_an_allocator_that_rounds_takes_more_and_never_less() -> None:
     flow = Flow(Block(MLPField(3, (7,)), solver="midpoint", controller=SIX_STEPS), 3)
     host, device = (planning.forecast(flow, 5, rounding=size) for size in (1, planning.DEVICE_ROUNDING))
-    assert device.peak_bytes(10) % planning.DEVICE_ROUNDING == 0
     assert device.peak_bytes(10) > host.peak_bytes(10)
 
 

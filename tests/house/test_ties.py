@@ -11,14 +11,12 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 import pytest
-import yaml
 
 from symadj.service import plugins
 from symadj.service.contract import layout
 from symadj.service.contract.spec import data as spec_data
 from symadj.service.contract.spec import flow, objective, solver
 from symadj.service.contract.spec.section import Section, kinds_of
-from symadj.service.contract.spec.usual import USUAL_TRAINING
 from symadj.workers.data.formats.raw import READERS
 from symadj_core.flows import DIVERGENCES, FIELDS, REGULARISERS, ConvField
 from symadj_core.flows.fields import plugins as plugins_of_the_core
@@ -30,7 +28,6 @@ from symadj_core.gradients.keep import KEEPS
 from symadj_core.solvers.controller import IController
 from symadj_core.solvers.tableaus import TABLEAUS
 from symadj_core.trained import folder
-from tests.conftest import ROOT
 
 # What the rows give: no option of a spec.
 SIZES = {"dim", "shape", "context_dim"}
@@ -144,9 +141,3 @@ def test_every_option_of_a_format_is_a_field_of_the_data_and_is_refused_elsewher
 
 def test_the_api_asks_for_the_files_that_a_flow_is_loaded_from() -> None:
     assert (layout.CONFIG, layout.WEIGHTS) == (folder.CONFIG, folder.WEIGHTS)
-
-
-def test_the_usual_training_on_its_page_is_that_of_the_spec() -> None:
-    page = (ROOT / "docs/training.md").read_text().partition("## The usual training")[2]
-    written = page.partition("```yaml")[2].partition("```")[0]
-    assert yaml.safe_load(written) == USUAL_TRAINING

@@ -282,6 +282,7 @@ def test_after_the_end_of_an_attempt_its_token_replaces_nothing_and_adds_what_it
     changes[-1] |= {"checkpoint": "step-000000007-attempt-1"}
     changes += [{"kind": "event", "time": NOW, "name": "resumed", "message": "", "data": {"step": 7}}]
     changes += [{"kind": "outcome", "time": NOW, "state": "succeeded"}]
+    changes += [{"kind": "plan", "time": NOW, "plan": lives.plan().model_dump(mode="json")}]
     assert {get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(AnyRecord)} == {
         change["kind"] for change in changes
     } | {"closed"}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -206,3 +208,9 @@ def test_parts_that_do_not_fit_together_are_refused_at_their_place(
     (error,) = caught.value.errors()
     assert error["ctx"]["pointer"] == pointer
     assert words in error["msg"]
+
+
+def test_the_usual_training_on_its_page_is_that_of_the_spec() -> None:
+    page = Path(__file__).parents[2].joinpath("docs", "training.md").read_text().partition("## The usual training")[2]
+    written = page.partition("```yaml")[2].partition("```")[0]
+    assert yaml.safe_load(written) == USUAL_TRAINING

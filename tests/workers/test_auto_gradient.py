@@ -54,15 +54,16 @@ def test_a_budget_too_small_for_all_stages_is_kept_and_gives_the_same_bits(tmp_p
     _, all_stages = run(tmp_path, **LONG)
     if all_stages.of("memory")[0].host_peak_bytes is None:
         pytest.skip("this kernel gives no host peaks")
-    room = 40 * MIB
+    room = 60 * MIB
     assert min(peaks(all_stages)) > 1.3 * room
     outcome, kept = run(tmp_path, **LONG, resources=resources(room, over_budget="fail"))
     assert outcome is not None
     assert outcome.state == "succeeded"
     assert kept.series("loss") == all_stages.series("loss")
-    (chosen,) = [event.data for event in kept.of("event") if event.name == "gradient_kept_states_chosen"]
-    assert chosen["step"] == 2
-    assert 0 < chosen["size_bytes"] < room
+    # More than once, if the process has come to hold more beside the states meanwhile.
+    chosen = [event.data for event in kept.of("event") if event.name == "gradient_kept_states_chosen"]
+    assert chosen[0]["step"] == 2
+    assert all(0 < choice["size_bytes"] < room for choice in chosen)
     assert peaks(kept)[0] < peaks(kept)[3] < room
     # What has no room is computed again.
     uses = kept.series("nfe_backward")
@@ -70,7 +71,7 @@ def test_a_budget_too_small_for_all_stages_is_kept_and_gives_the_same_bits(tmp_p
 
 
 def test_the_same_budget_is_too_small_for_another_gradient(tmp_path: Path) -> None:
-    outcome, _ = run(tmp_path, **LONG, gradient={"kind": "backprop"}, resources=resources(40 * MIB, over_budget="fail"))
+    outcome, _ = run(tmp_path, **LONG, gradient={"kind": "backprop"}, resources=resources(60 * MIB, over_budget="fail"))
     assert outcome is not None
     assert outcome.reason == "out_of_memory"
 

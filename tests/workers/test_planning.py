@@ -19,6 +19,8 @@ from tests.workers.runs import SMALL, run
 
 BUDGET = {"kind": "cpu", "memory_budget": "2GiB"}
 
+pytestmark = pytest.mark.planned
+
 
 # Two stages a step: it takes the least time to rehearse.
 QUICK = SMALL | {"solver": {"kind": "adaptive", "method": "adaptive_heun"}}

@@ -39,7 +39,13 @@ class ComparisonRequest(Section):
     gradients: Literal["all"] | Annotated[tuple[Gradient, ...], Field(min_length=1, max_length=MOST_GRADIENTS)] = Field(
         "all", description="all: every kind but auto, each with its defaults."
     )
-    max_steps: int | None = Field(None, ge=1, le=100_000_000, description="null: as the spec says.")
+    max_steps: int | None = Field(
+        None,
+        ge=1,
+        le=100_000_000,
+        description="A short training instead of the spec's: so many steps of the likelihood, at a constant rate and "
+        "without pre-training. null: as the spec says.",
+    )
 
     @model_validator(mode="after")
     def _every_job_is_right(self) -> Self:
@@ -79,10 +85,17 @@ class ComparisonRequest(Section):
                 "name": f"{self.spec.name[:80]} {gradient.kind}",
                 "labels": values["labels"] | {COMPARISON: comparison},
                 "gradient": gradient.model_dump(mode="json"),
-                "stop": values["stop"] if self.max_steps is None else {"kind": "steps", "max_steps": self.max_steps},
+                **self._short_training(values["optimizer"]),
                 "evaluation": evaluation | {"gradient_rows": evaluation["gradient_rows"] or _GRADIENT_ROWS},
             }
         )
+
+    def _short_training(self, optimizer: dict[str, Any]) -> dict[str, Any]:
+        """Return the sections that ``max_steps`` changes."""
+        if self.max_steps is None:
+            return {}
+        stop = {"kind": "steps", "max_steps": self.max_steps}
+        return {"stop": stop, "pretraining": None, "optimizer": optimizer | {"schedule": {"kind": "constant"}}}
 
 
 _NAMED = get_args(NamedGradient)
