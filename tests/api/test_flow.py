@@ -378,10 +378,14 @@ def of_file(file: Path) -> list[np.ndarray[Any, Any]]:
     return [column.to_numpy() for column in table.columns]
 
 
+# Small, so that all gradients are soon rehearsed.
+PLANNED: dict[str, Any] = TOY | {"flow": {"blocks": 1, "field": {"hidden": [4]}}, "stop": {"max_steps": 1}}
+
+
 def test_a_plan_is_made_in_the_same_process_and_no_job(server: ApiServer, api: httpx.Client, job: Run) -> None:
     ask(job, "sample")
     process, before = child(server), api.get("/api/v1/jobs").json()["items"]
-    made = api.post("/api/v1/plans", json=TOY)
+    made = api.post("/api/v1/plans", json=PLANNED)
     assert made.status_code == 200, made.text
     plan = Plan.model_validate_json(made.content)
     assert {item.gradient["kind"] for item in plan.gradients} == kinds_of(NamedGradient).keys()
@@ -393,7 +397,7 @@ def test_a_plan_is_made_in_the_same_process_and_no_job(server: ApiServer, api: h
 def test_a_plan_of_data_that_are_not_there_says_so_and_is_made_when_the_columns_are_given(
     api: httpx.Client, job: Run, tmp_path: Path
 ) -> None:
-    spec = TOY | {"data": {"kind": "file", "path": "not_there.npy", "batch_size": 10}}
+    spec = PLANNED | {"data": {"kind": "file", "path": "not_there.npy", "batch_size": 10}}
     refused = api.post("/api/v1/plans", json=spec)
     assert "not_there.npy" in assert_problem(refused, 422)["detail"]
     file = tmp_path / "spec.json"
@@ -410,5 +414,5 @@ def test_the_columns_of_a_file_below_a_data_root_are_read_for_its_plan(server: A
     folder = server.data / "datasets"
     folder.mkdir(exist_ok=True)
     np.save(folder / "five.npy", np.random.default_rng(0).standard_normal((200, 5)))
-    made = api.post("/api/v1/plans", json=TOY | {"data": {"kind": "file", "path": "five.npy", "batch_size": 10}})
+    made = api.post("/api/v1/plans", json=PLANNED | {"data": {"kind": "file", "path": "five.npy", "batch_size": 10}})
     assert made.json()["columns"] == 5

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from symadj.service.contract.spec.evaluation import Evaluation
 from symadj.service.contract.spec.job import JobSpec
 from symadj.service.contract.spec.section import Section, misfit
-from symadj.service.contract.spec.solver import Gradient, NamedGradient
+from symadj.service.contract.spec.solver import Gradient, NamedGradient, SymplecticGradient
 
 __all__ = ["COMPARISON", "MOST_GRADIENTS", "ComparisonRequest"]
 
@@ -18,6 +18,12 @@ COMPARISON = "comparison"
 MOST_GRADIENTS = 16
 # Validation rows by which every gradient is compared with backpropagation, where the spec names none.
 _GRADIENT_ROWS = 100
+
+
+def _without_discriminator(schema: dict[str, Any]) -> None:
+    """Leave it out of the schema of the list: OpenAPI has it where the ``kind`` is required."""
+    for choice in schema["anyOf"]:
+        choice.get("items", {}).pop("discriminator", None)
 
 
 class ComparisonRequest(Section):
@@ -37,7 +43,9 @@ class ComparisonRequest(Section):
 
     spec: JobSpec = Field(description="Of all of them, but for its gradient.")
     gradients: Literal["all"] | Annotated[tuple[Gradient, ...], Field(min_length=1, max_length=MOST_GRADIENTS)] = Field(
-        "all", description="all: every kind but auto, each with its defaults."
+        "all",
+        description="all: every kind but auto, each with its defaults.",
+        json_schema_extra=_without_discriminator,
     )
     max_steps: int | None = Field(
         None,
@@ -46,6 +54,17 @@ class ComparisonRequest(Section):
         description="A short training instead of the spec's: so many steps of the likelihood, at a constant rate and "
         "without pre-training. null: as the spec says.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_kind(cls, values: Any) -> Any:
+        """Fill in the default kind of a gradient, as a spec does."""
+        if not isinstance(values, dict) or not isinstance(values.get("gradients"), list):
+            return values
+        usual = {"kind": SymplecticGradient.model_fields["kind"].default}
+        return values | {
+            "gradients": [usual | item if isinstance(item, dict) else item for item in values["gradients"]]
+        }
 
     @model_validator(mode="after")
     def _every_job_is_right(self) -> Self:
