@@ -8,12 +8,12 @@ from typing import Annotated
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Path, Request, Response
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from symadj.api.bodies import json_body
 from symadj.api.dependencies import Asker, Costly, IdempotencyKey, Owner, SettingsOf, Store, require_json
 from symadj.api.problems import describe
+from symadj.api.same_keys import submitted_once
 from symadj.api.schemas.comparisons import ComparedGradient, ComparisonRead
 from symadj.service.contract.result import JobResult
 from symadj.service.contract.spec.comparison import ComparisonRequest
@@ -70,11 +70,7 @@ def compare_gradients(
                 max_bytes=settings.owner_disk_bytes,
             )
 
-    try:
-        comparison, created = submit()
-    except IntegrityError:
-        # The same key came twice at once, and the other request was first.
-        comparison, created = submit()
+    comparison, created = submitted_once(submit)
     if not created:
         response.status_code = 200
     response.headers["Location"] = str(request.app.url_path_for("read_comparison", comparison_id=comparison))

@@ -8,11 +8,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field
-from sqlalchemy.exc import IntegrityError
 
 from symadj.api.bodies import json_body
 from symadj.api.dependencies import Asker, IdempotencyKey, JobId, Limit, Owner, SettingsOf, Store, require_json
 from symadj.api.problems import describe
+from symadj.api.same_keys import submitted_once
 from symadj.api.schemas.jobs import JobList, JobRead, JobSummary, PlanRead
 from symadj.service.contract import layout
 from symadj.service.contract.spec import JobSpec
@@ -64,11 +64,7 @@ def create_job(
                 parents.adopt_checkpoint(job, settings.resolved_storage())
             return job, created
 
-    try:
-        job, created = submit()
-    except IntegrityError:
-        # The same key came twice at once, and the other request was first: its job exists by now.
-        job, created = submit()
+    job, created = submitted_once(submit)
     if not created:
         response.status_code = 200
     response.headers["Location"] = str(request.app.url_path_for("read_job", job_id=job.id))

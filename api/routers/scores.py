@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated, Any
 
 from anyio import CancelScope, CapacityLimiter, from_thread
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query, Request, Response
-from sqlalchemy.exc import IntegrityError
 
 from symadj.api.bodies import Upload, file_body
 from symadj.api.dependencies import IdempotencyKey, JobId, Owner, SettingsOf, Store
 from symadj.api.problems import describe
+from symadj.api.same_keys import submitted_once
 from symadj.api.schemas.jobs import JobRead
 from symadj.service.contract import layout
 from symadj.service.contract.flow_question import MediaType
@@ -98,7 +97,7 @@ async def score_rows(
             written = body.model_dump(exclude_unset=True)
         spec = ScoresSpec.model_validate(written | {"trained": trained})
         read, created = await run_sync(
-            _repeated, lambda: _submit(store, settings, storage, spec, owner, new_id, idempotency_key)
+            submitted_once, lambda: _submit(store, settings, storage, spec, owner, new_id, idempotency_key)
         )
     finally:
         with CancelScope(shield=True), suppress(OSError):
@@ -119,14 +118,6 @@ def _tidy_up(storage: Storage, job_id: str, created: bool) -> None:
 def _trained(store: Database, job_id: str) -> TrainedFiles:
     with store.read_session() as session:
         return scored.trained_files(session, job_id)
-
-
-def _repeated(submit: Callable[[], tuple[JobRead, bool]]) -> tuple[JobRead, bool]:
-    try:
-        return submit()
-    except IntegrityError:
-        # The same key came twice at once, and the other request was first: its job exists by now.
-        return submit()
 
 
 def _submit(
