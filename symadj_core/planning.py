@@ -23,7 +23,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -228,7 +228,7 @@ class Rehearsal:
         key = gradient, steps, backward
         if key not in self._takes:
             low, high = (self._rehearsed(gradient, steps, backward, rows) for rows in _ROWS)
-            if low.moments != high.moments or low.marks != high.marks:
+            if (low.moments, low.marks, low.passed) != (high.moments, high.marks, high.passed):
                 raise RuntimeError("the tensors of a step can't be foretold: they depend on the number of its rows")
             self._takes[key] = low, high
         return _on_batch(*self._takes[key], steps, batch, rounding)
@@ -248,7 +248,7 @@ class Rehearsal:
                 loss = self._loss(flow, x, torch.arange(rows), context)
                 if backward:
                     loss.backward()  # type: ignore[no-untyped-call]
-        return meter.take([stats.checkpoint_bytes for stats in flow.block_stats])
+        return meter.take()
 
     def _stretched(self, lines: list[_Line], rounding: int) -> list[_Line]:
         """The lines of all blocks from those of the three that were rehearsed, where there are more."""
@@ -281,15 +281,15 @@ class _Take:
     Attributes:
         moments: n where the n-th tensor was made, -1 - n where it was freed.
         marks: name and block of every part, and the number of moments before it.
+        passed: of each block, the number of moments before the end of its pass forward.
         sizes: bytes of the tensors.
-        kept: of each block, the bytes of states that its pass forward leaves for the one backward.
         seconds: the time that the step would take.
     """
 
     moments: list[int]
     marks: list[tuple[PartName, int, int]]
+    passed: list[int]
     sizes: list[int]
-    kept: list[int]
     seconds: float
 
 
@@ -299,19 +299,19 @@ class _Run:
 
     Attributes:
         peaks: name, block and peak of every part, in the order of the step.
-        kept: of each block, the bytes of states that its pass forward leaves for the one backward.
+        left: of each block, what is alive at the end of its pass forward: its states and those of the blocks before.
         seconds: the time that the step would take.
     """
 
     peaks: list[_Peak]
-    kept: list[float]
+    left: list[int]
     steps: int
     seconds: float
 
     def grown(self, few: _Run) -> list[float]:
-        """By how much more is kept for every step: of each block, with those before it."""
+        """By how much more is left for every step: of each block, with those before it."""
         steps = self.steps - few.steps
-        return list(accumulate((high - low) / steps for low, high in zip(few.kept, self.kept, strict=True)))
+        return [(high - low) / steps for low, high in zip(few.left, self.left, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -429,8 +429,8 @@ def _on_batch(low: _Take, high: _Take, steps: int, batch: int, rounding: int) ->
         (name, block, round(alive[max(0, begin - 1) : end].max()))
         for (name, block, begin), end in zip(low.marks, ends, strict=True)
     ]
-    kept = [on_batch(few, many) for few, many in zip(low.kept, high.kept, strict=True)]
-    return _Run(peaks, kept, steps, on_batch(low.seconds, high.seconds))
+    left = [round(alive[end - 1]) for end in low.passed]
+    return _Run(peaks, left, steps, on_batch(low.seconds, high.seconds))
 
 
 def _paced(block: Block, gradient: GradientMethod, steps: int) -> Block:
@@ -464,6 +464,7 @@ class _RehearsalMeter(LiveTensorMeter):  # type: ignore[no-untyped-call]
         super().__init__()
         self._moments: list[int] = []
         self._marks: list[tuple[PartName, int, int]] = []
+        self._passed: list[int] = []
         self._sizes: list[int] = []
         self._seconds = 0.0
 
@@ -474,6 +475,7 @@ class _RehearsalMeter(LiveTensorMeter):  # type: ignore[no-untyped-call]
         def watched(y: Tensor, *, integrals: Integrals | None = None, **options: Any) -> Carried:
             self._mark("forward" if integrals is None else "probes", number)
             carried = carry(y, integrals=integrals, **options)
+            self._passed.append(len(self._moments))
             if carried.states.requires_grad:
                 carried.states.register_hook(lambda _: self._mark("backward", number))  # type: ignore[no-untyped-call]
             return carried
@@ -486,9 +488,9 @@ class _RehearsalMeter(LiveTensorMeter):  # type: ignore[no-untyped-call]
         block.carry = watched  # type: ignore[method-assign]
         block._quadrature = drawn  # type: ignore[method-assign, assignment]
 
-    def take(self, kept: list[int]) -> _Take:
+    def take(self) -> _Take:
         """What was noted."""
-        return _Take([*self._moments], self._marks, self._sizes, kept, self._seconds)
+        return _Take([*self._moments], self._marks, self._passed, self._sizes, self._seconds)
 
     def _mark(self, name: PartName, number: int) -> None:
         self._marks.append((name, number, len(self._moments)))

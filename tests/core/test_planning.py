@@ -8,6 +8,7 @@ import torch
 from benchmarks.planning import MOST_OFF, Case, compared, regularised
 from symadj_core import FixedStep, IController, planning
 from symadj_core.flows import Block, Flow, MLPField
+from symadj_core.gradients import GRADIENTS
 from symadj_core.solvers.controller import EvenGrid
 
 SIX_STEPS = FixedStep(grid=EvenGrid(6))
@@ -39,10 +40,15 @@ def test_the_peak_of_every_gradient_is_forecast_within_a_tenth(name: str) -> Non
         assert predicted == pytest.approx(found, rel=MOST_OFF), f"{gradient}, steps {steps}"
 
 
-def test_an_allocator_that_rounds_takes_more_and_never_less() -> None:
-    flow = Flow(Block(MLPField(3, (7,)), solver="midpoint", controller=SIX_STEPS), 3)
-    host, device = (planning.forecast(flow, 5, rounding=size) for size in (1, planning.DEVICE_ROUNDING))
-    assert device.peak_bytes(10) > host.peak_bytes(10)
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_where_an_allocator_rounds_every_state_that_is_kept_is_a_block_of_its_own(gradient: str) -> None:
+    blocks = [Block(MLPField(3, (7,)), solver="midpoint", controller=SIX_STEPS) for _ in range(2)]
+    rehearsal = planning.Rehearsal(Flow(blocks, 3))
+    host, device = (rehearsal.forecast(gradient, 5, rounding=size) for size in (1, planning.DEVICE_ROUNDING))
+    for part, rounded in zip(host.parts, device.parts, strict=True):
+        assert rounded.fixed_bytes >= part.fixed_bytes
+        assert sum(held.step_bytes for held in rounded.held) >= sum(held.step_bytes for held in part.held)
+    assert device.peak_bytes(10) % planning.DEVICE_ROUNDING == 0
 
 
 def test_a_forecast_leaves_the_flow_and_the_generator_as_they_were() -> None:
