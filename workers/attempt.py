@@ -9,6 +9,7 @@ import logging
 import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,13 @@ import torch
 
 from symadj.service.contract.order import RunOrder
 from symadj.service.contract.plan import Plan
-from symadj.service.contract.records import ClosedRecord, OutcomeRecord, PlanRecord, ResumedRecord
+from symadj.service.contract.records import (
+    PRETRAINING_SHORTENED,
+    ClosedRecord,
+    OutcomeRecord,
+    PlanRecord,
+    ResumedRecord,
+)
 from symadj.service.contract.result import EvaluationResult, JobResult
 from symadj.service.contract.spec import ScoresSpec
 from symadj.service.contract.spec.resources import GpuResources
@@ -39,6 +46,7 @@ from symadj.workers.rank_run import RankRun
 from symadj.workers.scores.run import ScoresRun
 from symadj.workers.training.checkpointer import Checkpointer
 from symadj.workers.training.loop import train
+from symadj.workers.training.schedules import pretraining_steps
 from symadj.workers.training.state import TrainingState
 from symadj_core.flows import Flow
 from symadj_core.memory import resident_bytes
@@ -122,7 +130,9 @@ class AttemptRun:
             return error.failure.outcome()
 
     def _run(self) -> OutcomeRecord | None:
-        data, flow, plan = self.ranks.together(self._set_up, phase="setup")
+        data = self.ranks.together(self._load, phase="setup")
+        self._take_as_many_steps_as_the_rows_allow(data)
+        flow, plan = self.ranks.together(lambda: self._build(data), phase="setup")
         self.ranks.agree(self._announce(plan))
         parameters = sum(p.numel() for p in flow.parameters())
         self.rank_run.event(
@@ -167,6 +177,7 @@ class AttemptRun:
         result = JobResult(
             **dict(measured),
             steps=state.step,
+            pretraining_steps=min(state.step, pretraining_steps(self.spec)),
             stopped_early=ending == "stopped_early",
             weights_of_step=weights_of,
             train_seconds=state.seconds,
@@ -234,12 +245,36 @@ class AttemptRun:
         except CorruptCheckpointError as error:
             return str(error)
 
-    def _set_up(self) -> tuple[PreparedData, Flow, Plan | None]:
+    def _load(self) -> PreparedData:
         roots = data_roots(self.order)
-        data = self.rank_run.retries.while_unreachable(lambda: load_data(self.spec.data, roots))
+        return self.rank_run.retries.while_unreachable(lambda: load_data(self.spec.data, roots))
+
+    def _take_as_many_steps_as_the_rows_allow(self, data: PreparedData) -> None:
+        """Go on with the spec as it is for so many rows, and say what that has changed."""
+        asked, spec = self.spec, self.spec.for_rows(data.training_rows)
+        if spec == asked:
+            return
+        assert asked.pretraining is not None
+        assert spec.pretraining is not None
+        self.spec, self.order = spec, self.order.model_copy(update={"spec": spec})
+        self.rank_run = replace(self.rank_run, order=self.order)
+        steps, of = spec.pretraining.steps, asked.pretraining.steps
+        self.rank_run.event(
+            PRETRAINING_SHORTENED,
+            f"{steps} steps of pre-training instead of {of}: pretraining.max_epochs allows "
+            f"{spec.pretraining.max_epochs} passes over the {data.training_rows} training rows, in batches of "
+            f"{spec.data.batch_size}",
+            steps=steps,
+            steps_asked=of,
+            max_epochs=spec.pretraining.max_epochs,
+            training_rows=data.training_rows,
+            max_steps=getattr(spec.stop, "max_steps", None),
+        )
+
+    def _build(self, data: PreparedData) -> tuple[Flow, Plan | None]:
         flow = build_flow(self.spec, data.dim, data.context_dim, data.shape)
         plan = self._plan(flow) if self.ranks.rank == 0 else None
-        return data, flow.to(self.ranks.device), plan
+        return flow.to(self.ranks.device), plan
 
     def _plan(self, flow: Flow) -> Plan | None:
         """Return what a rank will take, None where its field can't be rehearsed."""

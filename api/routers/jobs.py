@@ -15,12 +15,13 @@ from symadj.api.problems import describe
 from symadj.api.same_keys import submitted_once
 from symadj.api.schemas.jobs import JobList, JobRead, JobSummary, PlanRead
 from symadj.service.contract import layout
+from symadj.service.contract.records import PRETRAINING_SHORTENED
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.any_job import LABEL, MOST_LABELS
 from symadj.service.contract.states import JobState
 from symadj.service.errors import InvalidParameterError
 from symadj.service.lifecycle import parents, requests
-from symadj.service.store import jobs, metrics, plans
+from symadj.service.store import events, jobs, metrics, plans
 from symadj.service.store.cursors import CURSOR
 from symadj.service.store.tables import Job
 
@@ -171,4 +172,4 @@ def _read(store: Store, job_id: str) -> JobRead:
         job, series = jobs.get(session, job_id), list(metrics.series(session, job_id))
         row = plans.of_job(session, job_id)
         plan = None if row is None else PlanRead.of(row, plans.compared(row, job, series))
-        return JobRead.of(job, series, plan)
+        return JobRead.of(job, series, plan, shortened=events.newest(session, job_id, PRETRAINING_SHORTENED))

@@ -15,7 +15,7 @@ from symadj.service.contract.states import CheckpointCause, JobState, ReasonCode
 
 if TYPE_CHECKING:  # the client reads these answers and needs no database for it
     from symadj.service.store.plans import Comparison
-    from symadj.service.store.tables import Job, MetricSeries, PlanRow
+    from symadj.service.store.tables import Event, Job, MetricSeries, PlanRow
 
 __all__ = [
     "AttemptList",
@@ -47,7 +47,10 @@ class Progress(Answer):
     """How far a job is, by the newest records."""
 
     step: int = Field(description="Optimiser steps completed; of a job that scores rows, pieces of each worker.")
-    max_steps: int | None = Field(description="null where something else than steps ends the job.")
+    max_steps: int | None = Field(
+        description="Fewer than the spec's once the run has said that its rows allow no more "
+        "(`pretraining.max_epochs`); null where something else than steps ends the job."
+    )
     latest: dict[str, Number] = Field(description="Every metric's newest value.")
     host_peak_bytes: int | None = Field(description="Highest host peak of any rank so far.")
     device_peak_bytes: int | None = Field(description="Highest device peak of any rank so far.")
@@ -129,8 +132,14 @@ class JobRead(JobSummary):
     result: JobResult | None = Field(description="Of a job that succeeded; else null.")
 
     @classmethod
-    def of(cls, job: Job, series: list[MetricSeries], plan: PlanRead | None = None) -> JobRead:
-        """Return the answer for a job, its metrics and its plan."""
+    def of(
+        cls,
+        job: Job,
+        series: list[MetricSeries],
+        plan: PlanRead | None = None,
+        shortened: Event | None = None,
+    ) -> JobRead:
+        """Return the answer for a job, its metrics, its plan and the event that says that it takes fewer steps."""
         # As stored, whatever version stored it: this one's rules are for new specs.
         spec = job.spec
         failure = None
@@ -138,7 +147,7 @@ class JobRead(JobSummary):
             failure = Failure(code=ReasonCode(job.reason), message=job.message or "", data=job.reason_data or {})
         progress = Progress(
             step=max((item.last_step for item in series), default=0),
-            max_steps=spec.get("stop", {}).get("max_steps"),
+            max_steps=(spec.get("stop", {}) if shortened is None else shortened.data).get("max_steps"),
             latest={item.name: item.last_value for item in series},
             host_peak_bytes=job.host_peak_bytes,
             device_peak_bytes=job.device_peak_bytes,

@@ -26,6 +26,7 @@ __all__ = [
     "MAX_BODY_BYTES",
     "MAX_BODY_VALUES",
     "MAX_METRICS",
+    "PRETRAINING_SHORTENED",
     "AnyRecord",
     "ArtifactRecord",
     "BatchAnswer",
@@ -43,6 +44,9 @@ __all__ = [
     "ResumedRecord",
     "StepRecord",
 ]
+
+# The event of a run whose rows allow fewer steps than its spec asks for; its data has them as ``max_steps``.
+PRETRAINING_SHORTENED = "pretraining_shortened"
 
 MAX_BATCH_RECORDS = 1000
 # What a source sends in one batch, unless a single record is longer.

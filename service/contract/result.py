@@ -248,6 +248,10 @@ class JobResult(EvaluationResult):
     """
 
     steps: int | None = Field(None, description="Steps that the training took, pre-training included.")
+    pretraining_steps: int | None = Field(
+        None,
+        description="How many of these were of pre-training: fewer than the spec's where `max_epochs` allows no more.",
+    )
     stopped_early: bool | None = Field(None, description="Whether `early_stop` ended the training.")
     weights_of_step: int | None = Field(None, description="The step whose weights were kept.")
     train_seconds: float | None = Field(None, description="Wall time of the training over all attempts, seconds.")

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from symadj.service.store.tables import Event, Job
 
-__all__ = ["after", "append"]
+__all__ = ["after", "append", "newest"]
 
 
 def append(
@@ -52,3 +52,10 @@ def after(session: Session, job_id: str, *, after_seq: int, limit: int) -> Seque
     return session.scalars(
         sa.select(Event).where(Event.job_id == job_id, Event.seq > after_seq).order_by(Event.seq).limit(limit)
     ).all()
+
+
+def newest(session: Session, job_id: str, name: str) -> Event | None:
+    """Return the newest event of a job with this name, None where there is none."""
+    return session.scalars(
+        sa.select(Event).where(Event.job_id == job_id, Event.name == name).order_by(Event.seq.desc()).limit(1)
+    ).first()

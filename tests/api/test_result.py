@@ -11,6 +11,7 @@ import httpx
 from pydantic import BaseModel
 
 from symadj.api.client import Client
+from symadj.service.contract.records import PRETRAINING_SHORTENED
 from symadj.service.contract.result import (
     Baselines,
     Calibration,
@@ -26,7 +27,7 @@ from symadj.service.contract.result import (
 )
 from symadj.service.contract.states import JobState
 from symadj.service.store import jobs
-from tests.api.conftest import Run
+from tests.api.conftest import NOW, Run
 from tests.api.test_cli import symadj
 from tests.conftest import ApiServer
 
@@ -121,6 +122,13 @@ def test_a_calibration_comes_from_the_store_to_the_client_as_the_run_measured_it
     assert result.calibration == CALIBRATION
     answer = api.get(f"/api/v1/jobs/{run.job_id}").json()["result"]["calibration"]
     assert Calibration.model_validate(answer) == CALIBRATION
+
+
+def test_a_job_whose_rows_allow_fewer_steps_counts_towards_those(run: Run) -> None:
+    asked = run.get("").json()["progress"]["max_steps"]
+    said = {"kind": "event", "time": NOW, "name": PRETRAINING_SHORTENED, "message": "", "data": {"max_steps": 12}}
+    assert run.send(said).status_code == 200
+    assert run.get("").json()["progress"]["max_steps"] == 12 < asked
 
 
 def test_a_result_without_an_evaluation_is_read(api: httpx.Client, run: Run) -> None:

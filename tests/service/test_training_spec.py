@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from symadj.service.contract.spec import JobSpec
-from symadj.service.contract.spec.data import BUILTIN_ROWS, BuiltinName
 from symadj.service.contract.spec.usual import OF_TRAINING, USUAL_TRAINING
 
 MINIMAL = {"data": {"kind": "toy", "name": "moons"}}
@@ -31,12 +30,19 @@ def test_a_spec_that_says_nothing_about_training_has_the_usual_one_written_out()
     assert spec.stored()["pretraining"]["kind"] == "flow_matching"
 
 
-@pytest.mark.parametrize("name", BUILTIN_ROWS)
-def test_the_usual_training_does_not_learn_few_rows_by_heart(name: BuiltinName) -> None:
-    spec = JobSpec.model_validate({"data": {"kind": "builtin", "name": name}})
-    assert spec.pretraining is not None
-    assert spec.pretraining.steps * spec.data.batch_size < 500 * BUILTIN_ROWS[name]
-    assert spec.stored()["stop"]["max_steps"] == spec.pretraining.steps + 50
+@pytest.mark.parametrize("rows", [2, 120, 499, 500, 999, 5000, 10**7])
+@pytest.mark.parametrize("batch", [2, 100, 500])
+def test_the_usual_training_sees_no_row_often_enough_to_learn_it_by_heart(rows: int, batch: int) -> None:
+    asked = JobSpec.model_validate({"data": {"kind": "file", "path": "rows.csv", "batch_size": batch}})
+    taken = asked.for_rows(rows).stored()
+    steps = taken["pretraining"]["steps"]
+    assert steps == 5000 or steps * batch <= 500 * max(rows, batch) < (steps + 500) * batch
+    assert taken["stop"]["max_steps"] == steps + 50, "the likelihood keeps its steps"
+
+
+def test_a_spec_of_its_own_takes_the_steps_that_it_names_however_few_the_rows() -> None:
+    spec = JobSpec.model_validate(MINIMAL | {"pretraining": {"steps": 1000}})
+    assert spec.for_rows(50) is spec
 
 
 @pytest.mark.parametrize("section", OF_TRAINING)
@@ -72,6 +78,7 @@ def test_what_is_left_out_has_its_default() -> None:
     assert stored["pretraining"] == {
         "kind": "flow_matching",
         "steps": 5,
+        "max_epochs": None,
         "optimal_transport": True,
         "context_ratio": None,
         "learning_rate": None,

@@ -87,6 +87,17 @@ def test_pre_training_comes_first_with_metrics_of_its_own_in_one_series_of_steps
     assert len(outbox.of("memory")) == 18
 
 
+def test_few_rows_are_given_the_steps_of_their_epochs_and_the_run_says_so(tmp_path: Path) -> None:
+    asked = {"steps": 40, "max_epochs": 1}
+    outcome, outbox = run(tmp_path, pretraining=asked, evaluation=None, **steps(42))  # ten batches of 32 are an epoch
+    assert (outcome.result.pretraining_steps, outcome.result.steps) == (10, 12)
+    assert len(outbox.series("flow_matching_loss")) == 10
+    [event] = [event for event in outbox.of("event") if event.name == "pretraining_shortened"]
+    said = {"steps": 10, "steps_asked": 40, "max_epochs": 1, "training_rows": 320, "max_steps": 12}
+    assert event.data == said
+    assert "10 steps of pre-training instead of 40" in event.message
+
+
 def test_flow_matching_alone_already_lowers_the_nll(tmp_path: Path) -> None:
     _, outbox = run(
         tmp_path,

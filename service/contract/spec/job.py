@@ -85,6 +85,21 @@ class JobSpec(AnyJob):
         """Those of a batch."""
         return self.data.batch_size
 
+    def for_rows(self, training_rows: int) -> JobSpec:
+        """Return what is trained on so many rows: the steps of pre-training that its ``max_epochs`` leaves.
+
+        The steps of the likelihood stay as many.
+        """
+        pretraining = self.pretraining
+        if pretraining is None or pretraining.max_epochs is None:
+            return self
+        steps = min(pretraining.steps, pretraining.max_epochs * max(1, training_rows // self.data.batch_size))
+        changed: dict[str, Any] = {"pretraining": pretraining.model_copy(update={"steps": steps})}
+        if isinstance(self.stop, StopAfterSteps):
+            fewer = pretraining.steps - steps
+            changed["stop"] = self.stop.model_copy(update={"max_steps": self.stop.max_steps - fewer})
+        return self.model_copy(update=changed)
+
     def _check_batch(self) -> None:
         if self.data.batch_size % self.resources.workers:
             raise misfit(

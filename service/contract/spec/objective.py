@@ -99,6 +99,13 @@ class FlowMatching(Section):
 
     kind: Literal["flow_matching"] = "flow_matching"
     steps: int = Field(ge=1, le=100_000_000, description="Of the training's steps, the first so many.")
+    max_epochs: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Passes over the training rows, at most: where there are too few rows for `steps`, a run takes "
+        "fewer, and as many fewer of `stop.max_steps`. null: no limit.",
+    )
     optimal_transport: bool = Field(
         True,
         description="Pair data with base samples by optimal transport within the batch, instead of at random; of rows "
