@@ -1,17 +1,18 @@
-"""Requests that wait for new values of a series: looked after together, and answered at a pace."""
+"""Requests that wait for what is new in a series (metrics, logs): looked after together, and answered at a pace."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import anyio
+from anyio.to_thread import run_sync
 
 from symadj.api.bulkheads import InFlight, Pace
 
-__all__ = ["Awaited", "LongPolls"]
+__all__ = ["Awaited", "LongPolls", "Page", "Series", "State", "awaited_page", "next_state"]
 
 Result = TypeVar("Result")
 
@@ -19,6 +20,45 @@ Result = TypeVar("Result")
 LOOK_SECONDS = 0.25
 # Of all who wait together, about: the more there are, the longer each look lets values gather.
 ANSWERS_PER_SECOND = 100.0
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a series is: the number of its newest item, and whether its job has ended."""
+
+    last_seq: int
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Page:
+    """An answer, and where the next one goes on.
+
+    Attributes:
+        empty: it has no item.
+        full: it has as many items as were asked for.
+        complete: the job has ended, and nothing comes after this answer.
+    """
+
+    body: bytes
+    next_after: int
+    empty: bool
+    full: bool
+    complete: bool
+
+
+class Series(Protocol):
+    """Numbered items of a job, read by threads."""
+
+    @property
+    def key(self) -> Hashable:
+        """What distinguishes it from all others."""
+
+    def state(self) -> State:
+        """Return how far it is."""
+
+    def page(self, after: int, limit: int) -> Page:
+        """Return the items after a number."""
 
 
 @dataclass
@@ -76,3 +116,41 @@ class LongPolls:
     async def turn(self) -> None:
         """Return when it is the caller's turn to be answered."""
         await self._pace.turn()
+
+
+async def awaited_page(polls: LongPolls, series: Series, after: int, limit: int, deadline: float) -> Page:
+    """Return a page as it is now if it is full or the last one, else at the next look that finds an item for it."""
+    # Who is to be answered counts as waiting: they ask again as soon as they are.
+    with polls.waiting_for(series.key) as awaited:
+
+        async def read() -> Page:
+            # All who wait from the same number on get the same page.
+            return await awaited.reads.join((after, limit), lambda: run_sync(series.page, after, limit))
+
+        page = await read() if not 0 <= awaited.seen <= after else None
+        if page is None or not (page.full or page.complete):
+            while True:
+                await next_state(polls, awaited, series, after=after, deadline=deadline)
+                page = await read()
+                if not page.empty or page.complete or anyio.current_time() >= deadline:
+                    break
+        await polls.turn()
+        return page
+
+
+async def next_state(
+    polls: LongPolls, awaited: Awaited, series: Series, *, after: int, deadline: float
+) -> State | None:
+    """Return how far a series is at a look that finds an item after ``after``, or its job ended; None: too late."""
+
+    async def look() -> State:
+        state = await run_sync(series.state)
+        awaited.seen = state.last_seq
+        return state
+
+    with anyio.move_on_after(deadline - anyio.current_time()):
+        while True:
+            state = await polls.look(awaited, look)
+            if state.last_seq > after or state.ended:
+                return state
+    return None

@@ -15,6 +15,7 @@ from symadj.service.contract.records import (
     ClosedRecord,
     DataRecord,
     EventRecord,
+    LogRecord,
     MemoryRecord,
     OutcomeRecord,
     PlanRecord,
@@ -25,14 +26,14 @@ from symadj.service.contract.records import (
 from symadj.service.contract.states import JobState, StopReason
 from symadj.service.errors import ConflictError, UnauthorizedError
 from symadj.service.lifecycle import attempts
-from symadj.service.store import artifacts, checkpoints, data, events, jobs, memory, metrics, plans, sources
+from symadj.service.store import artifacts, checkpoints, data, events, jobs, logs, memory, metrics, plans, sources
 from symadj.service.store.tables import Attempt, IngestSource, Job
 
 __all__ = ["LATE_SECONDS", "authenticate", "store_batch"]
 
 # For how long after the end of an attempt its token still brings in what its spool holds, and of which kinds.
 LATE_SECONDS = 300.0
-_MAY_BE_LATE = (StepRecord, MemoryRecord, EventRecord, ClosedRecord)
+_MAY_BE_LATE = (StepRecord, MemoryRecord, EventRecord, LogRecord, ClosedRecord)
 
 
 def authenticate(session: Session, token: str) -> Attempt:
@@ -56,8 +57,9 @@ def store_batch(
     but they replace nothing of a later one, and its outcome changes nothing any more. ``retry_seconds`` is the pause
     before the next attempt, should an outcome ask for one.
 
-    A live batch of an attempt that has ended, by its token, adds steps, memory and events that are not stored yet, for
-    ``LATE_SECONDS``. It replaces nothing, and its artifacts, checkpoints and all else are acknowledged and left out.
+    A live batch of an attempt that has ended, by its token, adds steps, memory, events and logs that are not stored
+    yet, for ``LATE_SECONDS``. It replaces nothing, and its artifacts, checkpoints and all else are acknowledged and
+    left out.
 
     Raises:
         ConflictError: records before this batch are missing; the extension ``next_seq`` names the first of them.
@@ -90,6 +92,8 @@ def store_batch(
     metrics.append(session, job, attempt.number, steps, replace=not late)
     peaks = [record for record in fresh if isinstance(record, MemoryRecord)]
     memory.append(session, job, attempt.number, peaks, replace=not late)
+    written = [record for record in fresh if isinstance(record, LogRecord)]
+    logs.append(session, job, attempt.number, batch.source, written)
     for record in fresh:
         if late and not isinstance(record, _MAY_BE_LATE):
             continue
@@ -109,7 +113,7 @@ def _store_single(
     session: Session, job: Job, attempt: Attempt, position: IngestSource, record: AnyRecord, retry_seconds: float
 ) -> None:
     match record:
-        case StepRecord() | MemoryRecord():
+        case StepRecord() | MemoryRecord() | LogRecord():
             pass  # stored for the whole batch at once
         case EventRecord():
             if record.name == "resumed" and position.source == "rank-0" and attempt.finished_at is None:

@@ -8,6 +8,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import Field
 
+from symadj.api.accept import best_of
 from symadj.api.bodies import Table, table_body
 from symadj.api.dependencies import Flows, JobId, SettingsOf, Store
 from symadj.api.flow_process import raise_unless_done
@@ -19,10 +20,7 @@ from symadj.service.contract.flow_question import (
     Operation,
     StoredFile,
 )
-from symadj.service.errors import (
-    InvalidRowsError,
-    NotAcceptableError,
-)
+from symadj.service.errors import InvalidRowsError
 from symadj.service.lifecycle import scored
 from symadj.service.settings import Settings
 from symadj.service.store import Database
@@ -122,7 +120,7 @@ async def _answer(
     accept: str,
     **options: Any,
 ) -> Response:
-    wanted = _wanted(accept)
+    wanted = MediaType(best_of(accept, tuple(MediaType)))
     config, weights = await run_sync(_files, store, job_id)
     question = FlowQuestion(
         operation=operation,
@@ -143,30 +141,3 @@ async def _answer(
 def _files(store: Database, job_id: str) -> tuple[StoredFile, StoredFile]:
     with store.read_session() as session:
         return scored.flow_files(session, job_id)
-
-
-def _wanted(accept: str) -> MediaType:
-    """Return the format that a client likes best of ours.
-
-    Raises:
-        NotAcceptableError: it takes none of them.
-    """
-    liked: list[tuple[float, MediaType]] = []
-    for item in accept.split(","):
-        media_range, *parameters = (part.strip().lower() for part in item.split(";"))
-        quality = next((part[2:] for part in parameters if part.startswith("q=")), "1")
-        kind = media_range.partition("/")[0]
-        for media_type in MediaType:
-            if media_range in {media_type, "*/*", f"{media_type.partition('/')[0]}/*"} and kind:
-                liked.append((_number(quality), media_type))
-                break
-    if not liked or max(liked, key=lambda item: item[0])[0] <= 0:
-        raise NotAcceptableError(f"Accept is {accept[:200]!r}: this answers as {', '.join(MediaType)}")
-    return max(liked, key=lambda item: item[0])[1]
-
-
-def _number(quality: str) -> float:
-    try:
-        return float(quality)
-    except ValueError:
-        return 0.0

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from sqlalchemy.orm import Session
 
 from symadj.api.dependencies import AfterSeq, Costly, Drawing, JobId, Limit, Polls, Store
-from symadj.api.long_polls import Awaited, LongPolls
+from symadj.api.long_polls import Page, State, awaited_page, next_state
 from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import BucketRead, MetricList, MetricPointRead, MetricRead, MetricSeriesRead
 from symadj.service.contract.states import TERMINAL, JobState
@@ -20,24 +20,6 @@ from symadj.service.store import Database, jobs, metrics
 from symadj.service.store.downsampling import Downsampler
 
 router = APIRouter(prefix="/jobs/{job_id}/metrics", tags=["metrics"])
-
-
-@dataclass(frozen=True)
-class _State:
-    """How far a series is: the number of its newest value, and whether its job has ended."""
-
-    last_seq: int
-    ended: bool
-
-
-@dataclass(frozen=True)
-class _Page:
-    """An answer with what its ETag is made of; ``full``: it has as many values as were asked for."""
-
-    body: bytes
-    next_after_seq: int
-    complete: bool
-    full: bool
 
 
 @router.get("", responses=describe(404))
@@ -101,18 +83,18 @@ async def read_metric(
     if points is not None:
         state = await run_sync(series.state)
         if wait and state.last_seq == 0 and not state.ended:
-            with polls.waiting_for((job_id, name)) as awaited:
-                state = await _next(polls, awaited, series, after_seq=0, deadline=deadline) or state
+            with polls.waiting_for(series.key) as awaited:
+                state = await next_state(polls, awaited, series, after=0, deadline=deadline) or state
         etag = f'"{state.last_seq}-{after_seq}-{limit}-{points}-{int(state.ended)}"'
         if etag in known:
             return _unchanged(etag)
         key = (job_id, name, state, points)
         return _answer(etag, await costly.read(key, lambda: series.picture(downsampler, state, points)))
     if wait:
-        page = await _awaited_page(polls, series, after_seq, limit, deadline)
+        page = await awaited_page(polls, series, after_seq, limit, deadline)
     else:
         page = await run_sync(series.page, after_seq, limit)
-    etag = f'"{page.next_after_seq}-{after_seq}-{limit}-0-{int(page.complete)}"'
+    etag = f'"{page.next_after}-{after_seq}-{limit}-0-{int(page.complete)}"'
     return _unchanged(etag) if etag in known else _answer(etag, page.body)
 
 
@@ -124,44 +106,6 @@ def _unchanged(etag: str) -> Response:
     return Response(status_code=304, headers={"ETag": etag})
 
 
-async def _awaited_page(polls: LongPolls, series: _Series, after_seq: int, limit: int, deadline: float) -> _Page:
-    """Return a page as it is now if it is full or the last one, else at the next look that finds a value for it."""
-    # Who is to be answered counts as waiting: they ask again as soon as they are.
-    with polls.waiting_for((series.job_id, series.name)) as awaited:
-
-        async def read() -> _Page:
-            # All who wait from the same number on get the same page.
-            return await awaited.reads.join((after_seq, limit), lambda: run_sync(series.page, after_seq, limit))
-
-        page = await read() if not 0 <= awaited.seen <= after_seq else None
-        if page is None or not (page.full or page.complete):
-            while True:
-                await _next(polls, awaited, series, after_seq=after_seq, deadline=deadline)
-                page = await read()
-                if page.next_after_seq > after_seq or page.complete or anyio.current_time() >= deadline:
-                    break
-        await polls.turn()
-        return page
-
-
-async def _next(
-    polls: LongPolls, awaited: Awaited, series: _Series, *, after_seq: int, deadline: float
-) -> _State | None:
-    """Return how far a series is at a look that finds a value after ``after_seq``, or its job ended; None: too late."""
-
-    async def look() -> _State:
-        state = await run_sync(series.state)
-        awaited.seen = state.last_seq
-        return state
-
-    with anyio.move_on_after(deadline - anyio.current_time()):
-        while True:
-            state = await polls.look(awaited, look)
-            if state.last_seq > after_seq or state.ended:
-                return state
-    return None
-
-
 @dataclass(frozen=True)
 class _Series:
     """One metric of one job, read by threads."""
@@ -170,7 +114,11 @@ class _Series:
     job_id: str
     name: str
 
-    def state(self) -> _State:
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.job_id, self.name
+
+    def state(self) -> State:
         """Return how far it is.
 
         Raises:
@@ -179,16 +127,16 @@ class _Series:
         with self.store.read_session() as session:
             return self._state_in(session)
 
-    def _state_in(self, session: Session) -> _State:
+    def _state_in(self, session: Session) -> State:
         job = jobs.get(session, self.job_id)
         series = metrics.one_series(session, self.job_id, self.name)
         ended = JobState(job.state) in TERMINAL
         if series is None and ended:
             known = ", ".join(item.name for item in metrics.series(session, self.job_id)) or "none"
             raise NotFoundError(f"job {self.job_id!r} has no metric {self.name!r}; it has: {known}")
-        return _State(series.last_seq if series is not None else 0, ended)
+        return State(series.last_seq if series is not None else 0, ended)
 
-    def picture(self, downsampler: Downsampler, state: _State, points: int) -> bytes:
+    def picture(self, downsampler: Downsampler, state: State, points: int) -> bytes:
         """Return the whole series, downsampled."""
         drawn = downsampler.buckets(self.job_id, self.name, count=points)
         series = MetricSeriesRead(
@@ -200,12 +148,12 @@ class _Series:
         )
         return series.model_dump_json().encode()
 
-    def page(self, after_seq: int, limit: int) -> _Page:
+    def page(self, after: int, limit: int) -> Page:
         """Return the values after a number."""
         with self.store.read_session() as session:
             state = self._state_in(session)
-            rows = metrics.points(session, self.job_id, self.name, after_seq=after_seq, limit=limit)
-        next_after = rows[-1].seq if rows else after_seq
+            rows = metrics.points(session, self.job_id, self.name, after_seq=after, limit=limit)
+        next_after = rows[-1].seq if rows else after
         complete = state.ended and next_after >= state.last_seq
         series = MetricSeriesRead(
             name=self.name,
@@ -214,4 +162,6 @@ class _Series:
             next_after_seq=next_after,
             complete=complete,
         )
-        return _Page(series.model_dump_json().encode(), next_after, complete, full=len(rows) == limit)
+        return Page(
+            series.model_dump_json().encode(), next_after, empty=not rows, full=len(rows) == limit, complete=complete
+        )

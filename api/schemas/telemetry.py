@@ -1,4 +1,4 @@
-"""Answers about the records of runs: metrics, memory, files."""
+"""Answers about the records of runs: metrics, memory, logs, files."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Annotated
 from pydantic import Field
 
 from symadj.api.schemas.answer import Answer
-from symadj.service.contract.records import Phase
+from symadj.service.contract.records import Phase, Stream
 from symadj.service.contract.result import Number
 
 __all__ = [
     "ArtifactList",
     "ArtifactRead",
     "BucketRead",
+    "LogLineRead",
+    "LogPage",
     "MemoryPhase",
     "MemoryPointRead",
     "MemoryPoints",
@@ -129,6 +131,38 @@ class MemoryPoints(Answer):
 
     items: list[MemoryPointRead]
     next_after_seq: int
+
+
+class LogLineRead(Answer):
+    """A line that a process of a run printed, or one that stands for those that were left out there."""
+
+    seq: int
+    attempt: int
+    rank: int | None = Field(description="null: the driver's.")
+    stream: Stream | None = Field(
+        description="`output` is stdout and stderr in one, as Ray has a driver's; null where lines were left out."
+    )
+    time: datetime = Field(description="When it was read, within a second of when it was printed.")
+    text: str = Field(description="Without its end of line; secrets are masked, and a long line is cut.")
+    left_out_bytes: int = Field(description="Of the output, which were left out here; 0 of a printed line.")
+
+    @property
+    def source(self) -> str:
+        """Who printed it: ``driver`` or ``rank-0``."""
+        return "driver" if self.rank is None else f"rank-{self.rank}"
+
+    @property
+    def words(self) -> str:
+        """The text, or how much was left out."""
+        return f"[{self.left_out_bytes:,} bytes were left out here]" if self.left_out_bytes else self.text
+
+
+class LogPage(Answer):
+    """Lines in the order in which they were stored: those of one process in the order in which it printed them."""
+
+    items: list[LogLineRead]
+    next_after: int = Field(description="Pass as `after` for what comes later.")
+    complete: bool = Field(description="The job has ended and nothing comes after this answer.")
 
 
 class ArtifactRead(Answer):

@@ -18,13 +18,14 @@ from symadj.service.contract.layout import CheckpointName
 from symadj.service.contract.plan import Plan
 from symadj.service.contract.result import JobResult, Number
 from symadj.service.contract.states import CheckpointCause, JobState, ReasonCode, StopReason
-from symadj.service.contract.storable import Details, Message, storable_details
+from symadj.service.contract.storable import Details, LogText, Message, storable_details
 
 __all__ = [
     "MAX_BATCH_BYTES",
     "MAX_BATCH_RECORDS",
     "MAX_BODY_BYTES",
     "MAX_BODY_VALUES",
+    "MAX_LOG_LINES",
     "MAX_METRICS",
     "PRETRAINING_SHORTENED",
     "AnyRecord",
@@ -35,6 +36,7 @@ __all__ = [
     "DataRecord",
     "EndState",
     "EventRecord",
+    "LogRecord",
     "MemoryRecord",
     "OutcomeRecord",
     "Phase",
@@ -43,6 +45,7 @@ __all__ = [
     "RecordBatch",
     "ResumedRecord",
     "StepRecord",
+    "Stream",
 ]
 
 # The event of a run whose rows allow fewer steps than its spec asks for; its data has them as ``max_steps``.
@@ -56,6 +59,8 @@ MAX_BODY_BYTES = 16 * 2**20
 MAX_BODY_VALUES = 1_000_000
 # Of one job. A run has some dozens.
 MAX_METRICS = 1000
+# Of one record.
+MAX_LOG_LINES = 1000
 
 CheckpointField = Annotated[str, Field(pattern=CheckpointName.PATTERN)]
 MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.]{0,99}$")]
@@ -89,6 +94,8 @@ Time = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_i
 Result = Annotated[JobResult, BeforeValidator(storable_details), AfterValidator(_checked_result)]
 EndState = Literal[JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.PAUSED]
 Phase = Literal["forward", "backward", "optimizer"]
+# `output` is both in one: a driver's.
+Stream = Literal["stdout", "stderr", "output"]
 
 
 def _require_kind(schema: dict[str, Any]) -> None:
@@ -136,6 +143,16 @@ class EventRecord(_Record):
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
     message: Message
     data: Details = Field(default_factory=dict)
+
+
+class LogRecord(_Record):
+    """Lines that the source, a process, wrote to one of its streams; ``time`` is when they were read from there."""
+
+    kind: Literal["log"] = "log"
+    stream: Stream
+    lines: list[LogText] = Field(max_length=MAX_LOG_LINES)
+    left_out_bytes: Bytes = Field(0, description="Of the stream, right before these lines: it wrote too much.")
+    end: Bytes = Field(description="Bytes of the stream up to the end of these lines, from when the process began.")
 
 
 class DataRecord(_Record):
@@ -205,6 +222,7 @@ AnyRecord = (
     StepRecord
     | MemoryRecord
     | EventRecord
+    | LogRecord
     | DataRecord
     | PlanRecord
     | ArtifactRecord

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
-__all__ = ["LONGEST_MESSAGE", "Details", "Message", "storable_details"]
+__all__ = ["LONGEST_LINE", "LONGEST_MESSAGE", "Details", "LogText", "Message", "storable_details"]
 
 LONGEST_MESSAGE = 20_000  # characters
+LONGEST_LINE = 4000  # characters of one line of a log
 _CUT = " ... (cut)"
+# What a terminal would obey: colours and titles, and all other control characters but the tab.
+_FOR_TERMINALS = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]"
+)
 
 
 def _storable(value: Any) -> Any:
@@ -38,10 +44,15 @@ def storable_details(value: Any) -> Any:
         raise ValueError("lists or objects are nested too deeply to be stored") from None
 
 
-def _cut(text: str) -> str:
-    """Return what of a text has room in a record: a library's message may be of any length."""
-    return text if len(text) <= LONGEST_MESSAGE else f"{text[: LONGEST_MESSAGE - len(_CUT)]}{_CUT}"
+def _cut_to(longest: int) -> AfterValidator:
+    """Cut a text to what has room in a record: a library's message may be of any length."""
+    return AfterValidator(lambda text: text if len(text) <= longest else f"{text[: longest - len(_CUT)]}{_CUT}")
 
 
-Message = Annotated[str, BeforeValidator(_storable), AfterValidator(_cut)]
+def _plain(value: Any) -> Any:
+    return _storable(_FOR_TERMINALS.sub("", value)) if isinstance(value, str) else value
+
+
+Message = Annotated[str, BeforeValidator(_storable), _cut_to(LONGEST_MESSAGE)]
+LogText = Annotated[str, BeforeValidator(_plain), _cut_to(LONGEST_LINE)]
 Details = Annotated[dict[str, Any], BeforeValidator(storable_details)]

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from symadj.service.contract.states import ACTIVE, TRANSITIONS, JobState, ReasonCode
 from symadj.service.errors import NotFoundError
 from symadj.service.store import cursors, events
-from symadj.service.store.tables import Artifact, Attempt, Checkpoint, IdempotencyKey, Job, JobLabel
+from symadj.service.store.tables import Artifact, Attempt, Checkpoint, IdempotencyKey, Job, JobLabel, LogSource
 
 __all__ = [
     "LONGEST_PAUSE_SECONDS",
@@ -202,10 +202,10 @@ def next_queued(
 
 
 def bytes_of(session: Session, owner: str) -> int:
-    """Return the bytes of the checkpoints and artifacts of an owner's jobs."""
+    """Return the bytes of the checkpoints, artifacts and logs of an owner's jobs."""
     queries = (
         sa.select(sa.func.coalesce(sa.func.sum(table.bytes), 0)).join(Job, Job.id == table.job_id)
-        for table in (Checkpoint, Artifact)
+        for table in (Checkpoint, Artifact, LogSource)
     )
     return sum(int(session.execute(query.where(Job.owner == owner)).scalar_one()) for query in queries)
 

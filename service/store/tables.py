@@ -35,6 +35,8 @@ __all__ = [
     "IngestSource",
     "Job",
     "JobLabel",
+    "LogLine",
+    "LogSource",
     "MemoryPoint",
     "MetricPoint",
     "MetricSeries",
@@ -243,6 +245,39 @@ class MemoryPoint(Base):
     device_peak_bytes: Mapped[int | None]
 
     __table_args__ = (UniqueConstraint("job_id", "rank", "phase", "step"),)
+
+
+class LogSource(Base):
+    """The logs of one process of an attempt: how many bytes its lines take now, and where the part ends that is kept.
+
+    ``head_end`` is the number of the last line of that part, None while nothing had to be left out behind it.
+    """
+
+    __tablename__ = "log_sources"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    source: Mapped[str] = mapped_column(String(32), primary_key=True)
+    bytes: Mapped[int]
+    head_end: Mapped[int | None]
+
+
+class LogLine(Base):
+    """A line that a process of an attempt wrote; one without a stream stands for ``left_out_bytes`` of them."""
+
+    __tablename__ = "log_lines"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    attempt: Mapped[int]
+    source: Mapped[str] = mapped_column(String(32))
+    stream: Mapped[str | None] = mapped_column(String(16))
+    time: Mapped[datetime]
+    text: Mapped[str] = mapped_column(Text)
+    bytes: Mapped[int]
+    left_out_bytes: Mapped[int]
+
+    __table_args__ = (Index("ix_log_lines_source", "job_id", "attempt", "source", "seq"),)
 
 
 class DataSummaryRow(Base):

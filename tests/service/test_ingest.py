@@ -23,6 +23,7 @@ from symadj.service.contract.records import (
     ClosedRecord,
     DataRecord,
     EventRecord,
+    LogRecord,
     MemoryRecord,
     OutcomeRecord,
     PlanRecord,
@@ -34,7 +35,19 @@ from symadj.service.contract.states import ReasonCode, StopReason
 from symadj.service.errors import ConflictError, UnauthorizedError
 from symadj.service.lifecycle import attempts, requests
 from symadj.service.lifecycle.advice import advice_for
-from symadj.service.store import Database, artifacts, checkpoints, data, events, jobs, memory, metrics, plans, sources
+from symadj.service.store import (
+    Database,
+    artifacts,
+    checkpoints,
+    data,
+    events,
+    jobs,
+    logs,
+    memory,
+    metrics,
+    plans,
+    sources,
+)
 from symadj.service.store.tables import IngestSource, MemoryPoint
 from tests.service import lives
 from tests.service.lives import checkpoint, claim, lose, send_late, step, submit
@@ -285,7 +298,7 @@ def test_after_the_end_of_an_attempt_its_token_replaces_nothing_and_adds_what_it
     changes += [{"kind": "plan", "time": NOW, "plan": lives.plan().model_dump(mode="json")}]
     assert {get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(AnyRecord)} == {
         change["kind"] for change in changes
-    } | {"closed"}
+    } | {"closed", "log"}, "which replace nothing by their nature"
     assert send(database, started.token, 5, *changes) == 5 + len(changes), "taken note of, and left out"
     assert everything_stored(database, started.job.id) == before
     end = [step(2), memory_record(2, 222), {"kind": "closed", "time": NOW}]
@@ -344,6 +357,11 @@ EVERY_KIND: dict[type[AnyRecord], tuple[dict[str, Any], Callable[[Session, str],
         {"name": "seen", "message": "A thing happened.", "data": {"at": 3}},
         lambda session, job: [e.data for e in events.after(session, job, after_seq=0, limit=99) if e.name == "seen"],
         [{"at": 3}],
+    ),
+    LogRecord: (
+        {"stream": "stderr", "lines": ["Fatal Python error: Aborted"], "end": 28},
+        lambda session, job: [(line.source, line.stream, line.text) for line in logs.lines(session, job, limit=9)],
+        [("rank-0", "stderr", "Fatal Python error: Aborted")],
     ),
     DataRecord: (
         {"summary": SUMMARY},
