@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,15 @@ class RayJob:
     def killed(self) -> bool:
         """Whether its driver was ended from outside: by a signal, or by Ray because somebody asked."""
         return self.status == "STOPPED" or (self.exit_code is not None and (self.exit_code < 0 or self.exit_code > 128))
+
+    @property
+    def ended_by(self) -> signal.Signals | None:
+        """The signal that ended its driver, where Ray tells of one."""
+        code = self.exit_code or 0
+        try:
+            return signal.Signals(-code if code < 0 else code - 128)
+        except ValueError:
+            return None
 
     @property
     def supervisor_lost(self) -> bool:

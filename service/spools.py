@@ -10,12 +10,15 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from symadj.service import ingest
+from symadj.service.contract.output import Mask, left_behind
 from symadj.service.contract.records import MAX_BATCH_RECORDS, RecordBatch
 from symadj.service.errors import SymadjError
 from symadj.service.store import Database, jobs
@@ -40,30 +43,41 @@ def attempts(folder: Path | None, job_id: str) -> list[int]:
 
 
 def deliver(database: Database, folder: Path | None, job_id: str, attempt: int, *, retry_seconds: float) -> None:
-    """Bring the records of an attempt, whose run is over, into the store. The driver's come last: they end the job."""
+    """Bring the records of an attempt, whose run is over, into the store. The driver's come last: they end the job.
+
+    So are the lines that its processes printed and could not put into their spools any more.
+    """
     if folder is None:
         return
     files = sorted(
         (folder / job_id / str(attempt)).glob("*.jsonl"), key=lambda file: (file.stem == "driver", file.stem)
     )
     for file in files:
-        # Only whole lines: the last one was cut off if its writer died.
-        try:
-            lines = [line for line in file.read_bytes().split(b"\n")[:-1] if line]
-        except FileNotFoundError:
-            continue  # another dispatcher has brought it in
-        for start in range(0, len(lines), MAX_BATCH_RECORDS):
-            records = lines[start : start + MAX_BATCH_RECORDS]
+        with left_behind(file, Mask.of_environment(os.environ)) as (printed, _):
+            # Only whole lines: the last one was cut off if its writer died.
             try:
-                batch = RecordBatch.model_validate(
-                    {"source": file.stem, "first_seq": start + 1, "records": [json.loads(line) for line in records]}
-                )
-                with database.session() as session:
-                    row = jobs.attempt(session, job_id, attempt)
-                    ingest.store_batch(session, row, batch, retry_seconds=retry_seconds, live=False)
-            except (ValidationError, ValueError, SymadjError):
-                log.exception("%s: the records from %d on can't be read; they are left out", file, start + 1)
-                break
+                lines = [line for line in file.read_bytes().split(b"\n")[:-1] if line]
+            except FileNotFoundError:
+                continue  # another dispatcher has brought it in
+            lines += [record.model_dump_json().encode() for record in printed]
+            _store(database, job_id, attempt, file, lines, retry_seconds)
+
+
+def _store(
+    database: Database, job_id: str, attempt: int, file: Path, lines: Sequence[bytes], retry_seconds: float
+) -> None:
+    for start in range(0, len(lines), MAX_BATCH_RECORDS):
+        records = lines[start : start + MAX_BATCH_RECORDS]
+        try:
+            batch = RecordBatch.model_validate(
+                {"source": file.stem, "first_seq": start + 1, "records": [json.loads(line) for line in records]}
+            )
+            with database.session() as session:
+                row = jobs.attempt(session, job_id, attempt)
+                ingest.store_batch(session, row, batch, retry_seconds=retry_seconds, live=False)
+        except (ValidationError, ValueError, SymadjError):
+            log.exception("%s: the records from %d on can't be read; they are left out", file, start + 1)
+            return
 
 
 def remove(folder: Path | None, job_id: str, attempt: int | None = None) -> None:

@@ -6,8 +6,9 @@ import importlib.metadata
 import io
 import json
 import logging
+import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ import safetensors.torch
 import torch
 
 from symadj.service.contract.order import RunOrder
+from symadj.service.contract.output import Output
 from symadj.service.contract.plan import Plan
 from symadj.service.contract.records import (
     PRETRAINING_SHORTENED,
@@ -31,6 +33,7 @@ from symadj.service.contract.spec.resources import GpuResources
 from symadj.service.contract.states import JobState, ReasonCode, StopReason
 from symadj.workers.control_group import readable
 from symadj.workers.data import PreparedData, data_roots, load_data
+from symadj.workers.delivery.capture import captured
 from symadj.workers.delivery.outbox import TelemetryError
 from symadj.workers.delivery.sender import open_sender
 from symadj.workers.distributed.ranks import AttemptFailedError, PeerLostError, Ranks
@@ -54,6 +57,8 @@ from symadj_core.trained.folder import CONFIG, FORMAT, WEIGHTS
 
 __all__ = ["AttemptRun", "run_worker"]
 
+log = logging.getLogger(__name__)
+
 # How long a rank that has lost a peer tries to deliver its last records: Ray is about to end it.
 _LAST_WORDS_S = 2.0
 _VERSIONS_OF = ("symadj", "torch", "numpy", "ray")
@@ -66,13 +71,16 @@ def _no_watch(_ranks: Ranks, _stop: Callable[[StopReason], None]) -> AbstractCon
     return nullcontext()
 
 
-def run_worker(order: RunOrder, token: str, watch: Watch = _no_watch) -> OutcomeRecord | None:
+def run_worker(
+    order: RunOrder, token: str, watch: Watch = _no_watch, outputs: Sequence[Output] = ()
+) -> OutcomeRecord | None:
     """Run this process's rank of the attempt to its end and deliver all its records.
 
     Args:
         order: what to do.
         token: of the attempt.
         watch: may let this rank stop for a reason that it finds outside of the run, while the run goes on.
+        outputs: where this process prints, which is sent.
 
     Returns:
         The outcome, complete on rank 0; None when the attempt was replaced.
@@ -81,14 +89,13 @@ def run_worker(order: RunOrder, token: str, watch: Watch = _no_watch) -> Outcome
         PeerLostError: another rank died.
         TelemetryError: the API refuses the records.
     """
-    # A line for every request, in a log that Ray keeps.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     resources = order.spec.resources
     torch.set_num_threads(resources.cpus_per_worker)
     ranks = Ranks(_device(isinstance(resources, GpuResources)))
     sender = open_sender(order, token, f"rank-{ranks.rank}")
+    log.info("rank %d of %d: process %d on %s", ranks.rank, ranks.size, os.getpid(), platform.node())
     try:
-        with watch(ranks, sender.interrupt):
+        with captured(sender, outputs, token), watch(ranks, sender.interrupt):
             course = ScoresRun if isinstance(order.spec, ScoresSpec) else AttemptRun
             outcome = course(RankRun(order, ranks, sender)).run()
         sender.put(ClosedRecord())

@@ -7,6 +7,7 @@ exception is the loss of a worker or of the cluster, or a fault in symadj.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
@@ -26,12 +27,15 @@ from symadj.service.contract.order import (
     read_order,
     take_token,
 )
+from symadj.service.contract.output import outputs_of_this_process
 from symadj.service.contract.records import ClosedRecord, DataRecord, EventRecord, OutcomeRecord
 from symadj.service.contract.spec import ScoresSpec
 from symadj.service.contract.spec.resources import GpuResources
 from symadj.service.contract.spec.section import STORED
+from symadj.service.contract.states import ReasonCode
 from symadj.service.contract.storage import Bucket, StorageUnreachableError, open_storage, split_places
 from symadj.workers.data.summary import in_words
+from symadj.workers.delivery.capture import captured
 from symadj.workers.delivery.outbox import Outbox, TelemetryError
 from symadj.workers.delivery.sender import open_sender
 from symadj.workers.files.retries import Retries
@@ -55,6 +59,8 @@ _RAY_TRAIN_SETTINGS = {
     # Without it a collective of Ray Train's own waits for ever for a rank that does not come.
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(_START_TIMEOUT_S),
+    # Else a line that a worker prints is there twice: on its stdout, and by a logger on its stderr.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     # Watches for nodes that are about to be taken back, in a process of its own: rank 0 does (workers/ray/draining.py).
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
@@ -64,16 +70,15 @@ _START_FAILURES = 2
 
 def main() -> int:
     """Run the attempt; return 0 when its outcome was delivered, whatever it is, or the attempt was replaced."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # httpx logs every request at this level.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    _speak()
     order, token = _order_and_token(os.environ)
     sender = open_sender(order, token, "driver")
     try:
-        outcome = _attempt(order, token, sender)
-        if outcome is not None and isinstance(order.spec, ScoresSpec):
-            outcome = with_advice(outcome)
-        log.info("outcome: %s", outcome)
+        with captured(sender, outputs_of_this_process(), token):
+            outcome = _attempt(order, token, sender)
+            if outcome is not None and isinstance(order.spec, ScoresSpec):
+                outcome = with_advice(outcome)
+            log.info("outcome: %s", "none" if outcome is None else outcome.reason or outcome.state)
         if outcome is None:
             return 0
         sender.put(outcome)
@@ -84,6 +89,15 @@ def main() -> int:
         return 1
     finally:
         sender.close()
+
+
+def _speak() -> None:
+    """Let this process print what happens, and where it was should native code crash."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("symadj").setLevel(logging.INFO)
+    # It tells of every request at the level that Ray Train sets in its workers: sending a line would make another.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    faulthandler.enable()
 
 
 def _order_and_token(environment: Mapping[str, str]) -> tuple[RunOrder, str]:
@@ -137,7 +151,21 @@ def _attempt(order: RunOrder, token: str, outbox: Outbox) -> OutcomeRecord | Non
         failure = diagnose_attempt(error)
         if memory is not None:
             failure = memory.explain(failure, order.spec.resources.memory_budget)
+            if failure.reason in (ReasonCode.WORKER_LOST, ReasonCode.OUT_OF_MEMORY):
+                failure = _with_last_words(failure, error, order, token)
         return failure.outcome()
+
+
+def _with_last_words(failure: Failure, error: BaseException, order: RunOrder, token: str) -> Failure:
+    """Return the failure with what the rank that died printed last, where that can be had."""
+    from symadj.workers.ray.failures import dead_ranks
+    from symadj.workers.ray.last_words import quote, take_last_words
+
+    try:
+        return quote(failure, dead_ranks(error), take_last_words(order, token))
+    except Exception:  # Ray's own troubles: the failure is known without it
+        log.exception("what the workers printed last could not be had")
+        return failure
 
 
 def _unfit_data(order: RunOrder, outbox: Outbox) -> Failure | None:
@@ -159,7 +187,8 @@ def _start_ray() -> NodeMemory:
 
     from symadj.workers.ray.node_memory import NodeMemory
 
-    ray.init(logging_level=logging.WARNING)
+    # What the workers print is sent by themselves: here it would be there twice.
+    ray.init(logging_level=logging.WARNING, log_to_driver=False)
     return NodeMemory()
 
 
@@ -218,8 +247,10 @@ def train_worker(config: dict[str, Any]) -> OutcomeRecord | None:
     from symadj.workers.attempt import run_worker
     from symadj.workers.ray.draining import watch_nodes
 
+    _speak()
     watch = partial(watch_nodes, config["driver_node"])
-    return run_worker(RunOrder.of_json(config["order"]), config["token"], watch)
+    outputs = outputs_of_this_process()
+    return run_worker(RunOrder.of_json(config["order"]), config["token"], watch, outputs)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,6 +12,7 @@ from datetime import datetime, timedelta
 import httpx
 
 from symadj.service import capacity, spools
+from symadj.service.contract.output import Mask
 from symadj.service.contract.states import ACTIVE, JobState, ReasonCode, StopReason
 from symadj.service.dispatcher.heartbeats import Heartbeats
 from symadj.service.dispatcher.settling import ACTOR, Settler
@@ -24,6 +27,9 @@ from symadj.service.store.tables import Attempt, IngestSource, Job
 __all__ = ["Watcher"]
 
 log = logging.getLogger("symadj.dispatcher")
+
+# Signals by which a process is ended for what it did itself.
+_CRASHES = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ class Watcher:
         self._watches = watches
         self._specs = specs
         self._settler = Settler(database, settings)
+        self._mask = Mask.of_environment(os.environ)
         # As for Ray: a proxy of the environment is for the outside world.
         self._api = httpx.Client(base_url=settings.api_url, timeout=5.0, trust_env=False)
 
@@ -224,15 +231,23 @@ class Watcher:
         if ray_job.status == "STOPPED" and stop_requested is not None:
             return ReasonCode.WORKER_LOST, f"symadj had Ray end it ({stop_requested})."
         if ray_job.killed:
-            return ReasonCode.WORKER_LOST, (
+            message = (
                 "The run's driver was killed from outside (by the system, if memory ran out: then run fewer jobs at "
-                f"once, or take more memory). Ray: {ray_job.status}, exit code {ray_job.exit_code}."
+                "once, or take more memory)."
             )
+            if ray_job.ended_by is not None and ray_job.ended_by in _CRASHES:
+                message = f"The run's driver crashed in native code ({ray_job.ended_by.name})."
+            told = f"Ray: {ray_job.status}, exit code {ray_job.exit_code}."
+            return ReasonCode.WORKER_LOST, self._with_last_lines(f"{message} {told}", submission_id)
         message = f"The run ended without an outcome (Ray: {ray_job.status}). {ray_job.message}".strip()
-        tail = self._ray.logs(submission_id)
+        return ReasonCode.INTERNAL, self._with_last_lines(message, submission_id)
+
+    def _with_last_lines(self, message: str, submission_id: str) -> str:
+        """Return ``message`` with what the driver printed last, as Ray has it."""
+        tail = "\n".join(map(self._mask, self._ray.logs(submission_id).splitlines()))
         if tail and tail.splitlines()[-1] not in message:
             message = f"{message}\n{tail}"
-        return ReasonCode.INTERNAL, message[:20_000]
+        return message[:20_000]
 
     def _recover_claim(self, job: Job, submission_id: str) -> None:
         """Settle a claim whose dispatcher died before it wrote down whether Ray took the job."""

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from symadj.service import spools
 from symadj.service.contract.order import PLACE_VARIABLE, read_order
+from symadj.service.contract.output import Output, note_outputs
 from symadj.service.contract.records import OutcomeRecord
 from symadj.service.contract.states import JobState
 from symadj.service.dispatcher import MAX_REFUSALS, Dispatcher
 from symadj.service.lifecycle import attempts, requests
 from symadj.service.ray_jobs import RayJobs, RayRefusedError, RayUnreachableError
 from symadj.service.settings import Settings
-from symadj.service.store import Database, events, jobs, metrics, sources
+from symadj.service.store import Database, events, jobs, logs, metrics, sources
 from tests.service.lives import submit
 from tests.service.ray_server import RayServer
 
@@ -228,6 +230,40 @@ def test_what_a_dead_run_left_in_its_spools_is_delivered_and_its_own_word_on_its
         (series,) = metrics.series(session, job_id)
     assert (series.points, series.last_step) == (2500, 2500)
     assert not (spool / job_id).exists()
+
+
+def test_the_last_lines_of_processes_that_died_are_stored_with_what_their_spools_have_each_once(
+    database: Database, ray: RayServer, dispatcher: Dispatcher, tmp_path: Path
+) -> None:
+    job_id = submit(database)
+    dispatcher.round()
+    of_rank, of_driver = (tmp_path / "spool" / job_id / "1" / f"{name}.jsonl" for name in ("rank-0", "driver"))
+    printed = tmp_path / "worker.err"
+    printed.write_text("first\nFatal Python error: Aborted\npassword=hunter22")
+    sent = {"kind": "log", "time": "2026-01-01T00:00:00Z", "stream": "stderr", "lines": ["first"], "end": 6}
+    lives_on = note_outputs(of_rank, [Output("stderr", str(printed))])
+    of_rank.write_text(json.dumps(sent, separators=(",", ":")) + "\n")
+    note_outputs(of_driver, [Output("output", str(printed))]).close()
+    of_driver.touch()
+
+    def stored(source: str) -> list[str]:
+        with database.read_session() as session:
+            return [line.text for line in logs.lines(session, job_id, source=source, limit=9)]
+
+    spools.deliver(database, tmp_path / "spool", job_id, 1, retry_seconds=0)
+    assert stored("rank-0") == ["first"], "it lives, and tells the rest itself"
+    lives_on.close()
+    ray.jobs[f"{job_id}-1"] |= {"status": "FAILED", "driver_exit_code": -6}
+    for _ in range(2):
+        dispatcher.round()
+    rest = ["Fatal Python error: Aborted", "password=[masked]"]
+    assert (stored("rank-0"), stored("driver")) == (["first", *rest], ["first", *rest])
+    with database.read_session() as session:
+        attempt = jobs.attempt(session, job_id, 1)
+    assert attempt.reason == "worker_lost"
+    assert attempt.message is not None
+    assert "crashed in native code (SIGABRT)" in attempt.message
+    assert attempt.message.endswith("Traceback: it broke"), "what Ray has of the driver's output"
 
 
 def test_spools_of_a_deleted_job_are_removed(dispatcher: Dispatcher, tmp_path: Path) -> None:

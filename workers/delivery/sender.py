@@ -20,7 +20,7 @@ from symadj.workers.delivery.outbox import TelemetryError
 from symadj.workers.delivery.spool import Spool
 from symadj.workers.outcome import StopRequestedError
 
-__all__ = ["Sender", "open_sender"]
+__all__ = ["Sender", "open_sender", "spool_folder"]
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,11 @@ class Sender:
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"symadj-sender-{source}", daemon=True)
         self._thread.start()
+
+    @property
+    def spool(self) -> Path:
+        """The file of the records on their way."""
+        return self._spool.path
 
     @property
     def stop(self) -> StopReason | None:
@@ -203,6 +208,11 @@ class Sender:
 
 def open_sender(order: RunOrder, token: str, source: str) -> Sender:
     """Start delivering the records of ``source`` of the attempt that ``order`` is for."""
-    root = order.spool or os.path.join(tempfile.gettempdir(), "symadj-spool")
-    path = Path(root, order.job_id, str(order.attempt), f"{source}.jsonl")
+    path = spool_folder(order) / f"{source}.jsonl"
     return Sender(Spool(path), order.api_url, token, source, order.checkpoints_asked)
+
+
+def spool_folder(order: RunOrder) -> Path:
+    """Return the folder on this node in which the sources of an attempt have their spools."""
+    root = order.spool or os.path.join(tempfile.gettempdir(), "symadj-spool")
+    return Path(root, order.job_id, str(order.attempt))

@@ -16,7 +16,7 @@ from ray.train.v2._internal.exceptions import (
 from symadj.service.contract.states import ReasonCode
 from symadj.workers.outcome import LESS_MEMORY, Failure
 
-__all__ = ["NO_ROOM", "diagnose_attempt"]
+__all__ = ["NO_ROOM", "dead_ranks", "diagnose_attempt"]
 
 NO_ROOM = Failure(
     ReasonCode.CANNOT_FIT,
@@ -56,6 +56,16 @@ def diagnose_attempt(error: BaseException) -> Failure:
     elif any_is(ray.exceptions.RayActorError, ray.exceptions.RaySystemError, ConnectionError):
         return Failure(ReasonCode.CLUSTER_LOST, "the Ray cluster was lost, or its controller of this run", data)
     return Failure(ReasonCode.INTERNAL, f"{type(chain[-1]).__name__}: {_first_line(chain[-1])}", data)
+
+
+def dead_ranks(error: BaseException) -> list[int]:
+    """Return the ranks whose processes died, according to the exceptions within ``error``."""
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
+    return [
+        rank
+        for rank, failure in failures.items()
+        if any(isinstance(part, ray.exceptions.RayActorError) for part in _within(failure))
+    ]
 
 
 def _within(error: BaseException) -> Iterator[BaseException]:
