@@ -14,6 +14,7 @@ from fastapi.routing import iter_route_contexts
 from symadj.api import __version__, problems
 from symadj.api.bodies import body_of
 from symadj.api.bulkheads import CostlyReads, InFlight, IngestLane
+from symadj.api.cluster_view import ClusterView
 from symadj.api.departures import EndForDeparted
 from symadj.api.dependencies import authenticate, refuse_nul, refuse_unknown_parameters
 from symadj.api.flow_process import FlowProcess
@@ -68,6 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.downsampler = Downsampler(database)
     app.state.in_flight = InFlight()
     app.state.long_polls = LongPolls()
+    app.state.cluster = ClusterView(settings)
     app.state.flow_process = FlowProcess(settings)
     app.state.key_secret = key_secret
     app.state.prometheus = make_registry(database)

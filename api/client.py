@@ -18,7 +18,16 @@ import tenacity
 from pydantic import BaseModel
 
 from symadj.api.schemas.comparisons import ComparisonRead
-from symadj.api.schemas.jobs import AttemptList, CheckpointList, DataRead, EventList, JobList, JobRead
+from symadj.api.schemas.jobs import (
+    AttemptList,
+    CheckpointList,
+    DataRead,
+    EventList,
+    JobList,
+    JobRead,
+    JobSubmitted,
+    SpecCheck,
+)
 from symadj.api.schemas.service import FieldList, UsageRead
 from symadj.api.schemas.telemetry import ArtifactList, ArtifactRead, MemorySummary, MetricList, MetricSeriesRead
 from symadj.service.contract.flow_question import ENDINGS, MediaType, Operation
@@ -175,16 +184,36 @@ class Client:
     def _read(self, model: type[Model], method: str, path: str, **arguments: Any) -> Model:
         return model.model_validate_json(self._request(method, path, **arguments).content)
 
-    def submit(self, spec: dict[str, Any], *, idempotency_key: str | None = None) -> JobRead:
+    def submit(
+        self, spec: dict[str, Any], *, strict: bool | None = None, idempotency_key: str | None = None
+    ) -> JobSubmitted:
         """Submit a job spec. Without a key of the caller's, one is made up, so that a lost answer doubles nothing.
 
         A request that may have arrived is repeated under its key until there is an answer.
+
+        Args:
+            spec: of the job.
+            strict: whether to refuse a job that would fail if it started now (422); by default its ``findings`` say so.
+            idempotency_key: as above.
 
         Raises:
             ApiProblemError: the spec is not valid (422), its ``errors`` name the fields; or too many jobs wait (429).
             ApiUnreachableError: no server is there, or none answered for a minute; then the message names the key.
         """
-        return self._submit(JobRead, "/api/v1/jobs", idempotency_key, {}, json=spec)
+        parameters = _given({"strict": strict})
+        timeout = FLOW_SECONDS if strict else httpx.USE_CLIENT_DEFAULT
+        return self._submit(
+            JobSubmitted, "/api/v1/jobs", idempotency_key, {}, json=spec, params=parameters, timeout=timeout
+        )
+
+    def validate(self, spec: dict[str, Any]) -> SpecCheck:
+        """Find out what speaks against a job, its data, memory and nodes included, without submitting it.
+
+        Raises:
+            ApiProblemError: the spec is not valid (422), its ``errors`` name the fields.
+        """
+        arguments: dict[str, Any] = {"params": {"dry_run": True}, "timeout": FLOW_SECONDS}
+        return self._read(SpecCheck, "POST", "/api/v1/jobs", json=spec, **arguments)
 
     def compare(
         self,

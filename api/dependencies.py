@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from symadj.api.bulkheads import CostlyReads, InFlight, IngestLane
+from symadj.api.cluster_view import ClusterView
 from symadj.api.flow_process import FlowProcess
 from symadj.api.long_polls import LongPolls
 from symadj.service import ingest, keys
@@ -36,6 +37,7 @@ __all__ = [
     "AfterSeq",
     "Asker",
     "AttemptToken",
+    "Cluster",
     "Costly",
     "Drawing",
     "Flows",
@@ -94,6 +96,11 @@ async def _flow_process(request: Request) -> FlowProcess:
     return process
 
 
+async def _cluster(request: Request) -> ClusterView:
+    view: ClusterView = request.app.state.cluster
+    return view
+
+
 async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
@@ -106,6 +113,7 @@ Drawing = Annotated[Downsampler, Depends(_downsampler)]
 Joined = Annotated[InFlight, Depends(_in_flight)]
 Polls = Annotated[LongPolls, Depends(_long_polls)]
 Flows = Annotated[FlowProcess, Depends(_flow_process)]
+Cluster = Annotated[ClusterView, Depends(_cluster)]
 SettingsOf = Annotated[Settings, Depends(_settings)]
 
 

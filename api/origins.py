@@ -13,7 +13,7 @@ from symadj.api import problems
 from symadj.service.errors import ForeignOriginError, MisdirectedError
 from symadj.service.settings import Settings
 
-__all__ = ["RefuseForeignRequests", "allowed_hosts"]
+__all__ = ["RefuseForeignRequests", "allowed_hosts", "is_loopback"]
 
 # They change nothing, and a page of another origin can't read what is answered.
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -52,7 +52,7 @@ class RefuseForeignRequests:
     def _misdirected(self, request: Request) -> MisdirectedError | None:
         given = request.headers.get("host", "")
         name = _name(given)
-        if self._allowed_hosts is None or _is_loopback(name) or name in self._allowed_hosts:
+        if self._allowed_hosts is None or is_loopback(name) or name in self._allowed_hosts:
             return None
         return MisdirectedError(
             f"Host is {given!r}: without keys the API answers to localhost and to loopback addresses alone, and to "
@@ -105,7 +105,8 @@ def _name(netloc: str) -> str:
         return ""
 
 
-def _is_loopback(name: str) -> bool:
+def is_loopback(name: str) -> bool:
+    """Return whether the name of a host is one of this machine alone."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:

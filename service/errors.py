@@ -22,6 +22,7 @@ __all__ = [
     "NotAcceptableError",
     "NotFoundError",
     "RangeNotSatisfiableError",
+    "SpecWouldFailError",
     "SymadjError",
     "TooManyRequestsError",
     "TooManyRowsError",
@@ -92,6 +93,14 @@ class InvalidSpecError(SymadjError):
     status = 422
     code = "invalid-spec"
     title = "The job spec does not fit"
+
+
+class SpecWouldFailError(SymadjError):
+    """The job would fail if it started now; the extension ``findings`` says why."""
+
+    status = 422
+    code = "spec-would-fail"
+    title = "The job would fail as things stand"
 
 
 class TooManyRequestsError(SymadjError):

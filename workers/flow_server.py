@@ -1,4 +1,4 @@
-"""Densities, samples and trajectories of trained flows, and plans of jobs, for the API.
+"""Densities, samples and trajectories of trained flows, plans of jobs, and looks at their data, for the API.
 
 The API starts it as ``python -m symadj.workers.flow_server``.
 Questions come on standard input and answers go to standard output, one after the other, in the frames of
@@ -34,6 +34,7 @@ from pydantic_core import to_json
 from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.flow_question import (
     LENGTHS,
+    CheckQuestion,
     FlowAnswer,
     FlowOutcome,
     FlowQuestion,
@@ -47,6 +48,7 @@ from symadj.service.contract.flow_question import (
 from symadj.service.contract.plan import Plan
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.storage import StorageError, open_storage
+from symadj.workers.checking import FINDINGS, check_spec
 from symadj.workers.data import DataError, DataRoots, check_data
 from symadj.workers.data.formats.arrays import read_npy
 from symadj.workers.data.formats.delimited import read_csv
@@ -104,6 +106,9 @@ def answer(flows: Flows, question: Question, content: bytes) -> tuple[FlowAnswer
     try:
         if isinstance(question, PlanQuestion):
             return FlowAnswer(outcome=FlowOutcome.DONE), _planned(question).model_dump_json().encode()
+        if isinstance(question, CheckQuestion):
+            found = check_spec(JobSpec.of_stored(question.spec), question.roots, question.available_bytes)
+            return FlowAnswer(outcome=FlowOutcome.DONE), FINDINGS.dump_json(found)
         flow = flows.load(question.storage, question.config, question.weights)
         return FlowAnswer(outcome=FlowOutcome.DONE), _written(_computed(flow, question, content), question)
     except FileNotFoundError as error:

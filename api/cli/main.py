@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from symadj.api import __version__
 from symadj.api.children import ServeError
 from symadj.api.cli import comparing, flow, inspecting, keys, render, running, showing
 from symadj.api.cli.inspecting import InspectError
-from symadj.api.cli.shared import console
+from symadj.api.cli.shared import console, errors
 from symadj.api.cli.tables import TableError
 from symadj.api.client import ApiProblemError, ApiUnreachableError, BadRequestError, DownloadError
 from symadj.api.serve import serve
@@ -29,7 +28,6 @@ app.add_typer(comparing.app)
 app.add_typer(flow.app)
 app.add_typer(inspecting.app)
 app.add_typer(keys.app, name="keys")
-errors = Console(stderr=True, highlight=False)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from symadj.api.client import Client
 from symadj.api.schemas.jobs import AttemptRead, CheckpointRead, JobRead, JobSummary
 from symadj.api.schemas.service import FieldRead, UsageRead
 from symadj.api.schemas.telemetry import ArtifactRead, MetricRead
+from symadj.service.contract.finding import Finding
 from symadj.service.contract.layout import SCORES_FILE
 from symadj.service.contract.spec import SCORES, kind_of
 from symadj.service.contract.states import JobState
@@ -29,6 +30,7 @@ __all__ = [
     "attempt_table",
     "checkpoint_parts",
     "curl_lines",
+    "findings",
     "job_header",
     "job_table",
     "metric_table",
@@ -45,6 +47,15 @@ _COLOURS = {
     JobState.PAUSING: "magenta",
     JobState.PAUSED: "magenta",
 }
+
+
+def findings(items: Sequence[Finding]) -> list[Text]:
+    """Return what was found of a spec, a line each."""
+    colours = {"error": "red", "warning": "yellow"}
+    return [
+        Text.assemble((item.severity, colours[item.severity]), f" {item.pointer or '/'}: {item.detail}")
+        for item in items
+    ]
 
 
 _KEY_HEADER = ' -H "Authorization: Bearer $SYMADJ_API_KEY"'

@@ -13,7 +13,7 @@ import typer
 
 from symadj.api.cli import render, watching
 from symadj.api.cli.documents import Settings, SpecFile, read_spec, set_fields
-from symadj.api.cli.shared import JobId, client_command, console
+from symadj.api.cli.shared import AsJson, JobId, client_command, console, errors
 from symadj.api.client import Client
 from symadj.service.contract.layout import SCORES_FILE
 from symadj.service.contract.states import TERMINAL, JobState
@@ -30,12 +30,35 @@ def submit(
     spec: SpecFile,
     watch: Watch = False,
     settings: Settings = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Submit nothing that would fail if it started now, as `validate` finds it.")
+    ] = False,
     key: Key = None,
 ) -> None:
     """Submit a job; print its id."""
     document = read_spec(spec)
     set_fields(document, settings)
-    _submit(client, document, key, watch)
+    _submit(client, document, key, watch, strict=strict)
+
+
+@client_command(app)
+def validate(client: Client, spec: SpecFile, settings: Settings = None, as_json: AsJson = False) -> None:
+    """Say what speaks against a job, its data, memory and nodes included, without submitting it.
+
+    The exit status is 1 if the job would fail.
+    """
+    document = read_spec(spec)
+    set_fields(document, settings)
+    found = client.validate(document)
+    if as_json:
+        print(found.model_dump_json(indent=2))
+    else:
+        for line in render.findings(found.findings):
+            console.print(line, soft_wrap=True)
+        if not found.findings:
+            console.print("Nothing speaks against it.")
+    if found.failed:
+        sys.exit(1)
 
 
 @client_command(app, "continue")
@@ -140,10 +163,14 @@ def delete(client: Client, job: JobId) -> None:
     console.print(f"{job}: deleted")
 
 
-def _submit(client: Client, document: dict[str, Any], key: str | None, watch: bool) -> None:
+def _submit(
+    client: Client, document: dict[str, Any], key: str | None, watch: bool, *, strict: bool | None = None
+) -> None:
     """Submit a spec, print the job's id, and follow it if that was asked for."""
-    job = client.submit(document, idempotency_key=key)
+    job = client.submit(document, strict=strict or None, idempotency_key=key)
     print(job.id, flush=True)
+    for line in render.findings(job.findings):
+        errors.print(line, soft_wrap=True)
     if watch:
         sys.exit(_watch(client, job.id))
 

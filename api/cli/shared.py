@@ -15,12 +15,14 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeR
 
 from symadj.api.client import Client
 
-__all__ = ["AsJson", "JobId", "client_command", "console", "progress_bars"]
+__all__ = ["AsJson", "JobId", "client_command", "console", "errors", "progress_bars"]
 
 Command = Callable[..., None]
 
 # Without a terminal, no columns need to be saved.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+
+errors = Console(stderr=True, highlight=False)
 
 _Url = Annotated[str, typer.Option("--url", envvar="SYMADJ_URL", help="The server.")]
 _KeyFile = Annotated[
@@ -37,7 +39,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print what the API answers
 
 def progress_bars(*columns: ProgressColumn) -> Progress:
     """Return bars on standard error, with more ``columns``; nothing is shown where that is no terminal."""
-    errors = Console(stderr=True, highlight=False)
     shown = (TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn())
     return Progress(*shown, console=errors, transient=True, disable=not errors.is_terminal)
 

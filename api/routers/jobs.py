@@ -4,28 +4,44 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field
 
 from symadj.api.bodies import json_body
-from symadj.api.dependencies import Asker, IdempotencyKey, JobId, Limit, Owner, SettingsOf, Store, require_json
+from symadj.api.checks import look, look_closely
+from symadj.api.dependencies import (
+    Asker,
+    Cluster,
+    Flows,
+    IdempotencyKey,
+    JobId,
+    Limit,
+    Owner,
+    SettingsOf,
+    Store,
+    require_json,
+)
 from symadj.api.problems import describe
 from symadj.api.same_keys import submitted_once
-from symadj.api.schemas.jobs import JobList, JobRead, JobSummary, PlanRead
+from symadj.api.schemas.jobs import JobList, JobRead, JobSubmitted, JobSummary, PlanRead, SpecCheck
 from symadj.service.contract import layout
+from symadj.service.contract.finding import Finding
 from symadj.service.contract.records import PRETRAINING_SHORTENED
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.any_job import LABEL, MOST_LABELS
 from symadj.service.contract.states import JobState
-from symadj.service.errors import InvalidParameterError
+from symadj.service.errors import InvalidParameterError, SpecWouldFailError
 from symadj.service.lifecycle import parents, requests
 from symadj.service.store import events, jobs, metrics, plans
 from symadj.service.store.cursors import CURSOR
 from symadj.service.store.tables import Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+_JSON = "application/json"
 
 
 async def _may_submit(_owner: Owner, _json: Annotated[None, Depends(require_json)]) -> None:
@@ -38,38 +54,77 @@ Spec = Annotated[JobSpec, json_body(JobSpec, after=_may_submit, most_bytes=2**20
 @router.post(
     "",
     status_code=201,
-    responses={200: {"model": JobRead, "description": "Known by its key"}, **describe(400, 403, 413, 415, 429)},
+    response_model=JobSubmitted,
+    responses={
+        200: {"model": JobSubmitted | SpecCheck, "description": "Known by its key; or, with `dry_run`, nothing new"},
+        **describe(400, 403, 413, 415, 429),
+    },
 )
-def create_job(
+async def create_job(
     spec: Spec,
     store: Store,
     settings: SettingsOf,
+    cluster: Cluster,
+    flows: Flows,
     owner: Owner,
     request: Request,
     response: Response,
     idempotency_key: IdempotencyKey = None,
-) -> JobRead:
-    """Put a job into the queue. Under a key that was used with the same spec, answer 200 with that job as it is now."""
+    dry_run: Annotated[
+        bool,
+        Query(
+            description="Submit nothing: answer 200 with the spec as it would be stored, and what is found by reading "
+            "its data, planning its memory and asking Ray for its nodes."
+        ),
+    ] = False,
+    strict: Annotated[
+        bool, Query(description="Look as closely as for `dry_run`, and refuse the job (422) if it would fail now.")
+    ] = False,
+) -> JobSubmitted | Response:
+    """Put a job into the queue. Under a key that was used with the same spec, answer 200 with that job as it is now.
 
-    def submit() -> tuple[Job, bool]:
+    `findings` says what is wrong or doubtful as things stand; a job is refused for it with `strict` alone.
+    """
+
+    def submit(*, dry: bool = False) -> tuple[Job, bool]:
         with store.session() as session:
             job, created = requests.submit(
                 session,
                 spec,
                 owner=owner,
-                idempotency_key=idempotency_key,
+                idempotency_key=None if dry else idempotency_key,
                 max_queued=settings.max_queued_per_owner,
                 max_bytes=settings.owner_disk_bytes,
             )
-            if created:
+            if dry:
+                session.expunge(job)
+                session.rollback()
+            elif created:
                 parents.adopt_checkpoint(job, settings.resolved_storage())
             return job, created
 
-    job, created = submitted_once(submit)
+    if dry_run or strict:
+        # Refuses what a submission would refuse, before anything is read.
+        wanted, _ = await run_sync(lambda: submit(dry=True))
+        found = await look_closely(JobSpec.of_stored(wanted.spec), settings, cluster, flows)
+        if dry_run:
+            return Response(SpecCheck(spec=wanted.spec, findings=found).model_dump_json(), media_type=_JSON)
+        if wrong := [item for item in found if item.severity == "error"]:
+            raise SpecWouldFailError(
+                "; ".join(item.detail for item in wrong), pointer=wrong[0].pointer, findings=_as_json(found)
+            )
+    else:
+        found = await run_sync(look, spec, settings, cluster)
+    job, created = await run_sync(submitted_once, submit)
     if not created:
         response.status_code = 200
     response.headers["Location"] = str(request.app.url_path_for("read_job", job_id=job.id))
-    return _read(store, job.id)
+    read = await run_sync(_read, store, job.id)
+    return JobSubmitted(**dict(read), findings=found)
+
+
+def _as_json(findings: list[Finding]) -> list[dict[str, Any]]:
+    return [item.model_dump(mode="json") for item in findings]
 
 
 @router.get("")

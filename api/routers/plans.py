@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Annotated
 
 from anyio.to_thread import run_sync
@@ -10,7 +9,8 @@ from fastapi import APIRouter, Depends, Query, Response
 from pydantic import Field
 
 from symadj.api.bodies import json_body
-from symadj.api.dependencies import Asker, Flows, SettingsOf, require_json
+from symadj.api.cluster_view import ClusterView
+from symadj.api.dependencies import Asker, Cluster, Flows, SettingsOf, require_json
 from symadj.api.flow_process import raise_unless_done
 from symadj.api.problems import describe
 from symadj.service import capacity, plugins
@@ -18,13 +18,8 @@ from symadj.service.contract.flow_question import PlanQuestion
 from symadj.service.contract.plan import Plan
 from symadj.service.contract.spec import JobSpec
 from symadj.service.errors import InvalidSpecError
-from symadj.service.ray_jobs import RayJobs, RayRefusedError, RayUnreachableError
-from symadj.service.settings import Settings
 
 router = APIRouter(prefix="/plans", tags=["plans"])
-
-# For Ray to say what nodes there are: a plan without them is better than none.
-_RAY_SECONDS = 3.0
 
 
 async def _may_plan(_asker: Asker, _json: Annotated[None, Depends(require_json)]) -> None:
@@ -39,6 +34,7 @@ async def make_plan(
     spec: Spec,
     settings: SettingsOf,
     flows: Flows,
+    cluster: Cluster,
     columns: Annotated[
         int | None,
         Query(ge=1, le=10_000_000, description="Values of a row that the flow models; default: the data are read."),
@@ -62,19 +58,14 @@ async def make_plan(
         context_columns=context_columns,
         image=shape,
         roots=settings.resolved_data_roots(),
-        available_bytes=await run_sync(_most_memory, spec, settings),
+        available_bytes=await run_sync(_most_memory, spec, cluster),
     )
     answer, content = await flows.ask(question)
     raise_unless_done(answer, refused=InvalidSpecError)
     return Response(content, media_type="application/json")
 
 
-def _most_memory(spec: JobSpec, settings: Settings) -> int | None:
+def _most_memory(spec: JobSpec, cluster: ClusterView) -> int | None:
     """Return the most memory that each worker could have, None where Ray does not say or has no room for them."""
-    token = settings.ray_token.get_secret_value() if settings.ray_token else None
-    ray = RayJobs(settings.ray_address, token, timeout=_RAY_SECONDS)
-    with contextlib.closing(ray):
-        try:
-            return capacity.most_memory(spec.resources, ray.nodes())
-        except (RayUnreachableError, RayRefusedError):
-            return None
+    nodes = cluster.nodes()
+    return None if nodes is None else capacity.most_memory(spec.resources, nodes)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from symadj.api.schemas.answer import Answer
 from symadj.service.contract.data_summary import DataSummary
+from symadj.service.contract.finding import Finding
 from symadj.service.contract.plan import Plan
 from symadj.service.contract.result import JobResult, Number
 from symadj.service.contract.states import CheckpointCause, JobState, ReasonCode, StopReason
@@ -28,10 +29,12 @@ __all__ = [
     "Failure",
     "JobList",
     "JobRead",
+    "JobSubmitted",
     "JobSummary",
     "ParentRead",
     "PlanRead",
     "Progress",
+    "SpecCheck",
 ]
 
 
@@ -166,6 +169,28 @@ class JobRead(JobSummary):
             failure=failure,
             result=result,
         )
+
+
+class JobSubmitted(JobRead):
+    """A job that was accepted, and what was found of its spec."""
+
+    findings: list[Finding] = Field(
+        default_factory=list,
+        description="What is wrong or doubtful as things stand: the job waits all the same, and it may be mended "
+        "before its turn comes.",
+    )
+
+
+class SpecCheck(Answer):
+    """What was found of a spec; nothing was submitted."""
+
+    spec: dict[str, Any] = Field(description="As it would be stored, with every default written out.")
+    findings: list[Finding] = Field(description="Empty: nothing speaks against it.")
+
+    @property
+    def failed(self) -> bool:
+        """Whether the job would fail if it started now."""
+        return any(item.severity == "error" for item in self.findings)
 
 
 class JobList(Answer):

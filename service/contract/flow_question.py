@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import struct
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 __all__ = [
     "ENDINGS",
     "LENGTHS",
+    "CheckQuestion",
     "FlowAnswer",
     "FlowOutcome",
     "FlowQuestion",
@@ -130,7 +131,24 @@ class PlanQuestion(_Header):
     )
 
 
-Question = FlowQuestion | PlanQuestion
+class CheckQuestion(_Header):
+    """The header of a question whether a job's data, flow and memory fit; the answer's content is a list of findings.
+
+    Attributes:
+        spec: of the job, as it is stored.
+        roots: the folders that the data may lie below.
+        available_bytes: the most that each worker could have, where that is known.
+    """
+
+    kind: Literal["check"] = "check"  # a plan's question has the same fields
+    spec: dict[str, Any]
+    roots: tuple[str, ...]
+    available_bytes: int | None = None
+
+    ask_for_less: ClassVar[str] = "the run itself reads such data"
+
+
+Question = FlowQuestion | CheckQuestion | PlanQuestion
 
 
 class FlowAnswer(_Header):

@@ -416,3 +416,43 @@ def test_the_columns_of_a_file_below_a_data_root_are_read_for_its_plan(server: A
     np.save(folder / "five.npy", np.random.default_rng(0).standard_normal((200, 5)))
     made = api.post("/api/v1/plans", json=PLANNED | {"data": {"kind": "file", "path": "five.npy", "batch_size": 10}})
     assert made.json()["columns"] == 5
+
+
+def test_a_dry_run_reads_the_data_and_says_what_would_fail_and_submits_nothing(
+    server: ApiServer, api: httpx.Client, job: Run, tmp_path: Path
+) -> None:
+    folder = server.data / "datasets"
+    folder.mkdir(exist_ok=True)
+    (folder / "words.csv").write_text("a,b\n" + "1,x\n" * 200)
+    data = {"kind": "file", "path": "words.csv", "batch_size": 10}
+    before = api.get("/api/v1/jobs").json()["items"]
+    for columns, pointer, told in ((["a", "b"], "/data/columns", "'b'"), (["c"], "/data/columns", "'c'")):
+        answer = api.post(
+            "/api/v1/jobs", params={"dry_run": True}, json=PLANNED | {"data": data | {"columns": columns}}
+        )
+        assert answer.status_code == 200, answer.text
+        first = answer.json()["findings"][0]
+        assert (first["pointer"], first["severity"]) == (pointer, "error")
+        assert told in first["detail"]
+    assert answer.json()["spec"]["data"]["path"] == "words.csv"
+    refused = api.post("/api/v1/jobs", params={"strict": True}, json=PLANNED | {"data": data})
+    problem = assert_problem(refused, 422)
+    assert problem["findings"][0]["pointer"] == "/data/path"
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps(PLANNED | {"data": data}))
+    shown = command(job, "validate", str(file))
+    assert shown.exit_code == 1
+    assert "words.csv, column 'b'" in shown.stdout
+    assert api.get("/api/v1/jobs").json()["items"] == before
+
+
+def test_a_dry_run_says_what_a_worker_would_hold_beyond_its_budget(api: httpx.Client, job: Run, tmp_path: Path) -> None:
+    spec = TOY | {"flow": {"blocks": 1, "field": {"hidden": [512]}}, "data": TOY["data"] | {"batch_size": 5000}}
+    spec |= {"resources": {"memory_budget": "420MiB"}, "gradient": {"kind": "backprop"}, "stop": {"max_steps": 1}}
+    answer = api.post("/api/v1/jobs", params={"dry_run": True}, json=spec)
+    told = {item["pointer"]: item for item in answer.json()["findings"]}
+    assert told["/resources/memory_budget"]["severity"] == "error"
+    assert "420" in told["/resources/memory_budget"]["detail"]
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps(PLANNED))
+    assert command(job, "validate", str(file)).exit_code == 0

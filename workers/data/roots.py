@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from symadj.service.contract.order import RunOrder
-from symadj.service.contract.storage import Bucket, StorageError, StorageUnreachableError, open_storage
+from symadj.service.contract.storage import Bucket, StorageError, StorageUnreachableError, found_below, open_storage
 from symadj.workers.data.copies import fetch
 from symadj.workers.data.errors import DataError
 from symadj.workers.data.formats.raw import InputFile
@@ -29,16 +29,6 @@ class InBucket:
 def _root(place: str) -> Path | Bucket:
     storage = open_storage(place)
     return storage if isinstance(storage, Bucket) else storage.root
-
-
-def _in_folder(root: Path, path: str, allowed: Sequence[Path]) -> Path | None:
-    try:
-        # An absolute path replaces the root, and must lie in one all the same.
-        found = (root / path).resolve()
-        inside = any(found.is_relative_to(folder) for folder in allowed)
-        return found if inside and found.exists() else None
-    except (OSError, ValueError, RuntimeError):  # too long a name, no permission, a link to itself
-        return None
 
 
 def _in_bucket(root: Bucket, path: str) -> InBucket | None:
@@ -96,7 +86,7 @@ class DataRoots:
             if isinstance(root, Bucket):
                 found: Path | InBucket | None = _in_bucket(root, path)
             else:
-                found = _in_folder(root.resolve(), path, folders)
+                found = found_below(root.resolve(), path, folders)
             if found is not None:
                 return found
         allowed = ", ".join(root.location if isinstance(root, Bucket) else str(root.resolve()) for root in roots)

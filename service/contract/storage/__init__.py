@@ -7,7 +7,7 @@ there. The service and the runs both import this. fsspec, and what it needs for 
 from __future__ import annotations
 
 from symadj.service.contract.storage.bucket import Bucket
-from symadj.service.contract.storage.folder import Folder
+from symadj.service.contract.storage.folder import Folder, found_below
 from symadj.service.contract.storage.places import file_name, is_url, split_places
 from symadj.service.contract.storage.storage import (
     HALF_MADE,
@@ -27,6 +27,7 @@ __all__ = [
     "StorageError",
     "StorageUnreachableError",
     "StorageUnusableError",
+    "found_below",
     "is_url",
     "open_storage",
     "split_places",

@@ -5,17 +5,28 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from symadj.service.contract.storage.storage import HALF_MADE, Making, Storage
 
-__all__ = ["Folder"]
+__all__ = ["Folder", "found_below"]
 
 # What the name of a folder begins with that is about to be removed.
 _SET_ASIDE = ".deleted-"
+
+
+def found_below(root: Path, path: str, allowed: Sequence[Path]) -> Path | None:
+    """Return what ``path`` names below ``root``, links followed, if it lies in one of the folders ``allowed``."""
+    try:
+        # An absolute path replaces the root, and must lie in one all the same.
+        found = (root / path).resolve()
+        inside = any(found.is_relative_to(folder) for folder in allowed)
+        return found if inside and found.exists() else None
+    except (OSError, ValueError, RuntimeError):  # too long a name, no permission, a link to itself
+        return None
 
 
 class Folder(Storage):

@@ -1,0 +1,47 @@
+"""What the API knows of Ray's nodes: asked seldom, whoever wants to know it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+
+from symadj.service.ray_jobs import Node, RayJobs, RayRefusedError, RayUnreachableError
+from symadj.service.settings import Settings
+
+__all__ = ["ClusterView"]
+
+# For Ray to say what nodes there are: an answer without them is better than none.
+_RAY_SECONDS = 3.0
+# For which what it said, or that it said nothing, is taken for what is.
+_FRESH_SECONDS = 5.0
+
+
+class ClusterView:
+    """The nodes as Ray said them last.
+
+    Args:
+        settings: which name Ray's address.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._asked: float | None = None
+        self._nodes: list[Node] | None = None
+
+    def nodes(self) -> list[Node] | None:
+        """Return the living nodes of some seconds ago or of now; None where Ray does not answer."""
+        with self._lock:
+            if self._asked is None or time.monotonic() - self._asked > _FRESH_SECONDS:
+                self._nodes = self._ask()
+                self._asked = time.monotonic()
+            return self._nodes
+
+    def _ask(self) -> list[Node] | None:
+        token = self._settings.ray_token.get_secret_value() if self._settings.ray_token else None
+        with contextlib.closing(RayJobs(self._settings.ray_address, token, timeout=_RAY_SECONDS)) as ray:
+            try:
+                return ray.nodes()
+            except (RayUnreachableError, RayRefusedError):
+                return None

@@ -1,0 +1,84 @@
+"""What is said of a job when it is submitted, and not only when its turn comes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from symadj.api.app import create_app
+from symadj.service.settings import Settings
+from tests.conftest import TOY
+from tests.service.ray_server import RayServer
+
+JOBS = "/api/v1/jobs"
+ABSENT = {"data": {"kind": "file", "path": "absent.csv", "test_path": "also_absent.csv"}}
+ON_A_GPU = TOY | {"resources": {"kind": "gpu", "workers": 1}}
+
+MakeClient = Callable[..., TestClient]
+
+
+@pytest.fixture
+def ray() -> Iterator[RayServer]:
+    """A cluster of one node with two CPUs."""
+    server = RayServer()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+@pytest.fixture
+def new_client(tmp_path: Path, ray: RayServer) -> Iterator[MakeClient]:
+    """An API in this process, with changes of its settings."""
+    with ExitStack() as stack:
+
+        def make(**changes: Any) -> TestClient:
+            settings = Settings(**{"data": tmp_path, "ray_address": ray.url} | changes)
+            return stack.enter_context(TestClient(create_app(settings), base_url="http://127.0.0.1"))
+
+        yield make
+
+
+def found(client: TestClient, spec: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Submit a job; return what was found of it, by pointer."""
+    made = client.post(JOBS, json=spec)
+    assert made.status_code == 201, made.text
+    return {item["pointer"]: (item["severity"], item["detail"]) for item in made.json()["findings"]}
+
+
+def test_a_job_whose_files_are_not_there_is_accepted_and_told_so(new_client: MakeClient, tmp_path: Path) -> None:
+    client = new_client()
+    told = found(client, ABSENT)
+    assert told.keys() == {"/data/path", "/data/test_path"}
+    severity, detail = told["/data/path"]
+    assert severity == "error"
+    assert "absent.csv" in detail
+    assert str(tmp_path / "datasets") in detail
+    (tmp_path / "datasets").mkdir()
+    for name in ("absent.csv", "also_absent.csv"):
+        (tmp_path / "datasets" / name).write_text("x\n1\n")
+    assert found(client, ABSENT) == {}
+
+
+def test_a_job_that_no_node_can_take_is_told_so_more_mildly_where_the_cluster_may_grow(new_client: MakeClient) -> None:
+    client = new_client()
+    severity, detail = found(client, ON_A_GPU)["/resources"]
+    assert severity == "error"
+    assert "1 GPU" in detail
+    assert found(client, TOY) == {}
+    severity, _ = found(new_client(cluster_may_grow=True), ON_A_GPU)["/resources"]
+    assert severity == "warning"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"ray_address": "http://head.example:8265"}, {"data_roots": "s3://bucket/data"}], ids=str
+)
+def test_nothing_is_said_of_files_where_the_workers_have_others(
+    new_client: MakeClient, settings: dict[str, str]
+) -> None:
+    assert "/data/path" not in found(new_client(**settings), ABSENT)
