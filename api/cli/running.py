@@ -16,6 +16,7 @@ from symadj.api.cli.documents import Settings, SpecFile, read_spec, set_fields
 from symadj.api.cli.shared import AsJson, JobId, client_command, console, errors
 from symadj.api.client import Client
 from symadj.service.contract.layout import SCORES_FILE
+from symadj.service.contract.spec.trial import trial_of
 from symadj.service.contract.states import TERMINAL, JobState
 
 app = typer.Typer()
@@ -30,6 +31,12 @@ def submit(
     spec: SpecFile,
     watch: Watch = False,
     settings: Settings = None,
+    trial: Annotated[
+        bool,
+        typer.Option(
+            "--trial", help="Make it small: 20 steps, small batches, a short evaluation; it has the label trial=true."
+        ),
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Submit nothing that would fail if it started now, as `validate` finds it.")
     ] = False,
@@ -38,7 +45,7 @@ def submit(
     """Submit a job; print its id."""
     document = read_spec(spec)
     set_fields(document, settings)
-    _submit(client, document, key, watch, strict=strict)
+    _submit(client, trial_of(document) if trial else document, key, watch, strict=strict)
 
 
 @client_command(app)

@@ -22,13 +22,14 @@ def symadj(server: ApiServer, *words: str, stdin: str = "") -> subprocess.Comple
 
 
 def test_a_spec_is_submitted_shown_listed_cancelled_and_deleted(api_server: ApiServer) -> None:
-    submitted = symadj(api_server, "submit", "-", "--set", "name=müller 7", "--set", "gradient.kind=aca", stdin=TOY)
+    changes = ("--trial", "--set", "name=müller 7", "--set", "gradient.kind=aca")
+    submitted = symadj(api_server, "submit", "-", *changes, stdin=TOY)
     job_id = submitted.stdout.strip()
     assert job_id.startswith("job-"), submitted.stderr
     shown = symadj(api_server, "show", job_id).stdout
     assert "müller 7" in shown
     assert "aca" in shown
-    assert job_id in symadj(api_server, "list", "--state", "queued", "--limit", "1000").stdout
+    assert job_id in symadj(api_server, "list", "--state", "queued", "--label", "trial=true", "--limit", "1000").stdout
     assert "cancelled" in symadj(api_server, "cancel", job_id).stdout
     assert symadj(api_server, "delete", job_id).returncode == 0
     assert "there is no job" in symadj(api_server, "show", job_id).stderr

@@ -11,8 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec.training import StopAfterSteps
+from symadj.service.contract.spec.trial import TRIAL_LABEL, trial_of
 from symadj.workers.model.build import build_flow, evaluation_flow
 from tests.workers.runs import run
 
@@ -33,6 +36,37 @@ LARGE = {"otflow_bsds300", "rnode_mnist", "ffjord_bsds300"}
 def test_a_recipe_is_a_valid_spec_named_after_its_file(recipe: Path) -> None:
     spec = JobSpec.model_validate(spec_of(recipe))
     assert spec.name.replace("-", "_").startswith(recipe.stem)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+def test_a_recipe_is_tried_small_by_one_flag(recipe: Path) -> None:
+    spec = JobSpec.model_validate(trial_of(spec_of(recipe)))
+    whole = JobSpec.model_validate(spec_of(recipe))
+    assert spec.stop == StopAfterSteps(max_steps=20)
+    assert spec.pretraining is None or 0 < spec.pretraining.steps < 20
+    assert spec.data.batch_size <= 64
+    assert spec.evaluation is not None
+    assert (spec.evaluation.test_rows, spec.evaluation.plots) == (100, False)
+    assert spec.labels == whole.labels | dict([TRIAL_LABEL])
+    kept = ("name", "seed", "flow", "solver", "gradient", "regularisers", "resources", "ema")
+    assert [getattr(spec, part) for part in kept] == [getattr(whole, part) for part in kept]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"labels": {"a": "b"}, "resources": {"workers": 3}}, {"evaluation": None, "stop": {"max_steps": 5}}],
+    ids=str,
+)
+def test_a_spec_is_tried_small_whatever_it_leaves_out(changes: dict[str, Any]) -> None:
+    spec = JobSpec.model_validate(trial_of({"data": {"kind": "builtin", "name": "iris"}} | changes))
+    assert spec.data.batch_size <= 64
+    assert TRIAL_LABEL[0] in spec.labels
+
+
+@pytest.mark.parametrize("wrong", [{"data": 3}, {"data": {"kind": "toy"}, "labels": 1, "resources": {"workers": "x"}}])
+def test_what_is_wrong_with_a_spec_is_wrong_with_its_trial(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        JobSpec.model_validate(trial_of(wrong))
 
 
 @pytest.mark.parametrize(
