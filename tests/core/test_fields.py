@@ -35,6 +35,14 @@ FIELDS: dict[str, Make] = {
 fields = pytest.mark.parametrize("make", FIELDS.values(), ids=FIELDS.keys())
 
 
+@pytest.mark.parametrize(("dim", "context_dim"), [(1, 0), (2, 0), (10, 2), (10, 3), (64, 0), (784, 0)])
+def test_a_perceptron_without_widths_of_its_own_has_room_to_pass_its_inputs_on(dim: int, context_dim: int) -> None:
+    field, inputs = MLPField(dim, None, context_dim=context_dim), dim + context_dim
+    layers = [layer.linear for layer in field.layers]
+    assert min(layer.out_features for layer in layers[:-1]) >= min(8 * inputs, 1024)
+    assert field.has_cheap_trace == (inputs > 12), "the exact trace of many columns costs no more than a probe"
+
+
 class ByAutograd(nn.Module):
     """A field of which nothing is known in closed form."""
 

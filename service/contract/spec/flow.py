@@ -81,7 +81,11 @@ class MlpField(_Field):
     """A multilayer perceptron."""
 
     kind: Literal["mlp"] = "mlp"
-    hidden: tuple[Width, ...] = Field((64, 64), min_length=1, max_length=16, description="Widths of the hidden layers.")
+    hidden: Annotated[tuple[Width, ...], Field(min_length=1, max_length=16)] | None = Field(
+        (64, 64),
+        description="Widths of the hidden layers. null: by the columns, those of the context included: three layers of "
+        "128 for up to 12, and two of 8 for each column, from 128 to 1024, for more.",
+    )
     time: TimeMode = "concatsquash"
     activation: ActivationName = "tanh"
     zero_init: ZeroInit = False

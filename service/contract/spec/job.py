@@ -93,7 +93,7 @@ class JobSpec(AnyJob):
         pretraining = self.pretraining
         if pretraining is None or pretraining.max_epochs is None:
             return self
-        steps = min(pretraining.steps, pretraining.max_epochs * max(1, training_rows // self.data.batch_size))
+        steps = min(pretraining.steps, max(1, pretraining.max_epochs * training_rows // self.data.batch_size))
         changed: dict[str, Any] = {"pretraining": pretraining.model_copy(update={"steps": steps})}
         if isinstance(self.stop, StopAfterSteps):
             fewer = pretraining.steps - steps

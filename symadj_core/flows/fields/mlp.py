@@ -17,6 +17,14 @@ from symadj_core.flows.inputs import as_shape
 from symadj_core.solvers.system import Rates
 
 
+def widths_for(inputs: int) -> tuple[int, ...]:
+    """Widths of hidden layers that suit so many inputs.
+
+    Stored flows are built by it: other widths would not take their weights.
+    """
+    return (128, 128, 128) if inputs <= 12 else (min(max(128, 8 * inputs), 1024),) * 2
+
+
 class MLPField(VectorField):
     """A multilayer perceptron with the time in every layer.
 
@@ -27,7 +35,9 @@ class MLPField(VectorField):
 
     Args:
         dim: D, dimension of the state.
-        hidden: widths of the hidden layers; a number is one layer.
+        hidden: widths of the hidden layers; a number is one layer. None is by the inputs, D + C: three layers of 128
+            for up to 12, and two of 8 for each input, from 128 to 1024, for more. Every layer must pass all of the
+            inputs on beside what it learns of them, and with two the trace is exact at the cost of one probe.
         time: how the time enters, "concat", "concatsquash" or "fourier" (`symadj_core.flows.fields.layers`).
         activation: "tanh", "softplus" or "silu", between the layers.
         zero_init: start with f = 0, so that the flow starts as the identity.
@@ -42,7 +52,7 @@ class MLPField(VectorField):
     def __init__(
         self,
         dim: int,
-        hidden: int | Sequence[int] = (64, 64),
+        hidden: int | Sequence[int] | None = (64, 64),
         *,
         time: TimeMode = "concatsquash",
         activation: ActivationName = "tanh",
@@ -52,7 +62,7 @@ class MLPField(VectorField):
         super().__init__(dim, context_dim)
         layer = LAYERS[time]
         ACTIVATIONS.find(activation)  # an unknown name is refused here, not at the first use
-        widths = as_shape(hidden)
+        widths = widths_for(dim + context_dim) if hidden is None else as_shape(hidden)
         sizes = [dim + context_dim, *widths, dim]
         if min(sizes) < 1:
             raise ValueError(f"sizes must be at least 1: dim {dim}, hidden {widths}")
