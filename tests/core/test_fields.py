@@ -43,6 +43,20 @@ def test_a_perceptron_without_widths_of_its_own_has_room_to_pass_its_inputs_on(d
     assert field.has_cheap_trace == (inputs > 12), "the exact trace of many columns costs no more than a probe"
 
 
+def test_a_scale_of_the_inputs_is_one_of_the_first_layers_initial_weights() -> None:
+    plain, scaled = made(MLPField), made(MLPField, input_scale=3.0)
+    begins = dict(scaled.named_parameters())
+    for name, values in plain.named_parameters():
+        times = 3.0 if name.startswith("layers.0.linear.") else 1.0
+        torch.testing.assert_close(begins[name], times * values)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_scale_of_the_inputs_that_is_none_is_refused(scale: float) -> None:
+    with pytest.raises(ValueError, match="input_scale must be positive and finite"):
+        MLPField(2, input_scale=scale)
+
+
 class ByAutograd(nn.Module):
     """A field of which nothing is known in closed form."""
 

@@ -88,6 +88,13 @@ class MlpField(_Field):
     )
     time: TimeMode = "concatsquash"
     activation: ActivationName = "tanh"
+    input_scale: float = Field(
+        1.0,
+        gt=0,
+        le=100,
+        description="Times the first layer's initial weights and bias: above 1, a density of fine structure is learnt "
+        "in fewer steps.",
+    )
     zero_init: ZeroInit = False
 
 
