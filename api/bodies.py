@@ -21,7 +21,7 @@ from symadj.api.unreadable import place_and_reason
 from symadj.service.contract.flow_question import MediaType
 from symadj.service.errors import ContentTooLargeError, UnsupportedMediaTypeError
 
-__all__ = ["Body", "InvalidBodyError", "Table", "Upload", "body_of", "file_body", "json_body", "table_body"]
+__all__ = ["Body", "InvalidBodyError", "Table", "Upload", "body_of", "checked", "file_body", "json_body", "table_body"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -87,7 +87,13 @@ class InvalidBodyError(RequestValidationError):
 
 
 def json_body(
-    model: type[Model], *, after: Callable[..., Any], most_bytes: int, most_values: int, unique_keys: bool = True
+    model: type[Model],
+    *,
+    after: Callable[..., Any],
+    most_bytes: int,
+    most_values: int,
+    unique_keys: bool = True,
+    beside: tuple[str, ...] = (),
 ) -> Any:
     """Return the dependency that reads the body of a request as ``model``.
 
@@ -100,6 +106,7 @@ def json_body(
         most_values: in the body: items of lists and of objects, at any depth. To check each takes time, and more of
             it to say what is wrong.
         unique_keys: whether a key that stands twice in an object is refused.
+        beside: other media types that ``after`` lets through, of JSON too.
     """
 
     # Each endpoint has its own: the runs' batches wait for no thread that others use.
@@ -114,7 +121,7 @@ def json_body(
             raise _missing()
         return await run_sync(parse, text, limiter=threads)
 
-    setattr(read, _BODY, Body(model))
+    setattr(read, _BODY, Body(model, beside))
     return Depends(read)
 
 
@@ -203,6 +210,15 @@ def _missing() -> InvalidBodyError:
 def _validated(model: type[Model], text: bytes, most_values: int, *, unique_keys: bool) -> Model:
     document = _parsed(text, unique_keys=unique_keys)
     _refuse_more_values(document, most_values)
+    return checked(model, document)
+
+
+def checked(model: type[Model], document: Any) -> Model:
+    """Return JSON values as ``model``.
+
+    Raises:
+        InvalidBodyError: they are not what it asks for.
+    """
     try:
         return model.model_validate(document)
     except ValidationError as error:

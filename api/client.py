@@ -206,6 +206,36 @@ class Client:
             JobSubmitted, "/api/v1/jobs", idempotency_key, {}, json=spec, params=parameters, timeout=timeout
         )
 
+    def clone(
+        self, job_id: str, patch: dict[str, Any] | None = None, *, idempotency_key: str | None = None
+    ) -> JobSubmitted:
+        """Submit the spec of a job again; the new job trains from the start.
+
+        Args:
+            job_id: of the job.
+            patch: a JSON merge patch (RFC 7396) of the stored spec; null removes a field, which then has its default.
+            idempotency_key: as for `submit`.
+
+        Raises:
+            ApiProblemError: the job scores rows (409), or the changed spec is not valid (422).
+            ApiUnreachableError: as for `submit`.
+        """
+        return self._submit(JobSubmitted, f"{_job_path(job_id)}/clone", idempotency_key, {}, json=patch or {})
+
+    def retry(self, job_id: str, *, idempotency_key: str | None = None) -> JobSubmitted:
+        """Submit the spec of a failed or cancelled job again; the new job trains from the start.
+
+        Raises:
+            ApiProblemError: the job is in another state, or scores rows (409).
+            ApiUnreachableError: as for `submit`.
+        """
+        return self._submit(JobSubmitted, f"{_job_path(job_id)}/retry", idempotency_key, {})
+
+    def change(self, job_id: str, *, name: str | None = None, labels: dict[str, str | None] | None = None) -> JobRead:
+        """Change the name of a job, and the labels that are named; None removes a label."""
+        patch = _given({"name": name, "labels": labels})
+        return self._read(JobRead, "PATCH", _job_path(job_id), json=patch)
+
     def validate(self, spec: dict[str, Any]) -> SpecCheck:
         """Find out what speaks against a job, its data, memory and nodes included, without submitting it.
 

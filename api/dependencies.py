@@ -21,6 +21,7 @@ from symadj.api.cluster_view import ClusterView
 from symadj.api.flow_process import FlowProcess
 from symadj.api.long_polls import LongPolls
 from symadj.service import ingest, keys
+from symadj.service.contract.merge_patch import MERGE_PATCH
 from symadj.service.errors import (
     ForbiddenError,
     InvalidParameterError,
@@ -57,6 +58,7 @@ __all__ = [
     "refuse_unknown_parameters",
     "require_admin",
     "require_json",
+    "require_merge_patch",
     "require_overview",
 ]
 
@@ -217,6 +219,20 @@ def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
         yield field.alias, any(get_origin(part) is list for part in (annotation, *get_args(annotation)))
     for inner in dependant.dependencies:
         yield from _query_parameters(inner)
+
+
+async def require_merge_patch(request: Request) -> None:
+    """Refuse a body that does not say that it is a JSON merge patch (RFC 7396), or JSON.
+
+    Raises:
+        UnsupportedMediaTypeError: it does not say so.
+    """
+    given = request.headers.get("content-type", "")
+    if given.partition(";")[0].strip().lower() not in {MERGE_PATCH, "application/json"}:
+        raise UnsupportedMediaTypeError(
+            f"Content-Type is {given or 'missing'}: send a JSON merge patch with the header `Content-Type: "
+            f"{MERGE_PATCH}`, or application/json"
+        )
 
 
 async def require_json(request: Request) -> None:

@@ -174,12 +174,13 @@ def api(api_server: ApiServer) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def submit(api: httpx.Client) -> Callable[..., dict[str, Any]]:
-    """Submit a toy job with changes of its top-level fields; return the answer."""
+    """Submit a toy job with changes of its top-level fields; return the job."""
 
     def send(**changes: Any) -> dict[str, Any]:
         response = api.post("/api/v1/jobs", json=TOY | changes)
         assert response.status_code == 201, response.text
         answer: dict[str, Any] = response.json()
+        assert answer.pop("findings") == []
         return answer
 
     return send

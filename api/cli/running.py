@@ -15,6 +15,7 @@ from symadj.api.cli import render, watching
 from symadj.api.cli.documents import Settings, SpecFile, read_spec, set_fields
 from symadj.api.cli.shared import AsJson, JobId, client_command, console, errors
 from symadj.api.client import Client
+from symadj.api.schemas.jobs import JobSubmitted
 from symadj.service.contract.layout import SCORES_FILE
 from symadj.service.contract.spec.trial import trial_of
 from symadj.service.contract.states import TERMINAL, JobState
@@ -82,6 +83,38 @@ def continue_job(
     document["parent"] = {"job": job, "step": step}
     set_fields(document, settings)
     _submit(client, document, key, watch)
+
+
+@client_command(app)
+def clone(client: Client, job: JobId, watch: Watch = False, settings: Settings = None, key: Key = None) -> None:
+    """Submit the spec of a job again, with changes; print the new job's id. It trains from the start."""
+    document = client.job(job).spec
+    set_fields(document, settings)
+    _submit(client, document, key, watch)
+
+
+@client_command(app)
+def retry(client: Client, job: JobId, watch: Watch = False, key: Key = None) -> None:
+    """Submit the spec of a failed or cancelled job again; print the new job's id. It trains from the start.
+
+    From where it stopped, `continue` goes on.
+    """
+    _tell(client, client.retry(job, idempotency_key=key), watch)
+
+
+@client_command(app)
+def label(
+    client: Client,
+    job: JobId,
+    labels: Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="NAME= removes a label.")],
+    name: Annotated[str | None, typer.Option(help="Give the job another name, too.")] = None,
+) -> None:
+    """Change labels of a job, whatever its state is."""
+    pairs = [text.partition("=") for text in labels]
+    if wrong := [text for text, (_, equals, _) in zip(labels, pairs, strict=True) if not equals]:
+        raise typer.BadParameter(f"{wrong[0]!r} is not of the form name=value", param_hint="NAME=VALUE...")
+    read = client.change(job, name=name, labels={key: value or None for key, _, value in pairs})
+    console.print(f"{read.id}: {', '.join(f'{key}={value}' for key, value in read.labels.items()) or 'no labels'}")
 
 
 @client_command(app)
@@ -174,7 +207,10 @@ def _submit(
     client: Client, document: dict[str, Any], key: str | None, watch: bool, *, strict: bool | None = None
 ) -> None:
     """Submit a spec, print the job's id, and follow it if that was asked for."""
-    job = client.submit(document, strict=strict or None, idempotency_key=key)
+    _tell(client, client.submit(document, strict=strict or None, idempotency_key=key), watch)
+
+
+def _tell(client: Client, job: JobSubmitted, watch: bool) -> None:
     print(job.id, flush=True)
     for line in render.findings(job.findings):
         errors.print(line, soft_wrap=True)

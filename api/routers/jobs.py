@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field
+from sqlalchemy.orm import Session
 
-from symadj.api.bodies import json_body
+from symadj.api.bodies import checked, json_body
 from symadj.api.checks import look, look_closely
 from symadj.api.dependencies import (
     Asker,
@@ -23,19 +26,31 @@ from symadj.api.dependencies import (
     SettingsOf,
     Store,
     require_json,
+    require_merge_patch,
 )
 from symadj.api.problems import describe
 from symadj.api.same_keys import submitted_once
-from symadj.api.schemas.jobs import JobList, JobRead, JobSubmitted, JobSummary, PlanRead, SpecCheck
+from symadj.api.schemas.jobs import (
+    JobChange,
+    JobList,
+    JobRead,
+    JobSubmitted,
+    JobSummary,
+    PlanRead,
+    SpecCheck,
+    SpecPatch,
+)
 from symadj.service.contract import layout
 from symadj.service.contract.finding import Finding
+from symadj.service.contract.merge_patch import MERGE_PATCH, merged
 from symadj.service.contract.records import PRETRAINING_SHORTENED
-from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec import TRAINING, JobSpec, kind_of
 from symadj.service.contract.spec.any_job import LABEL, MOST_LABELS
 from symadj.service.contract.states import JobState
-from symadj.service.errors import InvalidParameterError, SpecWouldFailError
+from symadj.service.errors import ConflictError, InvalidParameterError, SpecWouldFailError
 from symadj.service.lifecycle import parents, requests
-from symadj.service.store import events, jobs, metrics, plans
+from symadj.service.settings import Settings
+from symadj.service.store import Database, events, jobs, metrics, plans
 from symadj.service.store.cursors import CURSOR
 from symadj.service.store.tables import Job
 
@@ -86,41 +101,68 @@ async def create_job(
     `findings` says what is wrong or doubtful as things stand; a job is refused for it with `strict` alone.
     """
 
-    def submit(*, dry: bool = False) -> tuple[Job, bool]:
-        with store.session() as session:
-            job, created = requests.submit(
-                session,
-                spec,
-                owner=owner,
-                idempotency_key=None if dry else idempotency_key,
-                max_queued=settings.max_queued_per_owner,
-                max_bytes=settings.owner_disk_bytes,
-            )
-            if dry:
-                session.expunge(job)
-                session.rollback()
-            elif created:
-                parents.adopt_checkpoint(job, settings.resolved_storage())
-            return job, created
-
+    submission = _Submission(store, settings, owner, idempotency_key)
     if dry_run or strict:
         # Refuses what a submission would refuse, before anything is read.
-        wanted, _ = await run_sync(lambda: submit(dry=True))
-        found = await look_closely(JobSpec.of_stored(wanted.spec), settings, cluster, flows)
+        stored = await run_sync(submission.rehearse, spec)
+        found = await look_closely(JobSpec.of_stored(stored), settings, cluster, flows)
         if dry_run:
-            return Response(SpecCheck(spec=wanted.spec, findings=found).model_dump_json(), media_type=_JSON)
+            return Response(SpecCheck(spec=stored, findings=found).model_dump_json(), media_type=_JSON)
         if wrong := [item for item in found if item.severity == "error"]:
             raise SpecWouldFailError(
                 "; ".join(item.detail for item in wrong), pointer=wrong[0].pointer, findings=_as_json(found)
             )
     else:
         found = await run_sync(look, spec, settings, cluster)
-    job, created = await run_sync(submitted_once, submit)
-    if not created:
-        response.status_code = 200
-    response.headers["Location"] = str(request.app.url_path_for("read_job", job_id=job.id))
-    read = await run_sync(_read, store, job.id)
-    return JobSubmitted(**dict(read), findings=found)
+    return await run_sync(submission.make, spec, found, request, response)
+
+
+@dataclass(frozen=True)
+class _Submission:
+    """What an owner submits, by threads."""
+
+    store: Database
+    settings: Settings
+    owner: str
+    idempotency_key: str | None = None
+
+    def make(self, spec: JobSpec, findings: list[Finding], request: Request, response: Response) -> JobSubmitted:
+        """Put a job into the queue, or find the one of the key; return the answer, and fill in its headers."""
+
+        def submit() -> tuple[str, bool]:
+            with self.store.session() as session:
+                job, created = self._submit(session, spec, self.idempotency_key)
+                if created:
+                    parents.adopt_checkpoint(job, self.settings.resolved_storage())
+                return job.id, created
+
+        job_id, created = submitted_once(submit)
+        if not created:
+            response.status_code = 200
+        response.headers["Location"] = str(request.app.url_path_for("read_job", job_id=job_id))
+        return JobSubmitted(**dict(_read(self.store, job_id)), findings=findings)
+
+    def rehearse(self, spec: JobSpec) -> dict[str, Any]:
+        """Return what would be stored of a spec, and store nothing.
+
+        Raises:
+            SymadjError: it would be refused.
+        """
+        with self.store.session() as session:
+            job, _ = self._submit(session, spec, None)
+            stored = job.spec
+            session.rollback()
+            return stored
+
+    def _submit(self, session: Session, spec: JobSpec, key: str | None) -> tuple[Job, bool]:
+        return requests.submit(
+            session,
+            spec,
+            owner=self.owner,
+            idempotency_key=key,
+            max_queued=self.settings.max_queued_per_owner,
+            max_bytes=self.settings.owner_disk_bytes,
+        )
 
 
 def _as_json(findings: list[Finding]) -> list[dict[str, Any]]:
@@ -176,6 +218,98 @@ def _parse_label(label: str) -> tuple[str, str]:
 def read_job(store: Store, job_id: JobId) -> JobRead:
     """Read a job: its spec, progress, failure and result."""
     return _read(store, job_id)
+
+
+async def _may_change(_owner: Owner, _job: JobId, _json: Annotated[None, Depends(require_merge_patch)]) -> None:
+    """Let those through who may change the job, and say that they send a merge patch."""
+
+
+Change = Annotated[
+    JobChange, json_body(JobChange, after=_may_change, most_bytes=2**16, most_values=200, beside=(MERGE_PATCH,))
+]
+Patch = Annotated[
+    SpecPatch, json_body(SpecPatch, after=_may_change, most_bytes=2**20, most_values=50_000, beside=(MERGE_PATCH,))
+]
+
+
+@router.patch("/{job_id}", responses=describe(400, 403, 404, 413, 415))
+def change_job(store: Store, owner: Owner, job_id: JobId, change: Change) -> JobRead:
+    """Change the name and the labels of a job by a JSON merge patch, whatever its state is."""
+    patch = change.model_dump(exclude_unset=True)
+    with store.session() as session:
+        job = jobs.lock(session, job_id)
+        changed = merged({"name": job.name, "labels": job.spec["labels"]}, patch)
+        name = changed.get("name", JobSpec.model_fields["name"].default)
+        requests.change(session, job, name=name, labels=changed.get("labels", {}), actor=owner)
+    return _read(store, job_id)
+
+
+@router.post(
+    "/{job_id}/clone",
+    status_code=201,
+    responses={
+        200: {"model": JobSubmitted, "description": "Known by its key"},
+        **describe(400, 403, 404, 409, 413, 415, 429),
+    },
+)
+def clone_job(
+    store: Store,
+    settings: SettingsOf,
+    cluster: Cluster,
+    owner: Owner,
+    job_id: JobId,
+    patch: Patch,
+    request: Request,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> JobSubmitted:
+    """Submit the spec of a job again, changed by a JSON merge patch; `{}` changes nothing. It trains from the start."""
+    spec = checked(JobSpec, merged(_training_spec(store, job_id), patch.root))
+    submission = _Submission(store, settings, owner, idempotency_key)
+    return submission.make(spec, look(spec, settings, cluster), request, response)
+
+
+@router.post(
+    "/{job_id}/retry",
+    status_code=201,
+    responses={200: {"model": JobSubmitted, "description": "Known by its key"}, **describe(403, 404, 409, 429)},
+)
+def retry_job(
+    store: Store,
+    settings: SettingsOf,
+    cluster: Cluster,
+    owner: Owner,
+    job_id: JobId,
+    request: Request,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> JobSubmitted:
+    """Submit the spec of a failed or cancelled job again, as a new job that trains from the start."""
+    spec = checked(JobSpec, _training_spec(store, job_id, after=(JobState.FAILED, JobState.CANCELLED)))
+    submission = _Submission(store, settings, owner, idempotency_key)
+    return submission.make(spec, look(spec, settings, cluster), request, response)
+
+
+def _training_spec(store: Database, job_id: str, *, after: Collection[JobState] = tuple(JobState)) -> dict[str, Any]:
+    """Return the stored spec of a training.
+
+    Raises:
+        ConflictError: the job scores rows, or is in none of these states.
+        NotFoundError: there is no such job.
+    """
+    with store.read_session() as session:
+        job = jobs.get(session, job_id)
+        if kind_of(job.spec) != TRAINING:
+            raise ConflictError(
+                f"job {job_id!r} scores rows: submit it again with its rows (symadj score)", state=job.state
+            )
+        if job.state not in after:
+            raise ConflictError(
+                f"job {job_id!r} is {job.state}: only a job that is {' or '.join(after)} can be tried again; "
+                "`symadj clone` submits the spec of any",
+                state=job.state,
+            )
+        return job.spec
 
 
 @router.post("/{job_id}/cancel", status_code=202, responses=describe(403, 404, 409))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from symadj.api.schemas.answer import Answer
 from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.finding import Finding
 from symadj.service.contract.plan import Plan
 from symadj.service.contract.result import JobResult, Number
+from symadj.service.contract.spec.any_job import JobName, LabelName
 from symadj.service.contract.states import CheckpointCause, JobState, ReasonCode, StopReason
 
 if TYPE_CHECKING:  # the client reads these answers and needs no database for it
@@ -27,6 +28,7 @@ __all__ = [
     "EventList",
     "EventRead",
     "Failure",
+    "JobChange",
     "JobList",
     "JobRead",
     "JobSubmitted",
@@ -35,6 +37,7 @@ __all__ = [
     "PlanRead",
     "Progress",
     "SpecCheck",
+    "SpecPatch",
 ]
 
 
@@ -191,6 +194,27 @@ class SpecCheck(Answer):
     def failed(self) -> bool:
         """Whether the job would fail if it started now."""
         return any(item.severity == "error" for item in self.findings)
+
+
+class JobChange(BaseModel):
+    """A JSON merge patch (RFC 7396) of what may be changed of a job at any time."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"name": "cytometry-2", "labels": {"team": "x", "old": None}}]}
+    )
+
+    name: JobName | None = Field(None, description="null: that of a spec without a name.")
+    labels: dict[LabelName, Annotated[str, Field(max_length=256)] | None] | None = Field(
+        None, description="Only the labels that are named change; null removes a label, or all of them.", max_length=64
+    )
+
+
+class SpecPatch(RootModel[dict[str, Any]]):
+    """A JSON merge patch (RFC 7396) of a job's stored spec: null removes a field, which then has its default."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "again", "optimizer": {"learning_rate": 1e-4}, "early_stop": None}]}
+    )
 
 
 class JobList(Answer):

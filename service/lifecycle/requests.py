@@ -13,6 +13,7 @@ from symadj.service import plugins
 from symadj.service.contract.layout import job_folder
 from symadj.service.contract.plan import IDLE_BYTES
 from symadj.service.contract.spec import SCORES, AnySpec, JobSpec, kind_of
+from symadj.service.contract.spec.any_job import MOST_LABELS
 from symadj.service.contract.states import ACTIVE, TERMINAL, JobState, StopReason
 from symadj.service.contract.storage import Storage
 from symadj.service.errors import (
@@ -27,7 +28,7 @@ from symadj.service.lifecycle import parents
 from symadj.service.store import events, jobs
 from symadj.service.store.tables import IdempotencyKey, Job
 
-__all__ = ["ask_checkpoint", "cancel", "delete", "pause", "resume", "submit"]
+__all__ = ["ask_checkpoint", "cancel", "change", "delete", "pause", "resume", "submit"]
 
 
 def submit(
@@ -213,6 +214,27 @@ def ask_checkpoint(session: Session, job: Job, *, actor: str) -> None:
     job.checkpoints_asked += 1
     job.updated_at = datetime.now(UTC)
     events.append(session, job, actor=actor, name="checkpoint_requested", message="To be written at its next step.")
+
+
+def change(session: Session, job: Job, *, name: str, labels: dict[str, str], actor: str) -> None:
+    """Give a job another name, or other labels, whatever its state is. What it has already is no change.
+
+    Raises:
+        InvalidSpecError: there are too many labels.
+    """
+    if len(labels) > MOST_LABELS:
+        raise InvalidSpecError(
+            f"the job would have {len(labels)} labels, and {MOST_LABELS} are the most: remove some by null",
+            pointer="/labels",
+        )
+    wanted = {"name": name, "labels": labels}
+    before = {part: job.spec[part] for part in wanted}
+    if wanted == before:
+        return
+    job.name, job.spec, job.updated_at = name, job.spec | wanted, datetime.now(UTC)
+    jobs.put_labels(session, job)
+    data = {"before": before, "after": wanted}
+    events.append(session, job, actor=actor, name="changed", message="Its name or labels were changed.", data=data)
 
 
 def delete(session: Session, job: Job, *, storage: Storage) -> bool:

@@ -38,6 +38,7 @@ __all__ = [
     "next_queued",
     "not_started",
     "page",
+    "put_labels",
     "remember_key",
     "transition",
 ]
@@ -60,9 +61,15 @@ def add(session: Session, job: Job) -> None:
     """Store a new job, the labels of its spec and its first event."""
     session.add(job)
     session.flush()
+    put_labels(session, job)
+    events.append(session, job, actor=job.owner, name="queued", message="The job was accepted.")
+
+
+def put_labels(session: Session, job: Job) -> None:
+    """Let a job be found by the labels of its spec, and by no others."""
+    session.execute(sa.delete(JobLabel).where(JobLabel.job_id == job.id))
     labels = job.spec.get("labels", {})
     session.add_all(JobLabel(job_id=job.id, name=name, value=value) for name, value in labels.items())
-    events.append(session, job, actor=job.owner, name="queued", message="The job was accepted.")
 
 
 def get(session: Session, job_id: str) -> Job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +97,17 @@ def test_what_cannot_be_done_is_told_in_a_sentence(
     assert result.returncode in {1, 2}
     assert told in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_job_is_labelled_cloned_and_tried_again(api_server: ApiServer) -> None:
+    job_id = symadj(api_server, "submit", "-", "--set", "ema.decay=0.5", stdin=TOY).stdout.strip()
+    assert "team=y" in symadj(api_server, "label", job_id, "team=y", "none=").stdout
+    changes = ("--set", "evaluation=null", "--set", "gradient.kind=aca")
+    cloned = symadj(api_server, "clone", job_id, *changes).stdout.strip()
+    shown = json.loads(symadj(api_server, "show", cloned, "--json").stdout)
+    assert (shown["spec"]["evaluation"], shown["spec"]["gradient"]["kind"]) == (None, "aca")
+    assert (shown["spec"]["ema"], shown["labels"]) == ({"decay": 0.5}, {"team": "y"})
+    assert "queued" in symadj(api_server, "retry", job_id).stderr
+    symadj(api_server, "cancel", job_id)
+    assert symadj(api_server, "retry", job_id).stdout.startswith("job-")
+    assert symadj(api_server, "label", job_id, "team").returncode == 2

@@ -14,6 +14,7 @@ import pytest
 
 from symadj.service.contract.spec.objective import FlowMatching
 from symadj.service.contract.spec.usual import USUAL_TRAINING
+from tests.api.conftest import Run
 from tests.api.routes import endpoints
 
 TOY = {"data": {"kind": "toy", "name": "moons"}}
@@ -170,7 +171,7 @@ def test_a_405_names_every_method_of_its_path(api: httpx.Client) -> None:
     for endpoint in endpoints():
         methods.setdefault(endpoint.at("job-1"), set()).add(endpoint.method)
     for path, known in methods.items():
-        answer = api.request("PATCH", path)
+        answer = api.request("PROPFIND", path)
         assert_problem(answer, 405)
         assert {name.strip() for name in answer.headers["allow"].split(",")} - {"HEAD"} == known
         assert ("HEAD" in answer.headers["allow"]) == ("GET" in known)
@@ -213,3 +214,53 @@ def test_the_form_of_a_label_is_in_the_schema(api: httpx.Client) -> None:
     for text in ("team=x", "a/b.c=", "no equals sign", "=x", "-a=x"):
         accepted = api.get("/api/v1/jobs", params={"label": text}).status_code == 200
         assert (re.search(pattern, text) is not None) == accepted, text
+
+
+def test_a_job_is_cloned_with_a_merge_patch_of_its_spec(api: httpx.Client, submit: Submit) -> None:
+    job = submit(optimizer={"kind": "adamw", "learning_rate": 0.5}, labels={"team": "x"}, ema={"decay": 0.5})
+    patch: dict[str, Any] = {"optimizer": {"learning_rate": 0.25, "weight_decay": None}, "ema": None}
+    patch["labels"] = {"team": None, "a": "b"}
+    headers = {"Content-Type": "application/merge-patch+json", "Idempotency-Key": f"clone-{job['id']}"}
+    made = api.post(f"/api/v1/jobs/{job['id']}/clone", content=json.dumps(patch), headers=headers)
+    assert made.status_code == 201, made.text
+    spec = made.json()["spec"]
+    optimizer = job["spec"]["optimizer"] | {"learning_rate": 0.25, "weight_decay": 0.01}
+    assert spec == job["spec"] | {"optimizer": optimizer, "ema": None, "labels": {"a": "b"}}
+    assert made.headers["location"].endswith(made.json()["id"])
+    again = api.post(f"/api/v1/jobs/{job['id']}/clone", content=json.dumps(patch), headers=headers)
+    assert (again.status_code, again.json()["id"]) == (200, made.json()["id"])
+    wrong = api.post(f"/api/v1/jobs/{job['id']}/clone", json={"optimizer": {"kind": "sgd"}})
+    assert {error["pointer"] for error in assert_problem(wrong, 422)["errors"]} >= {"/optimizer/betas"}
+    assert_problem(api.post(f"/api/v1/jobs/{job['id']}/clone", json=["no patch"]), 422)
+
+
+def test_a_failed_or_cancelled_job_is_tried_again_as_a_new_one(
+    api: httpx.Client, submit: Submit, new_run: Callable[..., Run]
+) -> None:
+    waiting = submit(labels={"a": "b"})
+    path = f"/api/v1/jobs/{waiting['id']}"
+    assert "queued" in assert_problem(api.post(f"{path}/retry"), 409)["detail"]
+    api.post(f"{path}/cancel")
+    made = api.post(f"{path}/retry")
+    assert made.status_code == 201, made.text
+    assert (made.json()["spec"], made.json()["state"]) == (waiting["spec"], "queued")
+    failed = new_run()
+    failed.end("failed", reason="diverged", message="it did")
+    assert failed.post("/retry").status_code == 201
+    assert failed.get("").json()["state"] == "failed"
+
+
+def test_the_name_and_labels_of_a_job_are_changed_by_a_merge_patch(api: httpx.Client, submit: Submit) -> None:
+    job = submit(name="before", labels={"team": "x", "gone": "1"})
+    path = f"/api/v1/jobs/{job['id']}"
+    changed = api.patch(path, json={"name": "after", "labels": {"gone": None, "new": "2"}})
+    assert changed.status_code == 200, changed.text
+    assert (changed.json()["name"], changed.json()["labels"]) == ("after", {"team": "x", "new": "2"})
+    assert changed.json()["spec"] == job["spec"] | {"name": "after", "labels": {"team": "x", "new": "2"}}
+    found = api.get("/api/v1/jobs", params={"label": "new=2"}).json()["items"]
+    assert job["id"] in {item["id"] for item in found}
+    assert api.patch(path, json={"labels": None, "name": None}).json()["labels"] == {}
+    assert api.patch(path, json={}).json()["name"] == "flow"
+    refused = assert_problem(api.patch(path, json={"priority": 3}), 422)
+    assert refused["errors"][0]["pointer"] == "/priority"
+    assert_problem(api.patch(path, content="name: x"), 415)

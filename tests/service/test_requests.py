@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from symadj.service.errors import ConflictError, TooManyRequestsError
+from symadj.service.errors import ConflictError, InvalidSpecError, TooManyRequestsError
 from symadj.service.lifecycle import requests
 from symadj.service.store import Database, jobs
 from tests.service.lives import (
@@ -104,3 +104,22 @@ def test_an_owner_may_have_so_many_jobs_in_the_queue_and_is_told_the_numbers(dat
     assert caught.value.extensions == {"queued": 2, "max_queued": 2}
     assert post("bob")
     assert not post("ada", "k"), "a repeated request is no new job"
+
+
+def test_labels_are_changed_after_the_submission_and_the_job_is_found_by_the_new_ones(database: Database) -> None:
+    job_id = submit(database, labels={"team": "x", "kept": "1"})
+    with database.session() as session:
+        requests.change(session, jobs.lock(session, job_id), name="other", labels={"team": "y", "kept": "1"}, actor="a")
+    with database.read_session() as session:
+        found = {pair: jobs.page(session, labels=[pair], limit=9).jobs for pair in (("team", "x"), ("team", "y"))}
+        assert [job.id for job in found["team", "y"]] == [job_id]
+        assert not found["team", "x"]
+        assert [job.id for job in jobs.page(session, name="other", limit=9).jobs] == [job_id]
+    with database.session() as session:
+        requests.change(session, jobs.lock(session, job_id), name="other", labels={"team": "y", "kept": "1"}, actor="a")
+    assert event_names(database, job_id) == ["queued", "changed"]
+    labels = {f"label{number}": "" for number in range(33)}
+    with database.session() as session:
+        job = jobs.lock(session, job_id)
+        with pytest.raises(InvalidSpecError, match="33 labels"):
+            requests.change(session, job, name="other", labels=labels, actor="a")
