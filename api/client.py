@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, BinaryIO, NoReturn, Self, TypeVar
 
 import httpx
 import tenacity
@@ -29,7 +29,14 @@ from symadj.api.schemas.jobs import (
     SpecCheck,
 )
 from symadj.api.schemas.service import FieldList, UsageRead
-from symadj.api.schemas.telemetry import ArtifactList, ArtifactRead, MemorySummary, MetricList, MetricSeriesRead
+from symadj.api.schemas.telemetry import (
+    ArtifactList,
+    ArtifactRead,
+    MemorySummary,
+    MetricList,
+    MetricSeriesRead,
+    SeriesList,
+)
 from symadj.service.contract.flow_question import ENDINGS, MediaType, Operation
 from symadj.service.contract.plan import Plan
 from symadj.service.contract.states import JobState
@@ -480,6 +487,28 @@ class Client:
                 return
             yield page
             after_seq = page.next_after_seq
+
+    def series(self, job_id: str, names: Sequence[str] | None = None, *, points: int | None = None) -> SeriesList:
+        """Read several metrics (None: all) in one answer, each downsampled to so many buckets at most."""
+        parameters = _given({"name": names, "points": points})
+        return self._read(SeriesList, "GET", f"{_job_path(job_id)}/series", params=parameters)
+
+    def write_series(self, job_id: str, target: BinaryIO, names: Sequence[str] | None = None) -> None:
+        """Write every value of several metrics (None: all) as csv: a line a step, a column a metric."""
+        self._write_csv(f"{_job_path(job_id)}/series", target, _given({"name": names}))
+
+    def write_memory(self, job_id: str, target: BinaryIO) -> None:
+        """Write every memory record of a job as csv: a line for each step, rank and phase; sizes in bytes."""
+        self._write_csv(f"{_job_path(job_id)}/memory/steps", target, {})
+
+    def _write_csv(self, path: str, target: BinaryIO, parameters: dict[str, Any]) -> None:
+        headers = {"Accept": MediaType.CSV}
+        with self._sending(), self._http.stream("GET", path, headers=headers, params=parameters) as response:
+            if response.is_error:
+                response.read()
+                raise _problem(response)
+            for piece in response.iter_bytes(PIECE_BYTES):
+                target.write(piece)
 
     def memory(self, job_id: str, *, first_step: int | None = None, last_step: int | None = None) -> MemorySummary:
         """Read the memory peaks of a job by rank and phase."""

@@ -17,10 +17,13 @@ from symadj.api.cli.documents import Settings, SpecFile, read_spec, set_fields
 from symadj.api.cli.plans import plan_parts
 from symadj.api.cli.results import memory_table, print_parts
 from symadj.api.cli.shared import AsJson, JobId, client_command, console, progress_bars
+from symadj.api.cli.tables import writing_csv
 from symadj.api.client import Client
 from symadj.service.contract.states import JobState
 
 app = typer.Typer()
+
+Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write all values to this .csv or .parquet file.")]
 
 
 @client_command(app)
@@ -101,9 +104,18 @@ def metrics(
     client: Client,
     job: JobId,
     name: Annotated[str | None, typer.Argument(help="A metric; without one, all with their newest values.")] = None,
+    out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a job's metrics, or every value of one (tab-separated: step, value)."""
+    """Print a job's metrics, or every value of one (tab-separated: step, value).
+
+    With --out every value is written: a row a step, a column a metric.
+    """
+    if out is not None:
+        with writing_csv(out) as stream:
+            client.write_series(job, stream, None if name is None else [name])
+        console.print(str(out), soft_wrap=True)
+        return
     if name is None:
         listing = client.metrics(job)
         if as_json:
@@ -123,9 +135,20 @@ def metrics(
 def memory(
     client: Client,
     jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="One job, or several to compare.")],
+    out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show memory by rank and phase; several jobs side by side, over the steps that all of them made."""
+    """Show memory by rank and phase; several jobs side by side, over the steps that all of them made.
+
+    With --out every record of one job is written: a row for each step, rank and phase.
+    """
+    if out is not None:
+        if len(jobs) != 1:
+            raise typer.BadParameter(f"{len(jobs)} jobs were given: a file is of one", param_hint="--out")
+        with writing_csv(out) as stream:
+            client.write_memory(jobs[0], stream)
+        console.print(str(out), soft_wrap=True)
+        return
     reads = [client.job(job) for job in jobs]
     last_step = min(read.progress.step for read in reads) if len(reads) > 1 else None
     if last_step == 0:

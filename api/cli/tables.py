@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from symadj.service.contract.flow_question import ENDINGS, MediaType
 
-__all__ = ["Source", "TableError", "media_type_of", "open_source", "writing"]
+__all__ = ["Source", "TableError", "media_type_of", "open_source", "writing", "writing_csv"]
 
 
 class TableError(Exception):
@@ -134,6 +134,52 @@ def writing(file: Path, rows: int) -> Iterator[Callable[[bytes], None]]:
         raise TableError(f"{file} can't be written: {error}") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_csv(file: Path) -> Iterator[BinaryIO]:
+    """Give a stream for a table in csv; at the end of the block the table is in ``file``, as csv or parquet.
+
+    Raises:
+        TableError: its name ends otherwise, or it can't be written.
+    """
+    if (ending := file.suffix.lower()) not in {".csv", ".parquet"}:
+        raise TableError(f"{file} must end with .csv or .parquet, which says its format")
+    part = file.with_name(f"{file.name}.part")
+    try:
+        with part.open("wb") as stream:
+            yield stream
+        if ending == ".csv":
+            part.replace(file)
+        else:
+            _to_parquet(part, file)
+    except OSError as error:
+        raise TableError(f"{file} can't be written: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _to_parquet(table: Path, file: Path) -> None:
+    """Write a table in csv as parquet: whole numbers, texts and times by their names, numbers else."""
+    pyarrow, parquet = _pyarrow()
+    from pyarrow import csv
+
+    with table.open() as stream:
+        names = stream.readline().rstrip("\n").split(",")
+    known = {"phase": pyarrow.string(), "time": pyarrow.timestamp("us", tz="UTC")}
+    whole = {"step", "rank", "attempt"} | {name for name in names if name.endswith("_bytes")}
+    known |= dict.fromkeys(whole, pyarrow.int64())
+    # By name, since a column of few values may have none in the part by which pyarrow would guess.
+    types = {name: known.get(name, pyarrow.float64()) for name in names}
+    made = file.with_name(f"{file.name}.made")
+    try:
+        read = csv.open_csv(table, convert_options=csv.ConvertOptions(column_types=types, null_values=[""]))
+        with parquet.ParquetWriter(made, read.schema) as writer:
+            for batch in read:
+                writer.write_batch(batch)
+        made.replace(file)
+    finally:
+        made.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Header, Query, Response
 
+from symadj.api.accept import best_of
+from symadj.api.csv_answers import csv_answer
 from symadj.api.dependencies import AfterSeq, Costly, JobId, Limit, Store
 from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import MemoryPhase, MemoryPointRead, MemoryPoints, MemorySummary
+from symadj.service.contract.flow_question import MediaType
 from symadj.service.contract.records import Phase
 from symadj.service.contract.spec import TRAINING, kind_of
 from symadj.service.store import Database, jobs, memory
+from symadj.service.store.export import MEMORY_COLUMNS, memory_rows
 
 router = APIRouter(prefix="/jobs/{job_id}/memory", tags=["memory"])
 
@@ -50,7 +54,11 @@ def _last_seq(store: Database, job_id: str) -> int:
         return jobs.get(session, job_id).memory_seq
 
 
-@router.get("/steps", response_model=MemoryPoints, responses=describe(404))
+@router.get(
+    "/steps",
+    response_model=MemoryPoints,
+    responses={200: {"content": {MediaType.CSV: {"schema": {"type": "string"}}}}, **describe(404, 406)},
+)
 async def list_memory_steps(
     store: Store,
     costly: Costly,
@@ -59,8 +67,14 @@ async def list_memory_steps(
     phase: Phase | None = None,
     after_seq: AfterSeq = 0,
     limit: Limit = 1000,
+    accept: Annotated[
+        str, Header(max_length=1000, description="application/json, or text/csv: all records, whatever `limit` is.")
+    ] = "*/*",
 ) -> Response:
     """List the records behind the summary: one for every step, rank and phase."""
+    if best_of(accept, (MediaType.JSON, MediaType.CSV)) == MediaType.CSV:
+        await run_sync(_last_seq, store, job_id)  # 404 where there is no such job
+        return csv_answer(MEMORY_COLUMNS, memory_rows(store, job_id, rank=rank, phase=phase, after_seq=after_seq))
 
     def read() -> bytes:
         with store.read_session() as session:

@@ -25,6 +25,7 @@ __all__ = [
     "MetricPointRead",
     "MetricRead",
     "MetricSeriesRead",
+    "SeriesList",
 ]
 
 
@@ -74,6 +75,12 @@ class MetricSeriesRead(Answer):
     buckets: list[BucketRead] = Field(description="Empty where none were asked for.")
     next_after_seq: int = Field(description="Pass as `after_seq` for what comes later.")
     complete: bool = Field(description="The job has ended and nothing comes after this answer.")
+
+
+class SeriesList(Answer):
+    """Several metrics, each downsampled."""
+
+    items: list[MetricSeriesRead]
 
 
 MemoryBytes = Annotated[int | None, Field(description="Bytes; null where the platform has no such figure.")]

@@ -1,0 +1,95 @@
+"""Several metrics of a job in one answer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Header, Query, Response
+from pydantic import Field
+
+from symadj.api.accept import best_of
+from symadj.api.csv_answers import csv_answer
+from symadj.api.dependencies import Costly, Drawing, JobId, Store
+from symadj.api.problems import describe
+from symadj.api.schemas.telemetry import BucketRead, MetricSeriesRead, SeriesList
+from symadj.service.contract.flow_question import MediaType
+from symadj.service.contract.records import MAX_METRICS
+from symadj.service.contract.states import TERMINAL, JobState
+from symadj.service.errors import NotFoundError
+from symadj.service.store import Database, jobs, metrics
+from symadj.service.store.downsampling import Downsampler
+from symadj.service.store.export import metric_rows
+
+router = APIRouter(prefix="/jobs/{job_id}/series", tags=["metrics"])
+
+_OFFERED = (MediaType.JSON, MediaType.CSV)
+
+
+@router.get(
+    "",
+    response_model=SeriesList,
+    responses={
+        200: {"content": {MediaType.CSV: {"schema": {"type": "string"}}}},
+        304: {"description": "Nothing new since the ETag in If-None-Match"},
+        **describe(404, 406),
+    },
+)
+async def read_series(
+    store: Store,
+    costly: Costly,
+    downsampler: Drawing,
+    job_id: JobId,
+    name: Annotated[
+        list[Annotated[str, Field(max_length=100)]] | None,
+        Query(max_length=MAX_METRICS, description="A metric, several times for several; default: all."),
+    ] = None,
+    points: Annotated[
+        int, Query(ge=1, le=10_000, description="Buckets of each in JSON, at most; csv has every value.")
+    ] = 500,
+    accept: Annotated[
+        str, Header(max_length=1000, description="application/json, or text/csv: a line a step, a column a metric.")
+    ] = "*/*",
+    if_none_match: Annotated[str | None, Header(max_length=200)] = None,
+) -> Response:
+    """Read whole metrics side by side: downsampled in JSON, as `points` of one metric is; every value in csv."""
+    media_type = best_of(accept, _OFFERED)
+    names, last_seq, ended = await run_sync(_known, store, job_id, name)
+    if media_type == MediaType.CSV:
+        return csv_answer(["step", *names], metric_rows(store, job_id, names))
+    etag = f'"{last_seq}-{points}-{int(ended)}-{len(names)}"'
+    headers = {"ETag": etag, "Vary": "Accept"}
+    if etag in {tag.strip() for tag in (if_none_match or "").split(",")}:
+        return Response(status_code=304, headers=headers)
+    key = ("series", job_id, tuple(names), last_seq, ended, points)
+    body = await costly.read(key, lambda: _drawn(downsampler, job_id, names, points, last_seq, ended))
+    return Response(body, media_type=MediaType.JSON, headers=headers)
+
+
+def _known(store: Database, job_id: str, names: list[str] | None) -> tuple[list[str], int, bool]:
+    """Return the metrics that are asked for, the number of the newest value of the job, and whether it has ended.
+
+    Raises:
+        NotFoundError: there is no such metric, or no such job.
+    """
+    with store.read_session() as session:
+        job = jobs.get(session, job_id)
+        known = [item.name for item in metrics.series(session, job_id)]
+    wanted = list(dict.fromkeys(known if names is None else names))
+    if absent := [item for item in wanted if item not in known]:
+        raise NotFoundError(f"job {job_id!r} has no metric {absent[0]!r}; it has: {', '.join(known) or 'none'}")
+    return wanted, job.metric_seq, JobState(job.state) in TERMINAL
+
+
+def _drawn(downsampler: Downsampler, job_id: str, names: list[str], points: int, last_seq: int, ended: bool) -> bytes:
+    items = [
+        MetricSeriesRead(
+            name=name,
+            points=[],
+            buckets=[BucketRead(**vars(bucket)) for bucket in downsampler.buckets(job_id, name, count=points)],
+            next_after_seq=last_seq,
+            complete=ended,
+        )
+        for name in names
+    ]
+    return SeriesList(items=items).model_dump_json().encode()
