@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from symadj.api.problems import MOST_ERRORS
 from symadj.api.repeated_keys import repeated_keys
 from symadj.api.unreadable import place_and_reason
+from symadj.api.wrong_fields import in_our_words
 from symadj.service.contract.flow_question import MediaType
 from symadj.service.errors import ContentTooLargeError, UnsupportedMediaTypeError
 
@@ -223,7 +224,7 @@ def checked(model: type[Model], document: Any) -> Model:
         return model.model_validate(document)
     except ValidationError as error:
         wrong = error.errors(include_url=False)[:MOST_ERRORS]
-        located = [dict(item) | {"loc": ("body", *item["loc"])} for item in wrong]
+        located = [dict(item) | {"loc": ("body", *item["loc"]), "msg": in_our_words(item, model)} for item in wrong]
         raise InvalidBodyError(located, body=document, count=error.error_count()) from error
 
 

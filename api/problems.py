@@ -118,6 +118,10 @@ def field_error(error: Mapping[str, Any], body: Any) -> FieldError:
         return FieldError(location=str(where), pointer=error["ctx"]["pointer"], detail=detail)
     pointer = _pointer(tuple(location), body) if where == "body" else ".".join(map(str, location))
     given = error.get("input")
+    if where == "query" and isinstance(given, str) and "," in given and len(location) > 1:
+        name, pointer = location[0], str(location[0])
+        values = "&".join(f"{name}={value}" for value in given[:200].split(","))
+        detail += f": each value is given by itself, {values}"
     if isinstance(given, str | int | float | bool) and error["type"] != "missing":
         detail += f" (given: {str(given)[:200]!r})"
     return FieldError(location=str(where), pointer=pointer, detail=detail)

@@ -15,6 +15,7 @@ from symadj.api.cli.data import data_parts
 from symadj.api.cli.documents import set_fields
 from symadj.api.cli.results import print_parts
 from symadj.api.cli.shared import console
+from symadj.api.wrong_fields import in_our_words
 from symadj.service.contract.data_summary import DataAnswer, DataQuestion
 from symadj.service.contract.spec.data import Data
 
@@ -92,7 +93,10 @@ def _data(file: Path, settings: list[str] | None) -> Data:
 def _in_words(error: ValidationError, document: dict[str, Any]) -> str:
     from symadj.api.problems import field_error  # with the server's libraries, which take a while to load
 
-    wrong = (field_error({**item, "loc": ("body", *item["loc"])}, document) for item in error.errors())
+    wrong = (
+        field_error({**item, "loc": ("body", *item["loc"]), "msg": in_our_words(item, _Document)}, document)
+        for item in error.errors()
+    )
     return "; ".join(f"{item.pointer}: {item.detail}" if item.pointer else item.detail for item in wrong)
 
 

@@ -114,7 +114,7 @@ def test_what_a_run_would_refuse_is_shown_and_refused_in_the_words_of_a_run(tmp_
         (("x.npy", "--set", "data.columns=[q]"), "has no column 'q'; it has: x0, x1, x2"),
         (("x.npy", "--set", "data.compensate=true"), "/data/compensate: data.compensate is about FCS files"),
         (("x.npy", "--set", "data.split_seed=-1"), "/data/split_seed: Input should be greater than or equal to 0"),
-        (("x.npy", "--set", "seed=1"), "/seed: Extra inputs are not permitted"),
+        (("x.npy", "--set", "seed=1"), "/seed: 'seed' is not a field of this, which has data"),
         (("x.npy", "--set", "data"), "field.field=value"),
         (("x.npy", "--set", "data=1"), "/data: "),
     ],
