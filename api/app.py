@@ -17,6 +17,7 @@ from symadj.api.bulkheads import CostlyReads, InFlight, IngestLane
 from symadj.api.cluster_view import ClusterView
 from symadj.api.departures import EndForDeparted
 from symadj.api.dependencies import authenticate, refuse_nul, refuse_unknown_parameters
+from symadj.api.etags import AddEtags
 from symadj.api.flow_process import FlowProcess
 from symadj.api.head import AnswerHead
 from symadj.api.long_polls import LongPolls
@@ -73,6 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.flow_process = FlowProcess(settings)
     app.state.key_secret = key_secret
     app.state.prometheus = make_registry(database)
+    app.add_middleware(AddEtags)
     app.add_middleware(AnswerHead)
     app.add_middleware(RefuseForeignRequests, allowed_hosts=allowed_hosts(settings))
     app.add_middleware(RequestMetrics, registry=app.state.prometheus)
@@ -112,6 +114,14 @@ def _describe_bodies(app: FastAPI, document: dict[str, Any]) -> None:
             operation["requestBody"] = {"required": body.required, "content": content}
 
 
+def _describe_etags(document: dict[str, Any]) -> None:
+    """Add what :mod:`symadj.api.etags` answers, of which FastAPI does not know."""
+    for item in document["paths"].values():
+        responses = item.get("get", {}).get("responses", {})
+        if "application/json" in responses.get("200", {}).get("content", {}):
+            responses.setdefault("304", {"description": "Nothing new since the ETag in If-None-Match"})
+
+
 def _openapi(app: FastAPI) -> dict[str, Any]:
     """Return the OpenAPI document with our problems in the place of FastAPI's own validation errors."""
     if app.openapi_schema is None:
@@ -123,5 +133,6 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas |= problem.pop("$defs")
         schemas["Problem"] = problem
         _describe_bodies(app, document)
+        _describe_etags(document)
         app.openapi_schema = document
     return app.openapi_schema

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from symadj.api.accept import best_of
 from symadj.api.dependencies import JobId, Limit, Polls, Store
+from symadj.api.etags import holds
 from symadj.api.long_polls import Page, State, awaited_page
 from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import LogLineRead, LogPage
@@ -74,7 +75,7 @@ async def read_logs(
         page = await run_sync(printed.page, after, limit)
     etag = f'"{hashlib.sha256(page.body).hexdigest()[:32]}"'
     headers = {"ETag": etag, "Vary": "Accept"}
-    if etag in {tag.strip() for tag in (if_none_match or "").split(",")}:
+    if holds(if_none_match or "", etag):
         return Response(status_code=304, headers=headers)
     return Response(page.body, media_type=media_type, headers=headers)
 

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from sqlalchemy.orm import Session
 
 from symadj.api.dependencies import AfterSeq, Costly, Drawing, JobId, Limit, Polls, Store
+from symadj.api.etags import holds
 from symadj.api.long_polls import Page, State, awaited_page, next_state
 from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import BucketRead, MetricList, MetricPointRead, MetricRead, MetricSeriesRead
@@ -78,7 +79,7 @@ async def read_metric(
     Few series are downsampled at once, each for all who ask for it: beyond that the answer is 503 with Retry-After.
     """
     deadline = anyio.current_time() + wait
-    known = {tag.strip() for tag in (if_none_match or "").split(",")}
+    known = if_none_match or ""
     series = _Series(store, job_id, name)
     if points is not None:
         state = await run_sync(series.state)
@@ -86,7 +87,7 @@ async def read_metric(
             with polls.waiting_for(series.key) as awaited:
                 state = await next_state(polls, awaited, series, after=0, deadline=deadline) or state
         etag = f'"{state.last_seq}-{after_seq}-{limit}-{points}-{int(state.ended)}"'
-        if etag in known:
+        if holds(known, etag):
             return _unchanged(etag)
         key = (job_id, name, state, points)
         return _answer(etag, await costly.read(key, lambda: series.picture(downsampler, state, points)))
@@ -95,7 +96,7 @@ async def read_metric(
     else:
         page = await run_sync(series.page, after_seq, limit)
     etag = f'"{page.next_after}-{after_seq}-{limit}-0-{int(page.complete)}"'
-    return _unchanged(etag) if etag in known else _answer(etag, page.body)
+    return _unchanged(etag) if holds(known, etag) else _answer(etag, page.body)
 
 
 def _answer(etag: str, body: bytes) -> Response:

@@ -11,6 +11,7 @@ from pydantic import Field
 from symadj.api.accept import best_of
 from symadj.api.csv_answers import csv_answer
 from symadj.api.dependencies import Costly, Drawing, JobId, Store
+from symadj.api.etags import holds
 from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import BucketRead, MetricSeriesRead, SeriesList
 from symadj.service.contract.flow_question import MediaType
@@ -59,7 +60,7 @@ async def read_series(
         return csv_answer(["step", *names], metric_rows(store, job_id, names))
     etag = f'"{last_seq}-{points}-{int(ended)}-{len(names)}"'
     headers = {"ETag": etag, "Vary": "Accept"}
-    if etag in {tag.strip() for tag in (if_none_match or "").split(",")}:
+    if holds(if_none_match or "", etag):
         return Response(status_code=304, headers=headers)
     key = ("series", job_id, tuple(names), last_seq, ended, points)
     body = await costly.read(key, lambda: _drawn(downsampler, job_id, names, points, last_seq, ended))
