@@ -32,6 +32,7 @@ from symadj.api.schemas.service import FieldList, UsageRead
 from symadj.api.schemas.telemetry import (
     ArtifactList,
     ArtifactRead,
+    LogPage,
     MemorySummary,
     MetricList,
     MetricSeriesRead,
@@ -39,6 +40,7 @@ from symadj.api.schemas.telemetry import (
 )
 from symadj.service.contract.flow_question import ENDINGS, MediaType, Operation
 from symadj.service.contract.plan import Plan
+from symadj.service.contract.records import Stream
 from symadj.service.contract.states import JobState
 
 __all__ = ["ApiProblemError", "ApiUnreachableError", "BadRequestError", "Client", "DownloadError"]
@@ -55,6 +57,8 @@ FLOW_SECONDS = 300.0
 # How long a download that broke off is asked for again while nothing of it comes.
 RESUME_SECONDS = 60.0
 PIECE_BYTES = 2**18
+# Of one request for the lines to come of a job's logs.
+FOLLOW_SECONDS = 20.0
 
 
 class ApiProblemError(Exception):
@@ -514,6 +518,47 @@ class Client:
         """Read the memory peaks of a job by rank and phase."""
         bounds = _given({"first_step": first_step, "last_step": last_step})
         return self._read(MemorySummary, "GET", f"{_job_path(job_id)}/memory", params=bounds)
+
+    def logs(
+        self,
+        job_id: str,
+        *,
+        attempt: int | None = None,
+        rank: int | str | None = None,
+        stream: Stream | None = None,
+        after: int | None = None,
+        limit: int | None = None,
+        tail: int | None = None,
+        wait: float | None = None,
+    ) -> LogPage:
+        """Read what the driver and the ranks of a job printed.
+
+        Args:
+            job_id: of the job.
+            attempt: of this attempt alone; None: of all.
+            rank: of this rank alone, or of the ``"driver"``; None: of all.
+            stream: what was printed to it alone; None: all.
+            after: only lines with a higher number.
+            limit: lines of one answer, at most.
+            tail: only the newest, so many at most.
+            wait: seconds that the server waits for lines after ``after``.
+        """
+        parameters: dict[str, Any] = {"attempt": attempt, "rank": rank, "stream": stream, "after": after}
+        parameters |= {"limit": limit, "tail": tail, "wait": wait}
+        return self._read(LogPage, "GET", f"{_job_path(job_id)}/logs", params=_given(parameters))
+
+    def log_pages(self, job_id: str, *, after: int = 0, follow: bool = False, **filters: Any) -> Iterator[LogPage]:
+        """Read all lines after a number, page by page, filtered as by :meth:`logs`.
+
+        With ``follow``, those that come until the job has ended are waited for.
+        """
+        while True:
+            page = self.logs(job_id, after=after, wait=FOLLOW_SECONDS if follow else None, **filters)
+            if page.items:
+                yield page
+            if page.complete or not (follow or page.items):
+                return
+            after = page.next_after
 
     def artifacts(self, job_id: str) -> ArtifactList:
         """List a job's files."""

@@ -1,4 +1,4 @@
-"""Commands that only read: jobs, attempts, checkpoints, metrics, memory, files; and plan.
+"""Commands that only read: jobs, attempts, checkpoints, metrics, memory, logs, files; and plan.
 
 Commands that change something, or follow a job, are in :mod:`symadj.api.cli.running`.
 """
@@ -6,6 +6,7 @@ Commands that change something, or follow a job, are in :mod:`symadj.api.cli.run
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +15,13 @@ from rich.progress import DownloadColumn, TaskID, TransferSpeedColumn
 
 from symadj.api.cli import render
 from symadj.api.cli.documents import Settings, SpecFile, read_spec, set_fields
+from symadj.api.cli.log_printer import LogPrinter
 from symadj.api.cli.plans import plan_parts
 from symadj.api.cli.results import memory_table, print_parts
 from symadj.api.cli.shared import AsJson, JobId, client_command, console, progress_bars
 from symadj.api.cli.tables import writing_csv
 from symadj.api.client import Client
+from symadj.service.contract.records import Stream
 from symadj.service.contract.states import JobState
 
 app = typer.Typer()
@@ -158,6 +161,32 @@ def memory(
         print(json.dumps([summary.model_dump(mode="json") for summary in summaries], indent=2))
         return
     print_parts(console, memory_table(reads, summaries, last_step))
+
+
+@client_command(app)
+def logs(
+    client: Client,
+    job: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Of this attempt alone.")] = None,
+    rank: Annotated[str | None, typer.Option(metavar="RANK|driver", help="Of this rank or the driver alone.")] = None,
+    stream: Annotated[Stream | None, typer.Option(help="What was printed to it alone.")] = None,
+    tail: Annotated[int | None, typer.Option(min=1, max=1000, help="Only the newest lines, so many.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what the driver and the ranks of a job printed: their stdout, their stderr, last words of a crash."""
+    printer = LogPrinter(as_json=as_json, with_source=rank is None, with_attempt=attempt is None)
+    filters = {"attempt": attempt, "rank": rank, "stream": stream}
+    after = 0
+    if tail is not None:
+        newest = client.logs(job, tail=tail, **filters)  # type: ignore[arg-type]
+        printer.show(newest)
+        after = newest.next_after
+    if tail is None or follow:
+        client.job(job)  # a missing job or server is reported at once
+        with printer.left_by_ctrl_c(), client.patience(printer.note) if follow else nullcontext():
+            for page in client.log_pages(job, after=after, follow=follow, **filters):
+                printer.show(page)
 
 
 @client_command(app)

@@ -210,7 +210,10 @@ def lose(
     most = int(job.spec.get("max_attempts", AnyJob.model_fields["max_attempts"].default))
     if in_a_row >= most:
         times = "1 attempt was" if in_a_row == 1 else f"{in_a_row} attempts in a row were"
-        message = f"{message} {times} lost without a new checkpoint, and max_attempts is {most}.".strip()
+        # Before what the run printed last, where that is quoted.
+        first, *quoted = message.split("\n")
+        first = f"{first} {times} lost without a new checkpoint, and max_attempts is {most}.".strip()
+        message = "\n".join((first, *quoted))
         _fail(session, job, reason, message, data, actor=actor, outcome=LOST, attempts_lost=lost)
         return
     pause = pause_after(in_a_row, retry_seconds)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from typing import Any
 
+from typer.testing import CliRunner
+
+from symadj.api.cli import main
+from symadj.service.contract.states import ReasonCode
 from tests.api.conftest import NOW, Run
+from tests.api.test_cli import SYMADJ, symadj
 from tests.api.test_jobs import assert_problem
 
 
@@ -82,3 +88,45 @@ def test_curl_gets_plain_lines_and_an_unchanged_answer_is_not_sent_again(run: Ru
     again = run.get("/logs", headers={"Accept": "text/plain", "If-None-Match": answer.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
     assert_problem(run.get("/logs", headers={"Accept": "image/png"}), 406)
+
+
+def test_the_command_prints_the_lines_of_all_or_of_one_with_who_printed_them(run: Run) -> None:
+    run.send(printed("driver here", stream="output"), source="driver", first_seq=1)
+    run.send(printed("one", "two", left_out_bytes=1234), source="rank-1", first_seq=1)
+    run.lose(ReasonCode.WORKER_LOST, "gone")
+    run.claim_again()
+    run.send(printed("again"), source="rank-1", first_seq=1)
+    left_out = "[1,234 bytes were left out here]"
+    assert printed_by(run, "logs", run.job_id) == [
+        "==> attempt 1 <==",
+        "driver | driver here",
+        f"rank-1 | {left_out}",
+        "rank-1 | one",
+        "rank-1 | two",
+        "==> attempt 2 <==",
+        "rank-1 | again",
+    ]
+    assert printed_by(run, "logs", run.job_id, "--rank", "1", "--attempt", "1") == [left_out, "one", "two"]
+    (newest,) = printed_by(run, "logs", run.job_id, "--tail", "1", "--json")
+    assert '"text":"again"' in newest
+    wrong = symadj(run.server, "logs", run.job_id, "--rank", "first")
+    assert wrong.returncode == 1
+    assert "rank" in wrong.stderr
+
+
+def printed_by(run: Run, *words: str) -> list[str]:
+    done = CliRunner().invoke(main.app, [*words, "--url", run.server.url])
+    assert done.exit_code == 0, done.output
+    return done.stdout.splitlines()
+
+
+def test_following_prints_lines_as_they_come_until_the_job_has_ended(run: Run) -> None:
+    run.send(printed("at once"))
+    command = [SYMADJ, "logs", run.job_id, "-f", "--url", run.server.url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        assert [next(following.stdout) for _ in range(2)] == ["==> attempt 1 <==\n", "rank-0 | at once\n"]
+        run.send(printed("later"), first_seq=2)
+        assert next(following.stdout) == "rank-0 | later\n"
+        run.end("cancelled")
+        assert following.wait(30) == 0

@@ -84,7 +84,12 @@ def test_the_client_refuses_a_filter_that_there_is_not(api_server: ApiServer, su
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [(Client.jobs, "/api/v1/jobs"), (Client.metric, "/api/v1/jobs/{job_id}/metrics/{name}")]
+    ("method", "path"),
+    [
+        (Client.jobs, "/api/v1/jobs"),
+        (Client.metric, "/api/v1/jobs/{job_id}/metrics/{name}"),
+        (Client.logs, "/api/v1/jobs/{job_id}/logs"),
+    ],
 )
 def test_the_client_has_all_parameters_that_the_api_has(method: Callable[..., Any], path: str) -> None:
     of_api = {name for at, name, _ in parameters_of_reads() if at == path}

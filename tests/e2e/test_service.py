@@ -8,6 +8,8 @@ import ipaddress
 import json
 import os
 import re
+import signal
+import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -264,6 +266,31 @@ def test_a_killed_run_that_has_no_more_attempts_fails_with_its_reason_and_what_i
     assert steps == list(range(1, len(steps) + 1))
     assert len(steps) >= job.progress.step
     assert not spool.exists()
+    for rank in (0, 1):
+        assert client.logs(job_id, rank=rank, limit=1).items[0].text.endswith(f"on {socket.gethostname()}")
+    assert "Running entrypoint" in "".join(line.text for line in client.logs(job_id, rank="driver").items)
+
+
+def test_a_rank_that_crashes_in_native_code_is_named_and_its_last_lines_are_quoted_and_kept(
+    service: Service, client: Client, until: Until
+) -> None:
+    job_id = client.submit(toy(100_000, max_attempts=1)).id
+    until(job_id, lambda job: job.progress.step >= 1)
+    first = client.logs(job_id, rank=1, wait=20).items[0].text
+    process = re.search(r"rank 1 of 2: process (\d+)", first)
+    assert process is not None, first
+    os.kill(int(process[1]), signal.SIGABRT)  # as abort() of a library does
+    job = until(job_id, lambda job: job.state is JobState.FAILED)
+    assert job.failure is not None
+    assert job.failure.code == "worker_lost"
+    assert job.failure.message.startswith("the process of a worker died: rank 1 (SIGABRT)")
+    assert "Fatal Python error: Aborted" in job.failure.message
+    assert (job.failure.data["rank"], job.failure.data["signal"]) == (1, "SIGABRT")
+    lines = {rank: [line.text for line in client.logs(job_id, rank=rank).items] for rank in (0, 1, "driver")}
+    assert [rank for rank in lines if "Fatal Python error: Aborted" in lines[rank]] == [1]
+    assert not any("/api/v1/ingest" in line for line in lines[0]), "sending a line makes no other"
+    assert "Fatal Python error: Aborted" in service.run("logs", job_id, "--rank", "1").stdout
+    assert "Fatal Python error: Aborted" in service.run("show", job_id).stdout
 
 
 def test_sigterm_stops_all_that_serve_started(tmp_path: Path) -> None:

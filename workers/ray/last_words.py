@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 _FLUSH_S = 5.0
 _ANSWER_S = 30.0
 _QUOTED_LINES = 15
+_LINES_BEFORE, _LINES_OF_A_STACK = 8, 8
 _LONGEST_QUOTE = 4000
 # As Python's faulthandler and Ray's own handler tell of a signal.
 _SIGNALS = {
@@ -109,17 +110,22 @@ def _words(rank: int, printed: Sequence[LogRecord]) -> LastWords:
     for record in printed:
         by_stream.setdefault(record.stream, []).extend(line for line in record.lines if line.strip())
     lines = by_stream.get("stderr") or next(iter(by_stream.values()), [])
-    crash = next((number for number, line in enumerate(lines) if _FATAL.search(line)), None)
-    if crash is None:
+    told = [number for number, line in enumerate(lines) if _FATAL.search(line)]
+    if not told:
         return LastWords(rank, tuple(lines[-_QUOTED_LINES:]), None)
-    told = _FATAL.search(lines[crash])
-    assert told is not None
-    # What led to it, and where it was. Other threads come before the one that crashed, and a list of modules last.
-    current = next((number for number in range(crash, len(lines)) if lines[number].startswith("Current thread")), crash)
-    led_to_it, where = lines[: crash + 1], lines[max(crash + 1, current) :]
-    where = [line for line in where if not line.startswith("Extension modules:")]
-    quoted = (*led_to_it[-_QUOTED_LINES:], *where[:_QUOTED_LINES])
-    return LastWords(rank, quoted, told[2] or _SIGNALS[told[1]])
+    # What led to it and where it was: Ray tells of the frames of C, Python then of its own. Other threads come before
+    # the one that crashed, and a list of modules last.
+    first, last = told[0], told[-1]
+    quoted = lines[max(0, first - _LINES_BEFORE) : first + _LINES_OF_A_STACK]
+    if last >= first + _LINES_OF_A_STACK:
+        quoted.append(lines[last])
+    current = next((number for number in range(last, len(lines)) if lines[number].startswith("Current thread")), None)
+    if current is not None:
+        where = [line for line in lines[current:] if not line.startswith("Extension modules:")]
+        quoted += where[:_LINES_OF_A_STACK]
+    match = _FATAL.search(lines[last])
+    assert match is not None
+    return LastWords(rank, tuple(quoted), match[2] or _SIGNALS[match[1]])
 
 
 def quote(failure: Failure, dead: Iterable[int], words: Sequence[LastWords]) -> Failure:
@@ -138,8 +144,8 @@ def quote(failure: Failure, dead: Iterable[int], words: Sequence[LastWords]) -> 
     one = said.get(rank, LastWords(rank, (), None))
     how = one.signal or "no signal that it could tell of: SIGKILL leaves no trace"
     message = f"{failure.message}: rank {rank} ({how})"
-    data = failure.data | {"rank": rank, "ranks_lost": ranks, "signal": one.signal}
     if one.lines:
         last = "\n".join(one.lines)[-_LONGEST_QUOTE:]
-        message, data = f"{message}. It printed last:\n{last}", data | {"last_output": last}
+        message = f"{message}.\nIt printed last:\n{last}"
+    data = failure.data | {"rank": rank, "ranks_lost": ranks, "signal": one.signal}
     return replace(failure, message=message, data=data)
