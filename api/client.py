@@ -28,7 +28,7 @@ from symadj.api.schemas.jobs import (
     JobSubmitted,
     SpecCheck,
 )
-from symadj.api.schemas.service import FieldList, UsageRead
+from symadj.api.schemas.service import ClusterRead, FieldList, UsageRead
 from symadj.api.schemas.telemetry import (
     ArtifactList,
     ArtifactRead,
@@ -442,6 +442,10 @@ class Client:
     def fields(self) -> FieldList:
         """List the vector fields that a spec may name, those of installed packages among them."""
         return self._read(FieldList, "GET", "/api/v1/fields")
+
+    def cluster(self) -> ClusterRead:
+        """Read what the cluster has, what active jobs hold of it, and how many wait."""
+        return self._read(ClusterRead, "GET", "/api/v1/cluster")
 
     def usage(self) -> UsageRead:
         """Read what the service takes of disk and rows."""

@@ -18,7 +18,7 @@ from symadj.api.cli.plans import planned_beside_measured
 from symadj.api.cli.results import likelihoods, memory_table, print_parts, size
 from symadj.api.client import Client
 from symadj.api.schemas.jobs import AttemptRead, CheckpointRead, JobRead, JobSummary
-from symadj.api.schemas.service import FieldRead, UsageRead
+from symadj.api.schemas.service import ClusterRead, FieldRead, NodeRead, UsageRead
 from symadj.api.schemas.telemetry import ArtifactRead, MetricRead
 from symadj.service.contract.finding import Finding
 from symadj.service.contract.layout import SCORES_FILE
@@ -29,6 +29,7 @@ from symadj.service.roles import LOCAL
 __all__ = [
     "attempt_table",
     "checkpoint_parts",
+    "cluster_parts",
     "curl_lines",
     "findings",
     "job_header",
@@ -201,6 +202,26 @@ def field_table(fields: Sequence[FieldRead]) -> Table:
         about = field.description if field.problem is None else f"can't be used: {field.problem}"
         table.add_row(*(escape(text) for text in (field.kind, field.name or "", field.package or "", options, about)))
     return table
+
+
+def cluster_parts(cluster: ClusterRead) -> list[RenderableType]:
+    """Return what the cluster has, and who holds what of it."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", "workers", "CPUs", "GPUs", "memory"):
+        table.add_column(heading, justify="right" if heading else "left")
+
+    def add(what: str, node: NodeRead, workers: str = "") -> None:
+        table.add_row(what, workers, f"{node.cpus:g}", f"{node.gpus:g}", size(int(node.memory)))
+
+    for number, node in enumerate(cluster.nodes or (), 1):
+        add(f"node {number}", node)
+    for job in cluster.active:
+        add(f"{job.id} ({escape(job.name)}, {job.state})", job.held, str(job.workers))
+    add("used by active jobs", cluster.used)
+    if cluster.total is not None:
+        add("of", cluster.total)
+    lines = [] if cluster.nodes is not None else [Text("Ray does not answer: its nodes are not known.")]
+    return [*lines, table, Text(f"Jobs in the queue: {cluster.queued}.")]
 
 
 def usage_parts(usage: UsageRead) -> list[RenderableType]:

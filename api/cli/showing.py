@@ -93,6 +93,16 @@ def fields(client: Client, as_json: AsJson = False) -> None:
 
 
 @client_command(app)
+def cluster(client: Client, as_json: AsJson = False) -> None:
+    """Show the cluster's nodes, what active jobs hold of them, and how many jobs wait."""
+    read = client.cluster()
+    if as_json:
+        print(read.model_dump_json(indent=2))
+    else:
+        print_parts(console, render.cluster_parts(read))
+
+
+@client_command(app)
 def usage(client: Client, as_json: AsJson = False) -> None:
     """Show what the service takes: rows, bytes of the store, bytes of the jobs' files, what the disk has left."""
     read = client.usage()

@@ -7,8 +7,21 @@ from typing import Any
 from pydantic import Field
 
 from symadj.api.schemas.answer import Answer
+from symadj.service.contract.states import JobState
 
-__all__ = ["DatasetList", "DatasetRead", "FieldList", "FieldRead", "FolderUsage", "Health", "Readiness", "UsageRead"]
+__all__ = [
+    "ClusterRead",
+    "DatasetList",
+    "DatasetRead",
+    "FieldList",
+    "FieldRead",
+    "FolderUsage",
+    "Health",
+    "HeldByJobRead",
+    "NodeRead",
+    "Readiness",
+    "UsageRead",
+]
 
 
 class FolderUsage(Answer):
@@ -26,6 +39,35 @@ class UsageRead(Answer):
     jobs_bytes: int = Field(description="Of the files of all jobs.")
     jobs: list[FolderUsage] = Field(description="The largest folders, largest first.")
     free_bytes: int | None = Field(description="Left on the disk of the jobs' folders; null in a bucket.")
+
+
+class NodeRead(Answer):
+    """CPUs, accelerators and memory."""
+
+    cpus: float
+    gpus: float
+    memory: float = Field(description="Bytes.")
+
+
+class HeldByJobRead(Answer):
+    """A job that holds a part of the cluster."""
+
+    id: str
+    name: str
+    owner: str
+    state: JobState
+    workers: int
+    held: NodeRead = Field(description="By all its workers; memory as far as the spec has a memory_budget.")
+
+
+class ClusterRead(Answer):
+    """What the cluster has, and who holds what of it."""
+
+    nodes: list[NodeRead] | None = Field(description="Living nodes; null where Ray does not answer.")
+    total: NodeRead | None = Field(description="Of all nodes; null where Ray does not answer.")
+    used: NodeRead = Field(description="By the active jobs of all owners, as the dispatcher counts it.")
+    active: list[HeldByJobRead] = Field(description="To a submitter, their own jobs.")
+    queued: int = Field(description="Jobs that wait; to a submitter, their own.")
 
 
 class DatasetRead(Answer):

@@ -217,9 +217,11 @@ def bytes_of(session: Session, owner: str) -> int:
     return sum(int(session.execute(query.where(Job.owner == owner)).scalar_one()) for query in queries)
 
 
-def count_queued(session: Session, owner: str) -> int:
-    """Return how many jobs of an owner wait in the queue."""
-    query = sa.select(sa.func.count()).select_from(Job).where(Job.state == JobState.QUEUED, Job.owner == owner)
+def count_queued(session: Session, owner: str | None) -> int:
+    """Return how many jobs of an owner (None: of all) wait in the queue."""
+    query = sa.select(sa.func.count()).select_from(Job).where(Job.state == JobState.QUEUED)
+    if owner is not None:
+        query = query.where(Job.owner == owner)
     return session.execute(query).scalar_one()
 
 

@@ -6,13 +6,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from symadj.api.app import create_app
+from symadj.service.lifecycle import attempts
 from symadj.service.settings import Settings
+from symadj.service.store import jobs
 from tests.conftest import TOY
 from tests.service.ray_server import RayServer
 
@@ -82,3 +85,18 @@ def test_nothing_is_said_of_files_where_the_workers_have_others(
     new_client: MakeClient, settings: dict[str, str]
 ) -> None:
     assert "/data/path" not in found(new_client(**settings), ABSENT)
+
+
+def test_the_cluster_is_shown_with_what_active_jobs_hold(new_client: MakeClient) -> None:
+    client = new_client()
+    made = client.post(JOBS, json=TOY | {"resources": {"cpus_per_worker": 2, "memory_budget": "1GiB"}}).json()
+    assert client.get("/api/v1/cluster").json()["queued"] == 1
+    with cast(FastAPI, client.app).state.database.session() as session:
+        assert attempts.claim(session, jobs.lock(session, made["id"]), actor="d", lease_seconds=60)
+    read = client.get("/api/v1/cluster").json()
+    assert read["nodes"] == [read["total"]]
+    assert (read["total"]["cpus"], read["used"], read["queued"]) == (2, {"cpus": 2, "gpus": 0, "memory": 2**30}, 0)
+    (active,) = read["active"]
+    assert (active["id"], active["workers"], active["held"]) == (made["id"], 1, read["used"])
+    absent = new_client(ray_address="http://127.0.0.1:9").get("/api/v1/cluster").json()
+    assert (absent["nodes"], absent["total"]) == (None, None)

@@ -298,7 +298,9 @@ COMMAND = Extension(
             '        return self._read(DatasetList, "GET", "/api/v1/datasets")\n\n    def usage(self)',
         ),
         Edit(
-            "api/client.py", "service import FieldList, UsageRead", "service import DatasetList, FieldList, UsageRead"
+            "api/client.py",
+            "service import ClusterRead, FieldList, UsageRead",
+            "service import ClusterRead, DatasetList, FieldList, UsageRead",
         ),
         Edit(
             "api/cli/showing.py",

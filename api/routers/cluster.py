@@ -1,0 +1,19 @@
+"""The cluster: its nodes, and who holds what of them."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from symadj.api.dependencies import Asker, Cluster, Store
+from symadj.api.schemas.service import ClusterRead
+from symadj.service.cluster import cluster
+
+router = APIRouter(prefix="/cluster", tags=["cluster"])
+
+
+@router.get("")
+def read_cluster(store: Store, asker: Asker, view: Cluster) -> ClusterRead:
+    """Read what Ray's nodes have, what active jobs hold of them, and how many jobs wait; a submitter's own by name."""
+    nodes = view.nodes()
+    with store.read_session() as session:
+        return ClusterRead.model_validate(cluster(session, nodes, owner=asker.confined_to))
