@@ -16,7 +16,7 @@ TARGET ?= docs
 SECONDS ?= 60
 
 .PHONY: help install demo serve test test-with-ray test-without-ray test-slow test-peers test-cluster test-deaths soak fuzz attack check bench-core \
-	bench-density bench-toys bench-pairing bench-plan bench-auto bench-load paper format lock sbom swagger-ui clean
+	bench-density bench-toys bench-pairing bench-plan bench-auto bench-load paper format lock sbom swagger-ui uplot clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -160,6 +160,17 @@ swagger-ui: ## put the files of Swagger UI into api/swagger_ui anew (needs npm)
 	echo "$(SWAGGER_UI_SHA512)  build/$(SWAGGER_UI).tgz" | sha512sum --check --quiet
 	tar -xzf build/$(SWAGGER_UI).tgz -C api/swagger_ui --strip-components=1 $(addprefix package/,$(SWAGGER_UI_FILES))
 	cd api/swagger_ui && sha256sum $(SWAGGER_UI_FILES) > SHA256SUMS
+
+UPLOT := uplot-1.6.32
+UPLOT_SHA512 := 2883159c6ebccefbb95d751b0b82d010f9e1c0ec41b8bc96d401eda66e882935c89a46cb824332fa369b8cb8122cc6ac36e186cd09bf7a9ded3a4c93c6989023
+
+uplot: ## put the files of uPlot, which draws the page's curves, into api/uplot anew (needs npm)
+	mkdir -p build
+	cd build && npm pack --silent $(subst uplot-,uplot@,$(UPLOT))
+	echo "$(UPLOT_SHA512)  build/$(UPLOT).tgz" | sha512sum --check --quiet
+	tar -xzf build/$(UPLOT).tgz -C api/uplot --strip-components=1 package/LICENSE
+	tar -xzf build/$(UPLOT).tgz -C api/uplot --strip-components=2 package/dist/uPlot.iife.min.js package/dist/uPlot.min.css
+	cd api/uplot && sha256sum LICENSE uPlot.iife.min.js uPlot.min.css > SHA256SUMS
 
 clean: ## remove the environment and caches (not the data)
 	rm -rf $(VENV) $(VENV)-bench $(VENV)-peers build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

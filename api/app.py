@@ -23,7 +23,7 @@ from symadj.api.head import AnswerHead
 from symadj.api.long_polls import LongPolls
 from symadj.api.monitoring import RequestMetrics, make_registry
 from symadj.api.origins import RefuseForeignRequests, allowed_hosts
-from symadj.api.routers import health, ingest, pages, resources
+from symadj.api.routers import documentation, health, ingest, page, resources
 from symadj.api.security_headers import AddSecurityHeaders
 from symadj.service.settings import Settings
 from symadj.service.store import Database
@@ -91,7 +91,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     v1.include_router(ingest.router)
     app.include_router(v1)
     app.include_router(health.router)
-    app.include_router(pages.router)
+    app.include_router(documentation.router)
+    app.include_router(page.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

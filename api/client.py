@@ -394,6 +394,7 @@ class Client:
         state: JobState | str | Sequence[JobState | str] | None = None,
         name: str | None = None,
         owner: str | None = None,
+        text: str | None = None,
         label: str | Sequence[str] | None = None,
         limit: int | None = None,
         after: str | None = None,
@@ -404,11 +405,13 @@ class Client:
             state: one of these.
             name: of the job.
             owner: who submitted it.
+            text: a part of the name or of the id.
             label: ``name=value``; of several, a job has all.
             limit: jobs of one answer, at most.
             after: ``next_after`` of the page before.
         """
-        filters = {"state": state, "name": name, "owner": owner, "label": label, "limit": limit, "after": after}
+        filters: dict[str, Any] = {"state": state, "name": name, "owner": owner, "text": text, "label": label}
+        filters |= {"limit": limit, "after": after}
         return self._read(JobList, "GET", "/api/v1/jobs", params=_given(filters))
 
     def cancel(self, job_id: str) -> JobRead:

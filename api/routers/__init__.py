@@ -19,8 +19,8 @@ from fastapi import APIRouter
 
 __all__ = ["resources"]
 
-# Their callers have no API key: runs, which have tokens of their own, monitoring, and a browser that shows a page.
-_WITHOUT_API_KEY = {"ingest", "health", "pages"}
+# Their callers have no API key: runs, which have tokens of their own, monitoring, and a browser that loads a page.
+_WITHOUT_API_KEY = {"documentation", "health", "ingest", "page"}
 
 
 def resources() -> list[APIRouter]:

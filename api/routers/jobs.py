@@ -36,21 +36,19 @@ from symadj.api.schemas.jobs import (
     JobRead,
     JobSubmitted,
     JobSummary,
-    PlanRead,
     SpecCheck,
     SpecPatch,
 )
 from symadj.service.contract import layout
 from symadj.service.contract.finding import Finding
 from symadj.service.contract.merge_patch import MERGE_PATCH, merged
-from symadj.service.contract.records import PRETRAINING_SHORTENED
 from symadj.service.contract.spec import TRAINING, JobSpec, kind_of
 from symadj.service.contract.spec.any_job import LABEL, MOST_LABELS
 from symadj.service.contract.states import JobState
 from symadj.service.errors import ConflictError, InvalidParameterError, SpecWouldFailError
-from symadj.service.lifecycle import parents, requests
+from symadj.service.lifecycle import figures, parents, requests
 from symadj.service.settings import Settings
-from symadj.service.store import Database, events, jobs, metrics, plans
+from symadj.service.store import Database, jobs
 from symadj.service.store.cursors import CURSOR
 from symadj.service.store.tables import Job
 
@@ -140,7 +138,7 @@ class _Submission:
         if not created:
             response.status_code = 200
         response.headers["Location"] = str(request.app.url_path_for("read_job", job_id=job_id))
-        return JobSubmitted(**dict(_read(self.store, job_id)), findings=findings)
+        return JobSubmitted(**dict(_read(self.store, self.settings, job_id)), findings=findings)
 
     def rehearse(self, spec: JobSpec) -> dict[str, Any]:
         """Return what would be stored of a spec, and store nothing.
@@ -172,6 +170,7 @@ def _as_json(findings: list[Finding]) -> list[dict[str, Any]]:
 @router.get("")
 def list_jobs(
     store: Store,
+    settings: SettingsOf,
     asker: Asker,
     limit: Limit = 50,
     after: Annotated[
@@ -180,6 +179,10 @@ def list_jobs(
     state: Annotated[list[JobState] | None, Query(description="One of these.")] = None,
     name: Annotated[str | None, Query(max_length=100)] = None,
     owner: Annotated[str | None, Query(max_length=100, description="The name of the key that submitted them.")] = None,
+    text: Annotated[
+        str | None,
+        Query(min_length=1, max_length=100, description="A part of the name or of the id, in upper or lower case."),
+    ] = None,
     label: Annotated[
         list[Annotated[str, Field(max_length=400, json_schema_extra={"pattern": LABEL})]] | None,
         Query(max_length=MOST_LABELS, description="`name=value`; of several, a job has all."),
@@ -196,12 +199,14 @@ def list_jobs(
             states=state or (),
             name=name,
             owner=owner,
+            text=text,
             labels=[_parse_label(item) for item in label or ()],
             limit=limit,
             after=after,
         )
+        found = figures.of_jobs(session, page.jobs, most_active=settings.max_active_per_owner)
     return JobList(
-        items=[JobSummary.of_row(job) for job in page.jobs],
+        items=[JobSummary.of(item) for item in found],
         has_more=page.next_after is not None,
         next_after=page.next_after,
     )
@@ -215,9 +220,9 @@ def _parse_label(label: str) -> tuple[str, str]:
 
 
 @router.get("/{job_id}", responses=describe(404))
-def read_job(store: Store, job_id: JobId) -> JobRead:
+def read_job(store: Store, settings: SettingsOf, job_id: JobId) -> JobRead:
     """Read a job: its spec, progress, failure and result."""
-    return _read(store, job_id)
+    return _read(store, settings, job_id)
 
 
 async def _may_change(_owner: Owner, _job: JobId, _json: Annotated[None, Depends(require_merge_patch)]) -> None:
@@ -233,7 +238,7 @@ Patch = Annotated[
 
 
 @router.patch("/{job_id}", responses=describe(400, 403, 404, 413, 415))
-def change_job(store: Store, owner: Owner, job_id: JobId, change: Change) -> JobRead:
+def change_job(store: Store, settings: SettingsOf, owner: Owner, job_id: JobId, change: Change) -> JobRead:
     """Change the name and the labels of a job by a JSON merge patch, whatever its state is."""
     patch = change.model_dump(exclude_unset=True)
     with store.session() as session:
@@ -241,7 +246,7 @@ def change_job(store: Store, owner: Owner, job_id: JobId, change: Change) -> Job
         changed = merged({"name": job.name, "labels": job.spec["labels"]}, patch)
         name = changed.get("name", JobSpec.model_fields["name"].default)
         requests.change(session, job, name=name, labels=changed.get("labels", {}), actor=owner)
-    return _read(store, job_id)
+    return _read(store, settings, job_id)
 
 
 @router.post(
@@ -313,35 +318,35 @@ def _training_spec(store: Database, job_id: str, *, after: Collection[JobState] 
 
 
 @router.post("/{job_id}/cancel", status_code=202, responses=describe(403, 404, 409))
-def cancel_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
+def cancel_job(store: Store, settings: SettingsOf, owner: Owner, job_id: JobId) -> JobRead:
     """Cancel a job: at once if it waits or is paused, at its next step if it runs. Repeating it changes nothing."""
     with store.session() as session:
         requests.cancel(session, jobs.lock(session, job_id), actor=owner)
-    return _read(store, job_id)
+    return _read(store, settings, job_id)
 
 
 @router.post("/{job_id}/pause", status_code=202, responses=describe(403, 404, 409))
-def pause_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
+def pause_job(store: Store, settings: SettingsOf, owner: Owner, job_id: JobId) -> JobRead:
     """Pause a job: at once if it waits, at its next step and with a checkpoint if it runs. It then holds no worker."""
     with store.session() as session:
         requests.pause(session, jobs.lock(session, job_id), actor=owner)
-    return _read(store, job_id)
+    return _read(store, settings, job_id)
 
 
 @router.post("/{job_id}/resume", status_code=202, responses=describe(403, 404, 409))
-def resume_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
+def resume_job(store: Store, settings: SettingsOf, owner: Owner, job_id: JobId) -> JobRead:
     """Put a paused job back into the queue, to go on from its newest checkpoint."""
     with store.session() as session:
         requests.resume(session, jobs.lock(session, job_id), actor=owner)
-    return _read(store, job_id)
+    return _read(store, settings, job_id)
 
 
 @router.post("/{job_id}/checkpoint", status_code=202, responses=describe(403, 404, 409))
-def checkpoint_job(store: Store, owner: Owner, job_id: JobId) -> JobRead:
+def checkpoint_job(store: Store, settings: SettingsOf, owner: Owner, job_id: JobId) -> JobRead:
     """Ask a running job for a checkpoint after its next step; it appears among the job's checkpoints."""
     with store.session() as session:
         requests.ask_checkpoint(session, jobs.lock(session, job_id), actor=owner)
-    return _read(store, job_id)
+    return _read(store, settings, job_id)
 
 
 @router.delete("/{job_id}", status_code=204, responses=describe(403, 404, 409))
@@ -356,9 +361,6 @@ def delete_job(store: Store, settings: SettingsOf, _owner: Owner, job_id: JobId)
             storage.discard(layout.job_folder(job_id))
 
 
-def _read(store: Store, job_id: str) -> JobRead:
+def _read(store: Database, settings: Settings, job_id: str) -> JobRead:
     with store.read_session() as session:
-        job, series = jobs.get(session, job_id), list(metrics.series(session, job_id))
-        row = plans.of_job(session, job_id)
-        plan = None if row is None else PlanRead.of(row, plans.compared(row, job, series))
-        return JobRead.of(job, series, plan, shortened=events.newest(session, job_id, PRETRAINING_SHORTENED))
+        return JobRead.of(figures.of_job(session, job_id, most_active=settings.max_active_per_owner))

@@ -25,9 +25,9 @@ from symadj.service.contract.spec.scores import ScoresRequest, SolverSettings, T
 from symadj.service.contract.storage import Storage
 from symadj.service.errors import InvalidParameterError, InvalidRowsError
 from symadj.service.identifiers import new_job_id
-from symadj.service.lifecycle import requests, scored
+from symadj.service.lifecycle import figures, requests, scored
 from symadj.service.settings import Settings
-from symadj.service.store import Database, artifacts, jobs, metrics
+from symadj.service.store import Database, artifacts
 
 router = APIRouter(prefix="/jobs/{job_id}/scores", tags=["scores"])
 
@@ -151,7 +151,7 @@ def _submit(
                 artifacts.add(session, job, 0, record)
         job_id = job.id
     with store.read_session() as session:
-        return JobRead.of(jobs.get(session, job_id), list(metrics.series(session, job_id))), created
+        return JobRead.of(figures.of_job(session, job_id, most_active=settings.max_active_per_owner)), created
 
 
 async def _received(upload: Upload, storage: Storage, job_id: str, most_bytes: int) -> UploadedRows:

@@ -16,8 +16,9 @@ from symadj.service.contract.spec.any_job import JobName, LabelName
 from symadj.service.contract.states import CheckpointCause, JobState, ReasonCode, StopReason
 
 if TYPE_CHECKING:  # the client reads these answers and needs no database for it
+    from symadj.service.lifecycle.figures import JobFigures
     from symadj.service.store.plans import Comparison
-    from symadj.service.store.tables import Event, Job, MetricSeries, PlanRow
+    from symadj.service.store.tables import PlanRow
 
 __all__ = [
     "AttemptList",
@@ -35,9 +36,11 @@ __all__ = [
     "JobSummary",
     "ParentRead",
     "PlanRead",
+    "PlannedGradient",
     "Progress",
     "SpecCheck",
     "SpecPatch",
+    "Waiting",
 ]
 
 
@@ -60,6 +63,18 @@ class Progress(Answer):
     latest: dict[str, Number] = Field(description="Every metric's newest value.")
     host_peak_bytes: int | None = Field(description="Highest host peak of any rank so far.")
     device_peak_bytes: int | None = Field(description="Highest device peak of any rank so far.")
+    eta_seconds: float | None = Field(
+        None,
+        description="Until its last step, at the pace of its newest steps and the pauses between them; null where it "
+        "does not run, or its steps are too few.",
+    )
+
+
+class Waiting(Answer):
+    """The place of a job that waits, and what it waits for."""
+
+    place: int = Field(description="In the queue, by priority, then first come; 1 is the next.")
+    reason: str = Field(description="What it waits for, in a sentence.")
 
 
 class ParentRead(Answer):
@@ -89,14 +104,52 @@ class JobSummary(Answer):
     stop_requested_at: datetime | None
     parent: ParentRead | None = Field(description="null: the job began from random weights.")
     reason: ReasonCode | None
+    labels: dict[str, str]
+    progress: Progress
+    memory_budget: int | None = Field(description="resources.memory_budget of its spec, in bytes, for each worker.")
+    planned_bytes: int | None = Field(
+        description="What a worker holds at its peak by its run's plan, for the steps that its solves take now."
+    )
+    waiting: Waiting | None = Field(None, description="Of a queued job; else null.")
 
     @classmethod
-    def of_row(cls, job: Job) -> JobSummary:
-        """Return the answer for a stored job."""
-        names = cls.model_fields.keys() & JobSummary.model_fields.keys() - {"parent"}
+    def of(cls, figures: JobFigures) -> JobSummary:
+        """Return the answer for a stored job and its newest figures."""
+        job, series = figures.job, figures.series
+        names = JobSummary.model_fields.keys() & type(job).__table__.columns.keys()
         values = {name: getattr(job, name) for name in names}
-        parent = job.parent_id and {"job": job.parent_id, "checkpoint": job.parent_checkpoint}
-        return JobSummary.model_validate(values | {"parent": parent})
+        # As stored, whatever version stored it: this one's rules are for new specs.
+        spec = job.spec
+        steps = max((item.last_step for item in series), default=0)
+        progress = Progress(
+            step=steps,
+            max_steps=figures.max_steps,
+            latest={item.name: item.last_value for item in series},
+            host_peak_bytes=job.host_peak_bytes,
+            device_peak_bytes=job.device_peak_bytes,
+            eta_seconds=figures.eta_seconds,
+        )
+        waiting = figures.waiting
+        return JobSummary.model_validate(
+            values
+            | {
+                "parent": job.parent_id and {"job": job.parent_id, "checkpoint": job.parent_checkpoint},
+                "labels": spec["labels"],
+                "progress": progress,
+                "memory_budget": spec["resources"].get("memory_budget"),
+                "planned_bytes": None if figures.planned is None else figures.planned.planned_bytes,
+                "waiting": waiting and Waiting(place=waiting.place, reason=waiting.reason),
+            }
+        )
+
+
+class PlannedGradient(Answer):
+    """What a worker would hold with one of the gradients, for the steps that the job's solves take now."""
+
+    gradient: dict[str, Any] = Field(description="As the section `gradient` of a spec.")
+    chosen: bool = Field(description="Whether it is the job's own.")
+    exact: bool
+    planned_bytes: int
 
 
 class PlanRead(Answer):
@@ -109,14 +162,29 @@ class PlanRead(Answer):
     planned_bytes: int | None = Field(description="What a worker holds at its peak by the plan, for so many steps.")
     measured_bytes: int | None = Field(description="Highest peak of any worker so far: of the device with GPUs.")
     error: Number | None = Field(description="planned_bytes / measured_bytes - 1.")
+    gradients: list[PlannedGradient] = Field(
+        description="For so many steps, with the job's own gradient and with every other; empty where they are unknown."
+    )
 
     @classmethod
     def of(cls, row: PlanRow, found: Comparison) -> PlanRead:
         """Return the answer for a stored plan and what it was compared with."""
+        plan = Plan.model_validate(row.plan)
+        gradients = [
+            PlannedGradient(
+                gradient=item.gradient,
+                chosen=item.chosen,
+                exact=item.exact,
+                planned_bytes=plan.resting_bytes + item.step_bytes(found.steps),
+            )
+            for item in plan.gradients
+            if found.steps is not None
+        ]
         return cls(
             attempt=row.attempt,
             planned_at=row.planned_at,
-            plan=Plan.model_validate(row.plan),
+            plan=plan,
+            gradients=gradients,
             steps=found.steps,
             planned_bytes=found.planned_bytes,
             measured_bytes=found.measured_bytes,
@@ -127,51 +195,30 @@ class PlanRead(Answer):
 class JobRead(JobSummary):
     """A job, whole."""
 
-    labels: dict[str, str]
     spec: dict[str, Any] = Field(
         description="As submitted, with every default written out; its shape is that of JobSpec when it was submitted. "
         "A job that scores rows has `kind: scores`; a training has no `kind`."
     )
-    progress: Progress
     plan: PlanRead | None = Field(None, description="null: its run has not planned yet, or its version did not.")
     failure: Failure | None
     result: JobResult | None = Field(description="Of a job that succeeded; else null.")
 
     @classmethod
-    def of(
-        cls,
-        job: Job,
-        series: list[MetricSeries],
-        plan: PlanRead | None = None,
-        shortened: Event | None = None,
-    ) -> JobRead:
-        """Return the answer for a job, its metrics, its plan and the event that says that it takes fewer steps."""
-        # As stored, whatever version stored it: this one's rules are for new specs.
-        spec = job.spec
+    def of(cls, figures: JobFigures) -> JobRead:
+        """Return the answer for a job, its newest figures and its plan."""
+        job = figures.job
         failure = None
         if job.reason is not None:
             failure = Failure(code=ReasonCode(job.reason), message=job.message or "", data=job.reason_data or {})
-        progress = Progress(
-            step=max((item.last_step for item in series), default=0),
-            max_steps=(spec.get("stop", {}) if shortened is None else shortened.data).get("max_steps"),
-            latest={item.name: item.last_value for item in series},
-            host_peak_bytes=job.host_peak_bytes,
-            device_peak_bytes=job.device_peak_bytes,
-        )
-        summary = JobSummary.of_row(job).model_dump()
+        plan = None
+        if figures.plan is not None and figures.planned is not None:
+            plan = PlanRead.of(figures.plan, figures.planned)
         result = None
         if job.result is not None:
             peaks = {"host_peak_bytes": job.host_peak_bytes, "device_peak_bytes": job.device_peak_bytes}
             result = JobResult.model_validate(job.result | peaks)
-        return cls(
-            **summary,
-            labels=spec["labels"],
-            spec=spec,
-            progress=progress,
-            plan=plan,
-            failure=failure,
-            result=result,
-        )
+        summary = JobSummary.of(figures).model_dump()
+        return cls(**summary, spec=job.spec, plan=plan, failure=failure, result=result)
 
 
 class JobSubmitted(JobRead):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from symadj.service.store.tables import Event, Job
 
-__all__ = ["after", "append", "newest"]
+__all__ = ["after", "append", "newest_of"]
 
 
 def append(
@@ -54,8 +54,7 @@ def after(session: Session, job_id: str, *, after_seq: int, limit: int) -> Seque
     ).all()
 
 
-def newest(session: Session, job_id: str, name: str) -> Event | None:
-    """Return the newest event of a job with this name, None where there is none."""
-    return session.scalars(
-        sa.select(Event).where(Event.job_id == job_id, Event.name == name).order_by(Event.seq.desc()).limit(1)
-    ).first()
+def newest_of(session: Session, job_ids: Collection[str], name: str) -> dict[str, Event]:
+    """Return the newest event with this name of each of the jobs that have one, by job."""
+    rows = session.scalars(sa.select(Event).where(Event.job_id.in_(job_ids), Event.name == name).order_by(Event.seq))
+    return {row.job_id: row for row in rows}

@@ -38,6 +38,7 @@ __all__ = [
     "next_queued",
     "not_started",
     "page",
+    "places",
     "put_labels",
     "remember_key",
     "transition",
@@ -121,11 +122,15 @@ def page(
     states: Collection[JobState] = (),
     name: str | None = None,
     owner: str | None = None,
+    text: str | None = None,
     labels: Collection[tuple[str, str]] = (),
     limit: int,
     after: str | None = None,
 ) -> JobPage:
-    """Return jobs, newest first, in one of ``states``, with the name, the owner and all the labels asked for."""
+    """Return jobs, newest first, in one of ``states``, with the name, the owner and all the labels asked for.
+
+    ``text`` is a part of the name or of the id; upper and lower case are the same (on SQLite, of the letters of ASCII).
+    """
     query = sa.select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
     if states:
         query = query.where(Job.state.in_(states))
@@ -133,6 +138,8 @@ def page(
         query = query.where(Job.name == name)
     if owner is not None:
         query = query.where(Job.owner == owner)
+    if text is not None:
+        query = query.where(Job.name.icontains(text, autoescape=True) | Job.id.icontains(text, autoescape=True))
     for label, value in labels:
         query = query.where(
             Job.id.in_(sa.select(JobLabel.job_id).where(JobLabel.name == label, JobLabel.value == value))
@@ -206,6 +213,14 @@ def next_queued(
     if owners:
         query = query.where(Job.owner.not_in(owners))
     return session.scalars(query).all()
+
+
+def places(session: Session, job_ids: Collection[str]) -> dict[str, int]:
+    """Return the places of jobs in the queue, counted from 1, of those that are in it."""
+    order = sa.func.row_number().over(order_by=(Job.priority.desc(), Job.created_at, Job.id))
+    queue = sa.select(Job.id, order.label("place")).where(Job.state == JobState.QUEUED).subquery()
+    rows = session.execute(sa.select(queue.c.id, queue.c.place).where(queue.c.id.in_(job_ids))).all()
+    return {row.id: row.place for row in rows}
 
 
 def bytes_of(session: Session, owner: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +14,17 @@ from symadj.service.contract.records import MAX_METRICS, StepRecord
 from symadj.service.errors import InvalidParameterError
 from symadj.service.store.tables import Job, MetricPoint, MetricSeries
 
-__all__ = ["Downsampled", "append", "buckets", "newest", "one_series", "points", "series", "series_of"]
+__all__ = [
+    "Downsampled",
+    "append",
+    "buckets",
+    "newest",
+    "one_series",
+    "points",
+    "seconds_a_step",
+    "series",
+    "series_of",
+]
 
 
 # Of values before their sum, which may be infinite where their mean is not: PostgreSQL refuses that with an error.
@@ -155,6 +165,22 @@ def newest(session: Session, job_id: str, name: str, *, limit: int) -> Sequence[
         .order_by(MetricPoint.seq.desc())
         .limit(limit)
     ).all()
+
+
+def seconds_a_step(session: Session, job_id: str, name: str, *, attempt: int, steps: int) -> float | None:
+    """Return the time that a step of an attempt took, over its newest ``steps`` values of a series and whatever was
+    done between them; None where there are fewer than two."""
+    rows = session.execute(
+        sa.select(MetricPoint.step, MetricPoint.time, MetricPoint.attempt)
+        .where(MetricPoint.job_id == job_id, MetricPoint.name == name)
+        .order_by(MetricPoint.seq.desc())
+        .limit(steps)
+    ).all()
+    own = [row for row in rows if row.attempt == attempt]
+    if len(own) < 2 or own[0].step <= own[-1].step:
+        return None
+    taken: timedelta = own[0].time - own[-1].time
+    return max(0.0, taken.total_seconds()) / float(own[0].step - own[-1].step)
 
 
 def buckets(session: Session, job_id: str, name: str, *, count: int) -> list[Downsampled]:

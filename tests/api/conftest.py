@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
 
 from symadj.service.contract.layout import CONFIG, WEIGHTS, artifact_folder
 from symadj.service.contract.records import ArtifactRecord
@@ -23,6 +27,9 @@ from symadj.service.lifecycle import attempts, requests
 from symadj.service.store import Database, artifacts, jobs
 from tests.conftest import TOY, ApiServer
 
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+# For what a browser does.
+PATIENCE_SECONDS = 60
 NOW = datetime(2026, 1, 1, tzinfo=UTC).isoformat()
 
 
@@ -132,3 +139,22 @@ def trained_job(client: TestClient, files: Path) -> str:
             record = ArtifactRecord(name=name, media_type="a/b", bytes=len(content), sha256=sha256)
             artifacts.add(session, job, 1, record)
     return job_id
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """A browser for which every name ends at this machine, as a name does that was rebound."""
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("there is no chromium with its chromedriver here (Debian: apt install chromium chromium-driver)")
+    options = ChromeOptions()
+    options.binary_location = CHROMIUM
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for argument in ("headless=new", "no-proxy-server", "host-resolver-rules=MAP * 127.0.0.1"):
+        options.add_argument(f"--{argument}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    if os.geteuid() == 0:  # chromium's sandbox needs another user
+        options.add_argument("--no-sandbox")
+    browser = Chrome(options, Service(DRIVER))
+    browser.set_script_timeout(PATIENCE_SECONDS)
+    yield browser
+    browser.quit()

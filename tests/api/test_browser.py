@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,20 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.api.conftest import Run
+from tests.api.conftest import PATIENCE_SECONDS, Run
 from tests.conftest import TOY, ApiServer
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None,
-    reason="there is no chromium with its chromedriver here (Debian: apt install chromium chromium-driver)",
-)
-PATIENCE_SECONDS = 60
 # Sends a request in each way that a page has without asking first, and tells how each ended.
 SEND_ALL = """
 const [base, job, spec, done] = arguments;
@@ -68,23 +59,6 @@ def other_port() -> Iterator[int]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server.server_address[1]
     server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """A browser for which every name ends at this machine, as a name does that was rebound."""
-    options = ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for argument in ("headless=new", "no-proxy-server", "host-resolver-rules=MAP * 127.0.0.1"):
-        options.add_argument(f"--{argument}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    if os.geteuid() == 0:  # chromium's sandbox needs another user
-        options.add_argument("--no-sandbox")
-    browser = Chrome(options, Service(DRIVER))
-    browser.set_script_timeout(PATIENCE_SECONDS)
-    yield browser
-    browser.quit()
 
 
 def assert_untouched(run: Run, jobs_before: int) -> None:

@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from symadj.api.app import create_app
-from symadj.api.routers import pages
+from symadj.api.routers import documentation, page
 from symadj.api.security_headers import SECURITY_HEADERS
 from symadj.service.settings import Settings
 from tests.api.conftest import Run
@@ -135,22 +135,48 @@ def test_every_answer_has_the_headers_and_errors_have_them_too(run: Run, with_ke
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
 def test_the_documentation_names_no_other_host_and_all_that_it_loads_is_here(api: httpx.Client, path: str) -> None:
-    page = api.get(path)
-    assert "//" not in page.text
-    loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
-    assert {f"docs/{name}" for name in pages.FILES} == set(loaded)
+    shown = api.get(path)
+    assert "//" not in shown.text
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', shown.text)
+    assert {f"docs/{name}" for name in documentation.FILES} == set(loaded)
     for address in loaded:
         answer = api.get(f"/{address}")
         assert answer.status_code == 200
-        assert answer.headers["content-type"].partition(";")[0] == pages.FILES[address.removeprefix("docs/")]
-    assert "<script>" not in page.text, "its policy allows none within the page"
-    assert "unsafe" not in page.headers["Content-Security-Policy"].split("style-src")[0]
+        assert answer.headers["content-type"].partition(";")[0] == documentation.FILES[address.removeprefix("docs/")]
+    assert "<script>" not in shown.text, "its policy allows none within the page"
+    assert "unsafe" not in shown.headers["Content-Security-Policy"].split("style-src")[0]
 
 
-def test_the_files_of_swagger_ui_are_those_of_its_package() -> None:
-    lines = (pages.FOLDER / "SHA256SUMS").read_text().splitlines()
+@pytest.mark.parametrize(
+    ("folder", "ours"),
+    [(documentation.FOLDER, {"start.js"}), (page.FOLDERS["uplot"], set())],
+    ids=["swagger_ui", "uplot"],
+)
+def test_the_files_of_others_are_those_of_their_packages(folder: Path, ours: set[str]) -> None:
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
     told = dict(reversed(line.split()) for line in lines)
-    there = {file.name for file in pages.FOLDER.iterdir()}
-    assert there == told.keys() | {"SHA256SUMS", "start.js"}
+    assert {file.name for file in folder.iterdir()} == told.keys() | {"SHA256SUMS"} | ours
     for name, digest in told.items():
-        assert hashlib.sha256((pages.FOLDER / name).read_bytes()).hexdigest() == digest
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+
+
+def test_a_browser_gets_the_page_and_others_are_told_that_nothing_is_there(api: httpx.Client) -> None:
+    shown = api.get("/", headers={"Accept": "text/html,application/xml;q=0.9,*/*;q=0.8"})
+    assert shown.headers["content-type"].partition(";")[0] == "text/html"
+    assert "unsafe" not in shown.headers["Content-Security-Policy"]
+    others = api.get("/")
+    assert "/openapi.json" in assert_problem(others, 404)["detail"]
+    assert shown.headers["Vary"] == others.headers["Vary"] == "Accept", "no cache gives one of them for the other"
+
+
+@pytest.mark.parametrize("name", page.FILES)
+def test_every_file_of_the_page_is_sent_without_a_key_and_loads_files_of_the_page_alone(
+    with_keys: TestClient, name: str
+) -> None:
+    answer = with_keys.get(f"/{name}")
+    assert answer.status_code == 200
+    loaded = re.findall(r'(?:src|href)="(?!#|docs)([^"]+)"', answer.text if name.endswith(".html") else "")
+    loaded += [f"page/{item}" for item in re.findall(r'from "\./([^"]+)"', answer.text)]
+    assert set(loaded) <= page.FILES.keys()
+    if name.startswith("page/"):
+        assert not re.search("//(?! )|innerHTML|insertAdjacentHTML|outerHTML|document.write", answer.text)

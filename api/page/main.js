@@ -1,0 +1,38 @@
+// Which view the address names: #/jobs, #/jobs/JOB, #/compare.
+
+import { element } from "./elements.js";
+import { showCompare } from "./compare.js";
+import { showJob } from "./job.js";
+import { showJobs } from "./jobs.js";
+
+const main = document.getElementById("main");
+let current = new AbortController();
+
+async function show() {
+  const [path, search = ""] = location.hash.replace(/^#\/?/, "").split("?");
+  const [view, id] = path.split("/").map(decodeURIComponent);
+  current.abort();
+  current = new AbortController();
+  const { signal } = current;
+  const parameters = new URLSearchParams(search);
+  main.replaceChildren();
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.getAttribute("href") === `#/${view || "jobs"}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  try {
+    if (view === "compare") await showCompare(main, parameters, signal);
+    else if (view === "jobs" && id) await showJob(main, id, signal);
+    else await showJobs(main, parameters, signal);
+  } catch (error) {
+    if (signal.aborted) return;
+    main.append(element("p", { class: "fault", role: "alert" }, error.message));
+  }
+}
+
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address says which view is shown
+  main.focus();
+});
+addEventListener("hashchange", show);
+addEventListener("DOMContentLoaded", show, { once: true });

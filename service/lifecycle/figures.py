@@ -1,0 +1,124 @@
+"""What is known of jobs beside their rows: how far they are, what they will take, what those in the queue wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from symadj.service.contract.records import PRETRAINING_SHORTENED
+from symadj.service.contract.states import JobState
+from symadj.service.store import events, jobs, metrics, plans
+from symadj.service.store.plans import Comparison
+from symadj.service.store.tables import Job, MetricSeries, PlanRow
+
+__all__ = ["JobFigures", "Place", "of_job", "of_jobs"]
+
+# Steps over which the pace of a run is measured.
+_PACE_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job is in the queue, counted from 1, and what it waits for."""
+
+    place: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class JobFigures:
+    """A job with what its newest records say.
+
+    Attributes:
+        series: its metrics with their newest values.
+        max_steps: after which it ends; None where something else than steps ends it.
+        eta_seconds: until then; None where that is unknown.
+        plan: what its newest run said that it would take.
+        planned: the plan beside what was measured; None without a plan.
+        waiting: of a queued job.
+    """
+
+    job: Job
+    series: Sequence[MetricSeries]
+    max_steps: int | None
+    eta_seconds: float | None
+    plan: PlanRow | None
+    planned: Comparison | None
+    waiting: Place | None
+
+
+def of_job(session: Session, job_id: str, *, most_active: int | None) -> JobFigures:
+    """Return the figures of a job.
+
+    Raises:
+        NotFoundError: there is none of this id.
+    """
+    (found,) = of_jobs(session, [jobs.get(session, job_id)], most_active=most_active)
+    return found
+
+
+def of_jobs(session: Session, found: Sequence[Job], *, most_active: int | None) -> list[JobFigures]:
+    """Return the figures of jobs, in their order; ``most_active`` is how many of an owner may run at once."""
+    ids = [job.id for job in found]
+    series = metrics.series_of(session, ids)
+    plan_of = {row.job_id: row for row in plans.of_jobs(session, ids)}
+    shortened = events.newest_of(session, ids, PRETRAINING_SHORTENED)
+    waiting = _waiting(session, found, most_active)
+    made = []
+    for job in found:
+        shorter = shortened.get(job.id)
+        most = (job.spec.get("stop", {}) if shorter is None else shorter.data).get("max_steps")
+        plan = plan_of.get(job.id)
+        made.append(
+            JobFigures(
+                job=job,
+                series=series[job.id],
+                max_steps=most,
+                eta_seconds=_eta_seconds(session, job, series[job.id], most),
+                plan=plan,
+                planned=None if plan is None else plans.compared(plan, job, series[job.id]),
+                waiting=waiting.get(job.id),
+            )
+        )
+    return made
+
+
+def _eta_seconds(session: Session, job: Job, series: Sequence[MetricSeries], max_steps: int | None) -> float | None:
+    if job.state != JobState.RUNNING or max_steps is None or not series:
+        return None
+    furthest = max(series, key=lambda item: (item.last_step, item.points))
+    pace = metrics.seconds_a_step(session, job.id, furthest.name, attempt=job.attempt, steps=_PACE_STEPS)
+    return None if pace is None else max(0, max_steps - furthest.last_step) * pace
+
+
+def _waiting(session: Session, found: Sequence[Job], most_active: int | None) -> dict[str, Place]:
+    queued = [job for job in found if job.state == JobState.QUEUED]
+    if not queued:
+        return {}
+    places = jobs.places(session, [job.id for job in queued])
+    active = [job.owner for job in jobs.active(session)]
+    now = datetime.now(UTC)
+    return {
+        job.id: Place(places[job.id], _reason(job, places[job.id], active, most_active, now))
+        for job in queued
+        if job.id in places
+    }
+
+
+def _reason(job: Job, place: int, active: Sequence[str], most_active: int | None, now: datetime) -> str:
+    """Say what a queued job waits for, by the rules of the dispatcher's :class:`Starter`."""
+    longest = now + timedelta(seconds=jobs.LONGEST_PAUSE_SECONDS)
+    if job.not_before is not None and now < job.not_before <= longest:
+        return f"It is tried again after a pause, at {job.not_before:%H:%M:%S} UTC."
+    own = active.count(job.owner)
+    if most_active is not None and own >= most_active:
+        return f"{job.owner} has {own} jobs that run already, and may have {most_active} (SYMADJ_MAX_ACTIVE_PER_OWNER)."
+    if place > 1:
+        ahead = place - 1
+        return f"{ahead} {'job is' if ahead == 1 else 'jobs are'} ahead of it in the queue."
+    if active:
+        return f"It is the next: it starts when there is room for it beside the jobs that run now ({len(active)})."
+    return "It is the next: it starts as soon as the dispatcher and Ray take it."

@@ -1,0 +1,150 @@
+"""The page in a real browser: what a user sees of jobs, with no error, and without a request to another host."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
+
+from symadj.service import keys
+from symadj.service.roles import Role
+from symadj.service.store import Database
+from tests.api.conftest import PATIENCE_SECONDS, Run
+from tests.conftest import TOY, ApiServer, running_api
+
+MARKUP = "<img src=x onerror=document.title='hacked'>"
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def steps(first: int, last: int, **metrics: float) -> list[dict[str, Any]]:
+    """Return records of steps, one a second."""
+    return [
+        {"kind": "step", "step": step, "time": (START + timedelta(seconds=step)).isoformat(), "metrics": metrics}
+        for step in range(first, last + 1)
+    ]
+
+
+@pytest.fixture
+def page(browser: Chrome, api_server: ApiServer) -> Iterator[Page]:
+    """The page of the shared API; afterwards: no error was told, and no other host was asked for anything."""
+    shown = Page(browser, api_server.url)
+    yield shown
+    shown.assert_clean()
+
+
+class Page:
+    """A tab with the page."""
+
+    def __init__(self, browser: Chrome, url: str) -> None:
+        self.browser, self.url = browser, url
+
+    def open(self, view: str = "") -> None:
+        self.browser.get("about:blank")
+        self.browser.get_log("browser")  # what was said before
+        self.browser.get(f"{self.url}/{view}")
+
+    def see(self, *texts: str) -> None:
+        """Wait until the page shows all of these."""
+
+        def shown(_: Chrome) -> bool:
+            text = self.browser.find_element(By.TAG_NAME, "body").text
+            return all(item in text for item in texts)
+
+        WebDriverWait(self.browser, PATIENCE_SECONDS, poll_frequency=0.1).until(shown, f"{texts} on the page")
+
+    def find(self, selector: str) -> WebElement:
+        return WebDriverWait(self.browser, PATIENCE_SECONDS, poll_frequency=0.1).until(
+            lambda browser: browser.find_element(By.CSS_SELECTOR, selector), selector
+        )
+
+    def press(self, title: str) -> None:
+        self.find("main")
+        button = self.browser.find_element(By.XPATH, f"//button[normalize-space()='{title}']")
+        button.send_keys(Keys.ENTER)
+
+    def expand(self, title: str) -> None:
+        """Open a section by the keyboard."""
+        summary = self.browser.find_element(By.XPATH, f"//summary[normalize-space()='{title}']")
+        summary.send_keys(Keys.ENTER)
+
+    def assert_clean(self) -> None:
+        said = [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] != "INFO"]
+        assert said == []
+        loaded = self.browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+        assert all(url.startswith((f"{self.url}/", f"blob:{self.url}/")) for url in loaded), loaded
+
+
+def test_the_list_shows_what_jobs_do_and_finds_them_by_text_state_and_label(
+    page: Page, new_run: Callable[..., Run], submit: Callable[..., dict[str, Any]]
+) -> None:
+    run = new_run(name="seen running", labels={"of": MARKUP}, stop={"max_steps": 40})
+    assert run.send(*steps(1, 10, nll=2.125, loss=3.0)).status_code == 200
+    waiting = submit(name="seen waiting")
+    page.open("#/jobs?text=SEEN")
+    page.see("seen running", "10 / 40", "2.125", "30 s", f"of={MARKUP}", "seen waiting", "place ")
+    box = page.find("input[name=text]")
+    box.send_keys(Keys.END, " wait")
+    WebDriverWait(page.browser, PATIENCE_SECONDS).until(lambda _: "10 / 40" not in page.find("main").text)
+    page.see(waiting["id"])
+    page.open(f"#/jobs?state=running&label={quote('of=' + MARKUP)}")
+    page.see("seen running")
+    assert page.browser.find_elements(By.CSS_SELECTOR, "main img") == []
+    assert "hacked" not in page.browser.title
+
+
+def test_a_running_job_is_shown_live_and_can_be_paused(page: Page, new_run: Callable[..., Run]) -> None:
+    run = new_run(name="live", labels={"of": MARKUP}, stop={"max_steps": 100})
+    assert run.send(*steps(1, 50, nll=2.5, loss=3.0, step_seconds=0.1)).status_code == 200
+    page.open(f"#/jobs/{run.job_id}")
+    page.see("live", "50 / 100", "50 s", "newest 2.5", f"of={MARKUP}")
+    assert len(page.browser.find_elements(By.CSS_SELECTOR, ".plot canvas")) == 3
+    assert run.send(*steps(51, 60, nll=2.25, loss=3.0, step_seconds=0.1)).status_code == 200
+    page.see("newest 2.25", "60 / 100")
+    page.press("Pause")
+    page.see("Pause: asked for.", "pausing")
+    page.expand("Timeline")
+    page.see(run.get("/events").json()["items"][-1]["message"])
+    page.expand("Spec")
+    page.see('"max_steps": 100')
+
+
+def test_jobs_are_compared_by_what_differs_in_their_specs(page: Page, new_run: Callable[..., Run]) -> None:
+    first, second = (new_run(name="compared", stop={"max_steps": most}) for most in (123, 321))
+    for run in (first, second):
+        assert run.send(*steps(1, 10, nll=2.5)).status_code == 200
+    page.open(f"#/compare?job={first.job_id}&job={second.job_id}")
+    page.see("stop.max_steps", "123", "321", "newest 2.5")
+    assert "solver.rtol" not in page.find("main").text
+
+
+def test_the_page_asks_for_a_key_and_keeps_it_out_of_every_address(browser: Chrome, tmp_path: Path) -> None:
+    secret = "k" * 32
+    with running_api(tmp_path, SYMADJ_AUTH="keys", SYMADJ_KEY_SECRET=secret) as server:
+        database = Database(f"sqlite:///{tmp_path / 'symadj.sqlite'}")
+        with database.session() as session:
+            _, key = keys.create(session, secret.encode(), name="ada", role=Role.SUBMITTER)
+        database.close()
+        httpx.post(
+            f"{server.url}/api/v1/jobs", json=TOY | {"name": "of ada"}, headers={"Authorization": f"Bearer {key}"}
+        )
+        page = Page(browser, server.url)
+        page.open()
+        page.find("dialog[open] #key").send_keys(key, Keys.ENTER)
+        page.see("of ada")
+        asked = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+        assert not any(key in url for url in [*asked, browser.current_url])
+        # A refusal is what made it ask: Chromium tells of it.
+        said = [entry["message"] for entry in browser.get_log("browser") if entry["level"] != "INFO"]
+        assert all(re.search(r"status of 401", message) for message in said), said
+        browser.get("about:blank")
