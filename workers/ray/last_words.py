@@ -142,7 +142,7 @@ def quote(failure: Failure, dead: Iterable[int], words: Sequence[LastWords]) -> 
         return failure
     rank = next((rank for rank in ranks if rank in said and said[rank].signal), ranks[0])
     one = said.get(rank, LastWords(rank, (), None))
-    how = one.signal or "no signal that it could tell of: SIGKILL leaves no trace"
+    how = one.signal or "without a trace, as by SIGKILL"
     message = f"{failure.message}: rank {rank} ({how})"
     if one.lines:
         last = "\n".join(one.lines)[-_LONGEST_QUOTE:]
