@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from symadj.service.contract.states import JobState
@@ -21,10 +22,17 @@ SPEC = toy(STEPS, workers=1, checkpoints={"every_steps": 100_000, "every_minutes
 
 
 def stop(running: World) -> None:
-    """Stop a service and wait until it has ended."""
+    """Stop a service, and wait until it and all that it had started have ended."""
+    family = psutil.Process(running.service.process.pid).children(recursive=True)
+    assert len(family) > 3
+    ray_folder = running.service.ray_folder()
+    assert ray_folder.exists()
     running.service.process.send_signal(signal.SIGTERM)
     assert running.service.process.wait(120) == 0
     wait_until(lambda: not run_processes(running.service.data), "no process of a run is left")
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+    assert not ray_folder.exists()
 
 
 @pytest.mark.quick_death

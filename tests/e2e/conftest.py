@@ -38,6 +38,12 @@ class Service:
         (found,) = [c for c in psutil.Process(self.process.pid).children() if words in " ".join(c.cmdline())]
         return found
 
+    def ray_folder(self) -> Path:
+        """Return the folder of its Ray."""
+        words = self.child("ray.scripts").cmdline()
+        (found,) = [Path(word.removeprefix("--temp-dir=")) for word in words if word.startswith("--temp-dir=")]
+        return found
+
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a ``symadj`` command against this service."""
         return subprocess.run(
@@ -106,7 +112,12 @@ def client(service: Service) -> Iterator[Client]:
 
 @pytest.fixture
 def until(client: Client) -> Callable[[str, Callable[[JobRead], bool]], JobRead]:
-    """Follow a job until something is so; long polls of its loss keep the pace, so that nothing sleeps here."""
+    """Follow a job until something is so."""
+    return following(client)
+
+
+def following(client: Client) -> Callable[[str, Callable[[JobRead], bool]], JobRead]:
+    """Return what follows a job until something is so; long polls keep the pace, so that nothing sleeps here."""
 
     def follow(job_id: str, reached: Callable[[JobRead], bool]) -> JobRead:
         after_seq = 0

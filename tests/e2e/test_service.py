@@ -30,7 +30,7 @@ from symadj.service.contract.order import PLACE_VARIABLE
 from symadj.service.contract.states import JobState
 from symadj.service.lifecycle.attempts import hash_token
 from symadj.service.store import Database, jobs
-from tests.e2e.conftest import Service, ended, running_service
+from tests.e2e.conftest import Service, ended, following
 
 pytestmark = pytest.mark.ray
 
@@ -134,7 +134,7 @@ def test_a_running_job_is_cancelled_at_its_next_step(service: Service, client: C
     assert_the_token_is_nowhere(service, job_id)
     assert_listens_on_loopback_alone(service)
     assert_nobody_else_can_read(service.data)
-    (ray_folder,) = _ray_folder(service)
+    ray_folder = service.ray_folder()
     assert_nobody_else_can_read(ray_folder.parent)
     assert service.run("cancel", job_id).returncode == 0
     job = until(job_id, lambda job: job.state is JobState.CANCELLED)
@@ -168,7 +168,7 @@ def assert_the_token_is_nowhere(service: Service, job_id: str) -> None:
     with database.read_session() as session:
         digest = jobs.attempt(session, job_id, 1).token_hash
     database.close()
-    (ray_folder,) = _ray_folder(service)
+    ray_folder = service.ray_folder()
     texts = {path: path.read_bytes() for folder in (service.data, ray_folder) for path in regular_files(folder)}
     assert any(path.name == "runtime_env_agent.log" for path in texts), "where Ray writes a job's environment"
     for process in psutil.Process(service.process.pid).children(recursive=True):
@@ -211,17 +211,27 @@ def assert_nobody_else_can_read(folder: Path) -> None:
     )
 
 
-def test_jobs_run_side_by_side_and_every_exact_gradient_trains_alike(client: Client, until: Until) -> None:
+@pytest.fixture(scope="module")
+def alike(service: Service) -> list[str]:
+    """Two jobs of a few steps that another gradient each has trained, while a long one ran on the other CPU."""
     one_worker = {"resources": {"kind": "cpu", "workers": 1}}
-    long = client.submit(toy(100_000, **one_worker)).id
-    ids = [client.submit(toy(5, gradient={"kind": kind}, **one_worker)).id for kind in ("symplectic", "backprop")]
-    ids.append(client.submit(toy(5, **one_worker)).id)
-    symplectic, backprop, again = (_losses(client, until(job_id, ended).id) for job_id in ids)
+    with Client(service.url) as client:
+        until = following(client)
+        long = client.submit(toy(100_000, **one_worker)).id
+        specs = [toy(5, name="alike", gradient={"kind": kind}, **one_worker) for kind in ("symplectic", "backprop")]
+        ids = [client.submit(spec).id for spec in specs]
+        for job_id in ids:
+            until(job_id, ended)
+        assert client.job(long).state is JobState.RUNNING, "all the time"
+        client.cancel(long)
+        until(long, lambda job: job.state is JobState.CANCELLED)
+    return ids
+
+
+def test_jobs_run_side_by_side_and_every_exact_gradient_trains_alike(client: Client, alike: list[str]) -> None:
+    symplectic, backprop = (_losses(client, job_id) for job_id in alike)
+    assert len(symplectic) == 5
     assert symplectic == pytest.approx(backprop, rel=1e-5)
-    assert symplectic == again, "the same spec on the same machine: the same bits"
-    assert client.job(long).state is JobState.RUNNING, "on the other CPU, all the time"
-    client.cancel(long)
-    until(long, lambda job: job.state is JobState.CANCELLED)
 
 
 def _losses(client: Client, job_id: str) -> list[float]:
@@ -238,6 +248,24 @@ def test_a_diverging_job_fails_with_its_reason_and_step(service: Service, client
     assert job.failure.data["step"] >= 1
     assert job.attempt == 1, "what is bound to happen again is not tried again"
     assert service.run("watch", job.id).returncode == 1
+
+
+def test_a_job_on_bad_data_ends_before_any_worker_is_placed(service: Service, client: Client, until: Until) -> None:
+    rows = np.random.default_rng(0).standard_normal((300, 2))
+    rows[17, 1] = np.nan
+    folder = service.data / "datasets"
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "bad.npy", rows)
+    data = {"kind": "file", "path": "bad.npy", "batch_size": 50}
+    job = until(client.submit(toy(50, data=data)).id, lambda job: job.state is JobState.FAILED)
+    assert job.failure is not None
+    assert job.failure.code == "data_error"
+    assert "row 17 (from 0), column 'x1' of bad.npy is nan" in job.failure.message
+    assert job.failure.data == {"phase": "data", "file": "bad.npy", "column": "x1", "row": 17}
+    (source,) = client.data(job.id).summary.sources
+    assert [column.not_finite for column in source.columns] == [0, 1], "what was read is said before it is refused"
+    assert client.memory(job.id).phases == []
+    assert "training_started" not in [event.name for event in client.events(job.id).items]
 
 
 def test_a_killed_run_that_has_no_more_attempts_fails_with_its_reason_and_what_it_had_recorded_is_kept(
@@ -293,45 +321,22 @@ def test_a_rank_that_crashes_in_native_code_is_named_and_its_last_lines_are_quot
     assert "Fatal Python error: Aborted" in service.run("show", job_id).stdout
 
 
-def test_sigterm_stops_all_that_serve_started(tmp_path: Path) -> None:
-    with running_service(tmp_path) as service, Client(service.url) as client:
-        job_id = client.submit(toy(100_000)).id
-        while not client.metric(job_id, "loss", wait=10).points:
-            assert service.process.poll() is None
-        family = psutil.Process(service.process.pid).children(recursive=True)
-        assert len(family) > 3
-        socket_folder = [item for item in _ray_folder(service) if item.exists()]
-        assert socket_folder
-    assert service.process.returncode == 0
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert alive == []
-    assert not any(item.exists() for item in socket_folder)
-
-
-def _ray_folder(service: Service) -> list[Path]:
-    words = service.child("ray.scripts").cmdline()
-    return [Path(word.removeprefix("--temp-dir=")) for word in words if word.startswith("--temp-dir=")]
-
-
 def test_two_services_do_not_share_a_data_folder(service: Service) -> None:
     second = service.run("serve", "--port", "0", "--data", str(service.data))
     assert second.returncode == 1
     assert "in use by another" in second.stderr
 
 
-def test_the_command_line_lists_and_compares(service: Service, client: Client, until: Until) -> None:
-    done = [client.submit(toy(3, name="compared", resources={"kind": "cpu", "workers": 1})).id for _ in range(2)]
-    for job_id in done:
-        until(job_id, ended)
-    listing = json.loads(service.run("list", "--json", "--name", "compared", "--state", "succeeded").stdout)
-    assert [job["id"] for job in listing["items"]] == done[::-1]
-    compared = service.run("memory", *done)
+def test_the_command_line_lists_and_compares(service: Service, alike: list[str]) -> None:
+    listing = json.loads(service.run("list", "--json", "--name", "alike", "--state", "succeeded").stdout)
+    assert [job["id"] for job in listing["items"]] == alike[::-1]
+    compared = service.run("memory", *alike)
     assert compared.returncode == 0
     assert "times symplectic" in compared.stdout
-    losses = service.run("metrics", done[0], "loss").stdout.splitlines()
+    losses = service.run("metrics", alike[0], "loss").stdout.splitlines()
     assert losses[0].split("\t")[0] == "1"
     target = service.data / "downloaded"
-    assert service.run("download", done[0], str(target)).returncode == 0
+    assert service.run("download", alike[0], str(target)).returncode == 0
     assert os.listdir(target)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -13,12 +12,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from symadj.service.catalogue import BUILTIN, Dataset
-from symadj.service.contract.order import PLACE_VARIABLE, TOKEN_VARIABLE
 from symadj.service.contract.spec.data import BuiltinData, Data, ToyData
 from symadj.service.contract.spec.transforms import ArcsinhTransform, StandardiseTransform
-from symadj.workers import run as driver
 from symadj.workers.data import BatchOrder, DataError, PartBatches, Table, prepare
-from tests.workers.ingest import TOKEN, IngestServer
 from tests.workers.loading import load_data, load_table
 
 MOONS = ToyData(kind="toy", name="moons", rows=1000)
@@ -226,26 +222,3 @@ def test_batches_of_dequantised_rows_do_not_depend_on_ranks_or_on_what_was_asked
         shares = [fresh.batch(step, rank, 4) for rank in range(4)]
         np.testing.assert_array_equal(np.concatenate([share.index for share in shares]), walked[step].index)
         np.testing.assert_array_equal(np.concatenate([share.rows for share in shares]), walked[step].rows)
-
-
-def test_an_attempt_on_bad_data_ends_before_any_worker_is_placed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ingest: IngestServer
-) -> None:
-    rows = load_table(MOONS).rows.copy()
-    rows[17, 1] = np.nan
-    np.save(tmp_path / "bad.npy", rows)
-    monkeypatch.setenv("SYMADJ_DATA_ROOTS", str(tmp_path))
-    order = ingest.order({"data": {"kind": "file", "path": "bad.npy", "batch_size": 50}})
-    (tmp_path / "order.json").write_text(order.model_dump_json())
-    monkeypatch.setenv(PLACE_VARIABLE, str(tmp_path / "order.json"))
-    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
-    monkeypatch.setattr(driver, "_fit", lambda order, token: pytest.fail("workers were placed"))
-    assert driver.main() == 0
-    kinds = [record["kind"] for record in ingest.records["driver"]]
-    assert kinds == ["data", "event", "outcome", "closed"], "what was read is said before it is refused"
-    (told,) = (record for record in ingest.records["driver"] if record["kind"] == "data")
-    assert [column["not_finite"] for column in told["summary"]["sources"][0]["columns"]] == [0, 1]
-    (outcome,) = (record for record in ingest.records["driver"] if record["kind"] == "outcome")
-    assert (outcome["kind"], outcome["state"], outcome["reason"]) == ("outcome", "failed", "data_error")
-    assert "row 17 (from 0), column 'x1' of bad.npy is nan" in outcome["message"]
-    assert outcome["data"] == {"phase": "data", "file": "bad.npy", "column": "x1", "row": 17}
