@@ -39,7 +39,7 @@ demo: install ## train a real flow through the whole system, and show what came 
 serve: install ## run the service in the foreground (HOST, PORT, DATA)
 	$(BIN)/symadj serve --host $(HOST) --port $(PORT) --data $(DATA)
 
-# Side by side, since what starts a Ray waits more than it computes.
+# Side by side, and more processes than cores: what starts a Ray or a server waits more than it computes.
 test: install ## run the tests
 	$(MAKE) --no-print-directory --jobs=2 --keep-going test-with-ray test-without-ray
 
@@ -47,7 +47,7 @@ test-with-ray:
 	$(BIN)/python -m pytest -m 'ray and not slow and (not deaths or quick_death)'
 
 test-without-ray:
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile -m 'not slow and not ray'
+	$(BIN)/python -m pytest --numprocesses 5 --dist loadfile -m 'not slow and not ray'
 
 test-slow: install ## run what `make test` leaves out for being like another test
 	$(BIN)/python -m pytest -m slow
