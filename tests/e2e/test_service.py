@@ -250,19 +250,23 @@ def test_a_diverging_job_fails_with_its_reason_and_step(service: Service, client
     assert service.run("watch", job.id).returncode == 1
 
 
-def test_a_job_on_bad_data_ends_before_any_worker_is_placed(service: Service, client: Client, until: Until) -> None:
+def test_a_job_on_bad_data_ends_before_any_worker_is_placed(service: Service, client: Client) -> None:
     rows = np.random.default_rng(0).standard_normal((300, 2))
     rows[17, 1] = np.nan
     folder = service.data / "datasets"
     folder.mkdir(exist_ok=True)
     np.save(folder / "bad.npy", rows)
     data = {"kind": "file", "path": "bad.npy", "batch_size": 50}
-    job = until(client.submit(toy(50, data=data)).id, lambda job: job.state is JobState.FAILED)
+    job_id = client.submit(toy(50, data=data)).id
+    assert service.run("watch", job_id).returncode == 1
+    job = client.job(job_id)
     assert job.failure is not None
     assert job.failure.code == "data_error"
     assert "row 17 (from 0), column 'x1' of bad.npy is nan" in job.failure.message
     assert job.failure.data == {"phase": "data", "file": "bad.npy", "column": "x1", "row": 17}
-    (source,) = client.data(job.id).summary.sources
+    summary = client.data(job.id).summary
+    assert summary is not None
+    (source,) = summary.sources
     assert [column.not_finite for column in source.columns] == [0, 1], "what was read is said before it is refused"
     assert client.memory(job.id).phases == []
     assert "training_started" not in [event.name for event in client.events(job.id).items]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from symadj.workers.attempt import AttemptRun
 from symadj.workers.distributed.ranks import Ranks
 from symadj.workers.outcome import StopRequestedError
 from symadj.workers.rank_run import RankRun
+from symadj_core.memory import PeakMeter
 
 SMALL: dict[str, Any] = {
     "data": {"kind": "toy", "name": "moons", "rows": 400, "batch_size": 32},
@@ -109,6 +111,15 @@ def run(storage: Path | str, outbox: KeepingOutbox | None = None, attempt: int =
         open_storage(str(storage)).remove("job-1")
     outbox = outbox or KeepingOutbox()
     return AttemptRun(rank_run(order(storage, attempt, **changes), outbox)).run(), outbox
+
+
+def held_bytes() -> int:
+    """Return what this process holds once it has given back what is free, as it does before each step that is measured:
+    other tests may have left much."""
+    gc.collect()
+    with PeakMeter(torch.device("cpu")).window() as window:
+        pass
+    return window.host_start_bytes or 0
 
 
 @contextmanager

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from symadj.service.contract.spec import JobSpec
-from tests.workers.runs import KeepingOutbox, run
+from tests.workers.runs import KeepingOutbox, held_bytes, run
 
 MIB = 2**20
 DATA = {"kind": "toy", "name": "moons"}
@@ -26,7 +25,7 @@ LONG: dict[str, Any] = {
 
 def resources(room: int, **more: Any) -> dict[str, Any]:
     """Return resources whose budget is so many bytes more than this process holds."""
-    return {"kind": "cpu", "memory_budget": f"{psutil.Process().memory_info().rss + room}B"} | more
+    return {"kind": "cpu", "memory_budget": f"{held_bytes() + room}B"} | more
 
 
 def peaks(outbox: KeepingOutbox) -> list[int]:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import safetensors.torch
 import torch
@@ -15,7 +14,7 @@ from symadj.workers import attempt
 from symadj.workers.attempt import AttemptRun
 from symadj_core.flows import MLPField
 from symadj_core.gradients import GRADIENTS
-from tests.workers.runs import KeepingOutbox, order, rank_run, run
+from tests.workers.runs import KeepingOutbox, held_bytes, order, rank_run, run
 
 # Equal steps, whatever the rows; in float64, so that only rounding is left.
 EXACTLY: dict[str, Any] = {
@@ -123,7 +122,7 @@ LARGE: dict[str, Any] = EXACTLY | {
 
 def budget(above: int) -> str:
     """Return what this process holds and so many bytes, as a size."""
-    return f"{psutil.Process().memory_info().rss + above}B"
+    return f"{held_bytes() + above}B"
 
 
 def test_auto_halves_after_a_step_above_the_budget_until_steps_fit(tmp_path: Path) -> None:
