@@ -23,6 +23,7 @@ from symadj.api.schemas.jobs import (
     CheckpointList,
     DataRead,
     EventList,
+    EventRead,
     JobList,
     JobRead,
     JobSubmitted,
@@ -461,6 +462,51 @@ class Client:
     def events(self, job_id: str, *, after_seq: int = 0) -> EventList:
         """List events with numbers above ``after_seq``."""
         return self._read(EventList, "GET", f"{_job_path(job_id)}/events", params={"after_seq": after_seq})
+
+    def follow(self, job_id: str, *, wait: float = 600.0) -> Iterator[EventRead | MetricList]:
+        """Yield what happens to a job as it happens: its events, and the metrics with new values, until it has ended.
+
+        A stream that breaks off, or has lasted for ``wait`` seconds, is begun again where it was.
+
+        Raises:
+            ApiProblemError: there is no such job.
+            ApiUnreachableError: no server is there, or none answered for a minute.
+        """
+        place: str | None = None
+        since = time.monotonic()
+        while True:
+            try:
+                before = place
+                for kind, came, data in self._streamed(job_id, before, wait):
+                    place, since = came, time.monotonic()
+                    if kind == "end":
+                        return
+                    read: type[EventRead] | type[MetricList] = EventRead if kind == "event" else MetricList
+                    yield read.model_validate_json(data)
+                if place == before:
+                    time.sleep(PAUSE_SECONDS)
+            except (ApiUnreachableError, ApiProblemError) as error:
+                if not _is_away(error) or time.monotonic() - since > RESUME_SECONDS:
+                    raise
+                time.sleep(PAUSE_SECONDS)
+
+    def _streamed(self, job_id: str, place: str | None, wait: float) -> Iterator[tuple[str, str, str]]:
+        """Yield kind, id and data of server-sent events; an ``end`` where there is nothing more."""
+        path, headers = f"{_job_path(job_id)}/stream", _given({"Last-Event-ID": place})
+        with self._sending(), self._http.stream("GET", path, headers=headers, params={"wait": wait}) as response:
+            if response.is_error:
+                response.read()
+                raise _problem(response)
+            if response.status_code == 204:
+                yield "end", "", ""
+            fields: dict[str, str] = {}
+            for line in response.iter_lines():
+                name, _, value = line.partition(": ")
+                if name:
+                    fields[name] = value
+                elif "data" in fields:
+                    yield fields["event"], fields["id"], fields["data"]
+                    fields = {}
 
     def metrics(self, job_id: str) -> MetricList:
         """List a job's metrics."""

@@ -12,7 +12,7 @@ from anyio.to_thread import run_sync
 
 from symadj.api.bulkheads import InFlight, Pace
 
-__all__ = ["Awaited", "LongPolls", "Page", "Series", "State", "awaited_page", "next_state"]
+__all__ = ["Awaited", "Growing", "LongPolls", "Page", "Series", "State", "awaited_page", "next_state"]
 
 Result = TypeVar("Result")
 
@@ -47,8 +47,8 @@ class Page:
     complete: bool
 
 
-class Series(Protocol):
-    """Numbered items of a job, read by threads."""
+class Growing(Protocol):
+    """Something of a job that grows, looked at by threads."""
 
     @property
     def key(self) -> Hashable:
@@ -56,6 +56,10 @@ class Series(Protocol):
 
     def state(self) -> State:
         """Return how far it is."""
+
+
+class Series(Growing, Protocol):
+    """Numbered items of a job, read by threads."""
 
     def page(self, after: int, limit: int) -> Page:
         """Return the items after a number."""
@@ -139,7 +143,7 @@ async def awaited_page(polls: LongPolls, series: Series, after: int, limit: int,
 
 
 async def next_state(
-    polls: LongPolls, awaited: Awaited, series: Series, *, after: int, deadline: float
+    polls: LongPolls, awaited: Awaited, series: Growing, *, after: int, deadline: float
 ) -> State | None:
     """Return how far a series is at a look that finds an item after ``after``, or its job ended; None: too late."""
 

@@ -22,7 +22,9 @@ def in_our_words(error: Mapping[str, Any], model: Any) -> str:
         case "union_tag_invalid":
             return f"its kind is {context['tag']!r}: it must be one of {context['expected_tags']}"
         case "model_type" | "model_attributes_type" | "dict_type" if not isinstance(given, BaseModel):
-            hint = f": write {{kind: {given}}}" if given in kinds_of(_at(model, place)) else ""
+            hint = (
+                f": write {{kind: {given}}}" if isinstance(given, str) and given in kinds_of(_at(model, place)) else ""
+            )
             return f"{given!r:.100} is given where fields with values are expected{hint}"
         case "string_type" if isinstance(given, int | float) and not isinstance(given, bool):
             return f"{given} is given as a number and must be text: put it in quotes"

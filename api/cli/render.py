@@ -17,7 +17,7 @@ from symadj.api.cli.data import data_parts
 from symadj.api.cli.plans import planned_beside_measured
 from symadj.api.cli.results import likelihoods, memory_table, print_parts, size
 from symadj.api.client import Client
-from symadj.api.schemas.jobs import AttemptRead, CheckpointRead, JobRead, JobSummary
+from symadj.api.schemas.jobs import AttemptRead, CheckpointRead, EventRead, JobRead, JobSummary
 from symadj.api.schemas.service import ClusterRead, FieldRead, NodeRead, UsageRead
 from symadj.api.schemas.telemetry import ArtifactRead, MetricRead
 from symadj.service.contract.finding import Finding
@@ -31,6 +31,7 @@ __all__ = [
     "checkpoint_parts",
     "cluster_parts",
     "curl_lines",
+    "event_line",
     "findings",
     "job_header",
     "job_table",
@@ -48,6 +49,13 @@ _COLOURS = {
     JobState.PAUSING: "magenta",
     JobState.PAUSED: "magenta",
 }
+
+
+def event_line(event: EventRead) -> Text:
+    """Return an event in a line."""
+    attempt = f", attempt {event.attempt}" if event.attempt else ""
+    told = f" ({event.actor}{attempt}): {event.message}"
+    return Text.assemble(f"{event.time:%Y-%m-%d %H:%M:%S} ", (event.name, "bold"), told)
 
 
 def findings(items: Sequence[Finding]) -> list[Text]:

@@ -6,6 +6,7 @@ Commands that change something, or follow a job, are in :mod:`symadj.api.cli.run
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ from symadj.api.cli.results import memory_table, print_parts
 from symadj.api.cli.shared import AsJson, JobId, client_command, console, progress_bars
 from symadj.api.cli.tables import writing_csv
 from symadj.api.client import Client
+from symadj.api.schemas.jobs import EventRead
 from symadj.service.contract.records import Stream
 from symadj.service.contract.states import JobState
 
@@ -100,6 +102,30 @@ def cluster(client: Client, as_json: AsJson = False) -> None:
         print(read.model_dump_json(indent=2))
     else:
         print_parts(console, render.cluster_parts(read))
+
+
+@client_command(app)
+def events(
+    client: Client,
+    job: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print what happened to a job, an event a line."""
+    for event in client.follow(job) if follow else _all_events(client, job):
+        if not isinstance(event, EventRead):
+            continue  # new values
+        if as_json:
+            print(event.model_dump_json(), flush=True)
+        else:
+            console.print(render.event_line(event), soft_wrap=True)
+
+
+def _all_events(client: Client, job: str) -> Iterator[EventRead]:
+    page = client.events(job)
+    while page.items:
+        yield from page.items
+        page = client.events(job, after_seq=page.next_after_seq)
 
 
 @client_command(app)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import ConfigDict, Field, RootModel
 
 from symadj.api.schemas.answer import Answer
 from symadj.service.contract.data_summary import DataSummary
@@ -13,6 +13,7 @@ from symadj.service.contract.finding import Finding
 from symadj.service.contract.plan import Plan
 from symadj.service.contract.result import JobResult, Number
 from symadj.service.contract.spec.any_job import JobName, LabelName
+from symadj.service.contract.spec.section import Section
 from symadj.service.contract.states import CheckpointCause, JobState, ReasonCode, StopReason
 
 if TYPE_CHECKING:  # the client reads these answers and needs no database for it
@@ -30,6 +31,7 @@ __all__ = [
     "EventRead",
     "Failure",
     "JobChange",
+    "JobEnd",
     "JobList",
     "JobRead",
     "JobSubmitted",
@@ -243,11 +245,11 @@ class SpecCheck(Answer):
         return any(item.severity == "error" for item in self.findings)
 
 
-class JobChange(BaseModel):
+class JobChange(Section):
     """A JSON merge patch (RFC 7396) of what may be changed of a job at any time."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"name": "cytometry-2", "labels": {"team": "x", "old": None}}]}
+        json_schema_extra={"examples": [{"name": "cytometry-2", "labels": {"team": "x", "old": None}}]}
     )
 
     name: JobName | None = Field(None, description="null: that of a spec without a name.")
@@ -335,6 +337,12 @@ class EventRead(Answer):
     name: str
     message: str
     data: dict[str, Any]
+
+
+class JobEnd(Answer):
+    """The last of a job's stream."""
+
+    state: JobState
 
 
 class EventList(Answer):

@@ -53,7 +53,7 @@ def test_a_created_job_is_queued_with_its_whole_spec_and_a_location(api: httpx.C
             "/flow/field/hidden/1",
             "greater than or equal to 1",
         ),
-        (TOY | {"steps": 5}, "/steps", "not permitted"),
+        (TOY | {"steps": 5}, "/steps", "is not a field"),
         (TOY | {"resources": {"kind": "cpu", "workers": 3}}, "/data/batch_size", "multiple of resources.workers 3"),
     ],
 )

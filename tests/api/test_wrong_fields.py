@@ -25,6 +25,7 @@ from tests.conftest import TOY
         ({"evaluation": {"divergence": {"kind": "exact", "x": 1}}}, "/evaluation/divergence/x", "which has kind"),
         ({"ema": {"decai": 1}}, "/ema/decai", "did you mean 'decay'"),
         ({"gradient": "adjoint"}, "/gradient", "write {kind: adjoint}"),
+        ({"gradient": []}, "/gradient", "[] is given where fields with values are expected"),
         ({"ema": 0.9}, "/ema", "0.9 is given where fields with values are expected"),
         ({"solver": {"kind": "dopri5"}}, "/solver", ", ".join(map(repr, kinds_of(Solver)))),
         ({"labels": {"run": 1}}, "/labels/run", "put it in quotes"),
