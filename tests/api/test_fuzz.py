@@ -61,6 +61,7 @@ def running_job(database: Database, client: TestClient, storage: Storage) -> tup
         {"kind": "memory", "time": NOW, "step": 1, "rank": 0, "phase": "forward"} | sizes,
         {"kind": "artifact", "time": NOW, "name": "a", "media_type": "text/plain", "bytes": 0, "sha256": "0" * 64},
         {"kind": "event", "time": NOW, "name": "seen", "message": "a\0b", "data": {"words": "\0", "deep": [["NaN"]]}},
+        {"kind": "log", "time": NOW, "stream": "stderr", "lines": ["a\0b"], "left_out_bytes": 9, "end": 3},
         checkpoint(1),
     ]
     batch = {"source": "rank-0", "first_seq": 1, "records": records}

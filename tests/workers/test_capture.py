@@ -204,6 +204,7 @@ def test_the_last_words_of_a_rank_that_died_are_delivered_once_and_quoted(
     assert (failure.data["rank"], failure.data["signal"]) == (1, "SIGABRT" if how == "SIGABRT" else None)
     assert "rank 1 (without a trace, as by SIGKILL)" in failure.message or how == "SIGABRT"
     assert "Extension modules" not in failure.message
+    assert failure.message.count("Current thread") == (how == "SIGABRT"), "each line once"
 
 
 class OneNode:

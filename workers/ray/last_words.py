@@ -32,6 +32,7 @@ _FLUSH_S = 5.0
 _ANSWER_S = 30.0
 _QUOTED_LINES = 15
 _LINES_BEFORE, _LINES_OF_A_STACK = 8, 8
+_LIST_OF_MODULES = "Extension modules:"
 _LONGEST_QUOTE = 4000
 # As Python's faulthandler and Ray's own handler tell of a signal.
 _SIGNALS = {
@@ -116,13 +117,11 @@ def _words(rank: int, printed: Sequence[LogRecord]) -> LastWords:
     # What led to it and where it was: Ray tells of the frames of C, Python then of its own. Other threads come before
     # the one that crashed, and a list of modules last.
     first, last = told[0], told[-1]
-    quoted = lines[max(0, first - _LINES_BEFORE) : first + _LINES_OF_A_STACK]
-    if last >= first + _LINES_OF_A_STACK:
-        quoted.append(lines[last])
+    chosen = {*range(max(0, first - _LINES_BEFORE), first + _LINES_OF_A_STACK), last}
     current = next((number for number in range(last, len(lines)) if lines[number].startswith("Current thread")), None)
     if current is not None:
-        where = [line for line in lines[current:] if not line.startswith("Extension modules:")]
-        quoted += where[:_LINES_OF_A_STACK]
+        chosen |= set(range(current, current + _LINES_OF_A_STACK))
+    quoted = [line for number, line in enumerate(lines) if number in chosen and not line.startswith(_LIST_OF_MODULES)]
     match = _FATAL.search(lines[last])
     assert match is not None
     return LastWords(rank, tuple(quoted), match[2] or _SIGNALS[match[1]])
