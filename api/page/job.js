@@ -126,10 +126,13 @@ async function showCurves(place, now, signal) {
     const kept = new Map([...chosen].map((name) => [name, shown.get(name) ?? new Series(now().id, name)]));
     const added = [...kept.values()].filter((item) => !shown.has(item.name));
     shown = kept;
-    for (const item of added) await item.load(signal);
     charts.clear();
     for (const item of shown.values()) charts.add(item.name, [item]);
     charts.draw();
+    for (const item of added) {
+      await item.load(signal);
+      charts.draw();
+    }
   }
 
   choice.append(...names.map((name) => element("label", {}, element("input", {

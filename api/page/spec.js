@@ -1,9 +1,14 @@
 // The spec of a job.
 
-import { element } from "./elements.js";
+import { element, table } from "./elements.js";
 
 export function showSpec(place, now) {
-  place.append(element("pre", { class: "lines", tabindex: "0" }, JSON.stringify(now().spec, null, 2)));
+  const { spec, spec_changes: changes } = now();
+  if (changes !== null) {
+    const rows = [...fields(changes)].map(([name, value]) => [name, value]);
+    place.append(table("What differs from the defaults", ["Field", "Value"], rows));
+  }
+  place.append(element("h3", {}, "With every default written out"), element("pre", { class: "lines", tabindex: "0" }, JSON.stringify(spec, null, 2)));
 }
 
 /** Return the fields of a JSON value by their paths: `solver.rtol`. */

@@ -12,6 +12,7 @@ from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.finding import Finding
 from symadj.service.contract.plan import Plan
 from symadj.service.contract.result import JobResult, Number
+from symadj.service.contract.spec import changes_of_stored
 from symadj.service.contract.spec.any_job import JobName, LabelName
 from symadj.service.contract.spec.section import Section
 from symadj.service.contract.states import CheckpointCause, JobState, ReasonCode, StopReason
@@ -201,6 +202,9 @@ class JobRead(JobSummary):
         description="As submitted, with every default written out; its shape is that of JobSpec when it was submitted. "
         "A job that scores rows has `kind: scores`; a training has no `kind`."
     )
+    spec_changes: dict[str, Any] | None = Field(
+        description="Those fields of `spec` that differ from their defaults; null where this version can't read it."
+    )
     plan: PlanRead | None = Field(None, description="null: its run has not planned yet, or its version did not.")
     failure: Failure | None
     result: JobResult | None = Field(description="Of a job that succeeded; else null.")
@@ -220,7 +224,8 @@ class JobRead(JobSummary):
             peaks = {"host_peak_bytes": job.host_peak_bytes, "device_peak_bytes": job.device_peak_bytes}
             result = JobResult.model_validate(job.result | peaks)
         summary = JobSummary.of(figures).model_dump()
-        return cls(**summary, spec=job.spec, plan=plan, failure=failure, result=result)
+        changes = changes_of_stored(job.spec)
+        return cls(**summary, spec=job.spec, spec_changes=changes, plan=plan, failure=failure, result=result)
 
 
 class JobSubmitted(JobRead):

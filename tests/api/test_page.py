@@ -116,7 +116,7 @@ def test_a_running_job_is_shown_live_and_can_be_paused(page: Page, new_run: Call
     page.expand("Timeline")
     page.see(run.get("/events").json()["items"][-1]["message"])
     page.expand("Spec")
-    page.see('"max_steps": 100')
+    page.see("stop.max_steps 100", '"max_steps": 100')
 
 
 def test_jobs_are_compared_by_what_differs_in_their_specs(page: Page, new_run: Callable[..., Run]) -> None:

@@ -12,13 +12,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Tag
+from pydantic import Discriminator, Tag, ValidationError
 
 from symadj.service.contract.spec.any_job import AnyJob
 from symadj.service.contract.spec.job import JobSpec
 from symadj.service.contract.spec.scores import ScoresSpec
 
-__all__ = ["SCORES", "TRAINING", "AnyJob", "AnySpec", "JobSpec", "ScoresSpec", "kind_of", "spec_of_stored"]
+__all__ = [
+    "SCORES",
+    "TRAINING",
+    "AnyJob",
+    "AnySpec",
+    "JobSpec",
+    "ScoresSpec",
+    "changes_of_stored",
+    "kind_of",
+    "spec_of_stored",
+]
 
 TRAINING, SCORES = "training", "scores"
 
@@ -42,3 +52,11 @@ def spec_of_stored(values: dict[str, Any]) -> JobSpec | ScoresSpec:
         ValidationError: this version can't read it.
     """
     return (ScoresSpec if kind_of(values) == SCORES else JobSpec).of_stored(values)
+
+
+def changes_of_stored(values: dict[str, Any]) -> dict[str, Any] | None:
+    """Return those fields of a stored spec that differ from their defaults; None where this version can't read it."""
+    try:
+        return spec_of_stored(values).model_dump(mode="json", exclude_defaults=True)
+    except ValidationError:
+        return None
