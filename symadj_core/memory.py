@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 
 @dataclass
@@ -143,6 +142,15 @@ def _device_peaks_work(device: torch.device) -> bool:
     return True
 
 
+def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among an operation's arguments or results, and in the lists and tuples among these."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors_in(value)
+
+
 class LiveTensorMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Exact peak of the tensor storage that is made and alive within its context, on any device.
 
@@ -160,6 +168,11 @@ class LiveTensorMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak_bytes = 0
         self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # What keeps torch.compile out of a mode loads all of it (0.9 s), and makes every operation dearer.
+        return False
+
     def reset_peak(self) -> None:
         """Start a new peak from what is alive now."""
         self.peak_bytes = self.live_bytes
@@ -167,13 +180,14 @@ class LiveTensorMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        for x in tree_iter((args, kwargs)):
-            if isinstance(x, Tensor):
+        for x in tensors_in(args):
+            self._ignore(x)
+        if kwargs:
+            for x in tensors_in(kwargs.values()):
                 self._ignore(x)
         result = func(*args, **(kwargs or {}))
-        for x in tree_iter(result):
-            if isinstance(x, Tensor):
-                self._count(x)
+        for x in tensors_in((result,)):
+            self._count(x)
         return result
 
     def _ignore(self, x: Tensor) -> None:

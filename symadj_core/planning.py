@@ -29,14 +29,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from symadj_core.flows import Block, Flow
 from symadj_core.flows.block import Carried, Integrals
 from symadj_core.gradients import GRADIENTS, GradientMethod, Symplectic
 from symadj_core.gradients.keep import Binomial, Budget, Keep, Steps, parse
-from symadj_core.memory import LiveTensorMeter
+from symadj_core.memory import LiveTensorMeter, tensors_in
 from symadj_core.solvers.controller import AdaptiveController, Controller, EvenGrid, FixedStep
 from symadj_core.solvers.system import Quadrature
 
@@ -502,7 +501,7 @@ class _RehearsalMeter(LiveTensorMeter):  # type: ignore[no-untyped-call]
         self._seconds += _SECONDS_PER_OPERATION
         if not func.is_view:
             # What is read is about as much as what is written.
-            written = sum(x.nbytes for x in tree_leaves(result) if isinstance(x, Tensor))
+            written = sum(x.nbytes for x in tensors_in((result,)))
             self._seconds += 2 * written / _BYTES_PER_SECOND
             count = flop_registry.get(func._overloadpacket)
             if count is not None:
