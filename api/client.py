@@ -57,6 +57,8 @@ BUSY_SECONDS = 60.0
 FLOW_SECONDS = 300.0
 # How long a download that broke off is asked for again while nothing of it comes.
 RESUME_SECONDS = 60.0
+# How long a request for what is new waits for it.
+_FOLLOW_SECONDS = 30.0
 PIECE_BYTES = 2**18
 # Of one request for the lines to come of a job's logs.
 FOLLOW_SECONDS = 20.0
@@ -535,14 +537,15 @@ class Client:
         parameters = {"after_seq": after_seq, "limit": limit, "points": points, "wait": wait}
         return self._read(MetricSeriesRead, "GET", f"{_job_path(job_id)}/metrics/{name}", params=_given(parameters))
 
-    def metric_pages(self, job_id: str, name: str) -> Iterator[MetricSeriesRead]:
-        """Read all values of one metric that are stored now, page by page."""
+    def metric_pages(self, job_id: str, name: str, *, follow: bool = False) -> Iterator[MetricSeriesRead]:
+        """Read all values of one metric that are stored now, page by page; ``follow``: until the job has ended."""
         after_seq = 0
         while True:
-            page = self.metric(job_id, name, after_seq=after_seq)
-            if not page.points:
+            page = self.metric(job_id, name, after_seq=after_seq, wait=_FOLLOW_SECONDS if follow else None)
+            if page.points:
+                yield page
+            if page.complete or not (page.points or follow):
                 return
-            yield page
             after_seq = page.next_after_seq
 
     def series(self, job_id: str, names: Sequence[str] | None = None, *, points: int | None = None) -> SeriesList:

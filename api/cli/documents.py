@@ -38,6 +38,12 @@ def read_spec(path: Path) -> dict[str, Any]:
         raise typer.BadParameter(f"{path} is neither YAML nor JSON: {error}", param_hint="SPEC") from error
     if not isinstance(document, dict):
         raise typer.BadParameter(f"{path} holds no mapping of fields", param_hint="SPEC")
+    if {"id", "state", "spec"} <= document.keys():
+        raise typer.BadParameter(
+            f"{path} holds a job and not a spec: `symadj clone {document['id']}` submits its spec again, and in the "
+            "field `spec` it stands by itself",
+            param_hint="SPEC",
+        )
     _check_json(document, "SPEC")
     return document
 

@@ -47,6 +47,20 @@ def main() -> None:
         sys.exit(1)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"symadj {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
+
+
 @app.command("serve")
 def serve_command(
     host: Annotated[str, typer.Option(help="Address on which the API listens.")] = "127.0.0.1",

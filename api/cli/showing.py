@@ -144,6 +144,9 @@ def metrics(
     job: JobId,
     name: Annotated[str | None, typer.Argument(help="A metric; without one, all with their newest values.")] = None,
     out: Out = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Of one metric: go on with new values until the job has ended.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print a job's metrics, or every value of one (tab-separated: step, value).
@@ -155,6 +158,8 @@ def metrics(
             client.write_series(job, stream, None if name is None else [name])
         console.print(str(out), soft_wrap=True)
         return
+    if follow and (name is None or out is not None):
+        raise typer.BadParameter("one metric is followed, and printed: name it, without --out", param_hint="--follow")
     if name is None:
         listing = client.metrics(job)
         if as_json:
@@ -162,12 +167,13 @@ def metrics(
         else:
             console.print(render.metric_table(listing.items))
         return
-    known = [metric.name for metric in client.metrics(job).items]
-    if name not in known:
-        raise typer.BadParameter(f"the job has no {name!r}; it has: {', '.join(known) or 'none yet'}")
-    for page in client.metric_pages(job, name):
+    if not follow:
+        known = [metric.name for metric in client.metrics(job).items]
+        if name not in known:
+            raise typer.BadParameter(f"the job has no {name!r}; it has: {', '.join(known) or 'none yet'}")
+    for page in client.metric_pages(job, name, follow=follow):
         for point in page.points:
-            print(point.model_dump_json() if as_json else f"{point.step}\t{point.value:.8g}")
+            print(point.model_dump_json() if as_json else f"{point.step}\t{point.value:.8g}", flush=follow)
 
 
 @client_command(app)

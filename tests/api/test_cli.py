@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from symadj.api import __version__
 from symadj.service.contract.states import ReasonCode
-from tests.api.conftest import Run, checkpoint
+from tests.api.conftest import NOW, Run, checkpoint
 from tests.conftest import ApiServer
 
 SYMADJ = Path(sys.executable).with_name("symadj")
@@ -111,3 +112,28 @@ def test_a_job_is_labelled_cloned_and_tried_again(api_server: ApiServer) -> None
     symadj(api_server, "cancel", job_id)
     assert symadj(api_server, "retry", job_id).stdout.startswith("job-")
     assert symadj(api_server, "label", job_id, "team").returncode == 2
+
+
+def test_the_version_is_printed(api_server: ApiServer) -> None:
+    assert symadj(api_server, "--version").stdout == f"symadj {__version__}\n"
+
+
+def test_what_show_prints_is_told_to_be_a_job_and_how_to_submit_it_again(run: Run) -> None:
+    shown = symadj(run.server, "show", run.job_id, "--json").stdout
+    refused = symadj(run.server, "submit", "-", stdin=shown)
+    assert refused.returncode == 2
+    assert f"symadj clone {run.job_id}" in " ".join(refused.stderr.replace("│", " ").split())
+
+
+def test_a_metric_is_followed_to_the_end_of_its_job(run: Run) -> None:
+    run.send(*({"kind": "step", "time": NOW, "step": step, "metrics": {"loss": 1 / step}} for step in (1, 2)))
+    environment = {"SYMADJ_URL": run.server.url, "PATH": "/usr/bin:/bin"}
+    command = [SYMADJ, "metrics", run.job_id, "loss", "-f"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        assert [following.stdout.readline() for _ in range(2)] == ["1\t1\n", "2\t0.5\n"]
+        run.send({"kind": "step", "time": NOW, "step": 3, "metrics": {"loss": 4.0}})
+        assert following.stdout.readline() == "3\t4\n"
+        run.end("cancelled")
+        assert following.stdout.read() == ""
+        assert following.wait() == 0
