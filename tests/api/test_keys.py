@@ -125,16 +125,13 @@ def test_a_submitter_sees_and_changes_their_own_jobs_and_no_others(
     assert theirs not in seen
     assert listed(client, ada, owner="bob") == set()
     not_there = assert_problem(client.get(f"{V1}/jobs/job-none", headers=ada), 404)["detail"]
-    for method, path in (
-        *(("GET", path) for path in ("", "/events", "/metrics", "/metrics/loss", "/memory", "/memory/steps")),
-        *(("GET", path) for path in ("/artifacts", "/artifacts/config.json", "/attempts", "/checkpoints")),
-        *(("POST", path) for path in ("/cancel", "/pause", "/resume", "/checkpoint", "/scores")),
-        *(("POST", path) for path in ("/clone", "/retry")),
-        ("PATCH", ""),
-        ("DELETE", ""),
-    ):
-        answer = client.request(method, f"{V1}/jobs/{theirs}{path}", headers=ada)
-        assert assert_problem(answer, 404)["detail"] == not_there.replace("job-none", theirs), (method, path)
+    of_a_job = [item for item in endpoints() if "{job_id}" in item.path and "/flow/" not in item.path]
+    assert {item.method for item in of_a_job} == {"GET", "POST", "PATCH", "DELETE"}
+    for item in of_a_job:
+        answer = client.request(item.method, item.at(theirs), headers=ada)
+        assert assert_problem(answer, 404)["detail"] == not_there.replace("job-none", theirs), item
+    waiting = {name: client.get(f"{V1}/cluster", headers=who).json() for name, who in (("ada", ada), ("all", admin))}
+    assert 0 < waiting["ada"]["queued"] < waiting["all"]["queued"]
     continued = client.post(f"{V1}/jobs", json=TOY | {"parent": {"job": theirs, "step": None}}, headers=ada)
     assert assert_problem(continued, 422)["errors"][0]["pointer"] == "/parent/job"
     assert client.get(f"{V1}/jobs/{theirs}", headers=bob).json()["state"] == "queued"
