@@ -21,8 +21,8 @@ def test_a_read_of_a_job_is_answered_304_until_something_changes(
     run.send({"kind": "step", "time": NOW, "step": 1, "metrics": {"loss": 1.0}}, checkpoint(1))
     path = endpoint.at(run.job_id)
     answer = run.api.get(path)
-    if answer.status_code == 404 and "/artifacts/" in path:
-        return  # of a file: its own tests
+    if answer.headers["content-type"] != "application/json":
+        return  # a file has its sum as ETag, and a stream has none
     etag = answer.headers["etag"]
     for given in (etag, f'"other", W/{etag}', "*"):
         unchanged = run.api.get(path, headers={"If-None-Match": given})
