@@ -25,6 +25,7 @@ from symadj.api.monitoring import RequestMetrics, make_registry
 from symadj.api.origins import RefuseForeignRequests, allowed_hosts
 from symadj.api.routers import documentation, health, ingest, page, resources
 from symadj.api.security_headers import AddSecurityHeaders
+from symadj.api.submission_plans import SubmissionPlans
 from symadj.service.settings import Settings
 from symadj.service.store import Database
 from symadj.service.store.downsampling import Downsampler
@@ -48,7 +49,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await run_sync(database.migrate)
+        if settings.plan_submitted:
+            app.state.submission_plans = SubmissionPlans(database, app.state.cluster, app.state.flow_process)
         yield
+        if app.state.submission_plans is not None:
+            await app.state.submission_plans.close()
         await app.state.flow_process.close()
         database.close()
         ingest_lane.database.close()
@@ -72,6 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.long_polls = LongPolls()
     app.state.cluster = ClusterView(settings)
     app.state.flow_process = FlowProcess(settings)
+    app.state.submission_plans = None
     app.state.key_secret = key_secret
     app.state.prometheus = make_registry(database)
     app.add_middleware(AddEtags)

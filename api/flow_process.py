@@ -73,6 +73,11 @@ class FlowProcess:
         finally:
             self._taken -= 1
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request is computed or waits."""
+        return self._taken > 0
+
     async def close(self) -> None:
         """End the process."""
         process, self._process = self._process, None

@@ -142,6 +142,9 @@ class Settings(BaseSettings):
         description="Memory that it may take, beyond what its process has with the libraries loaded (512MiB).",
     )
     flow_threads: int = Field(1, ge=1, description="Threads of that process that compute.")
+    plan_submitted: bool = Field(
+        True, description="Whether the memory of the newest jobs in the queue is planned before they start."
+    )
     upload_bytes: ByteSize = Field(
         ByteSize(2**30), gt=0, description="Bytes that a file of rows to score may have that is sent to the API (1GiB)."
     )

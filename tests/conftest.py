@@ -28,6 +28,8 @@ from tests.buckets import BucketServer
 
 # Before torch is loaded: the tests' tensors are small, and threads that wait for each other make a busy machine crawl.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A process with torch for every server; tests/api/test_submission_plans.py has it.
+os.environ.setdefault("SYMADJ_PLAN_SUBMITTED", "false")
 # No test fails for a machine that is busy with others.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")

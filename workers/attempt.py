@@ -31,7 +31,6 @@ from symadj.service.contract.result import EvaluationResult, JobResult
 from symadj.service.contract.spec import ScoresSpec
 from symadj.service.contract.spec.resources import GpuResources
 from symadj.service.contract.states import JobState, ReasonCode, StopReason
-from symadj.workers.control_group import readable
 from symadj.workers.data import PreparedData, data_roots, load_data
 from symadj.workers.delivery.capture import captured
 from symadj.workers.delivery.outbox import TelemetryError
@@ -208,15 +207,9 @@ class AttemptRun:
             return None
         self.rank_run.outbox.put(PlanRecord(plan=plan))
         least, resources = plan.chosen.peaks[0], self.spec.resources
-        if plan.memory_budget is None or least.fits_budget:
+        message = plan.over_budget
+        if message is None or plan.memory_budget is None:
             return None
-        message = (
-            f"by its plan a worker holds {readable(least.worker_bytes)} in a step of {least.steps} solver steps a "
-            f"block ({readable(plan.idle_bytes)} of interpreter, libraries and data, "
-            f"{readable(plan.weights_bytes + plan.optimizer_bytes)} of weights and optimiser, "
-            f"{readable(least.step_bytes)} in {least.limited_by}), and resources.memory_budget is "
-            f"{readable(plan.memory_budget)}"
-        )
         figures = {"planned_bytes": least.worker_bytes, "memory_budget_bytes": plan.memory_budget}
         adapts = resources.microbatch_size == "auto" or self.spec.gradient.kind == "auto"
         if resources.over_budget == "fail" and not (adapts and plan.resting_bytes < plan.memory_budget):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ControlGroup", "available_memory", "readable"]
+__all__ = ["ControlGroup", "available_memory"]
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,6 @@ def available_memory(root: Path = Path("/")) -> int:
     # Where the kernel says nothing of what is free (not Linux), all that there is.
     bytes_of_node = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if of_node is None else of_node * 1024
     return bytes_of_node if free is None else min(free, bytes_of_node)
-
-
-def readable(size: int) -> str:
-    """Return a number of bytes for a message."""
-    # Four digits, where pydantic's ByteSize gives one: two sizes may differ by little.
-    return f"{size / 2**30:.4g} GiB" if size >= 2**30 else f"{size / 2**20:.4g} MiB"
 
 
 def _folders(root: Path) -> Iterator[tuple[_Names, Path]]:

@@ -146,7 +146,7 @@ def _planned(question: PlanQuestion) -> Plan:
         context_columns = sum(column.context for column in source.columns)
         columns, image = source.dim - context_columns, read[0].image
     flow = build_flow(spec, columns, context_columns, image)
-    return make_plan(spec, flow, available_bytes=question.available_bytes)
+    return make_plan(spec, flow, available_bytes=question.available_bytes, all_gradients=question.all_gradients)
 
 
 def _not_done(outcome: FlowOutcome, error: Exception) -> tuple[FlowAnswer, bytes]:

@@ -65,7 +65,9 @@ def planned_beside_measured(read: PlanRead) -> Text:
     """Return what a run was to take, and what it took, in a line."""
     if read.planned_bytes is None or read.steps is None:
         peaks = ", ".join(f"{size(peak.worker_bytes)} (N = {peak.steps})" for peak in read.plan.chosen.peaks)
-        return Text(f"Planned peak of a worker: {peaks}.\n")
+        beyond = read.plan.over_budget
+        more = "" if beyond is None else f"Too much: {beyond}.\n"
+        return Text(f"Planned peak of a worker: {peaks}.\n{more}")
     line = f"Planned peak of a worker, for {read.steps:g} steps of a block: {size(read.planned_bytes)}"
     if read.error is None:
         return Text(f"{line}.\n")

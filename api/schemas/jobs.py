@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import ConfigDict, Field, RootModel
+from pydantic import ByteSize, ConfigDict, Field, RootModel
 
 from symadj.api.schemas.answer import Answer
 from symadj.service.contract.data_summary import DataSummary
@@ -109,7 +109,7 @@ class JobSummary(Answer):
     reason: ReasonCode | None
     labels: dict[str, str]
     progress: Progress
-    memory_budget: int | None = Field(description="resources.memory_budget of its spec, in bytes, for each worker.")
+    memory_budget: ByteSize | None = Field(description="resources.memory_budget of its spec: bytes of each worker.")
     planned_bytes: int | None = Field(
         description="What a worker holds at its peak by its run's plan, for the steps that its solves take now."
     )
@@ -156,9 +156,9 @@ class PlannedGradient(Answer):
 
 
 class PlanRead(Answer):
-    """What a run said that it would take, beside what was measured."""
+    """What a job was said to take, beside what was measured."""
 
-    attempt: int
+    attempt: int = Field(description="That planned it; 0: the service did, when the job was submitted.")
     planned_at: datetime
     plan: Plan
     steps: float | None = Field(description="Accepted steps of a block's solve in the newest step, on the average.")
@@ -205,7 +205,7 @@ class JobRead(JobSummary):
     spec_changes: dict[str, Any] | None = Field(
         description="Those fields of `spec` that differ from their defaults; null where this version can't read it."
     )
-    plan: PlanRead | None = Field(None, description="null: its run has not planned yet, or its version did not.")
+    plan: PlanRead | None = Field(None, description="null: nobody has planned it yet, or its version did not.")
     failure: Failure | None
     result: JobResult | None = Field(description="Of a job that succeeded; else null.")
 

@@ -117,6 +117,7 @@ class PlanQuestion(_Header):
         image: channels, height and width of the image in a row, or None.
         roots: the folders that the data may lie below.
         available_bytes: the most that each worker could have, where that is known.
+        all_gradients: every way to make the gradient, or the spec's own alone.
     """
 
     spec: dict[str, Any]
@@ -125,6 +126,7 @@ class PlanQuestion(_Header):
     image: tuple[int, int, int] | None = None
     roots: tuple[str, ...] = ()
     available_bytes: int | None = None
+    all_gradients: bool = True
 
     ask_for_less: ClassVar[str] = (
         "say how many columns (or what images) the data have, so that they need not be read, or plan a smaller flow"

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from symadj.service.contract.sizes import readable
 from symadj.service.contract.storable import Details, Message
 
 __all__ = ["IDLE_BYTES", "PLANNED_STEPS", "GradientPlan", "HeldBytes", "Plan", "PlannedPart", "PlannedPeak"]
@@ -120,6 +121,20 @@ class Plan(_Part):
     def chosen(self) -> GradientPlan:
         """The spec's own gradient."""
         return next(item for item in self.gradients if item.chosen)
+
+    @property
+    def over_budget(self) -> str | None:
+        """In words, that even the shortest solve takes more than resources.memory_budget; None: it does not."""
+        least = self.chosen.peaks[0]
+        if self.memory_budget is None or least.fits_budget:
+            return None
+        return (
+            f"by its plan a worker holds {readable(least.worker_bytes)} in a step of {least.steps} solver steps a "
+            f"block ({readable(self.idle_bytes)} of interpreter, libraries and data, "
+            f"{readable(self.weights_bytes + self.optimizer_bytes)} of weights and optimiser, "
+            f"{readable(least.step_bytes)} in {least.limited_by}), and resources.memory_budget is "
+            f"{readable(self.memory_budget)}"
+        )
 
     def worker_bytes(self, steps: float) -> int:
         """Return what a worker holds at its peak with the spec's own gradient and so many steps of each solve."""

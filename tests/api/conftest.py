@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import httpx
+import psutil
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -84,6 +85,12 @@ class Run:
 
     def post(self, path: str) -> httpx.Response:
         return self.api.post(f"/api/v1/jobs/{self.job_id}{path}")
+
+
+def child(server: ApiServer) -> psutil.Process:
+    """Return the process that computes with flows."""
+    (found,) = psutil.Process(server.process.pid).children()
+    return found
 
 
 def checkpoint(step: int, **changes: Any) -> dict[str, Any]:

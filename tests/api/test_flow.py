@@ -32,7 +32,7 @@ from symadj.service.contract.spec.section import kinds_of
 from symadj.service.contract.spec.solver import NamedGradient
 from symadj.service.roles import Role
 from symadj.service.store import Database
-from tests.api.conftest import NOW, Run, runs_of
+from tests.api.conftest import NOW, Run, child, runs_of
 from tests.api.test_jobs import assert_problem
 from tests.conftest import TOY, ApiServer, running_api
 from tests.core.test_trained import OF_CONTEXT, config, folder
@@ -139,12 +139,6 @@ def read(answer: httpx.Response) -> dict[str, np.ndarray[Any, Any]]:
         case MediaType.PARQUET:
             table = pa.parquet.read_table(io.BytesIO(content))
     return {name: table[name].to_numpy() for name in table.column_names}
-
-
-def child(server: ApiServer) -> psutil.Process:
-    """The process that computes."""
-    (found,) = psutil.Process(server.process.pid).children()
-    return found
 
 
 @pytest.mark.parametrize("media_type", MediaType)

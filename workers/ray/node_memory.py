@@ -9,8 +9,9 @@ from __future__ import annotations
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from symadj.service.contract.sizes import readable
 from symadj.service.contract.states import ReasonCode
-from symadj.workers.control_group import ControlGroup, readable
+from symadj.workers.control_group import ControlGroup
 from symadj.workers.outcome import LESS_MEMORY, Failure
 
 __all__ = ["NodeMemory"]

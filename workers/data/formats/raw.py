@@ -13,8 +13,9 @@ from typing import Any, BinaryIO, cast
 
 from numpy.typing import NDArray
 
+from symadj.service.contract.sizes import readable
 from symadj.service.contract.spec.data import FileData, FormatName
-from symadj.workers.control_group import available_memory, readable
+from symadj.workers.control_group import available_memory
 from symadj.workers.data.errors import DataError
 
 __all__ = [
