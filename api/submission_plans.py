@@ -63,7 +63,7 @@ class SubmissionPlans:
         while await self._more.wait():
             self._more.clear()
             while self._waiting:
-                job_id = self._waiting.pop()
+                job_id = self._waiting.popleft()
                 try:
                     await self._plan(job_id)
                 except SymadjError as error:
