@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,14 +13,25 @@ import pytest
 from tests.api.conftest import NOW, child, runs_of
 from tests.conftest import TOY, ApiServer, running_api
 from tests.service.lives import plan
+from tests.service.ray_server import RayServer
 
 PATIENCE_SECONDS = 120
 SPEC: dict[str, Any] = TOY | {"flow": {"blocks": 1, "field": {"hidden": [4]}}, "stop": {"max_steps": 1}}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with running_api(tmp_path_factory.mktemp("api"), SYMADJ_PLAN_SUBMITTED="true") as server:
+def ray() -> Iterator[RayServer]:
+    """A cluster of one node with two CPUs and 8 GiB."""
+    server = RayServer()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, ray: RayServer) -> Iterator[ApiServer]:
+    settings = {"SYMADJ_PLAN_SUBMITTED": "true", "SYMADJ_RAY_ADDRESS": ray.url}
+    with running_api(tmp_path_factory.mktemp("api"), **settings) as server:
         yield server
 
 
@@ -56,6 +68,16 @@ def test_a_job_in_the_queue_has_a_plan_and_is_told_that_it_exceeds_the_budget(ap
     least = found["plan"]["gradients"][0]["peaks"][0]["worker_bytes"]
     assert told["data"] == {"planned_bytes": least, "memory_budget_bytes": 500 * 2**20}
     assert "resources.memory_budget is 500 MiB" in told["message"]
+
+
+def test_a_plan_says_whether_the_nodes_have_room_for_the_workers(api: httpx.Client) -> None:
+    data = TOY["data"] | {"rows": 2_000_000, "batch_size": 1_000_000}
+    found = planned(api, submit(api, data=data, resources={"workers": 2}, gradient={"kind": "backprop"}))["plan"]
+    assert found["available_bytes"] == 4 * 2**30, "each has half of the node"
+    peaks = found["gradients"][0]["peaks"]
+    fits = [peak["fits_workers"] for peak in peaks]
+    assert fits == [peak["worker_bytes"] <= 4 * 2**30 for peak in peaks]
+    assert (fits[0], fits[-1]) == (True, False)
 
 
 def test_of_many_jobs_at_once_the_newest_are_planned_and_the_others_by_their_runs(

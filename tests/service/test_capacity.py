@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from symadj.service.capacity import fits_now, never_fits
+import pytest
+
+from symadj.service.capacity import fits_now, most_memory, never_fits
 from symadj.service.contract.spec.resources import CpuResources, GpuResources
 from symadj.service.ray_jobs import Node
 
@@ -30,6 +32,29 @@ def test_a_worker_must_fit_into_one_node() -> None:
     assert never_fits(CpuResources(workers=2, cpus_per_worker=8), CLUSTER, 120) is None
     assert never_fits(GpuResources(kind="gpu", workers=4), CLUSTER, 120) is None
     assert never_fits(GpuResources(kind="gpu", workers=1), LAPTOP, 120) is not None
+
+
+@pytest.mark.parametrize(
+    ("workers", "nodes", "most"),
+    [
+        (1, LAPTOP, 8),  # alone on the node
+        (2, LAPTOP, 4),
+        (3, LAPTOP, None),  # there are two CPUs
+        (2, CLUSTER, 64),  # a node each
+        (3, CLUSTER, 32),  # two of them on one node
+        (3, [*LAPTOP, *CLUSTER], 32),  # the small node is left out
+        (3, [LAPTOP[0], CLUSTER[0]], 64 / 3),  # all three on the large one leaves each more than the small one would
+    ],
+)
+def test_a_worker_can_have_its_share_of_the_node_on_which_it_has_the_least(
+    workers: int, nodes: list[Node], most: float | None
+) -> None:
+    found = most_memory(CpuResources(workers=workers), nodes)
+    assert found == (None if most is None else int(most * 2**30))
+
+
+def test_what_a_job_asks_for_does_not_limit_what_it_could_have() -> None:
+    assert most_memory(CpuResources.model_validate({"memory_budget": "1GiB"}), LAPTOP) == 8 * 2**30
 
 
 def test_memory_budgets_count() -> None:
