@@ -129,6 +129,18 @@ def _describe_etags(document: dict[str, Any]) -> None:
             responses.setdefault("304", {"description": "Nothing new since the ETag in If-None-Match"})
 
 
+def _close_mappings(schema: Any) -> None:
+    """Say of all mappings that they have no other keys than those of the pattern that theirs must match."""
+    if isinstance(schema, list):
+        for item in schema:
+            _close_mappings(item)
+    if isinstance(schema, dict):
+        if "patternProperties" in schema:
+            schema.setdefault("additionalProperties", False)
+        for item in schema.values():
+            _close_mappings(item)
+
+
 def _openapi(app: FastAPI) -> dict[str, Any]:
     """Return the OpenAPI document with our problems in the place of FastAPI's own validation errors."""
     if app.openapi_schema is None:
@@ -141,5 +153,6 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas["Problem"] = problem
         _describe_bodies(app, document)
         _describe_etags(document)
+        _close_mappings(schemas)
         app.openapi_schema = document
     return app.openapi_schema

@@ -49,8 +49,8 @@ async def stream_job(
         float, Query(ge=0, le=600, description="Seconds for which the stream goes on; 0: what there is now.")
     ] = 0.0,
     last_event_id: Annotated[
-        str | None, Header(pattern=_ID, description="The id of the last event that was received: what follows it.")
-    ] = None,
+        str, Header(pattern=_ID, description="The id of the last event that was received: what follows it.")
+    ] = "",
 ) -> Response:
     """Stream what happens to a job as server-sent events.
 
@@ -82,8 +82,8 @@ class _Place:
     value: int = 0
 
     @classmethod
-    def parse(cls, text: str | None) -> _Place:
-        return cls() if text is None else cls(*map(int, text.split("-")))
+    def parse(cls, text: str) -> _Place:
+        return cls() if not text else cls(*map(int, text.split("-")))
 
     def __str__(self) -> str:
         return f"{self.event}-{self.value}"

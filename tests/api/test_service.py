@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,15 +95,27 @@ def test_the_api_process_loads_neither_torch_nor_ray(api_server: ApiServer, api:
 def test_what_tells_the_kinds_of_a_union_apart_is_required_where_the_interface_says_so(api: httpx.Client) -> None:
     """As OpenAPI asks for: else a document without it fits the schema and is refused, or the reverse."""
     schemas = api.get("/openapi.json").json()["components"]["schemas"]
-    waiting: list[Any] = list(schemas.values())
     told_apart = 0
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, dict) and "oneOf" in part and "discriminator" in part:
+    for part in parts_of(schemas):
+        if "oneOf" in part and "discriminator" in part:
             told_apart += 1
             for member in part["oneOf"]:
                 section = schemas[member["$ref"].rpartition("/")[2]]
                 assert part["discriminator"]["propertyName"] in section["required"], member
+    assert told_apart, "of data, transforms and records, at least"
+
+
+def test_names_that_would_be_refused_are_none_that_the_schema_takes(api: httpx.Client) -> None:
+    mappings = [part for part in parts_of(api.get("/openapi.json").json()) if "patternProperties" in part]
+    assert mappings, "labels and metrics, at least"
+    assert all(part["additionalProperties"] is False for part in mappings)
+
+
+def parts_of(document: Any) -> Iterator[dict[str, Any]]:
+    waiting = [document]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield part
         if isinstance(part, dict | list):
             waiting += part.values() if isinstance(part, dict) else part
-    assert told_apart, "of data, transforms and records, at least"
