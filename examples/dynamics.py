@@ -24,8 +24,8 @@ from symadj_core.gradients import GRADIENTS
 from symadj_core.memory import LiveTensorMeter
 from symadj_core.solvers.problem import Stats
 
-MASSES, FRICTION, INTERVAL = 3, 0.1, 0.5
-HIDDEN, BATCH, LEARNING_RATE = 32, 64, 1e-2
+MASSES, FRICTION, INTERVAL = 3, 0.1, 0.2
+HIDDEN, BATCH, LEARNING_RATE = 32, 64, 3e-2
 
 
 def chain(t: Tensor, x: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class EnergyField(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.energy = nn.Sequential(
-            nn.Linear(size, HIDDEN), nn.Softplus(), nn.Linear(HIDDEN, HIDDEN), nn.Softplus(), nn.Linear(HIDDEN, 1)
+            nn.Linear(size, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, 1)
         ).double()
         self.friction = nn.Parameter(torch.full((size // 2,), -3.0, dtype=torch.float64))
 
@@ -120,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--snapshots", help="a .npy of [moments, trajectories, 2 n] values in place of the chain's")
     parser.add_argument("--interval", type=float, default=INTERVAL, help="of time between two snapshots")
-    parser.add_argument("--steps", type=int, default=500, help="of training")
+    parser.add_argument("--steps", type=int, default=1000, help="of training")
     given = parser.parse_args()
     torch.manual_seed(0)
     if given.snapshots is None:
