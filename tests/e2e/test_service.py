@@ -325,6 +325,14 @@ def test_a_rank_that_crashes_in_native_code_is_named_and_its_last_lines_are_quot
     assert "Fatal Python error: Aborted" in service.run("show", job_id).stdout
 
 
+def test_a_plan_knows_what_memory_rays_nodes_have_for_the_workers(client: Client) -> None:
+    plan = client.plan(toy(1))
+    nodes = client.cluster().nodes
+    assert nodes is not None
+    assert plan.available_bytes == nodes[0].memory // 2, "two workers on one node"
+    assert all(peak.fits_workers is not None for item in plan.gradients for peak in item.peaks)
+
+
 def test_two_services_do_not_share_a_data_folder(service: Service) -> None:
     second = service.run("serve", "--port", "0", "--data", str(service.data))
     assert second.returncode == 1
