@@ -114,8 +114,9 @@ def _describe_bodies(app: FastAPI, document: dict[str, Any]) -> None:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         for name, definition in (schema.pop("$defs", {}) | {model.__name__: schema}).items():
             schemas.setdefault(name, definition)
-        content: dict[str, Any] = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
-        content |= {media_type: {} for media_type in body.beside}
+        read = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
+        content: dict[str, Any] = {"application/json": read}
+        content |= {media_type: read if media_type.endswith("json") else {} for media_type in body.beside}
         for method in route.methods or ():
             operation = document["paths"][route.path][method.lower()]
             operation["requestBody"] = {"required": body.required, "content": content}

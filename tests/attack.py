@@ -73,7 +73,7 @@ checks.positive_data_acceptance.enabled = false
 checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", 503]
 phases = {{ coverage = {{ enabled = false }} }}
 [[operations]]
-include-path-regex = "/(clone|scores|flow/[a-z_]+)$"
+include-path-regex = "/(clone|retry|scores|flow/[a-z_]+)$"
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 # Records come from runs of symadj alone, many a second: what pydantic takes for a number (text, a flag) is one there.
 [[operations]]

@@ -111,6 +111,22 @@ def test_names_that_would_be_refused_are_none_that_the_schema_takes(api: httpx.C
     assert all(part["additionalProperties"] is False for part in mappings)
 
 
+def test_a_body_of_json_has_a_schema_by_whatever_name_of_json_it_is_sent(api: httpx.Client) -> None:
+    bodies = [part["content"] for part in parts_of(api.get("/openapi.json").json()) if "content" in part]
+    of_json = [media for content in bodies for name, media in content.items() if name.endswith("json")]
+    assert any("application/merge-patch+json" in content for content in bodies)
+    assert all("schema" in media for media in of_json)
+
+
+def test_of_kinds_that_may_be_left_out_the_schema_asks_for_no_single_one(api: httpx.Client) -> None:
+    document = api.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    for part in parts_of(document):
+        sections = [schemas[member["$ref"].rpartition("/")[2]] for member in part.get("oneOf", ()) if "$ref" in member]
+        without = [one for one in sections if "kind" in one["properties"] and "kind" not in one.get("required", ())]
+        assert len(without) <= 1, part
+
+
 def parts_of(document: Any) -> Iterator[dict[str, Any]]:
     waiting = [document]
     while waiting:

@@ -95,12 +95,18 @@ class Section(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Leave ``discriminator`` out where the ``kind`` may be left out: OpenAPI has it for required fields alone."""
+        """Leave ``discriminator`` out where the ``kind`` may be left out: OpenAPI has it for required fields alone.
+
+        Without a ``kind``, several sections may fit: the schema asks for one of them at least, not for one alone.
+        """
         schema = handler(core_schema)
         for name, place in handler.resolve_ref_schema(schema).get("properties", {}).items():
             sections = kinds_of(cls.model_fields[name].annotation).values()
-            if not all(section.model_fields["kind"].is_required() for section in sections):
+            usual = sum(not section.model_fields["kind"].is_required() for section in sections)
+            if usual:
                 place.pop("discriminator", None)
+            if usual > 1 and "oneOf" in place:
+                place["anyOf"] = place.pop("oneOf")
         return schema
 
     def arguments(self) -> dict[str, Any]:
