@@ -113,7 +113,7 @@ def test_few_series_are_downsampled_at_once_each_for_all_who_ask_and_kept(
         again = ask(10).result()
         assert again.json() == first[0].result().json()
         etag = {"If-None-Match": again.headers["etag"]}
-        assert httpx.get(f"{server.url}{path}", params={"points": 10}, headers=etag).status_code == 304
+        assert httpx.get(f"{server.url}{path}", params={"points": 10}, headers=etag, timeout=60).status_code == 304
     assert httpx.get(f"{server.url}{path}", params={"points": 11}, headers=etag, timeout=60).status_code == 200
 
 
