@@ -40,7 +40,6 @@ def test_an_api_killed_during_a_cancel_is_heeded_all_the_same(shared: World, mea
     measure("kill -9 of the API during a cancel", "cancelled (after these seconds)", seconds, weights)
 
 
-@pytest.mark.quick_death
 def test_a_disk_that_is_full_when_a_checkpoint_is_written_costs_that_checkpoint_alone(shared: World) -> None:
     job_id = shared.submit(toy(STEPS, checkpoints={"every_steps": 100}))
     shared.at_step(job_id, 50)

@@ -238,6 +238,7 @@ def _losses(client: Client, job_id: str) -> list[float]:
     return [point.value for page in client.metric_pages(job_id, "loss") for point in page.points]
 
 
+@pytest.mark.slow
 def test_a_diverging_job_fails_with_its_reason_and_step(service: Service, client: Client, until: Until) -> None:
     spec = toy(
         50, optimizer={"kind": "sgd", "learning_rate": 100, "clip_norm": None}, solver={"kind": "fixed", "steps": 4}
