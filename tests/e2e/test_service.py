@@ -264,7 +264,8 @@ def test_a_job_on_bad_data_ends_before_any_worker_is_placed(service: Service, cl
     assert job.failure is not None
     assert job.failure.code == "data_error"
     assert "row 17 (from 0), column 'x1' of bad.npy is nan" in job.failure.message
-    assert job.failure.data == {"phase": "data", "file": "bad.npy", "column": "x1", "row": 17}
+    place = {"phase": "data", "file": "bad.npy", "column": "x1", "row": 17}
+    assert place.items() <= job.failure.data.items()
     summary = client.data(job.id).summary
     assert summary is not None
     (source,) = summary.sources
