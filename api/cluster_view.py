@@ -26,17 +26,23 @@ class ClusterView:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._lock = threading.Lock()
+        self._asking = threading.Lock()
         self._asked: float | None = None
         self._nodes: list[Node] | None = None
 
     def nodes(self) -> list[Node] | None:
-        """Return the living nodes of some seconds ago or of now; None where Ray does not answer."""
-        with self._lock:
-            if self._asked is None or time.monotonic() - self._asked > _FRESH_SECONDS:
-                self._nodes = self._ask()
-                self._asked = time.monotonic()
-            return self._nodes
+        """Return the living nodes of now or of some seconds ago; None where Ray does not answer.
+
+        While one thread asks, the others take what was said before: a Ray that is slow to answer holds up no more.
+        """
+        if self._asking.acquire(blocking=self._asked is None):
+            try:
+                if self._asked is None or time.monotonic() - self._asked > _FRESH_SECONDS:
+                    self._nodes = self._ask()
+                    self._asked = time.monotonic()
+            finally:
+                self._asking.release()
+        return self._nodes
 
     def _ask(self) -> list[Node] | None:
         token = self._settings.ray_token.get_secret_value() if self._settings.ray_token else None
