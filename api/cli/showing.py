@@ -6,12 +6,14 @@ Commands that change something, or follow a job, are in :mod:`symadj.api.cli.run
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import BaseModel
+from rich.console import RenderableType
 from rich.progress import DownloadColumn, TaskID, TransferSpeedColumn
 
 from symadj.api.cli import render
@@ -29,6 +31,14 @@ from symadj.service.contract.states import JobState
 app = typer.Typer()
 
 Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write all values to this .csv or .parquet file.")]
+
+
+def _print(answer: BaseModel, parts: Sequence[RenderableType], as_json: bool) -> None:
+    """Print an answer of the API as it is, or what people are shown of it."""
+    if as_json:
+        print(answer.model_dump_json(indent=2))
+    else:
+        print_parts(console, parts)
 
 
 @client_command(app)
@@ -68,40 +78,28 @@ def list_jobs(
 def attempts(client: Client, job: JobId, as_json: AsJson = False) -> None:
     """List the tries at a job: when, on how many workers, from where, how each ended and why."""
     read = client.attempts(job)
-    if as_json:
-        print(read.model_dump_json(indent=2))
-    else:
-        console.print(render.attempt_table(read.items))
+    _print(read, [render.attempt_table(read.items)], as_json)
 
 
 @client_command(app)
 def checkpoints(client: Client, job: JobId, as_json: AsJson = False) -> None:
     """List the checkpoints of a job that are kept; `symadj continue` makes a new job from one."""
     read = client.checkpoints(job)
-    if as_json:
-        print(read.model_dump_json(indent=2))
-    else:
-        print_parts(console, render.checkpoint_parts(read.items))
+    _print(read, render.checkpoint_parts(read.items), as_json)
 
 
 @client_command(app)
 def fields(client: Client, as_json: AsJson = False) -> None:
     """List the vector fields that a spec may name, those of installed packages among them."""
     read = client.fields()
-    if as_json:
-        print(read.model_dump_json(indent=2))
-    else:
-        console.print(render.field_table(read.items))
+    _print(read, [render.field_table(read.items)], as_json)
 
 
 @client_command(app)
 def cluster(client: Client, as_json: AsJson = False) -> None:
     """Show the cluster's nodes, what active jobs hold of them, and how many jobs wait."""
     read = client.cluster()
-    if as_json:
-        print(read.model_dump_json(indent=2))
-    else:
-        print_parts(console, render.cluster_parts(read))
+    _print(read, render.cluster_parts(read), as_json)
 
 
 @client_command(app)
@@ -132,10 +130,7 @@ def _all_events(client: Client, job: str) -> Iterator[EventRead]:
 def usage(client: Client, as_json: AsJson = False) -> None:
     """Show what the service takes: rows, bytes of the store, bytes of the jobs' files, what the disk has left."""
     read = client.usage()
-    if as_json:
-        print(read.model_dump_json(indent=2))
-    else:
-        print_parts(console, render.usage_parts(read))
+    _print(read, render.usage_parts(read), as_json)
 
 
 @client_command(app)
@@ -153,19 +148,16 @@ def metrics(
 
     With --out every value is written: a row a step, a column a metric.
     """
+    if follow and (name is None or out is not None):
+        raise typer.BadParameter("one metric is followed, and printed: name it, without --out", param_hint="--follow")
     if out is not None:
         with writing_csv(out) as stream:
             client.write_series(job, stream, None if name is None else [name])
         console.print(str(out), soft_wrap=True)
         return
-    if follow and (name is None or out is not None):
-        raise typer.BadParameter("one metric is followed, and printed: name it, without --out", param_hint="--follow")
     if name is None:
         listing = client.metrics(job)
-        if as_json:
-            print(listing.model_dump_json(indent=2))
-        else:
-            console.print(render.metric_table(listing.items))
+        _print(listing, [render.metric_table(listing.items)], as_json)
         return
     if not follow:
         known = [metric.name for metric in client.metrics(job).items]
@@ -269,7 +261,4 @@ def plan(
     document = read_spec(spec)
     set_fields(document, settings)
     made = client.plan(document, columns=columns, context_columns=context_columns, image=image)
-    if as_json:
-        print(made.model_dump_json(indent=2))
-    else:
-        print_parts(console, plan_parts(made))
+    _print(made, plan_parts(made), as_json)

@@ -125,6 +125,14 @@ def test_what_show_prints_is_told_to_be_a_job_and_how_to_submit_it_again(run: Ru
     assert f"symadj clone {run.job_id}" in " ".join(refused.stderr.replace("│", " ").split())
 
 
+def test_one_metric_is_followed_and_what_is_written_to_a_file_is_not(run: Run, tmp_path: Path) -> None:
+    for words in (["loss", "--out", str(tmp_path / "loss.csv")], []):
+        refused = symadj(run.server, "metrics", run.job_id, *words, "--follow")
+        assert refused.returncode == 2
+        assert "--follow" in refused.stderr
+    assert not (tmp_path / "loss.csv").exists()
+
+
 def test_a_metric_is_followed_to_the_end_of_its_job(run: Run) -> None:
     run.send(*({"kind": "step", "time": NOW, "step": step, "metrics": {"loss": 1 / step}} for step in (1, 2)))
     environment = {"SYMADJ_URL": run.server.url, "PATH": "/usr/bin:/bin"}
