@@ -23,6 +23,7 @@ from symadj.service.contract.storable import LONGEST_LINE
 
 __all__ = [
     "LAST_BYTES",
+    "LINE_BYTES",
     "Mask",
     "Output",
     "OutputReader",
@@ -37,7 +38,7 @@ LAST_BYTES = 2**16
 # So much of a line that has not ended is awaited; of a longer one a part is taken as a line.
 _LONGEST_WAIT = 2**16
 # A line counts as its own bytes and these.
-_LINE_BYTES = 100
+LINE_BYTES = 100
 # By which Ray tells its own reader of logs whose they are.
 _MARKS_OF_RAY = (b":job_id:", b":actor_name:", b":task_name:")
 
@@ -138,7 +139,7 @@ class OutputReader:
         """Return the lines that have come: the newest ones that count ``most_bytes``, and how much was before them.
 
         Args:
-            most_bytes: a line counts as its own bytes and a hundred; the last one is returned in any case.
+            most_bytes: a line counts as its own bytes and `LINE_BYTES`; the last one is returned in any case.
             to_the_end: a last line that has not ended is taken, too.
         """
         try:
@@ -157,7 +158,7 @@ class OutputReader:
         # Where bytes were passed over, the first one is the end of a line.
         kept: deque[bytes] = deque()
         for line in reversed(lines[1:] if begin > self._position else lines):
-            most_bytes -= len(line) + _LINE_BYTES
+            most_bytes -= len(line) + LINE_BYTES
             if most_bytes < 0 and kept:
                 break
             kept.appendleft(line)

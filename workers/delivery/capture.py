@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from symadj.service.contract.output import LAST_BYTES, Mask, Output, OutputReader, note_file, note_outputs
+from symadj.service.contract.output import LAST_BYTES, LINE_BYTES, Mask, Output, OutputReader, note_file, note_outputs
 from symadj.workers.delivery.outbox import TelemetryError
 from symadj.workers.delivery.sender import Sender
 
@@ -89,5 +89,5 @@ class _Capture:
         taken = 0
         for record in reader.read(most_bytes, to_the_end=to_the_end):
             self._sender.put(record)
-            taken += sum(len(line) + 100 for line in record.lines)
+            taken += sum(len(line.encode()) + LINE_BYTES for line in record.lines)
         return taken
