@@ -29,6 +29,8 @@ def test_while_one_asks_a_slow_ray_the_others_are_told_what_it_said_before(monke
         first = threads.submit(view.nodes)
         assert asked.wait(PATIENCE_SECONDS)
         others = [threads.submit(view.nodes) for _ in range(3)]
-        assert [other.result(PATIENCE_SECONDS / 4) for other in others] == [None] * 3
-        assert not first.done()
-        answer.set()
+        try:
+            assert [other.result(PATIENCE_SECONDS / 4) for other in others] == [None] * 3
+            assert not first.done()
+        finally:
+            answer.set()
