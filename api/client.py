@@ -548,9 +548,20 @@ class Client:
                 return
             after_seq = page.next_after_seq
 
-    def series(self, job_id: str, names: Sequence[str] | None = None, *, points: int | None = None) -> SeriesList:
-        """Read several metrics (None: all) in one answer, each downsampled to so many buckets at most."""
-        parameters = _given({"name": names, "points": points})
+    def series(
+        self,
+        job_id: str,
+        names: Sequence[str] | None = None,
+        *,
+        points: int | None = None,
+        first_step: int | None = None,
+        last_step: int | None = None,
+    ) -> SeriesList:
+        """Read several metrics (None: all) in one answer, each downsampled to so many buckets at most.
+
+        The buckets are of all steps, or of those from ``first_step`` to ``last_step``.
+        """
+        parameters = _given({"name": names, "points": points, "first_step": first_step, "last_step": last_step})
         return self._read(SeriesList, "GET", f"{_job_path(job_id)}/series", params=parameters)
 
     def write_series(self, job_id: str, target: BinaryIO, names: Sequence[str] | None = None) -> None:

@@ -33,6 +33,7 @@ from symadj.service.roles import LOCAL, Principal, Role
 from symadj.service.settings import Settings
 from symadj.service.store import Database, jobs
 from symadj.service.store.downsampling import Downsampler
+from symadj.service.store.step_range import StepRange
 
 __all__ = [
     "AfterSeq",
@@ -50,6 +51,7 @@ __all__ = [
     "Owner",
     "Polls",
     "SettingsOf",
+    "Steps",
     "Store",
     "attempt_token",
     "authenticate",
@@ -272,10 +274,27 @@ async def attempt_token(
     return token
 
 
+async def _steps(
+    first_step: Annotated[int | None, Query(ge=0, lt=2**63, description="Only this step and later ones.")] = None,
+    last_step: Annotated[int | None, Query(ge=0, lt=2**63, description="Only this step and earlier ones.")] = None,
+) -> StepRange:
+    """Return the steps that are asked for.
+
+    Raises:
+        InvalidParameterError: the last one comes before the first.
+    """
+    if first_step is not None and last_step is not None and last_step < first_step:
+        raise InvalidParameterError(
+            f"last_step is {last_step} and must not be before first_step, which is {first_step}", pointer="last_step"
+        )
+    return StepRange(first_step, last_step)
+
+
 # Owns what a request makes, and stands in the events of what it changes: every endpoint that changes a job takes it.
 Owner = Annotated[str, Depends(owner)]
 AttemptToken = Annotated[str, Depends(attempt_token)]
 JobId = Annotated[str, Depends(_visible_job)]
+Steps = Annotated[StepRange, Depends(_steps)]
 IdempotencyKey = Annotated[
     str | None,
     Header(

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Response
 
 from symadj.api.accept import best_of
 from symadj.api.csv_answers import csv_answer
-from symadj.api.dependencies import AfterSeq, Costly, JobId, Limit, Store
+from symadj.api.dependencies import AfterSeq, Costly, JobId, Limit, Steps, Store
 from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import MemoryPhase, MemoryPointRead, MemoryPoints, MemorySummary
 from symadj.service.contract.flow_question import MediaType
@@ -20,13 +20,9 @@ from symadj.service.store.export import MEMORY_COLUMNS, memory_rows
 
 router = APIRouter(prefix="/jobs/{job_id}/memory", tags=["memory"])
 
-StepBound = Annotated[int | None, Query(ge=1, lt=2**63)]
-
 
 @router.get("", response_model=MemorySummary, responses=describe(404))
-async def summarise_memory(
-    store: Store, costly: Costly, job_id: JobId, first_step: StepBound = None, last_step: StepBound = None
-) -> Response:
+async def summarise_memory(store: Store, costly: Costly, job_id: JobId, steps: Steps) -> Response:
     """Read the highest peaks of every rank in every phase, over all steps or those asked for.
 
     Host peaks are the kernel's high-water mark of the worker process's resident memory within the phase, device
@@ -36,7 +32,7 @@ async def summarise_memory(
     def read() -> bytes:
         with store.read_session() as session:
             job = jobs.get(session, job_id)
-            rows = memory.summary(session, job_id, first_step=first_step, last_step=last_step)
+            rows = memory.summary(session, job_id, steps)
         summary = MemorySummary(
             job_id=job_id,
             gradient=job.spec["gradient"]["kind"] if kind_of(job.spec) == TRAINING else None,
@@ -45,7 +41,7 @@ async def summarise_memory(
         )
         return summary.model_dump_json().encode()
 
-    key = ("memory", job_id, await run_sync(_last_seq, store, job_id), first_step, last_step)
+    key = ("memory", job_id, await run_sync(_last_seq, store, job_id), steps)
     return Response(await costly.read(key, read), media_type="application/json")
 
 

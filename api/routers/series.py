@@ -10,7 +10,7 @@ from pydantic import Field
 
 from symadj.api.accept import best_of
 from symadj.api.csv_answers import csv_answer
-from symadj.api.dependencies import Costly, Drawing, JobId, Store
+from symadj.api.dependencies import Costly, Drawing, JobId, Steps, Store
 from symadj.api.etags import holds
 from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import BucketRead, MetricSeriesRead, SeriesList
@@ -21,6 +21,7 @@ from symadj.service.errors import NotFoundError
 from symadj.service.store import Database, jobs, metrics
 from symadj.service.store.downsampling import Downsampler
 from symadj.service.store.export import metric_rows
+from symadj.service.store.step_range import StepRange
 
 router = APIRouter(prefix="/jobs/{job_id}/series", tags=["metrics"])
 
@@ -41,6 +42,7 @@ async def read_series(
     costly: Costly,
     downsampler: Drawing,
     job_id: JobId,
+    steps: Steps,
     name: Annotated[
         list[Annotated[str, Field(max_length=100)]] | None,
         Query(max_length=MAX_METRICS, description="A metric, several times for several; default: all."),
@@ -53,17 +55,19 @@ async def read_series(
     ] = "*/*",
     if_none_match: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Response:
-    """Read whole metrics side by side: downsampled in JSON, as `points` of one metric is; every value in csv."""
+    """Read metrics side by side, of all steps or those asked for: downsampled in JSON, as `points` of one metric is;
+    every value in csv.
+    """
     media_type = best_of(accept, _OFFERED)
     names, last_seq, ended = await run_sync(_known, store, job_id, name)
     if media_type == MediaType.CSV:
-        return csv_answer(["step", *names], metric_rows(store, job_id, names))
-    etag = f'"{last_seq}-{points}-{int(ended)}-{len(names)}"'
+        return csv_answer(["step", *names], metric_rows(store, job_id, names, steps))
+    etag = f'"{last_seq}-{points}-{int(ended)}-{len(names)}-{steps.first}-{steps.last}"'
     headers = {"ETag": etag, "Vary": "Accept"}
     if holds(if_none_match or "", etag):
         return Response(status_code=304, headers=headers)
-    key = ("series", job_id, tuple(names), last_seq, ended, points)
-    body = await costly.read(key, lambda: _drawn(downsampler, job_id, names, points, last_seq, ended))
+    key = ("series", job_id, tuple(names), last_seq, ended, points, steps)
+    body = await costly.read(key, lambda: _drawn(downsampler, job_id, names, points, steps, last_seq, ended))
     return Response(body, media_type=MediaType.JSON, headers=headers)
 
 
@@ -82,12 +86,16 @@ def _known(store: Database, job_id: str, names: list[str] | None) -> tuple[list[
     return wanted, job.metric_seq, JobState(job.state) in TERMINAL
 
 
-def _drawn(downsampler: Downsampler, job_id: str, names: list[str], points: int, last_seq: int, ended: bool) -> bytes:
+def _drawn(
+    downsampler: Downsampler, job_id: str, names: list[str], points: int, steps: StepRange, last_seq: int, ended: bool
+) -> bytes:
     items = [
         MetricSeriesRead(
             name=name,
             points=[],
-            buckets=[BucketRead(**vars(bucket)) for bucket in downsampler.buckets(job_id, name, count=points)],
+            buckets=[
+                BucketRead(**vars(bucket)) for bucket in downsampler.buckets(job_id, name, count=points, steps=steps)
+            ],
             next_after_seq=last_seq,
             complete=ended,
         )

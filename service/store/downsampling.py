@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from symadj.service.store import metrics
 from symadj.service.store.database import Database
 from symadj.service.store.metrics import Downsampled
+from symadj.service.store.step_range import EVERY_STEP, StepRange
 from symadj.service.store.tables import MetricPoint
 
 __all__ = ["Downsampler"]
@@ -61,9 +62,12 @@ class _Series:
             self.steps, self.values = np.concatenate([self.steps, steps]), np.concatenate([self.values, values])
         self.last_seq = int(new["seq"].max())
 
-    def buckets(self, count: int) -> list[Downsampled]:
-        """Return the series in at most ``count`` buckets of equally many points; the first ones have one more."""
-        points = len(self.steps)
+    def buckets(self, count: int, wanted: StepRange) -> list[Downsampled]:
+        """Return the wanted steps in at most ``count`` buckets of equally many points; the first ones have one more."""
+        begin = 0 if wanted.first is None else int(np.searchsorted(self.steps, wanted.first))
+        end = len(self.steps) if wanted.last is None else int(np.searchsorted(self.steps, wanted.last, side="right"))
+        steps, values = self.steps[begin:end], self.values[begin:end]
+        points = len(steps)
         if not points:
             return []
         each, more = divmod(points, count)
@@ -71,11 +75,11 @@ class _Series:
         sizes[:more] += 1
         ends = np.cumsum(sizes)
         starts = ends - sizes
-        finite = np.isfinite(self.values)
+        finite = np.isfinite(values)
         finite_counts = np.add.reduceat(finite, starts, dtype=np.int64)
-        minimum = np.minimum.reduceat(np.where(finite, self.values, np.inf), starts)
-        maximum = np.maximum.reduceat(np.where(finite, self.values, -np.inf), starts)
-        counted = np.where(finite, self.values, 0.0)
+        minimum = np.minimum.reduceat(np.where(finite, values, np.inf), starts)
+        maximum = np.maximum.reduceat(np.where(finite, values, -np.inf), starts)
+        counted = np.where(finite, values, 0.0)
         divisors = np.maximum(finite_counts, 1)
         with np.errstate(over="ignore"):
             mean = np.add.reduceat(counted, starts) / divisors
@@ -94,14 +98,14 @@ class _Series:
                 non_finite=size - finite_count,
             )
             for first_step, last_step, size, finite_count, lowest, highest, average, last in zip(
-                self.steps[starts].tolist(),
-                self.steps[ends - 1].tolist(),
+                steps[starts].tolist(),
+                steps[ends - 1].tolist(),
                 sizes.tolist(),
                 finite_counts.tolist(),
                 minimum.tolist(),
                 maximum.tolist(),
                 mean.tolist(),
-                self.values[ends - 1].tolist(),
+                values[ends - 1].tolist(),
                 strict=True,
             )
         ]
@@ -118,8 +122,8 @@ class Downsampler:
         self._series: OrderedDict[tuple[str, str], _Series] = OrderedDict()
         self._lock = threading.Lock()
 
-    def buckets(self, job_id: str, name: str, *, count: int) -> list[Downsampled]:
-        """Return a whole series as it is now in at most ``count`` buckets of equally many points.
+    def buckets(self, job_id: str, name: str, *, count: int, steps: StepRange = EVERY_STEP) -> list[Downsampled]:
+        """Return steps of a series as it is now in at most ``count`` buckets of equally many points.
 
         Its first points have the lowest steps. There are none without such a job or metric.
         """
@@ -128,13 +132,13 @@ class Downsampler:
             if known is None:
                 return []
             if known.points > MOST_POINTS:
-                return metrics.buckets(session, job_id, name, count=count)
+                return metrics.buckets(session, job_id, name, count=count, steps=steps)
             with self._lock:
                 series = self._series.setdefault((job_id, name), _Series())
                 self._series.move_to_end((job_id, name))
             with series.lock:
                 series.update(session, job_id, name)
-                drawn = series.buckets(count)
+                drawn = series.buckets(count, steps)
         self._forget_oldest()
         return drawn
 

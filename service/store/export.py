@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from symadj.service.store import memory
 from symadj.service.store.database import Database
+from symadj.service.store.step_range import EVERY_STEP, StepRange
 from symadj.service.store.tables import MemoryPoint, MetricPoint
 
 __all__ = ["MEMORY_COLUMNS", "memory_rows", "metric_rows"]
@@ -24,10 +25,12 @@ MEMORY_COLUMNS = (
 )
 
 
-def metric_rows(store: Database, job_id: str, names: Sequence[str]) -> Iterator[list[int | float | None]]:
+def metric_rows(
+    store: Database, job_id: str, names: Sequence[str], steps: StepRange = EVERY_STEP
+) -> Iterator[list[int | float | None]]:
     """Yield a row for every step at which one of the metrics has a value: the step, then each value or None."""
     page = max(_LEAST, _PAGE // max(1, len(names)))
-    columns = [_values(store, job_id, name, place, page) for place, name in enumerate(names)]
+    columns = [_values(store, job_id, name, place, page, steps) for place, name in enumerate(names)]
     for step, found in groupby(heapq.merge(*columns, key=lambda item: item[0]), key=lambda item: item[0]):
         row: list[int | float | None] = [step, *[None] * len(names)]
         for _, place, value in found:
@@ -35,9 +38,13 @@ def metric_rows(store: Database, job_id: str, names: Sequence[str]) -> Iterator[
         yield row
 
 
-def _values(store: Database, job_id: str, name: str, place: int, page: int) -> Iterator[tuple[int, int, float]]:
+def _values(
+    store: Database, job_id: str, name: str, place: int, page: int, steps: StepRange
+) -> Iterator[tuple[int, int, float]]:
     """Yield step, ``place`` and value of a metric in the order of the steps."""
-    query = sa.select(MetricPoint.step, MetricPoint.value).where(MetricPoint.job_id == job_id, MetricPoint.name == name)
+    query = sa.select(MetricPoint.step, MetricPoint.value).where(
+        MetricPoint.job_id == job_id, MetricPoint.name == name, *steps.conditions(MetricPoint.step)
+    )
     after = -1
     while True:
         with store.read_session() as session:

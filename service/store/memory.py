@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from symadj.service.contract.records import MemoryRecord, Phase
+from symadj.service.store.step_range import EVERY_STEP, StepRange
 from symadj.service.store.tables import Job, MemoryPoint
 
 __all__ = ["append", "points", "summary"]
@@ -67,9 +68,7 @@ def _highest(*peaks: int | None) -> int | None:
     return max((peak for peak in peaks if peak is not None), default=None)
 
 
-def summary(
-    session: Session, job_id: str, *, first_step: int | None = None, last_step: int | None = None
-) -> Sequence[sa.RowMapping]:
+def summary(session: Session, job_id: str, steps: StepRange = EVERY_STEP) -> Sequence[sa.RowMapping]:
     """Return, for each rank and phase, the highest peaks over the steps asked for.
 
     Columns: rank, phase, steps, first_step, last_step, {host,device}_peak_bytes, {host,device}_idle_bytes (the
@@ -104,10 +103,7 @@ def summary(
         .group_by(MemoryPoint.rank, MemoryPoint.phase)
         .order_by(MemoryPoint.rank, in_time)
     )
-    if first_step is not None:
-        query = query.where(MemoryPoint.step >= first_step)
-    if last_step is not None:
-        query = query.where(MemoryPoint.step <= last_step)
+    query = query.where(*steps.conditions(MemoryPoint.step))
     return session.execute(query).mappings().all()
 
 

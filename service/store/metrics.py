@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from symadj.service.contract.records import MAX_METRICS, StepRecord
 from symadj.service.errors import InvalidParameterError
+from symadj.service.store.step_range import EVERY_STEP, StepRange
 from symadj.service.store.tables import Job, MetricPoint, MetricSeries
 
 __all__ = [
@@ -183,8 +184,10 @@ def seconds_a_step(session: Session, job_id: str, name: str, *, attempt: int, st
     return max(0.0, taken.total_seconds()) / float(own[0].step - own[-1].step)
 
 
-def buckets(session: Session, job_id: str, name: str, *, count: int) -> list[Downsampled]:
-    """Return a whole series in at most ``count`` buckets of equally many rows, made by the database."""
+def buckets(
+    session: Session, job_id: str, name: str, *, count: int, steps: StepRange = EVERY_STEP
+) -> list[Downsampled]:
+    """Return steps of a series in at most ``count`` buckets of equally many rows, made by the database."""
     largest = 1.7976931348623157e308
     # As a plain number, of which NULL is not NaN but none.
     value = sa.type_coerce(MetricPoint.value, sa.Float())
@@ -196,7 +199,7 @@ def buckets(session: Session, job_id: str, name: str, *, count: int) -> list[Dow
             finite.label("finite"),
             sa.func.ntile(count).over(order_by=MetricPoint.step).label("bucket"),
         )
-        .where(MetricPoint.job_id == job_id, MetricPoint.name == name)
+        .where(MetricPoint.job_id == job_id, MetricPoint.name == name, *steps.conditions(MetricPoint.step))
         .subquery()
     )
     grouped = (

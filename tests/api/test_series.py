@@ -75,6 +75,25 @@ def test_all_values_are_a_table_with_a_line_a_step(trained: Run) -> None:
     assert_problem(trained.get("/series", headers={"Accept": "image/png"}), 406)
 
 
+def test_a_part_of_the_steps_is_drawn_anew_and_written_by_itself(trained: Run) -> None:
+    wanted = {"name": "loss", "points": 5, "first_step": 4, "last_step": 13}
+    (part,) = trained.get("/series", params=wanted).json()["items"]
+    assert [(item["first_step"], item["last_step"]) for item in part["buckets"]] == [
+        (first, first + 1) for first in range(4, 13, 2)
+    ]
+    assert part["buckets"][0]["maximum"] == 1 / 4
+    (rest,) = trained.get("/series", params={"name": "loss", "first_step": STEPS - 1}).json()["items"]
+    assert [item["last"] for item in rest["buckets"]] == [1 / (STEPS - 1), 1 / STEPS]
+    rows = table(trained.get("/series", params=wanted, headers={"Accept": "text/csv"}))
+    assert [row["step"] for row in rows] == [str(number) for number in range(4, 14)]
+
+
+@pytest.mark.parametrize("path", ["/series", "/memory"])
+def test_steps_that_end_before_they_begin_are_refused(trained: Run, path: str) -> None:
+    problem = assert_problem(trained.get(path, params={"first_step": 10, "last_step": 9}), 422)
+    assert "last_step is 9 and must not be before first_step, which is 10" in problem["detail"]
+
+
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_the_command_line_writes_them_to_a_file(trained: Run, tmp_path: Path, ending: str) -> None:
     metrics, memory = tmp_path / f"metrics.{ending}", tmp_path / f"memory.{ending}"

@@ -11,6 +11,7 @@ from symadj.service.lifecycle import attempts
 from symadj.service.store import Database, downsampling, jobs
 from symadj.service.store.downsampling import Downsampler
 from symadj.service.store.metrics import Downsampled
+from symadj.service.store.step_range import StepRange
 from tests.service.lives import claim, end, send, send_late, step, submit
 
 KINDS = (math.nan, math.inf, -math.inf, 0.0, 1.7e308, 5e-324)
@@ -19,6 +20,8 @@ KINDS = (math.nan, math.inf, -math.inf, 0.0, 1.7e308, 5e-324)
 def expected(values: dict[int, float], count: int) -> list[Downsampled]:
     """Return what the buckets must be, by numpy's plain functions."""
     found = []
+    if not values:
+        return found
     for part in np.array_split(np.array(sorted(values)), min(count, len(values))):
         numbers = np.array([values[number] for number in part])
         finite = numbers[np.isfinite(numbers)]
@@ -36,6 +39,11 @@ def expected(values: dict[int, float], count: int) -> list[Downsampled]:
             )
         )
     return found
+
+
+def within(values: dict[int, float], steps: StepRange) -> dict[int, float]:
+    first, last = steps.first or 0, math.inf if steps.last is None else steps.last
+    return {number: value for number, value in values.items() if first <= number <= last}
 
 
 def assert_same(drawn: list[Downsampled], wanted: list[Downsampled]) -> None:
@@ -94,6 +102,8 @@ def test_a_series_is_drawn_as_it_is_stored_through_resumes_and_late_records(data
         values = {number: value for number, (_, value) in stored.items()}
         for count in (1, 7, int(random.integers(1, 2 * len(values) + 1))):
             assert_same(downsampler.buckets(job_id, "loss", count=count), expected(values, count))
+        steps = StepRange(*sorted(random.integers(0, newest + 2, 2).tolist()))
+        assert_same(downsampler.buckets(job_id, "loss", count=7, steps=steps), expected(within(values, steps), 7))
     assert attempt > 2
     end(database, job_id, "cancelled")
     send(database, token, sent + 1, *(step(n, 0.5) for n in range(1, newest + 10)))
@@ -109,6 +119,11 @@ def test_a_series_too_long_for_memory_is_drawn_alike(database: Database, monkeyp
     monkeypatch.setattr(downsampling, "MOST_POINTS", 6)
     for count in (1, 3, 4, 7, 100):
         assert_same(Downsampler(database).buckets(job_id, "loss", count=count), expected(values, count))
+    for steps in (StepRange(3, 9), StepRange(4, None), StepRange(None, 4), StepRange(4, 4), StepRange(12, None)):
+        for most in (6, 100):
+            monkeypatch.setattr(downsampling, "MOST_POINTS", most)
+            drawn = Downsampler(database).buckets(job_id, "loss", count=3, steps=steps)
+            assert_same(drawn, expected(within(values, steps), 3))
 
 
 def test_series_leave_the_memory_when_others_need_it_and_are_read_again(
