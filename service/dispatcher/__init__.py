@@ -14,7 +14,7 @@ from symadj.service.dispatcher.heartbeats import Heartbeats
 from symadj.service.dispatcher.starting import MAX_REFUSALS, Starter
 from symadj.service.dispatcher.stopwatches import Stopwatches, wall_clock
 from symadj.service.dispatcher.stored_specs import StoredSpecs
-from symadj.service.dispatcher.sweeping import Sweeper
+from symadj.service.dispatcher.tidying import Tidier
 from symadj.service.dispatcher.watching import Watcher
 from symadj.service.ray_jobs import RayJobs
 from symadj.service.settings import Settings
@@ -37,9 +37,9 @@ class Dispatcher:
     ) -> None:
         specs = StoredSpecs()
         self._heartbeats = Heartbeats(settings.run_lease_seconds, clock)
-        self._sweeper = Sweeper(database, ray, settings, clock, wall)
+        self._tidier = Tidier(database, ray, settings, clock, wall)
         self._watcher = Watcher(database, ray, settings, self._heartbeats, Stopwatches(clock, wall), specs)
-        self._starter = Starter(database, ray, settings, self._sweeper, specs, wall)
+        self._starter = Starter(database, ray, settings, self._tidier, specs, wall)
 
     def round(self) -> None:
         """Look once at every active job, then start what the cluster has room for, then tidy up.
@@ -55,7 +55,7 @@ class Dispatcher:
             self._heartbeats.start_afresh()
             raise
         self._starter.start()
-        self._sweeper.sweep()
+        self._tidier.tidy()
 
     def drain(self) -> bool:
         """Ask every active run to stop, with a checkpoint, look once at each, and start nothing.

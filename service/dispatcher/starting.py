@@ -19,7 +19,7 @@ from symadj.service.contract.spec import AnySpec
 from symadj.service.contract.states import JobState, ReasonCode
 from symadj.service.dispatcher.settling import ACTOR, Settler
 from symadj.service.dispatcher.stored_specs import StoredSpecs
-from symadj.service.dispatcher.sweeping import Sweeper
+from symadj.service.dispatcher.tidying import Tidier
 from symadj.service.lifecycle import attempts
 from symadj.service.ray_jobs import Node, RayJobs, RayRefusedError
 from symadj.service.settings import Settings
@@ -48,7 +48,7 @@ class Starter:
         database: Database,
         ray: RayJobs,
         settings: Settings,
-        sweeper: Sweeper,
+        tidier: Tidier,
         specs: StoredSpecs,
         wall: Callable[[], datetime],
     ) -> None:
@@ -56,7 +56,7 @@ class Starter:
         self._ray = ray
         self._settings = settings
         self._specs = specs
-        self._sweeper = sweeper
+        self._tidier = tidier
         self._wall = wall
         self._settler = Settler(database, settings)
         # Waiting jobs and their last attempts, of which Ray has ended the run: that stays so.
@@ -95,7 +95,7 @@ class Starter:
         if ray_job is not None and not ray_job.ended:
             self._ray.stop(submission_id)
             return False
-        self._sweeper.deliver_all(job.id)
+        self._tidier.deliver_all(job.id)
         self._over.add((job.id, job.attempt))
         return True
 

@@ -15,7 +15,7 @@ from symadj.service.ray_jobs import RayJobs
 from symadj.service.settings import Settings
 from symadj.service.store import Database, jobs
 
-__all__ = ["Sweeper"]
+__all__ = ["Tidier"]
 
 log = logging.getLogger("symadj.dispatcher")
 
@@ -30,7 +30,7 @@ LONGEST_UPLOAD = timedelta(days=1)
 OVERLAP = timedelta(minutes=1)
 
 
-class Sweeper:
+class Tidier:
     """Looks at the spools on this machine, what cut off deletions and uploads left, and runs that do not end."""
 
     def __init__(
@@ -51,15 +51,15 @@ class Sweeper:
         self._lingering: dict[tuple[str, int, str], float] = {}
         self._gone: set[tuple[str, int, str]] = set()
 
-    def sweep(self) -> None:
+    def tidy(self) -> None:
         """Tidy up once."""
         for job_id in spools.left_over(self._settings.spool):
-            self._sweep_spools_of(job_id)
+            self._settle_spools_of(job_id)
         if self._clock() >= self._next_rare_look:
             self._next_rare_look = self._clock() + RARE_SECONDS
             try:
-                self._sweep_folders()
-                self._sweep_uploads()
+                self._settle_folders()
+                self._remove_cut_off_uploads()
             except StorageError as error:
                 log.warning("what deletions and uploads left is not looked for now: %s", error)
             self._stop_lingering_runs()
@@ -74,7 +74,7 @@ class Sweeper:
         spools.deliver(self._database, self._settings.spool, job_id, attempt, retry_seconds=retry_seconds)
         spools.remove(self._settings.spool, job_id, attempt)
 
-    def _sweep_spools_of(self, job_id: str) -> None:
+    def _settle_spools_of(self, job_id: str) -> None:
         with self._database.read_session() as session:
             job = jobs.find(session, job_id)
             known = {attempt.number: attempt.submission_id for attempt in jobs.attempts(session, job_id)}
@@ -91,7 +91,7 @@ class Sweeper:
             if ray_job is None or ray_job.ended:  # else a rank may still be delivering
                 self._deliver(job_id, number)
 
-    def _sweep_folders(self) -> None:
+    def _settle_folders(self) -> None:
         """Settle the folders that a deletion set aside and did not remove."""
         storage = self._settings.resolved_storage()
         for job_id in storage.all_set_aside():
@@ -104,7 +104,7 @@ class Sweeper:
             if job is None:
                 storage.discard(layout.job_folder(job_id))
 
-    def _sweep_uploads(self) -> None:
+    def _remove_cut_off_uploads(self) -> None:
         """Remove what came in of files whose API died before their job was submitted."""
         storage = self._settings.resolved_storage()
         for job_id in storage.children(layout.UPLOADS):

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from symadj.service.contract import layout
 from symadj.service.dispatcher import Dispatcher
-from symadj.service.dispatcher.sweeping import RARE_SECONDS
+from symadj.service.dispatcher.tidying import RARE_SECONDS
 from symadj.service.identifiers import made_at, new_job_id
 from symadj.service.ray_jobs import RayRefusedError
 from symadj.service.settings import Settings
@@ -93,7 +93,7 @@ def test_a_deletion_that_was_cut_off_is_undone_if_the_job_is_there_and_finished_
         assert storage.set_aside(layout.job_folder(job_id))
     dispatcher.round()
     assert storage.read(f"{layout.job_folder(kept)}/weights") == b"w"
-    assert storage.read(layout.order_file(kept, 1)), "the job was started before the sweep"
+    assert storage.read(layout.order_file(kept, 1)), "the job was started before it was tidied up"
     assert storage.children("") == [kept]
     assert storage.all_set_aside() == []
 
