@@ -19,10 +19,9 @@ from pathlib import Path
 import torch
 import yaml
 import zuko
-from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from symadj.service.contract.spec.data import Data
+from symadj.service.contract.spec import JobSpec
 from symadj.workers.data import PreparedData, load_data
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -87,12 +86,11 @@ def main() -> None:
 def load_recipe(name: str) -> tuple[PreparedData, int]:
     """Return the data of the recipe ``name``, or of ``toys`` with the toy ``name``, and the size of a batch."""
     file = RECIPES / f"{name}.yaml"
-    if file.exists():
-        section = yaml.safe_load(file.read_text())["data"]
-    else:
-        section = yaml.safe_load((RECIPES / "toys.yaml").read_text())["data"] | {"name": name}
-    data: Data = TypeAdapter(Data).validate_python(section)
-    return load_data(data), data.batch_size
+    document = yaml.safe_load((file if file.exists() else RECIPES / "toys.yaml").read_text())
+    if not file.exists():
+        document["data"]["name"] = name
+    spec = JobSpec.model_validate(document)
+    return load_data(spec.data), spec.batch_size
 
 
 def tested(flow: nn.Module, data: PreparedData, batch_size: int) -> str:

@@ -137,7 +137,7 @@ class AttemptRun:
 
     def _run(self) -> OutcomeRecord | None:
         data = self.ranks.together(self._load, phase="setup")
-        self._take_as_many_steps_as_the_rows_allow(data)
+        self._fit_to_the_rows(data)
         flow, plan = self.ranks.together(lambda: self._build(data), phase="setup")
         self.ranks.agree(self._announce(plan))
         parameters = sum(p.numel() for p in flow.parameters())
@@ -183,6 +183,7 @@ class AttemptRun:
         result = JobResult(
             **dict(measured),
             steps=state.step,
+            batch_size=self.spec.batch_size,
             pretraining_steps=min(state.step, pretraining_steps(self.spec)),
             stopped_early=ending == "stopped_early",
             weights_of_step=weights_of,
@@ -249,21 +250,28 @@ class AttemptRun:
         roots = data_roots(self.order)
         return self.rank_run.retries.while_unreachable(lambda: load_data(self.spec.data, roots))
 
-    def _take_as_many_steps_as_the_rows_allow(self, data: PreparedData) -> None:
+    def _fit_to_the_rows(self, data: PreparedData) -> None:
         """Go on with the spec as it is for so many rows, and say what that has changed."""
         asked, spec = self.spec, self.spec.for_rows(data.training_rows)
-        if spec == asked:
-            return
-        assert asked.pretraining is not None
-        assert spec.pretraining is not None
         self.spec, self.order = spec, self.order.model_copy(update={"spec": spec})
         self.rank_run = replace(self.rank_run, order=self.order)
+        if spec.batch_size != asked.batch_size:
+            self.rank_run.event(
+                "batch_reduced",
+                f"batches of {spec.batch_size} rows instead of {asked.batch_size}: data.batch_size is not given, and "
+                f"there are {data.training_rows} training rows for {spec.resources.workers} workers",
+                batch_size=spec.batch_size,
+                batch_size_usual=asked.batch_size,
+                training_rows=data.training_rows,
+            )
+        if asked.pretraining is None or spec.pretraining is None or spec.pretraining == asked.pretraining:
+            return
         steps, of = spec.pretraining.steps, asked.pretraining.steps
         self.rank_run.event(
             PRETRAINING_SHORTENED,
             f"{steps} steps of pre-training instead of {of}: pretraining.max_epochs allows "
             f"{spec.pretraining.max_epochs} passes over the {data.training_rows} training rows, in batches of "
-            f"{spec.data.batch_size}",
+            f"{spec.batch_size}",
             steps=steps,
             steps_asked=of,
             max_epochs=spec.pretraining.max_epochs,

@@ -33,9 +33,12 @@ def check_spec(spec: JobSpec, roots: Sequence[str], available_bytes: int | None)
     """
     read: list[DataSummary] = []
     try:
-        check_data(spec.data, DataRoots(roots), read.append)
+        training_rows = check_data(spec.data, DataRoots(roots), read.append)
     except DataError as error:
         return [Finding(pointer=_pointer(spec, error), severity="error", detail=str(error))]
+    if (why := spec.too_few(training_rows)) is not None:
+        return [Finding(pointer="/resources/workers", severity="error", detail=why)]
+    spec = spec.for_rows(training_rows)
     source = read[0].sources[0]
     context = sum(column.context for column in source.columns)
     try:

@@ -77,7 +77,7 @@ class _Planner:
     ) -> None:
         self._spec, self._flow, self._workers, self._available = spec, flow, workers, available_bytes
         self._on_gpu = isinstance(spec.resources, GpuResources)
-        share = math.ceil(spec.data.batch_size / workers)
+        share = math.ceil(spec.batch_size / workers)
         at_once = spec.resources.microbatch_size
         self._batch = min(share, at_once) if isinstance(at_once, int) else share
         self._idle = 0 if self._on_gpu else IDLE_BYTES if idle_bytes is None else idle_bytes

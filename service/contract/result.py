@@ -248,6 +248,11 @@ class JobResult(EvaluationResult):
     """
 
     steps: int | None = Field(None, description="Steps that the training took, pre-training included.")
+    batch_size: int | None = Field(
+        None,
+        description="Rows of one step, over all workers: those of the spec, or where it names none as many as the "
+        "training rows allow.",
+    )
     pretraining_steps: int | None = Field(
         None,
         description="How many of these were of pre-training: fewer than the spec's where `max_epochs` allows no more.",

@@ -54,7 +54,11 @@ def test_a_created_job_is_queued_with_its_whole_spec_and_a_location(api: httpx.C
             "greater than or equal to 1",
         ),
         (TOY | {"steps": 5}, "/steps", "is not a field"),
-        (TOY | {"resources": {"kind": "cpu", "workers": 3}}, "/data/batch_size", "multiple of resources.workers 3"),
+        (
+            {"data": TOY["data"] | {"batch_size": 500}, "resources": {"workers": 3}},
+            "/data/batch_size",
+            "multiple of resources.workers 3",
+        ),
     ],
 )
 def test_a_wrong_spec_is_refused_naming_the_field(api: httpx.Client, body: Any, pointer: str, words: str) -> None:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.data import BUILTIN_COLUMNS, BUILTIN_ROWS, ToyData
+from symadj.service.contract.spec.section import kinds_of
 
 MINIMAL = {"data": {"kind": "builtin", "name": "flow_cytometry"}}
 
@@ -156,7 +157,12 @@ def test_a_memory_budget_keeps_its_unit() -> None:
             (),
             "not below stop.max_steps 2000",
         ),
-        ({"resources": {"kind": "cpu", "workers": 3}}, (), "batch_size 500 is not a multiple of resources.workers 3"),
+        (
+            {"data": MINIMAL["data"] | {"batch_size": 500}, "resources": {"kind": "cpu", "workers": 3}},
+            (),
+            "batch_size 500 is not a multiple of resources.workers 3",
+        ),
+        ({"data": {"kind": "builtin", "name": "iris"}, "resources": {"workers": 121}}, (), "the 120 training rows"),
         (
             {
                 "optimizer": {"kind": "adam", "schedule": {"kind": "cosine"}},
@@ -244,3 +250,31 @@ def test_every_set_can_be_trained_on_by_default(data: dict[str, Any]) -> None:
     rows = BUILTIN_ROWS.get(data["name"], 10_000)
     assert 0.79 * min(rows, 600) < spec.data.batch_size <= min(0.8 * rows, 500)
     assert JobSpec.model_validate(spec.stored()) == spec
+
+
+SMALLEST_DATA: dict[str, dict[str, Any]] = {
+    "file": {"path": "cells.csv"},
+    "maf": {"name": "power", "path": "power"},
+    "parquet_stream": {"path": "cells"},
+    "toy": {"name": "moons", "rows": 250},
+    "builtin": {"name": "iris"},
+}
+
+
+@pytest.mark.parametrize("workers", [1, 3, 7])
+@pytest.mark.parametrize("kind", kinds_of(JobSpec.model_fields["data"].annotation))
+def test_a_batch_that_is_not_named_fits_the_rows_in_equal_shares(kind: str, workers: int) -> None:
+    asked = JobSpec.model_validate({"data": {"kind": kind} | SMALLEST_DATA[kind], "resources": {"workers": workers}})
+    asked = JobSpec.of_stored(asked.stored())
+    for rows in (7, 120, 499, 10**6) if asked.data.training_rows is None else (asked.data.training_rows,):
+        spec = asked.for_rows(rows)
+        assert spec.batch_size % workers == 0
+        assert min(rows, spec.data.usual_batch_size) - workers < spec.batch_size <= min(rows, asked.batch_size)
+        assert (spec.too_few(rows), spec.too_few(workers - 1) is None) == (None, False)
+        assert all(spec.batch_size % count == 0 for count in range(1, 8) if asked.rows_to_share % count == 0)
+
+
+@pytest.mark.parametrize("kind", kinds_of(JobSpec.model_fields["data"].annotation))
+def test_a_batch_that_is_named_stays(kind: str) -> None:
+    asked = JobSpec.model_validate({"data": {"kind": kind, "batch_size": 64} | SMALLEST_DATA[kind]})
+    assert {asked.for_rows(rows).batch_size for rows in (10, 64, 10_000)} == {64}

@@ -63,6 +63,11 @@ def test_a_spec_is_tried_small_whatever_it_leaves_out(changes: dict[str, Any]) -
     assert TRIAL_LABEL[0] in spec.labels
 
 
+def test_a_file_is_tried_however_few_its_rows() -> None:
+    spec = JobSpec.model_validate(trial_of({"data": {"kind": "file", "path": "few.csv"}}))
+    assert spec.for_rows(20).batch_size == 20
+
+
 @pytest.mark.parametrize("wrong", [{"data": 3}, {"data": {"kind": "toy"}, "labels": 1, "resources": {"workers": "x"}}])
 def test_what_is_wrong_with_a_spec_is_wrong_with_its_trial(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

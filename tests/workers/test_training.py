@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -16,10 +17,12 @@ from symadj.service.contract.records import OutcomeRecord
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.states import StopReason
 from symadj.workers.attempt import run_worker
+from symadj.workers.checking import check_spec
 from symadj.workers.delivery.outbox import TelemetryError
 from symadj.workers.model.build import build_flow
+from symadj.workers.ray.reading import read_data
 from tests.workers.ingest import TOKEN, IngestServer
-from tests.workers.runs import SMALL, KeepingOutbox, run
+from tests.workers.runs import SMALL, KeepingOutbox, order, run
 
 
 def test_a_run_reports_every_step_once_with_its_metrics(tmp_path: Path) -> None:
@@ -229,6 +232,36 @@ def test_data_that_cannot_be_trained_on_is_a_data_error(tmp_path: Path, monkeypa
     assert outcome is not None
     assert (outcome.state, outcome.reason) == ("failed", "data_error")
     assert "batch_size 81 is larger than the 80 training rows" in outcome.message
+
+
+@pytest.mark.parametrize("data", [{"path": "few.parquet"}, {"path": "few.parquet", "kind": "parquet_stream"}], ids=str)
+def test_a_file_of_few_rows_is_trained_in_smaller_batches_and_the_run_says_so(
+    data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYMADJ_DATA_ROOTS", str(tmp_path))
+    rows = np.random.default_rng(0).standard_normal((50, 2))
+    pd.DataFrame(rows, columns=["a", "b"]).to_parquet(tmp_path / "few.parquet")
+    held_out = {"validation_rows": 5, "test_rows": 5} if "kind" in data else {}
+    outcome, outbox = run(tmp_path / "jobs", data={"kind": "file"} | data | held_out)
+    assert outcome.state == "succeeded", outcome
+    assert outcome.result.batch_size == 40
+    (event,) = [event for event in outbox.of("event") if event.name == "batch_reduced"]
+    assert event.data == {"batch_size": 40, "batch_size_usual": 500, "training_rows": 40}
+    assert "batches of 40 rows instead of 500" in event.message
+
+
+def test_more_workers_than_training_rows_are_refused_before_they_are_placed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYMADJ_DATA_ROOTS", str(tmp_path))
+    np.save(tmp_path / "few.npy", np.random.default_rng(0).standard_normal((20, 2)))
+    few = {"data": {"kind": "file", "path": "few.npy"}, "resources": {"workers": 17}}
+    _, failure = read_data(order(tmp_path / "jobs", **few))
+    assert failure is not None
+    assert failure.reason == "data_error"
+    assert "resources.workers 17 is more than the 16 training rows" in failure.message
+    (finding,) = check_spec(JobSpec.model_validate(few), [str(tmp_path)], None)
+    assert (finding.pointer, finding.detail) == ("/resources/workers", failure.message)
 
 
 def test_a_measured_peak_above_the_budget_is_one_event_with_the_numbers(tmp_path: Path) -> None:

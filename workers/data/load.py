@@ -68,17 +68,19 @@ def load_data(data: Data, roots: DataRoots, on_read: OnRead | None = None) -> Pr
         return prepare(data, table)
 
 
-def check_data(data: Data, roots: DataRoots, on_read: OnRead) -> None:
+def check_data(data: Data, roots: DataRoots, on_read: OnRead) -> int:
     """Load and check what ``data`` names, as ``load_data`` does, reading each file once.
+
+    Returns:
+        The number of training rows.
 
     Raises:
         DataError: it can't be trained on; says which file, column and row.
     """
     if isinstance(data, ParquetStreamData):
         with _in_memory(data):
-            check_stream(data, roots, on_read)
-    else:
-        load_data(data, roots, on_read)
+            return len(check_stream(data, roots, on_read).training)
+    return load_data(data, roots, on_read).training_rows
 
 
 def name_of(data: Data | ScoredRows) -> str | None:

@@ -118,7 +118,7 @@ def _split(data: TableData, table: Table) -> tuple[Index, Index, Index]:
                 "more rows or change data.validation_fraction and data.test_fraction",
                 file=file,
             )
-    if data.batch_size > train_end:
+    if data.batch_size is not None and data.batch_size > train_end:
         raise DataError(
             f"data.batch_size {data.batch_size} is larger than the {train_end} training rows: "
             f"at most {train_end} is possible"

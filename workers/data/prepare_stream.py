@@ -59,10 +59,11 @@ def check_stream(
     """
     source = ParquetRows(data, roots)
     held_out = data.validation_rows + data.test_rows
-    if source.total - held_out < data.batch_size:
+    fewest = data.batch_size or 1
+    if source.total - held_out < fewest:
         raise DataError(
             f"{data.path} has {source.total} rows; less data.validation_rows {data.validation_rows} and data.test_rows "
-            f"{data.test_rows} they are not enough for a batch of data.batch_size {data.batch_size}",
+            f"{data.test_rows} they are not enough for a batch of data.batch_size {fewest}",
             file=data.path,
         )
     drawn = np.random.default_rng(data.split_seed).choice(source.total, held_out, replace=False)
@@ -113,7 +114,7 @@ def prepare_stream(
     return PreparedData(
         columns=source.columns,
         transforms=transforms,
-        training=part(*batches(data.batch_size, data.split_seed).head(_SAMPLE)),
+        training=part(*batches(1, data.split_seed).head(_SAMPLE)),
         validation=held(slice(data.validation_rows)),
         test=held(slice(data.validation_rows, None)),
         training_rows=len(training),

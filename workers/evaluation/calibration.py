@@ -71,7 +71,7 @@ def measure_calibration(run: RankRun, evaluation: Evaluation, flow: Flow, data: 
     if len(part) < FEWEST_ROWS:
         return None
     scored, divergence = ranks.together(lambda: validation_flow(flow, spec, _EXACT_UP_TO), phase="evaluation")
-    piece = piece_rows(scored, spec.data.batch_size // ranks.size)
+    piece = piece_rows(scored, spec.batch_size // ranks.size)
 
     def of_own_rows() -> Rows:
         low, high = part.rows.min(0), part.rows.max(0)

@@ -35,7 +35,7 @@ def density_over_plane(run: RankRun, flow: Flow, rows: Rows) -> PlaneDensity:
     spec, ranks, check = run.spec, run.ranks, run.outbox.raise_if_stopped
 
     def extent() -> tuple[Rows, Rows]:
-        both = np.concatenate([rows, draw_samples(flow, _SAMPLES, spec.seed, spec.data.batch_size, check)])
+        both = np.concatenate([rows, draw_samples(flow, _SAMPLES, spec.seed, spec.batch_size, check)])
         low, high = both.min(0), both.max(0)
         return low - _MARGIN * (high - low), high + _MARGIN * (high - low)
 
@@ -48,7 +48,7 @@ def density_over_plane(run: RankRun, flow: Flow, rows: Rows) -> PlaneDensity:
     def own_share() -> Rows:
         points = torch.from_numpy(grid[ranks.rank :: ranks.size]).to(ranks.device, next(flow.parameters()).dtype)
         own = DeviceRows(points, torch.arange(len(points), device=ranks.device), None)
-        piece = piece_rows(flow, spec.data.batch_size // ranks.size)
+        piece = piece_rows(flow, spec.batch_size // ranks.size)
         nll, _ = HeldOut(own, piece, spec.seed).nll(flow, check)
         return nll.neg().exp().cpu().numpy()
 

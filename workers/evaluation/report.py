@@ -200,7 +200,7 @@ class Evaluator:
     def _samples(self, count: int) -> Rows:
         context = self.data.test.head(count).context
         return draw_samples(
-            self.flow, count, self.spec.seed, self.spec.data.batch_size, self.outbox.raise_if_stopped, context
+            self.flow, count, self.spec.seed, self.spec.batch_size, self.outbox.raise_if_stopped, context
         )
 
     def _draw(self, samples: Rows, density: PlaneDensity | None) -> None:

@@ -38,7 +38,7 @@ def score_test_rows(run: RankRun, evaluation: Evaluation, flow: Flow, data: Prep
     spec, ranks = run.spec, run.ranks
     tested, solver = ranks.together(lambda: evaluation_flow(flow, spec, evaluation), phase="evaluation")
     trained = flow.with_settings(divergence=tested.stack()[0].settings.divergence)
-    piece = piece_rows(tested, spec.data.batch_size // ranks.size)
+    piece = piece_rows(tested, spec.batch_size // ranks.size)
     share = tested_rows(evaluation, data).share(ranks.rank, ranks.size)
 
     def score(scored: Flow) -> tuple[Tensor, list[int]]:
@@ -90,7 +90,7 @@ def inverse_error(run: RankRun, rows: int, flow: Flow, data: PreparedData) -> In
     """
     spec, ranks = run.spec, run.ranks
     part = data.test.head(rows)
-    piece = max(1, spec.data.batch_size // ranks.size)
+    piece = max(1, spec.batch_size // ranks.size)
 
     @torch.no_grad()
     def measure() -> tuple[float, float]:

@@ -42,6 +42,8 @@ def read_data(order: RunOrder) -> Look:
             check_rows_of(order, read.append)
         else:
             data = load_data(order.spec.data, data_roots(order), read.append)
+            if (why := order.spec.too_few(data.training_rows)) is not None:
+                raise DataError(why)
             check_images(order.spec.flow, data.shape)
             _check_plugin(order.spec, data)
     except PluginError as error:

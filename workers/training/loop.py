@@ -62,7 +62,7 @@ class _Training:
         # The device may have no room for the data; DDP's own start is a collective and comes after.
         self.ranks.together(lambda: self._load(data), phase="setup")
         self.began = time.perf_counter() - state.seconds
-        batches = data.batches(self.spec.data.batch_size, self.spec.seed)
+        batches = data.batches(self.spec.batch_size, self.spec.seed)
         self.step = OptimiserStep(run, state, batches, self.elapsed)
 
     def _load(self, data: PreparedData) -> None:
@@ -72,7 +72,7 @@ class _Training:
             part = data.validation.head(evaluation.validation_rows)
             self.validation_rows = len(part)
             rows = on_device(part.share(ranks.rank, ranks.size), self.state.flow, ranks.device)
-            piece = piece_rows(self.validated, self.spec.data.batch_size // ranks.size)
+            piece = piece_rows(self.validated, self.spec.batch_size // ranks.size)
             self.validation = HeldOut(rows, piece, self.spec.seed)
 
     def run(self) -> Ending:

@@ -145,7 +145,7 @@ class OptimiserStep:
             self._continue_after(step, divergence, fatal=totals.fatal > 0)
             metrics["batches_skipped_in_a_row"] = self.state.skipped_in_a_row
         seconds = time.perf_counter() - began
-        metrics |= {"step_seconds": seconds, "examples_per_second": self.spec.data.batch_size / seconds}
+        metrics |= {"step_seconds": seconds, "examples_per_second": self.spec.batch_size / seconds}
         self.memory.report(step, self.outbox)
         if self.auto is not None and divergence is None and step > pretraining_steps(self.spec):
             chosen = self.auto.after_step(self.memory.peak())
@@ -206,7 +206,7 @@ class OptimiserStep:
     @property
     def microbatch(self) -> int:
         """How many of its rows a rank computes at once."""
-        share = self.spec.data.batch_size // self.ranks.size
+        share = self.spec.batch_size // self.ranks.size
         size = self.spec.resources.microbatch_size
         asked = min(size, share) if isinstance(size, int) else share
         return math.ceil(asked / 2.0**self.state.microbatch_halvings)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -62,29 +63,49 @@ def _without_default(schema: dict[str, Any]) -> None:
     schema.pop("default", None)
 
 
-class _Split(_Data):
+class _Batches(_Data):
+    """Rows that a flow is trained on, some at each step."""
+
+    usual_batch_size: ClassVar[int] = 500
+
+    batch_size: BatchSize | None = Field(
+        None,
+        description="Rows of one step, over all workers. Default: 500 (of `maf`: 1000), or all training rows if those "
+        "are fewer, less what has no equal shares for the workers; null in a stored spec where only the files show it.",
+    )
+
+    @property
+    def training_rows(self) -> int | None:
+        """How many there are; None where only the files show it."""
+        return None
+
+
+class _Split(_Batches):
     """Fields of a data set that comes without a split of its own."""
 
-    batch_size: BatchSize = Field(
-        500,
-        description="Rows of one step, over all workers. Default: 500, or all training rows if those are fewer.",
-        json_schema_extra=_without_default,
-    )
     validation_fraction: Fraction = 0.1
     test_fraction: Fraction = 0.1
     split_seed: SplitSeed = 0
 
-    def _check_batch(self, rows: int) -> None:
-        training = int(round(rows * (1 - self.validation_fraction - self.test_fraction), 6))
-        if "batch_size" not in self.model_fields_set:
-            # Past the frozen model's own setter, and not by a copy: a validator returns what it was given.
-            self.__dict__["batch_size"] = max(1, min(self.batch_size, training))
-        if self.batch_size > training:
+    @property
+    @abstractmethod
+    def total_rows(self) -> int:
+        """Those of all parts."""
+
+    @property
+    def training_rows(self) -> int:
+        """Those that are neither for validation nor for the test."""
+        return int(round(self.total_rows * (1 - self.validation_fraction - self.test_fraction), 6))
+
+    @model_validator(mode="after")
+    def _batch_fits(self) -> Self:
+        if self.batch_size is not None and self.batch_size > self.training_rows:
             raise misfit(
                 "/data/batch_size",
-                f"data.batch_size {self.batch_size} is larger than the {training} training rows of {rows} rows: take "
-                "a smaller batch, or more rows",
+                f"data.batch_size {self.batch_size} is larger than the {self.training_rows} training rows of "
+                f"{self.total_rows} rows: take a smaller batch, or more rows",
             )
+        return self
 
 
 BuiltinName = Literal["flow_cytometry", "iris", "wine", "breast_cancer", "diabetes", "digits"]
@@ -146,10 +167,10 @@ class BuiltinData(BuiltinRows, _Split):
             return values | {"transforms": _USUAL_TRANSFORMS.get(values["name"], [{"kind": "standardise"}])}
         return values
 
-    @model_validator(mode="after")
-    def _batch_fits(self) -> BuiltinData:
-        self._check_batch(BUILTIN_ROWS[self.name])
-        return self
+    @property
+    def total_rows(self) -> int:
+        """Those of the set."""
+        return BUILTIN_ROWS[self.name]
 
 
 class ToyData(_Split):
@@ -160,10 +181,10 @@ class ToyData(_Split):
     rows: int = Field(10_000, ge=100, le=10_000_000)
     transforms: Transforms = (StandardiseTransform(kind="standardise"),)
 
-    @model_validator(mode="after")
-    def _batch_fits(self) -> ToyData:
-        self._check_batch(self.rows)
-        return self
+    @property
+    def total_rows(self) -> int:
+        """As many as are drawn."""
+        return self.rows
 
     @property
     def dim(self) -> int:
@@ -291,7 +312,7 @@ class FileRows(_Data):
         return self
 
 
-class FileData(FileRows):
+class FileData(FileRows, _Batches):
     """Rows of a file. Without ``test_path``, its rows are permuted and split; with it, only validation is split off."""
 
     test_path: DataPath | None = Field(None, description="A file of the same layout that holds the test rows.")
@@ -301,7 +322,6 @@ class FileData(FileRows):
     context_columns: tuple[ColumnName, ...] = Field(
         (), max_length=1000, description="Columns that the flow is conditioned on; standardised on the training rows."
     )
-    batch_size: BatchSize = 500
     validation_fraction: Fraction = 0.1
     test_fraction: Fraction | None = Field(
         0.1, description="null with `test_path`, and only with it.", json_schema_extra=_without_default
@@ -349,7 +369,7 @@ class FileData(FileRows):
         return self.columns is None and not self.context_columns and FORMATS[self.format].images
 
 
-class MafData(_Data):
+class MafData(_Batches):
     """One of the five tabular sets of Papamakarios et al. 2017, with their preprocessing and split, from your copy.
 
     ``path`` is the folder that holds the set's files as published: ``data.npy`` (POWER, MINIBOONE),
@@ -358,10 +378,11 @@ class MafData(_Data):
     space is that of the literature.
     """
 
+    usual_batch_size: ClassVar[int] = 1000
+
     kind: Literal["maf"]
     name: Literal["power", "gas", "hepmass", "miniboone", "bsds300"]
     path: DataPath
-    batch_size: BatchSize = 1000
     split_seed: SplitSeed = Field(0, description="Seed of dequantisation's noise; the split is that of the literature.")
     transforms: Transforms = Field(
         (), description="Applied after the preprocessing; any transform makes NLLs incomparable."
@@ -378,7 +399,7 @@ class ParquetStreamRows(_Data):
     path: DataPath
 
 
-class ParquetStreamData(ParquetStreamRows):
+class ParquetStreamData(ParquetStreamRows, _Batches):
     """Rows of a parquet file, or of all ``.parquet`` files in a folder, that need not fit into memory.
 
     Row groups are read in a new order in every epoch, and rows are shuffled among those held in memory.
@@ -391,7 +412,6 @@ class ParquetStreamData(ParquetStreamRows):
     context_columns: tuple[ColumnName, ...] = Field(
         (), max_length=1000, description="Columns that the flow is conditioned on; standardised on the training rows."
     )
-    batch_size: BatchSize = 500
     validation_rows: int = Field(10_000, ge=2, le=10_000_000, description="Drawn from all rows and held in memory.")
     test_rows: int = Field(10_000, ge=2, le=10_000_000, description="Likewise.")
     split_seed: SplitSeed = 0

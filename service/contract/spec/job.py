@@ -69,6 +69,7 @@ class JobSpec(AnyJob):
 
     @model_validator(mode="after")
     def _parts_fit_together(self, info: ValidationInfo) -> JobSpec:
+        self._fill_in_batch()
         self._check_batch()
         self._check_images()
         self._check_gradient()
@@ -82,26 +83,60 @@ class JobSpec(AnyJob):
 
     @property
     def rows_to_share(self) -> int:
-        """Those of a batch."""
-        return self.data.batch_size
+        """Those of a batch; where it goes by the rows of a file, it has equal shares for all workers at least."""
+        return self.data.batch_size or self.resources.workers
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of one step, over all workers; the most that it may be where it goes by the rows of a file."""
+        return self.data.batch_size or self._usual_batch_size(self.data.usual_batch_size)
 
     def for_rows(self, training_rows: int) -> JobSpec:
-        """Return what is trained on so many rows: the steps of pre-training that its ``max_epochs`` leaves.
+        """Return what is trained on so many rows: a batch where the spec names none, and the steps of pre-training
+        that its ``max_epochs`` leaves.
 
         The steps of the likelihood stay as many.
         """
+        batch_size = self.data.batch_size or self._usual_batch_size(training_rows)
+        changed: dict[str, Any] = {}
+        if batch_size != self.data.batch_size:
+            changed["data"] = self.data.model_copy(update={"batch_size": batch_size})
         pretraining = self.pretraining
-        if pretraining is None or pretraining.max_epochs is None:
-            return self
-        steps = min(pretraining.steps, max(1, pretraining.max_epochs * training_rows // self.data.batch_size))
-        changed: dict[str, Any] = {"pretraining": pretraining.model_copy(update={"steps": steps})}
-        if isinstance(self.stop, StopAfterSteps):
-            fewer = pretraining.steps - steps
-            changed["stop"] = self.stop.model_copy(update={"max_steps": self.stop.max_steps - fewer})
-        return self.model_copy(update=changed)
+        if pretraining is not None and pretraining.max_epochs is not None:
+            steps = min(pretraining.steps, max(1, pretraining.max_epochs * training_rows // batch_size))
+            changed["pretraining"] = pretraining.model_copy(update={"steps": steps})
+            if isinstance(self.stop, StopAfterSteps):
+                fewer = pretraining.steps - steps
+                changed["stop"] = self.stop.model_copy(update={"max_steps": self.stop.max_steps - fewer})
+        return self.model_copy(update=changed) if changed else self
+
+    def too_few(self, training_rows: int) -> str | None:
+        """Return why so many rows are too few for the workers; None if they are enough."""
+        workers = self.resources.workers
+        if training_rows >= workers:
+            return None
+        return (
+            f"resources.workers {workers} is more than the {training_rows} training rows: every worker takes an equal "
+            "share of a batch, a row at least; take fewer workers, or more rows"
+        )
+
+    def _usual_batch_size(self, training_rows: int) -> int:
+        workers = self.resources.workers
+        return max(1, min(self.data.usual_batch_size, training_rows) // workers) * workers
+
+    def _fill_in_batch(self) -> None:
+        rows = self.data.training_rows
+        if rows is None:
+            return
+        if (why := self.too_few(rows)) is not None:
+            raise misfit("/resources/workers", why)
+        if self.data.batch_size is None:
+            data = self.data.model_copy(update={"batch_size": self._usual_batch_size(rows)})
+            # Past the frozen model's own setter, and not by a copy: a validator returns what it was given.
+            self.__dict__["data"] = data
 
     def _check_batch(self) -> None:
-        if self.data.batch_size % self.resources.workers:
+        if self.rows_to_share % self.resources.workers:
             raise misfit(
                 "/data/batch_size",
                 f"data.batch_size {self.data.batch_size} is not a multiple of resources.workers "

@@ -41,7 +41,8 @@ def trial_of(document: dict[str, Any]) -> dict[str, Any]:
     if isinstance(data, dict):
         workers = resources.get("workers", 1) if isinstance(resources, dict) else 1
         share = max(1, _BATCH_ROWS // workers) if isinstance(workers, int) and workers > 0 else _BATCH_ROWS
-        data.setdefault("batch_size", _BATCH_ROWS)
+        if data.get("kind") in ("toy", "builtin"):  # of a file, the rows may be fewer
+            data.setdefault("batch_size", _BATCH_ROWS)
         _cap(data, batch_size=share * workers if isinstance(workers, int) else share, rows=_TOY_ROWS)
         if data.get("kind") == "parquet_stream":
             data |= {"validation_rows": _EVALUATION_ROWS["validation_rows"], "test_rows": _EVALUATION_ROWS["test_rows"]}
