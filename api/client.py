@@ -450,7 +450,7 @@ class Client:
         return self._read(FieldList, "GET", "/api/v1/fields")
 
     def cluster(self) -> ClusterRead:
-        """Read what the cluster has, what active jobs hold of it, and how many wait."""
+        """Read what the cluster has, what active jobs hold of it, and who waits for what."""
         return self._read(ClusterRead, "GET", "/api/v1/cluster")
 
     def usage(self) -> UsageRead:

@@ -9,10 +9,14 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from symadj.service.contract.spec import spec_of_stored
+from symadj.service.lifecycle import figures
 from symadj.service.ray_jobs import Node
 from symadj.service.store import jobs
 
-__all__ = ["Cluster", "HeldByJob", "cluster"]
+__all__ = ["Cluster", "HeldByJob", "WaitingJob", "cluster"]
+
+# Jobs of the queue that are named.
+MOST_NAMED = 100
 
 
 @dataclass(frozen=True)
@@ -28,18 +32,35 @@ class HeldByJob:
 
 
 @dataclass(frozen=True)
+class WaitingJob:
+    """A job in the queue: its place, counted from 1, and what it waits for."""
+
+    id: str
+    name: str
+    owner: str
+    place: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Cluster:
-    """Nodes (None: Ray does not answer), what they have in all, what active jobs hold, and the number that wait."""
+    """Nodes (None: Ray does not answer), what they have in all, what active jobs hold, how many wait, and the first."""
 
     nodes: Sequence[Node] | None
     total: Node | None
     used: Node
     active: Sequence[HeldByJob]
     queued: int
+    waiting: Sequence[WaitingJob]
 
 
-def cluster(session: Session, nodes: Sequence[Node] | None, *, owner: str | None = None) -> Cluster:
-    """Return how the cluster is used; with ``owner`` the jobs of that owner alone are named, and counted as waiting."""
+def cluster(
+    session: Session, nodes: Sequence[Node] | None, *, owner: str | None = None, most_active: int | None = None
+) -> Cluster:
+    """Return how the cluster is used; with ``owner`` the jobs of that owner alone are named, and counted as waiting.
+
+    ``most_active`` is how many of an owner may run at once.
+    """
     rows = jobs.active(session)
     tries = jobs.attempts_of(session, [job.id for job in rows])
     active = []
@@ -61,7 +82,18 @@ def cluster(session: Session, nodes: Sequence[Node] | None, *, owner: str | None
         used=_sum([item.held for item in active]),
         active=[item for item in active if owner in {None, item.owner}],
         queued=jobs.count_queued(session, owner),
+        waiting=_waiting(session, owner, most_active),
     )
+
+
+def _waiting(session: Session, owner: str | None, most_active: int | None) -> list[WaitingJob]:
+    first = jobs.first_queued(session, owner, limit=MOST_NAMED)
+    places = figures.places_of(session, first, most_active=most_active)
+    return [
+        WaitingJob(job.id, job.name, job.owner, places[job.id].place, places[job.id].reason)
+        for job in first
+        if job.id in places
+    ]
 
 
 def _sum(parts: Sequence[Node]) -> Node:

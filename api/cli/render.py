@@ -76,6 +76,7 @@ def ready_banner(url: str, data: Path, version: str, *, keys: bool) -> Text:
     header = _KEY_HEADER if keys else ""
     return Text(
         f"symadj {version} is ready.\n"
+        f"  page       {url}\n"
         f"  API docs   {url}/docs   (the same as {url}/openapi.json)\n"
         f"  data       {data}\n"
         f"  try        curl -s{header} {url}/api/v1/jobs -H 'Content-Type: application/json' -d '{spec}'\n"
@@ -213,7 +214,7 @@ def field_table(fields: Sequence[FieldRead]) -> Table:
 
 
 def cluster_parts(cluster: ClusterRead) -> list[RenderableType]:
-    """Return what the cluster has, and who holds what of it."""
+    """Return what the cluster has, who holds what of it, and who waits for what."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("", "workers", "CPUs", "GPUs", "memory"):
         table.add_column(heading, justify="right" if heading else "left")
@@ -229,7 +230,8 @@ def cluster_parts(cluster: ClusterRead) -> list[RenderableType]:
     if cluster.total is not None:
         add("of", cluster.total)
     lines = [] if cluster.nodes is not None else [Text("Ray does not answer: its nodes are not known.")]
-    return [*lines, table, Text(f"Jobs in the queue: {cluster.queued}.")]
+    queue = [Text(f"  {job.place}. {job.id} ({job.name}): {job.reason}") for job in cluster.waiting]
+    return [*lines, table, Text(f"Jobs in the queue: {cluster.queued}."), *queue]
 
 
 def usage_parts(usage: UsageRead) -> list[RenderableType]:

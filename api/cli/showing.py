@@ -97,7 +97,7 @@ def fields(client: Client, as_json: AsJson = False) -> None:
 
 @client_command(app)
 def cluster(client: Client, as_json: AsJson = False) -> None:
-    """Show the cluster's nodes, what active jobs hold of them, and how many jobs wait."""
+    """Show the cluster's nodes, what active jobs hold of them, and who waits for what."""
     read = client.cluster()
     _print(read, render.cluster_parts(read), as_json)
 

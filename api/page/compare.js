@@ -79,7 +79,7 @@ async function curves(main, jobs, titles, signal) {
     for (const item of series) await item.load(signal);
     charts.clear();
     charts.add(name, series);
-    charts.draw();
+    await charts.look();
   };
   select.addEventListener("change", draw);
   main.append(section("Curves", element("label", {}, "Metric ", select), charts.switches, charts.place));

@@ -1,6 +1,6 @@
 // Curves of metrics over steps, drawn by uPlot from the API's pictures of at most POINTS buckets, and live beyond them.
 
-import { get } from "./api.js";
+import { get, query } from "./api.js";
 import { element } from "./elements.js";
 import { number } from "./figures.js";
 
@@ -10,26 +10,28 @@ const MOST_NEW = 2000;
 const COLOURS = ["#2a78d6", "#d1495b", "#2e9e5b", "#b07aa1", "#e08e1b", "#17a2a2", "#8a6d3b", "#6a51a3"];
 
 const finite = (value) => (typeof value === "number" && Number.isFinite(value) ? value : null);
-const path = (job, name) => `/jobs/${encodeURIComponent(job)}/metrics/${encodeURIComponent(name)}`;
+const path = (job) => `/jobs/${encodeURIComponent(job)}`;
+const metric = (job, name) => `${path(job)}/metrics/${encodeURIComponent(name)}`;
 
 /** The values of one metric of one job. */
 export class Series {
   constructor(job, name, title = name) {
-    Object.assign(this, { job, name, title, buckets: [], points: [], after: 0, complete: false });
+    Object.assign(this, { job, name, title, buckets: [], range: [null, null], part: [], points: [], after: 0, complete: false });
   }
 
   /** Read the whole series, downsampled: the extremes of each bucket keep its spikes. */
   async load(signal) {
-    const read = await get(`${path(this.job, this.name)}?points=${POINTS}`, { signal });
+    const read = await get(`${metric(this.job, this.name)}?points=${POINTS}`, { signal });
     this.buckets = read.buckets;
     this.points = [];
     this.after = read.next_after_seq;
     this.complete = read.complete;
+    await this.look(this.range, signal);
   }
 
   /** Read what is new, `wait` seconds long if need be; return whether there was anything. */
   async extend(wait, signal) {
-    const read = await get(`${path(this.job, this.name)}?after_seq=${this.after}&wait=${wait}`, { signal });
+    const read = await get(`${metric(this.job, this.name)}?after_seq=${this.after}&wait=${wait}`, { signal });
     this.after = read.next_after_seq;
     this.complete = read.complete;
     const known = this.points.at(-1)?.step ?? this.buckets.at(-1)?.last_step ?? 0;
@@ -39,11 +41,33 @@ export class Series {
     return read.points.length > 0;
   }
 
+  /** Read the steps from one to another by themselves, where the picture of the whole has only buckets of several. */
+  async look(range, signal) {
+    const [from, to] = (this.range = range);
+    this.part = [];
+    const seen = this.buckets.filter((item) => item.last_step >= (from ?? 0) && item.first_step <= (to ?? Infinity));
+    if (range.every((end) => end === null) || seen.every((item) => item.points === 1)) return;
+    const wanted = query({ name: this.name, points: POINTS, first_step: from, last_step: to });
+    const read = await get(`${path(this.job)}/series${wanted}`, { signal });
+    this.part = read.items[0].buckets;
+  }
+
+  /** The buckets of the whole, with those of the part in their place. */
+  get drawn() {
+    if (!this.part.length) return this.buckets;
+    const [first, last] = [this.part[0].first_step, this.part.at(-1).last_step];
+    return [
+      ...this.buckets.filter((item) => item.last_step < first),
+      ...this.part,
+      ...this.buckets.filter((item) => item.first_step > last),
+    ];
+  }
+
   /** Return [steps, means, minima, maxima, values that are not finite]. */
   columns() {
     const rows = [
-      ...this.buckets.map((item) => [(item.first_step + item.last_step) / 2, item.mean, item.minimum, item.maximum]),
-      ...this.points.map((item) => [item.step, finite(item.value), finite(item.value), finite(item.value)]),
+      ...this.drawn.map((item) => [(item.first_step + item.last_step) / 2, item.mean, item.minimum, item.maximum]),
+      ...this.points.filter((item) => item.step > (this.part.at(-1)?.last_step ?? 0)).map((item) => [item.step, finite(item.value), finite(item.value), finite(item.value)]),
     ];
     const lost =
       this.buckets.reduce((sum, item) => sum + item.non_finite, 0) +
@@ -68,14 +92,17 @@ export class Charts {
     this.charts = [];
     this.weight = 0;
     this.range = [null, null];
+    this.looking = new AbortController();
+    this.said = element("span", { role: "status", class: "quiet" });
     const tick = (title, change, checked = false) =>
       element("label", {}, element("input", { type: "checkbox", checked, change: (event) => change(event.target.checked) }), " ", title);
     const end = (place, title) =>
       element("label", {}, title, " ", element("input", {
         type: "number", min: 0, step: 1, class: "step",
         change: (event) => {
-          this.range[place] = event.target.value === "" ? null : Number(event.target.value);
-          this.draw();
+          const range = [...this.range];
+          range[place] = event.target.value === "" ? null : Number(event.target.value);
+          this.zoom(...range);
         },
       }));
     this.from = end(0, "Steps from");
@@ -93,13 +120,17 @@ export class Charts {
         },
       })),
       this.from, this.to,
-      element("button", { click: () => this.zoom(null, null) }, "All steps"));
+      element("button", { click: () => this.zoom(null, null) }, "All steps"), this.said);
     this.place = element("div", { class: "charts" });
     const observer = new ResizeObserver(() => this.resize());
     observer.observe(this.place);
     const dark = matchMedia("(prefers-color-scheme: dark)");
     dark.addEventListener("change", () => this.rebuild({}), { signal });
+    addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && this.zoomed && !document.querySelector("dialog[open]")) this.zoom(null, null);
+    }, { signal });
     signal.addEventListener("abort", () => {
+      this.looking.abort();
       observer.disconnect();
       this.clear();
     }, { once: true });
@@ -129,11 +160,34 @@ export class Charts {
     this.draw();
   }
 
+  get zoomed() {
+    return this.range.some((end) => end !== null);
+  }
+
+  /** Show the steps from one to another; null: from the first, to the newest. */
   zoom(from, to) {
-    this.range = [from, to];
-    this.from.querySelector("input").value = from ?? "";
-    this.to.querySelector("input").value = to ?? "";
+    this.range = from !== null && to !== null && to < from ? [to, from] : [from, to];
+    for (const [place, label] of [this.from, this.to].entries()) label.querySelector("input").value = this.range[place] ?? "";
+    this.look();
+  }
+
+  /** Draw the steps that are chosen: at once by what is known of them, then by what is read of them alone. */
+  async look() {
+    this.looking.abort();
+    this.looking = new AbortController();
+    const { signal } = this.looking;
+    const all = this.charts.flatMap((chart) => chart.series);
     this.draw();
+    this.said.textContent = this.zoomed ? "Reading these steps…" : "";
+    try {
+      for (const series of all) {
+        await series.look(this.range, signal);
+        this.draw();
+      }
+      this.said.textContent = this.zoomed ? "Double click or Escape: all steps." : "";
+    } catch (error) {
+      if (!signal.aborted) this.said.textContent = error.message;
+    }
   }
 
   resize() {
@@ -150,7 +204,8 @@ export class Charts {
     const all = drawn.flatMap((columns) => [...columns[2], ...columns[3]]).filter((value) => value !== null);
     // Values below 0 have no logarithm: an axis with any of them stays linear.
     const log = this.logY && all.length > 0 && all.every((value) => value > 0);
-    const tables = drawn.map(([steps, means, minima, maxima]) => [steps, smooth(means, this.weight), minima, maxima]);
+    const smoothed = drawn.map(([, means]) => smooth(means, this.weight));
+    const tables = drawn.map(([steps, , minima, maxima], place) => [steps, smoothed[place], minima, maxima]);
     const data = uPlot.join(tables);
     if (chart.plot === null || chart.log !== log) {
       chart.plot?.destroy();
@@ -162,12 +217,21 @@ export class Charts {
     const steps = data[0];
     const first = this.range[0] ?? steps[0] ?? 0;
     // This draws the new values, too.
-    chart.plot.setScale("x", { min: this.logX ? Math.max(first, 1) : first, max: this.range[1] ?? steps.at(-1) ?? 1 });
+    const last = this.range[1] ?? steps.at(-1) ?? 1;
+    chart.plot.setScale("x", { min: this.logX ? Math.max(first, 1) : first, max: last });
     chart.summary.textContent = chart.series.map((item, place) => {
       const newest = item.points.at(-1)?.value ?? item.buckets.at(-1)?.last;
-      const lost = drawn[place][4];
-      const name = chart.series.length > 1 ? `${item.title}: ` : "";
-      return `${name}newest ${number(newest)}${lost ? `, ${lost} not finite` : ""}`;
+      const [steps, , minima, maxima, lost] = drawn[place];
+      const seen = (values) => values.filter((value, index) => value !== null && steps[index] >= first && steps[index] <= last);
+      const [least, most] = [Math.min(...seen(minima)), Math.max(...seen(maxima))];
+      const together = Math.max(1, ...item.drawn.filter((bucket) => bucket.last_step >= first && bucket.first_step <= last).map((bucket) => bucket.points));
+      return [
+        `${chart.series.length > 1 ? `${item.title}: ` : ""}newest ${number(newest)}`,
+        this.weight ? `smoothed ${number(smoothed[place].findLast((value) => value !== null))}` : "",
+        least <= most ? `least ${number(least)}, most ${number(most)}` : "",
+        together > 1 ? `up to ${number(together)} steps a point` : "",
+        lost ? `${lost} not finite` : "",
+      ].filter(Boolean).join(", ");
     }).join(" · ") + (this.logY && !log && all.length ? " · linear: some values are not above 0" : "");
   }
 
@@ -183,7 +247,7 @@ export class Charts {
       scales: { x: { time: false, distr: this.logX ? 3 : 1 }, y: { distr: log ? 3 : 1 } },
       axes: [{ ...axis, values: written }, { ...axis, size: 70, values: written }],
       legend: { show: chart.series.length > 1 },
-      cursor: { drag: { x: true, y: false, setScale: false } },
+      cursor: { drag: { x: true, y: false, setScale: false }, bind: { dblclick: () => () => this.zoom(null, null) } },
       hooks: {
         setSelect: [(plot) => {
           if (plot.select.width < 5) return;

@@ -31,6 +31,13 @@ export function badge(state) {
   return element("span", { class: `state ${state}` }, state);
 }
 
+/** Make a bar as long as a value beside the most that there may be. */
+export function bar(value, most, kind = "") {
+  const made = element("div", { class: `bar ${kind}` });
+  made.style.inlineSize = `${(100 * value) / most}%`;
+  return made;
+}
+
 /** Make a section with a heading. */
 export function section(title, ...children) {
   return element("section", { "aria-label": title }, element("h2", {}, title), ...children);

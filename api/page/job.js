@@ -133,6 +133,7 @@ async function showCurves(place, now, signal) {
       await item.load(signal);
       charts.draw();
     }
+    await charts.look();
   }
 
   choice.append(...names.map((name) => element("label", {}, element("input", {

@@ -1,6 +1,7 @@
-// Which view the address names: #/jobs, #/jobs/JOB, #/compare.
+// Which view the address names: #/jobs, #/jobs/JOB, #/compare, #/cluster.
 
 import { element } from "./elements.js";
+import { showCluster } from "./cluster.js";
 import { showCompare } from "./compare.js";
 import { showJob } from "./job.js";
 import { showJobs } from "./jobs.js";
@@ -21,7 +22,8 @@ async function show() {
     else link.removeAttribute("aria-current");
   }
   try {
-    if (view === "compare") await showCompare(main, parameters, signal);
+    if (view === "cluster") await showCluster(main, signal);
+    else if (view === "compare") await showCompare(main, parameters, signal);
     else if (view === "jobs" && id) await showJob(main, id, signal);
     else await showJobs(main, parameters, signal);
   } catch (error) {

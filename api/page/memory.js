@@ -1,7 +1,7 @@
 // Memory of a job by rank and phase, beside its plan, its budget and what backpropagation would take.
 
 import { follow, get } from "./api.js";
-import { element, table } from "./elements.js";
+import { bar, element, table } from "./elements.js";
 import { bytes } from "./figures.js";
 
 const SECONDS = 10;
@@ -14,12 +14,6 @@ export async function showMemory(place, now, signal) {
     place.replaceChildren(beside(job), phases(read));
     return !ENDED.has(job.state);
   }, SECONDS, signal);
-}
-
-function bar(value, most, kind = "") {
-  const made = element("div", { class: `bar ${kind}` });
-  made.style.inlineSize = `${(100 * value) / most}%`;
-  return made;
 }
 
 /** A worker's peak beside everything that it can be measured against. */

@@ -60,6 +60,16 @@ class HeldByJobRead(Answer):
     held: NodeRead = Field(description="By all its workers; memory as far as the spec has a memory_budget.")
 
 
+class WaitingJobRead(Answer):
+    """A job in the queue."""
+
+    id: str
+    name: str
+    owner: str
+    place: int = Field(description="In the queue of all jobs, by priority, then first come; 1 is the next.")
+    reason: str = Field(description="What it waits for, in a sentence.")
+
+
 class ClusterRead(Answer):
     """What the cluster has, and who holds what of it."""
 
@@ -68,6 +78,9 @@ class ClusterRead(Answer):
     used: NodeRead = Field(description="By the active jobs of all owners, as the dispatcher counts it.")
     active: list[HeldByJobRead] = Field(description="To a submitter, their own jobs.")
     queued: int = Field(description="Jobs that wait; to a submitter, their own.")
+    waiting: list[WaitingJobRead] = Field(
+        default_factory=list, description="The first of them, at most 100, in the order of the queue."
+    )
 
 
 class DatasetRead(Answer):

@@ -14,7 +14,7 @@ from symadj.service.store import events, jobs, metrics, plans
 from symadj.service.store.plans import Comparison
 from symadj.service.store.tables import Job, MetricSeries, PlanRow
 
-__all__ = ["JobFigures", "Place", "of_job", "of_jobs"]
+__all__ = ["JobFigures", "Place", "of_job", "of_jobs", "places_of"]
 
 # Steps over which the pace of a run is measured.
 _PACE_STEPS = 100
@@ -66,7 +66,7 @@ def of_jobs(session: Session, found: Sequence[Job], *, most_active: int | None) 
     series = metrics.series_of(session, ids)
     plan_of = {row.job_id: row for row in plans.of_jobs(session, ids)}
     shortened = events.newest_of(session, ids, PRETRAINING_SHORTENED)
-    waiting = _waiting(session, found, most_active)
+    waiting = places_of(session, found, most_active=most_active)
     made = []
     for job in found:
         shorter = shortened.get(job.id)
@@ -94,7 +94,8 @@ def _eta_seconds(session: Session, job: Job, series: Sequence[MetricSeries], max
     return None if pace is None else max(0, max_steps - furthest.last_step) * pace
 
 
-def _waiting(session: Session, found: Sequence[Job], most_active: int | None) -> dict[str, Place]:
+def places_of(session: Session, found: Sequence[Job], *, most_active: int | None) -> dict[str, Place]:
+    """Return the places of those jobs that are in the queue, by their ids."""
     queued = [job for job in found if job.state == JobState.QUEUED]
     if not queued:
         return {}

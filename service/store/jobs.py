@@ -31,6 +31,7 @@ __all__ = [
     "delete",
     "find",
     "find_locked",
+    "first_queued",
     "get",
     "idempotency_key",
     "lock",
@@ -221,6 +222,14 @@ def places(session: Session, job_ids: Collection[str]) -> dict[str, int]:
     queue = sa.select(Job.id, order.label("place")).where(Job.state == JobState.QUEUED).subquery()
     rows = session.execute(sa.select(queue.c.id, queue.c.place).where(queue.c.id.in_(job_ids))).all()
     return {row.id: row.place for row in rows}
+
+
+def first_queued(session: Session, owner: str | None, *, limit: int) -> Sequence[Job]:
+    """Return the jobs of an owner (None: of all) that are first in the queue, in its order."""
+    query = sa.select(Job).where(Job.state == JobState.QUEUED)
+    if owner is not None:
+        query = query.where(Job.owner == owner)
+    return session.scalars(query.order_by(Job.priority.desc(), Job.created_at, Job.id).limit(limit)).all()
 
 
 def bytes_of(session: Session, owner: str) -> int:

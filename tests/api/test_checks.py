@@ -90,7 +90,15 @@ def test_nothing_is_said_of_files_where_the_workers_have_others(
 def test_the_cluster_is_shown_with_what_active_jobs_hold(new_client: MakeClient) -> None:
     client = new_client()
     made = client.post(JOBS, json=TOY | {"resources": {"cpus_per_worker": 2, "memory_budget": "1GiB"}}).json()
-    assert client.get("/api/v1/cluster").json()["queued"] == 1
+    second = client.post(JOBS, json=TOY | {"name": "second"}).json()
+    waits = client.get("/api/v1/cluster").json()
+    assert waits["queued"] == 2
+    assert [(job["place"], job["id"], job["name"]) for job in waits["waiting"]] == [
+        (1, made["id"], "flow"),
+        (2, second["id"], "second"),
+    ]
+    assert waits["waiting"][1]["reason"] == "1 job is ahead of it in the queue."
+    client.post(f"{JOBS}/{second['id']}/cancel")
     with cast(FastAPI, client.app).state.database.session() as session:
         assert attempts.claim(session, jobs.lock(session, made["id"]), actor="d", lease_seconds=60)
     read = client.get("/api/v1/cluster").json()

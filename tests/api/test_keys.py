@@ -132,6 +132,8 @@ def test_a_submitter_sees_and_changes_their_own_jobs_and_no_others(
         assert assert_problem(answer, 404)["detail"] == not_there.replace("job-none", theirs), item
     waiting = {name: client.get(f"{V1}/cluster", headers=who).json() for name, who in (("ada", ada), ("all", admin))}
     assert 0 < waiting["ada"]["queued"] < waiting["all"]["queued"]
+    assert {job["owner"] for job in waiting["ada"]["waiting"]} == {"ada"}
+    assert {"ada", "bob"} <= {job["owner"] for job in waiting["all"]["waiting"]}
     continued = client.post(f"{V1}/jobs", json=TOY | {"parent": {"job": theirs, "step": None}}, headers=ada)
     assert assert_problem(continued, 422)["errors"][0]["pointer"] == "/parent/job"
     assert client.get(f"{V1}/jobs/{theirs}", headers=bob).json()["state"] == "queued"

@@ -128,6 +128,36 @@ def test_jobs_are_compared_by_what_differs_in_their_specs(page: Page, new_run: C
     assert "solver.rtol" not in page.find("main").text
 
 
+def test_a_zoom_reads_its_steps_anew_and_escape_shows_all_again(page: Page, new_run: Callable[..., Run]) -> None:
+    run = new_run(name="long")
+    for first in (1, 1001, 2001):
+        assert (
+            run.send(*steps(first, first + 998, loss=1.0), *steps(first + 999, first + 999, loss=50.0)).status_code
+            == 200
+        )
+    page.open(f"#/jobs/{run.job_id}")
+    page.see("least 1, most 50", "up to 3 steps a point")
+    first, last = page.browser.find_elements(By.CSS_SELECTOR, "input.step")
+    first.send_keys("990")
+    last.send_keys("999", Keys.TAB)
+    page.see("Double click or Escape: all steps.", "least 1, most 1")
+    assert "steps a point" not in page.find("figcaption").text
+    page.find("input[type=range]").send_keys(Keys.ARROW_RIGHT * 5)
+    page.see("smoothed ")
+    page.find("body").send_keys(Keys.ESCAPE)
+    page.see("up to 3 steps a point", "least 1, most 50")
+    assert first.get_attribute("value") == ""
+
+
+def test_the_cluster_says_who_holds_it_and_who_waits_for_what(
+    page: Page, new_run: Callable[..., Run], submit: Callable[..., dict[str, Any]]
+) -> None:
+    holds = new_run(name="holds it", resources={"memory_budget": "1GiB"})
+    waits = submit(name="waits for it", priority=100)
+    page.open("#/cluster")
+    page.see("holds it", holds.job_id, "1.0 GiB", "waits for it", waits["id"], "It is the next", "Ray does not answer")
+
+
 def test_the_page_asks_for_a_key_and_keeps_it_out_of_every_address(browser: Chrome, tmp_path: Path) -> None:
     secret = "k" * 32
     with running_api(tmp_path, SYMADJ_AUTH="keys", SYMADJ_KEY_SECRET=secret) as server:

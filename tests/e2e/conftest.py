@@ -32,6 +32,7 @@ class Service:
     url: str
     data: Path
     process: subprocess.Popen[str]
+    said: str
 
     def child(self, words: str) -> psutil.Process:
         """Return the child whose command line has these words."""
@@ -84,12 +85,14 @@ def running_service(
     )
     try:
         assert process.stdout is not None
+        said = ""
         for line in process.stdout:
+            said += line
             if "stop" in line:
                 break
         else:
             raise RuntimeError(f"the service did not start, status {process.wait()}")
-        yield Service(f"http://127.0.0.1:{port}", data, process)
+        yield Service(f"http://127.0.0.1:{port}", data, process, said)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(120)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
@@ -52,6 +53,13 @@ def toy(steps: int, **changes: Any) -> dict[str, Any]:
 
 def steps_of(client: Client, job_id: str, name: str = "loss") -> list[int]:
     return [point.step for page in client.metric_pages(job_id, name) for point in page.points]
+
+
+def test_what_the_service_says_when_it_is_ready_leads_to_the_page(service: Service) -> None:
+    (address,) = re.findall(r"^ *page +(\S+)$", service.said, re.MULTILINE)
+    answer = httpx.get(address, headers={"Accept": "text/html"})
+    assert answer.status_code == 200
+    assert "<title>symadj</title>" in answer.text
 
 
 def test_a_job_trains_and_leaves_metrics_memory_and_files(service: Service, client: Client, until: Until) -> None:
