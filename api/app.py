@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import iter_route_contexts
 
 from symadj.api import __version__, problems
+from symadj.api.audit import RecordAudit
 from symadj.api.bodies import body_of
 from symadj.api.bulkheads import CostlyReads, InFlight, IngestLane
 from symadj.api.cluster_view import ClusterView
@@ -26,6 +27,7 @@ from symadj.api.origins import RefuseForeignRequests, allowed_hosts
 from symadj.api.routers import documentation, health, ingest, page, resources
 from symadj.api.security_headers import AddSecurityHeaders
 from symadj.api.submission_plans import SubmissionPlans
+from symadj.service.audit import AuditLog
 from symadj.service.settings import Settings
 from symadj.service.store import Database
 from symadj.service.store.downsampling import Downsampler
@@ -45,16 +47,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     key_secret = settings.required_key_secret() if settings.auth == "keys" else None
     database = Database(settings.resolved_store_url())
     ingest_lane = IngestLane(settings.resolved_store_url())
+    audit_log = AuditLog(settings.resolved_store_url(), keep_days=settings.audit_days)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await run_sync(database.migrate)
+        audit_log.start()
         if settings.plan_submitted:
             app.state.submission_plans = SubmissionPlans(database, app.state.cluster, app.state.flow_process)
         yield
         if app.state.submission_plans is not None:
             await app.state.submission_plans.close()
         await app.state.flow_process.close()
+        await run_sync(audit_log.close)
         database.close()
         ingest_lane.database.close()
 
@@ -71,6 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.database = database
     app.state.ingest_lane = ingest_lane
+    app.state.audit_log = audit_log
     app.state.costly_reads = CostlyReads()
     app.state.downsampler = Downsampler(database)
     app.state.in_flight = InFlight()
@@ -86,6 +92,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestMetrics, registry=app.state.prometheus)
     app.add_middleware(AddSecurityHeaders)
     app.add_middleware(EndForDeparted)
+    app.add_middleware(RecordAudit, audit_log=audit_log)
     problems.install(app)
 
     # 405: a path parameter with a slash in it makes another path, which may not take the method.

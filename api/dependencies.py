@@ -16,11 +16,13 @@ from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from symadj.api.audit import note_asker, note_change
 from symadj.api.bulkheads import CostlyReads, InFlight, IngestLane
 from symadj.api.cluster_view import ClusterView
 from symadj.api.flow_process import FlowProcess
 from symadj.api.long_polls import LongPolls
 from symadj.service import ingest, keys
+from symadj.service.audit import AuditLog
 from symadj.service.contract.merge_patch import MERGE_PATCH
 from symadj.service.errors import (
     ForbiddenError,
@@ -39,6 +41,7 @@ __all__ = [
     "AfterSeq",
     "Asker",
     "AttemptToken",
+    "Audit",
     "Cluster",
     "Costly",
     "Drawing",
@@ -105,6 +108,11 @@ async def _cluster(request: Request) -> ClusterView:
     return view
 
 
+async def _audit_log(request: Request) -> AuditLog:
+    audit_log: AuditLog = request.app.state.audit_log
+    return audit_log
+
+
 async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
@@ -118,6 +126,7 @@ Joined = Annotated[InFlight, Depends(_in_flight)]
 Polls = Annotated[LongPolls, Depends(_long_polls)]
 Flows = Annotated[FlowProcess, Depends(_flow_process)]
 Cluster = Annotated[ClusterView, Depends(_cluster)]
+Audit = Annotated[AuditLog, Depends(_audit_log)]
 SettingsOf = Annotated[Settings, Depends(_settings)]
 
 
@@ -135,8 +144,14 @@ async def authenticate(
     Raises:
         UnauthorizedError: the key is missing or not valid.
     """
-    if settings.auth == "none":
-        return LOCAL
+    asker = LOCAL if settings.auth == "none" else await _owner_of_key(request, store, credentials)
+    note_asker(request, asker)
+    return asker
+
+
+async def _owner_of_key(
+    request: Request, store: Database, credentials: HTTPAuthorizationCredentials | None
+) -> Principal:
     if credentials is None:
         raise UnauthorizedError(
             "send an API key: `Authorization: Bearer symadj_...`; the command line takes it from SYMADJ_API_KEY or "
@@ -148,15 +163,17 @@ async def authenticate(
 Asker = Annotated[Principal, Depends(authenticate)]
 
 
-async def owner(asker: Asker) -> str:
+async def owner(request: Request, asker: Asker) -> str:
     """Return the name of the owner who changes something."""
+    note_change(request)
     if asker.role is Role.VIEWER:
         raise ForbiddenError(f"the key of {asker.name} is a viewer's, which only reads: this takes another role")
     return asker.name
 
 
-async def require_admin(asker: Asker) -> None:
+async def require_admin(request: Request, asker: Asker) -> None:
     """Refuse all but admins."""
+    note_change(request)
     if asker.role is not Role.ADMIN:
         raise ForbiddenError(f"the key of {asker.name} is a {asker.role}'s: this takes an admin's")
 

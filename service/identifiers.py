@@ -9,7 +9,7 @@ import secrets
 import time
 from datetime import UTC, datetime
 
-__all__ = ["made_at", "new_comparison_id", "new_job_id"]
+__all__ = ["made_at", "new_audit_id", "new_comparison_id", "new_job_id"]
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 
@@ -30,6 +30,11 @@ def new_job_id() -> str:
 def new_comparison_id() -> str:
     """Return ``cmp-`` + the same digits."""
     return f"cmp-{_new()}"
+
+
+def new_audit_id() -> str:
+    """Return ``aud-`` + the same digits."""
+    return f"aud-{_new()}"
 
 
 def made_at(job_id: str) -> datetime:

@@ -92,7 +92,7 @@ def authenticate(database: Database, key: str, secret: bytes) -> Principal:
         raise UnauthorizedError(f"this API key expired at {row.expires_at:%Y-%m-%d %H:%M} UTC: ask for a new one")
     if row.last_used_at is None or now - row.last_used_at >= _USE_GRAIN:
         _note_use(database, row.id, now)
-    return Principal(row.name, Role(row.role))
+    return Principal(row.name, Role(row.role), row.id)
 
 
 def _note_use(database: Database, key_id: str, now: datetime) -> None:

@@ -21,10 +21,11 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks, and as what."""
+    """Who asks, as what, and by which key."""
 
     name: str
     role: Role
+    key_id: str | None = None
 
     @property
     def confined_to(self) -> str | None:

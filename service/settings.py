@@ -162,6 +162,10 @@ class Settings(BaseSettings):
         "taken (500GiB); default: no limit.",
     )
 
+    audit_days: float = Field(
+        90.0, gt=0, le=36_500, description="Days after which an entry of the audit log is removed."
+    )
+
     auth: Literal["none", "keys"] = Field(
         "none", description="Whether the API asks for keys; with none, anyone who reaches it may do everything."
     )

@@ -103,6 +103,8 @@ def _standing(job: JobSummary) -> str:
         words.append(f"{job.attempts_lost} lost")
     if job.stop_requested is not None and job.state is not JobState.PAUSING:
         words.append(f"to stop at its next step ({job.stop_requested.value})")
+    if job.cancelled_by is not None:
+        words.append(f"cancelled by {escape(job.cancelled_by)}")
     if job.state is JobState.QUEUED and job.not_before is not None:
         words.append(f"the next attempt not before {_when(job.not_before)}")
     return ", ".join(words)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 
+from symadj.api.audit import note_made
 from symadj.api.bodies import json_body
 from symadj.api.dependencies import SettingsOf, Store, require_admin, require_json
 from symadj.api.problems import describe
@@ -23,7 +24,7 @@ NewKeyBody = Annotated[NewKey, json_body(NewKey, after=require_json, most_bytes=
 
 
 @router.post("", status_code=201, responses=describe(400, 409, 413, 415))
-def create_key(new: NewKeyBody, store: Store, settings: SettingsOf, response: Response) -> KeyCreated:
+def create_key(new: NewKeyBody, store: Store, settings: SettingsOf, request: Request, response: Response) -> KeyCreated:
     """Make a key. Only this answer contains it: it can't be read again.
 
     Keys of one name are one owner, who sees the same jobs with each. 409 where the server has no secret for keys.
@@ -35,6 +36,7 @@ def create_key(new: NewKeyBody, store: Store, settings: SettingsOf, response: Re
     expires_in = timedelta(days=new.expires_in_days) if new.expires_in_days is not None else None
     with store.session() as session:
         row, key = keys.create(session, secret, name=new.name, role=new.role, expires_in=expires_in)
+    note_made(request, row.id)
     response.headers["Cache-Control"] = "no-store"
     return KeyCreated(**KeyRead.model_validate(row).model_dump(), key=key)
 

@@ -105,6 +105,9 @@ class JobSummary(Answer):
     )
     stop_requested: StopReason | None = Field(description="It must stop at its next step, for this reason.")
     stop_requested_at: datetime | None
+    cancelled_by: str | None = Field(
+        None, description="Who asked for the end of a job that is cancelled, or will be at its next step."
+    )
     parent: ParentRead | None = Field(description="null: the job began from random weights.")
     reason: ReasonCode | None
     labels: dict[str, str]
@@ -141,6 +144,7 @@ class JobSummary(Answer):
                 "progress": progress,
                 "memory_budget": spec["resources"].get("memory_budget"),
                 "planned_bytes": None if figures.planned is None else figures.planned.planned_bytes,
+                "cancelled_by": figures.cancelled_by,
                 "waiting": waiting and Waiting(place=waiting.place, reason=waiting.reason),
             }
         )

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy.orm import Session
 
 from symadj.service.contract.records import PRETRAINING_SHORTENED
-from symadj.service.contract.states import JobState
+from symadj.service.contract.states import JobState, StopReason
 from symadj.service.store import events, jobs, metrics, plans
 from symadj.service.store.plans import Comparison
 from symadj.service.store.tables import Job, MetricSeries, PlanRow
@@ -39,6 +39,7 @@ class JobFigures:
         plan: what its newest run said that it would take.
         planned: the plan beside what was measured; None without a plan.
         waiting: of a queued job.
+        cancelled_by: who asked for the end of a job that is cancelled, or about to be.
     """
 
     job: Job
@@ -48,6 +49,7 @@ class JobFigures:
     plan: PlanRow | None
     planned: Comparison | None
     waiting: Place | None
+    cancelled_by: str | None
 
 
 def of_job(session: Session, job_id: str, *, most_active: int | None) -> JobFigures:
@@ -67,6 +69,7 @@ def of_jobs(session: Session, found: Sequence[Job], *, most_active: int | None) 
     plan_of = {row.job_id: row for row in plans.of_jobs(session, ids)}
     shortened = events.newest_of(session, ids, PRETRAINING_SHORTENED)
     waiting = places_of(session, found, most_active=most_active)
+    cancelled_by = _cancelled_by(session, found)
     made = []
     for job in found:
         shorter = shortened.get(job.id)
@@ -81,9 +84,19 @@ def of_jobs(session: Session, found: Sequence[Job], *, most_active: int | None) 
                 plan=plan,
                 planned=None if plan is None else plans.compared(plan, job, series[job.id]),
                 waiting=waiting.get(job.id),
+                cancelled_by=cancelled_by.get(job.id),
             )
         )
     return made
+
+
+def _cancelled_by(session: Session, found: Sequence[Job]) -> dict[str, str]:
+    ids = [job.id for job in found if job.state == JobState.CANCELLED or job.stop_requested == StopReason.CANCEL]
+    if not ids:
+        return {}
+    # Of one that waited there is no request: it was cancelled at once.
+    by_event = (events.newest_of(session, ids, name) for name in (JobState.CANCELLED.value, "cancel_requested"))
+    return {job_id: event.actor for newest in by_event for job_id, event in newest.items()}
 
 
 def _eta_seconds(session: Session, job: Job, series: Sequence[MetricSeries], max_steps: int | None) -> float | None:

@@ -1,6 +1,6 @@
 """Opaque keyset cursors over (time, id).
 
-Ours, since one list is paged so, in one order: sqlakeyset would take over its query for these two functions.
+Ours, since few lists are paged so, in one order: sqlakeyset would take over its query for these two functions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def decode(cursor: str) -> tuple[datetime, str]:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         time_text, identifier = json.loads(raw)
         time = datetime.fromisoformat(time_text)
-        if time.tzinfo is None or re.fullmatch(r"job-[0-9a-z]{1,60}", identifier) is None:
+        if time.tzinfo is None or re.fullmatch(r"[a-z]{3}-[0-9a-z]{1,60}", identifier) is None:
             raise ValueError(raw)
         time = time.astimezone(UTC)
     except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error) as error:

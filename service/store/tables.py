@@ -27,6 +27,7 @@ __all__ = [
     "ApiKey",
     "Artifact",
     "Attempt",
+    "AuditEntry",
     "Base",
     "Checkpoint",
     "DataSummaryRow",
@@ -358,3 +359,32 @@ class ApiKey(Base):
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
+
+
+class AuditEntry(Base):
+    """A request that changed something, or was refused for who sent it. It outlives the job and the key it speaks of.
+
+    ``who`` and ``role`` are None of a request without a valid key. ``target`` is the id in its path, ``made`` the id of
+    what it made. ``left_out`` counts the requests without a valid key since the one before that have no entry.
+    """
+
+    __tablename__ = "audit_entries"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    time: Mapped[datetime]
+    who: Mapped[str | None] = mapped_column(String(100))
+    role: Mapped[str | None] = mapped_column(String(16))
+    key_id: Mapped[str | None] = mapped_column(String(8))
+    method: Mapped[str] = mapped_column(String(16))
+    route: Mapped[str] = mapped_column(String(200))
+    target: Mapped[str | None] = mapped_column(String(200))
+    made: Mapped[str | None] = mapped_column(String(200))
+    status: Mapped[int] = mapped_column(Integer)
+    request_id: Mapped[str] = mapped_column(String(64))
+    address: Mapped[str | None] = mapped_column(String(64))
+    left_out: Mapped[int] = mapped_column(default=0)
+
+    __table_args__ = (
+        Index("ix_audit_entries_time", "time", "id"),
+        Index("ix_audit_entries_who", "who", "time", "id"),
+    )

@@ -27,7 +27,7 @@ def leave_a_file(run: Run, content: bytes) -> None:
 
 def comparable(answer: httpx.Response) -> dict[str, str]:
     """Return the headers, but those that differ between two equal requests."""
-    changing = {"date"}
+    changing = {"date", "x-request-id"}
     if answer.request.url.path in {
         "/metrics",
         "/api/v1/usage",
