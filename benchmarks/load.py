@@ -316,7 +316,7 @@ def main() -> None:
                 before = attempts_lost(database, training)
                 nobody = replace(load, seconds=arguments.quiet, readers=0, long_polls=0, pages=0)
                 undisturbed = measure(database, data, nobody)
-                load.newest = next(item.last_seq for item in client.metrics(training).items if item.name == "loss")
+                load.newest = next(item.last_seq for item in client.metric_list(training).items if item.name == "loss")
                 if arguments.stored:
                     values = 1 + int(undisturbed.steps * max(LOOK_SECONDS, arguments.long_polls / ANSWERS_PER_SECOND))
                     answers = StoredAnswers.taken_from(url, training, load.newest, long_series, min(values, 1000))

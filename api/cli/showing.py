@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
@@ -156,11 +156,11 @@ def metrics(
         console.print(str(out), soft_wrap=True)
         return
     if name is None:
-        listing = client.metrics(job)
+        listing = client.metric_list(job)
         _print(listing, [render.metric_table(listing.items)], as_json)
         return
     if not follow:
-        known = [metric.name for metric in client.metrics(job).items]
+        known = [metric.name for metric in client.metric_list(job).items]
         if name not in known:
             raise typer.BadParameter(f"the job has no {name!r}; it has: {', '.join(known) or 'none yet'}")
     for page in client.metric_pages(job, name, follow=follow):
@@ -210,10 +210,10 @@ def logs(
 ) -> None:
     """Print what the driver and the ranks of a job printed: their stdout, their stderr, last words of a crash."""
     printer = LogPrinter(as_json=as_json, with_source=rank is None, with_attempt=attempt is None)
-    filters = {"attempt": attempt, "rank": rank, "stream": stream}
+    filters: dict[str, Any] = {"attempt": attempt, "rank": rank, "stream": stream}
     after = 0
     if tail is not None:
-        newest = client.logs(job, tail=tail, **filters)  # type: ignore[arg-type]
+        newest = client.logs(job, tail=tail, **filters)
         printer.show(newest)
         after = newest.next_after
     if tail is None or follow:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 from pydantic import ByteSize, ConfigDict, Field, RootModel
 
@@ -34,6 +34,7 @@ __all__ = [
     "JobChange",
     "JobEnd",
     "JobList",
+    "JobPage",
     "JobRead",
     "JobSubmitted",
     "JobSummary",
@@ -275,12 +276,19 @@ class SpecPatch(RootModel[dict[str, Any]]):
     )
 
 
-class JobList(Answer):
-    """A page of jobs, newest first."""
+Item = TypeVar("Item", bound=JobSummary)
 
-    items: list[JobSummary]
+
+class JobPage(Answer, Generic[Item]):
+    """A page of jobs, whatever they are to their reader."""
+
+    items: list[Item]
     has_more: bool
     next_after: str | None = Field(description="Pass as `after` for the next page.")
+
+
+class JobList(JobPage[JobSummary]):
+    """A page of jobs, newest first."""
 
 
 class AttemptRead(Answer):

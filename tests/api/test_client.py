@@ -13,8 +13,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from symadj.api import client as module
 from symadj.api.client import ApiProblemError, ApiUnreachableError, Client
+from symadj.api.client import attempts as module
 from tests.api.test_cli import SYMADJ
 from tests.conftest import TOY, ApiServer, free_port, running_api
 
@@ -121,7 +121,7 @@ def test_a_busy_server_is_asked_again_after_the_seconds_that_it_says(
     url, refusals, waited = busy
     refusals += ["7", "2", "11"]
     with Client(url) as client:
-        assert client.metrics("job-1").items == []
+        assert client.metric_list("job-1").items == []
     assert waited == [7.0, 2.0, 11.0]
 
 
@@ -132,6 +132,6 @@ def test_who_would_wait_for_over_a_minute_or_is_not_told_how_long_gets_the_refus
     url, refusals, waited = busy
     refusals += [told] * 2
     with Client(url) as client, pytest.raises(ApiProblemError) as caught:
-        client.metrics("job-1")
+        client.metric_list("job-1")
     assert (caught.value.status, caught.value.retry_after) == (503, retry_after)
     assert (waited, len(refusals)) == ([], 1)

@@ -53,7 +53,7 @@ def breaking(api_server: ApiServer) -> Iterator[tuple[str, list[str | None]]]:
 def test_a_download_that_breaks_off_goes_on_from_where_it_was(
     run: Run, breaking: tuple[str, list[str | None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("symadj.api.client.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("symadj.api.client.attempts.PAUSE_SECONDS", 0.0)
     leave_a_file(run, CONTENT)
     url, ranges = breaking
     came: list[int] = []

@@ -15,13 +15,13 @@ from tests.api.conftest import NOW, Run, checkpoint
 from tests.api.routes import Endpoint, endpoints
 
 
-def leave_a_file(run: Run, content: bytes) -> None:
-    """Store the artifact `a`, and say so."""
+def leave_a_file(run: Run, content: bytes, name: str = "a") -> None:
+    """Store an artifact, and say so."""
     folder = run.server.data / "jobs" / run.job_id / "artifacts" / "1"
-    folder.mkdir(parents=True)
-    (folder / "a").write_bytes(content)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    record = {"kind": "artifact", "time": NOW, "name": "a", "media_type": "text/plain", "bytes": len(content)}
+    record = {"kind": "artifact", "time": NOW, "name": name, "media_type": "text/plain", "bytes": len(content)}
     assert run.send(record | {"sha256": digest}).status_code == 200
 
 

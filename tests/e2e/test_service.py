@@ -69,7 +69,7 @@ def test_a_job_trains_and_leaves_metrics_memory_and_files(service: Service, clie
     assert steps_of(client, job.id) == list(range(1, 41))
     losses = _losses(client, job.id)
     assert losses[-1] < losses[0]
-    names = {metric.name for metric in client.metrics(job.id).items}
+    names = {metric.name for metric in client.metric_list(job.id).items}
     assert {"loss", "nfe_forward", "nfe_backward", "grad_norm", "learning_rate", "validation_nll"} <= names
 
     memory = client.memory(job.id)

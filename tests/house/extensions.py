@@ -268,23 +268,25 @@ def list_owners(store: Store) -> OwnerList:
             "    return list(session.scalars(sa.select(Job.owner).distinct().order_by(Job.owner)))\n\n\ndef add(",
         ),
         Edit(
-            "api/client.py",
-            "    def usage(self)",
-            "    def owners(self) -> list[str]:\n"
+            "api/client/requests.py",
+            "    @asks\n    def usage(self)",
+            "    @asks\n    def owners(self) -> Request[OwnerList]:\n"
             "        from symadj.api.routers.owners import OwnerList\n\n"
-            '        return self._read(OwnerList, "GET", "/api/v1/owners").items\n\n    def usage(self)',
+            '        return Request("GET", "/api/v1/owners", answer(OwnerList))\n\n    @asks\n    def usage(self)',
         ),
     ),
     proof="""
 import sys
+
+import httpx
 from symadj.api.client import Client
 
 with Client(sys.argv[1]) as client:
-    assert client.owners() == []
+    assert client.owners().items == []
     client.submit({"data": {"kind": "toy", "name": "moons"}})
-    assert client.owners() == ["local"]
-    operation = client._request("GET", "/openapi.json").json()["paths"]["/api/v1/owners"]["get"]
-    assert "401" in operation["responses"]
+    assert client.owners().items == ["local"]
+operation = httpx.get(f"{sys.argv[1]}/openapi.json").json()["paths"]["/api/v1/owners"]["get"]
+assert "401" in operation["responses"]
 """,
 )
 
@@ -292,15 +294,15 @@ COMMAND = Extension(
     "datasets",
     edits=(
         Edit(
-            "api/client.py",
-            "    def usage(self)",
-            "    def datasets(self) -> DatasetList:\n"
-            '        return self._read(DatasetList, "GET", "/api/v1/datasets")\n\n    def usage(self)',
+            "api/client/requests.py",
+            "    @asks\n    def usage(self)",
+            "    @asks\n    def datasets(self) -> Request[DatasetList]:\n"
+            '        return Request("GET", "/api/v1/datasets", answer(DatasetList))\n\n    @asks\n    def usage(self)',
         ),
         Edit(
-            "api/client.py",
-            "service import ClusterRead, FieldList, UsageRead",
-            "service import ClusterRead, DatasetList, FieldList, UsageRead",
+            "api/client/requests.py",
+            "service import ClusterRead, FieldList,",
+            "service import ClusterRead, DatasetList, FieldList,",
         ),
         Edit(
             "api/cli/showing.py",
