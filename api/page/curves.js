@@ -215,10 +215,11 @@ export class Charts {
       chart.plot.setData(data, false);
     }
     const steps = data[0];
-    const first = this.range[0] ?? steps[0] ?? 0;
+    const first = Math.max(this.range[0] ?? steps[0] ?? 0, this.logX ? 1 : 0);
+    // An axis of no length has no marks.
+    const last = Math.max(this.range[1] ?? steps.at(-1) ?? 1, first + 1);
     // This draws the new values, too.
-    const last = this.range[1] ?? steps.at(-1) ?? 1;
-    chart.plot.setScale("x", { min: this.logX ? Math.max(first, 1) : first, max: last });
+    chart.plot.setScale("x", { min: first, max: last });
     chart.summary.textContent = chart.series.map((item, place) => {
       const newest = item.points.at(-1)?.value ?? item.buckets.at(-1)?.last;
       const [steps, , minima, maxima, lost] = drawn[place];

@@ -61,6 +61,17 @@ class Run:
         (folder / "manifest.json").write_text("{}")
         assert self.send(record).status_code == 200
 
+    def store(self, name: str, content: bytes, media_type: str = "application/octet-stream") -> None:
+        """Leave a finished file of the first attempt, and say so."""
+        file = self.server.data / "jobs" / artifact_folder(self.job_id, 1) / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        record = ArtifactRecord(
+            name=name, media_type=media_type, bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
+        )
+        sent = self.send(record.model_dump(mode="json"))
+        assert sent.status_code == 200, sent.text
+
     def end(self, state: str, **fields: Any) -> None:
         """Say how the attempt ended, as its driver does."""
         record = {"kind": "outcome", "time": NOW, "state": state} | fields
@@ -111,10 +122,10 @@ def runs_of(server: ApiServer, api: httpx.Client) -> Iterator[Callable[..., Run]
     """Submit and claim jobs of a server, as ``new_run`` does."""
     database = Database(f"sqlite:///{server.data / 'symadj.sqlite'}")
 
-    def make(**changes: Any) -> Run:
+    def make(*, owner: str = "local", **changes: Any) -> Run:
         spec = JobSpec.model_validate(TOY | changes)
         with database.session() as session:
-            job, _ = requests.submit(session, spec, owner="local")
+            job, _ = requests.submit(session, spec, owner=owner)
         with database.session() as session:
             claim = attempts.claim(session, jobs.lock(session, job.id), actor="d", lease_seconds=60)
         assert claim is not None

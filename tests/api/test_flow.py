@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ from symadj.service.contract.spec.section import kinds_of
 from symadj.service.contract.spec.solver import NamedGradient
 from symadj.service.roles import Role
 from symadj.service.store import Database
-from tests.api.conftest import NOW, Run, child, runs_of
+from tests.api.conftest import Run, child, runs_of
 from tests.api.test_jobs import assert_problem
 from tests.conftest import TOY, ApiServer, running_api
 from tests.core.test_trained import OF_CONTEXT, config, folder
@@ -76,14 +75,8 @@ def api(server: ApiServer) -> Iterator[httpx.Client]:
 
 def with_files(run: Run, source: Path) -> Run:
     """Store the files of a run as a job's."""
-    target = run.server.data / "jobs" / layout.artifact_folder(run.job_id, 1)
-    target.mkdir(parents=True)
-    for name in ("config.json", "weights.safetensors"):
-        content = (source / name).read_bytes()
-        (target / name).write_bytes(content)
-        record = {"kind": "artifact", "time": NOW, "name": name, "media_type": "application/octet-stream"}
-        sent = run.send(record | {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
-        assert sent.status_code == 200
+    for name in (layout.CONFIG, layout.WEIGHTS):
+        run.store(name, (source / name).read_bytes())
     return run
 
 

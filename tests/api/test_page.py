@@ -10,18 +10,24 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import numpy as np
 import pytest
-from selenium.webdriver import Chrome
+from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
 from symadj.service import keys
+from symadj.service.contract.layout import CONFIG, WEIGHTS
 from symadj.service.roles import Role
 from symadj.service.store import Database
-from tests.api.conftest import PATIENCE_SECONDS, Run
-from tests.conftest import TOY, ApiServer, running_api
+from symadj.workers.plots import histograms
+from tests.api.conftest import NOW, PATIENCE_SECONDS, Run, runs_of
+from tests.conftest import ApiServer, running_api
+from tests.core.test_trained import config, folder
+from tests.service.lives import plan
 
 MARKUP = "<img src=x onerror=document.title='hacked'>"
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -63,20 +69,17 @@ class Page:
 
         WebDriverWait(self.browser, PATIENCE_SECONDS, poll_frequency=0.1).until(shown, f"{texts} on the page")
 
-    def find(self, selector: str) -> WebElement:
+    def find(self, selector: str, by: str = By.CSS_SELECTOR) -> WebElement:
         return WebDriverWait(self.browser, PATIENCE_SECONDS, poll_frequency=0.1).until(
-            lambda browser: browser.find_element(By.CSS_SELECTOR, selector), selector
+            lambda browser: browser.find_element(by, selector), selector
         )
 
     def press(self, title: str) -> None:
-        self.find("main")
-        button = self.browser.find_element(By.XPATH, f"//button[normalize-space()='{title}']")
-        button.send_keys(Keys.ENTER)
+        self.find(f"//button[normalize-space()='{title}']", By.XPATH).send_keys(Keys.ENTER)
 
     def expand(self, title: str) -> None:
         """Open a section by the keyboard."""
-        summary = self.browser.find_element(By.XPATH, f"//summary[normalize-space()='{title}']")
-        summary.send_keys(Keys.ENTER)
+        self.find(f"//summary[normalize-space()='{title}']", By.XPATH).send_keys(Keys.ENTER)
 
     def assert_clean(self) -> None:
         said = [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] != "INFO"]
@@ -149,6 +152,104 @@ def test_a_zoom_reads_its_steps_anew_and_escape_shows_all_again(page: Page, new_
     assert first.get_attribute("value") == ""
 
 
+def test_memory_is_shown_by_rank_and_phase_beside_the_plan_and_what_backprop_would_take(
+    page: Page, new_run: Callable[..., Run]
+) -> None:
+    run = new_run(name="measured")
+    known = plan().model_dump(mode="json")
+    own = known["gradients"][0] | {"gradient": {"kind": "symplectic"}}
+    other = known["gradients"][0] | {"chosen": False, "parts": [own["parts"][0] | {"fixed_bytes": 2**20}]}
+    sizes = {"host_idle_bytes": 1000, "device_idle_bytes": None, "device_peak_bytes": None, "time": NOW, "step": 1}
+    peaks = [
+        {"kind": "memory", "rank": rank, "phase": phase, "host_peak_bytes": peak} | sizes
+        for rank, phase, peak in ((0, "forward", 1100), (0, "backward", 1150), (1, "backward", 1900))
+    ]
+    sent = run.send(
+        {"kind": "plan", "time": NOW, "plan": known | {"gradients": [own, other]}},
+        *steps(1, 1, loss=1.0, steps_accepted=40.0),
+        *peaks,
+    )
+    assert sent.status_code == 200, sent.text
+    page.open(f"#/jobs/{run.job_id}")
+    page.see("Planned for symplectic, the job's own", "With backprop it would be", "1.0 MiB", "40.0 accepted steps")
+    rows = [row.text for row in page.browser.find_elements(By.CSS_SELECTOR, "main tr")]
+    assert "Measured, highest of a worker 1.9 KiB" in rows
+    assert "1 backward 1000 B 900 B 1.9 KiB" in rows
+
+
+def test_a_sample_of_the_flow_is_drawn_anew_over_the_data(
+    page: Page, new_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = new_run(name="sampled")
+    described = config()
+    source = folder(tmp_path / "out", described)
+    for name in (CONFIG, WEIGHTS):
+        run.store(name, (source / name).read_bytes())
+    (standardise,) = described["transforms"]
+    stored = histograms(
+        np.random.default_rng(0).normal(size=(500, 2)),
+        described["columns"],
+        lambda placed: placed * standardise["std"] + standardise["mean"],
+    )
+    run.store("histograms.json", stored, "application/json")
+    page.open(f"#/jobs/{run.job_id}")
+    page.expand("Sample")
+    page.see("Shaded: 500 test rows.")
+    empty = pixels(page)
+    page.press("Draw a sample")
+    page.see("1,000 samples, in the units of the data.", "of the samples lie elsewhere than the data")
+    drawn = pixels(page)
+    page.press("Draw a sample")
+    WebDriverWait(page.browser, PATIENCE_SECONDS, poll_frequency=0.1).until(lambda _: pixels(page) != drawn)
+    assert empty != drawn
+    Select(page.find(".sample select")).select_by_visible_text("ssc")
+    assert pixels(page) != drawn
+
+
+def pixels(page: Page) -> str:
+    """Return the picture of a sample, as an address with its bytes."""
+    made: str = page.browser.execute_script("return document.querySelector('.sample canvas').toDataURL()")
+    return made
+
+
+def test_a_job_is_continued_with_changes_from_one_of_its_checkpoints(page: Page, new_run: Callable[..., Run]) -> None:
+    run = new_run(name="continued", stop={"max_steps": 10})
+    run.write_checkpoint(5)
+    run.write_checkpoint(10)
+    run.end("succeeded", result={})
+    page.open(f"#/jobs/{run.job_id}")
+    page.see("succeeded")
+    page.press("Continue with changes…")
+    page.see("step 5 (steps)")
+    Select(page.find("dialog[open] select")).select_by_value("5")
+    changes = page.find("dialog[open] textarea")
+    changes.clear()
+    changes.send_keys('{"name": "onwards", "stop": {"max_steps": -1}}')
+    page.press("Submit")
+    page.see("/stop/max_steps: Input should be greater than")
+    changes.clear()
+    changes.send_keys('{"name": "onwards", "stop": {"max_steps": 30}}')
+    page.press("Submit")
+    page.see("onwards", f"{run.job_id}, step-000000005-attempt-1", "queued")
+    # Chromium tells of the refusal.
+    page.browser.get_log("browser")
+
+
+def test_the_keyboard_reaches_the_content_and_opens_a_job(page: Page, new_run: Callable[..., Run]) -> None:
+    run = new_run(name="by keyboard")
+    page.open(f"#/jobs?text={run.job_id}")
+    page.see("by keyboard")
+    ActionChains(page.browser).send_keys(Keys.TAB, Keys.ENTER).perform()
+    assert page.browser.switch_to.active_element.get_attribute("id") == "main"
+    for _ in range(20):
+        ActionChains(page.browser).send_keys(Keys.TAB).perform()
+        if page.browser.switch_to.active_element.text == "by keyboard":
+            break
+    ActionChains(page.browser).send_keys(Keys.ENTER).perform()
+    page.see("Submitted", "Curves")
+    assert page.browser.current_url.endswith(run.job_id)
+
+
 def test_the_cluster_says_who_holds_it_and_who_waits_for_what(
     page: Page, new_run: Callable[..., Run], submit: Callable[..., dict[str, Any]]
 ) -> None:
@@ -165,13 +266,22 @@ def test_the_page_asks_for_a_key_and_keeps_it_out_of_every_address(browser: Chro
         with database.session() as session:
             _, key = keys.create(session, secret.encode(), name="ada", role=Role.SUBMITTER)
         database.close()
-        httpx.post(
-            f"{server.url}/api/v1/jobs", json=TOY | {"name": "of ada"}, headers={"Authorization": f"Bearer {key}"}
-        )
+        headers = {"Authorization": f"Bearer {key}"}
+        with httpx.Client(base_url=server.url, headers=headers) as client, runs_of(server, client) as make:
+            run = make(name="of ada", owner="ada")
+            run.store("note.txt", b"as it was stored", "text/plain")
         page = Page(browser, server.url)
         page.open()
         page.find("dialog[open] #key").send_keys(key, Keys.ENTER)
         page.see("of ada")
+        browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+        browser.get(f"{server.url}/#/jobs/{run.job_id}")
+        page.see("of ada", "Pictures and files")
+        page.expand("Pictures and files")
+        page.see("note.txt")
+        page.press("Download")
+        WebDriverWait(browser, PATIENCE_SECONDS, poll_frequency=0.1).until(lambda _: (tmp_path / "note.txt").exists())
+        assert (tmp_path / "note.txt").read_bytes() == b"as it was stored"
         asked = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
         assert not any(key in url for url in [*asked, browser.current_url])
         # A refusal is what made it ask: Chromium tells of it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 from pathlib import Path
@@ -25,7 +26,7 @@ from symadj.workers.model.build import build_flow, evaluation_flow
 from symadj.workers.model.likelihood import DeviceRows
 from symadj.workers.outcome import StopRequestedError
 from symadj.workers.plane_density import PlaneDensity
-from symadj.workers.plots import draw_density
+from symadj.workers.plots import draw_density, histograms
 from symadj_core.gradients import GRADIENTS
 from tests.workers.loading import load_data
 from tests.workers.runs import SMALL, KeepingOutbox, order, rank_run, run
@@ -242,6 +243,27 @@ def test_a_run_in_the_plane_tells_the_integral_of_its_density_and_draws_it(tmp_p
         "trajectories.png",
         "steps.png",
     }
+    (file,) = tmp_path.rglob("histograms.json")
+    found = json.loads(file.read_text())
+    assert found["columns"] == ["x", "y"]
+    assert 0.95 * found["rows"] <= sum(found["counts"][0]) <= found["rows"]
+
+
+def test_histograms_count_rows_by_column_and_pair_in_the_units_of_the_data() -> None:
+    rows = np.random.default_rng(0).normal(size=(200, 3))
+    found = json.loads(histograms(rows, ("x", "y", "z"), lambda placed: 500 * np.sinh(placed)))
+    assert (found["rows"], found["columns"]) == (200, ["x", "y", "z"])
+    for column, (edges, counts) in enumerate(zip(found["edges"], found["counts"], strict=True)):
+        raw = 500 * np.sinh(rows[:, column])
+        np.testing.assert_array_equal(counts, np.histogram(raw, edges)[0])
+        widths = np.diff(np.arcsinh(np.array(edges) / 500))
+        np.testing.assert_allclose(widths, widths[0])
+        assert sum(counts) >= 198, "all but outliers"
+    assert [pair["columns"] for pair in found["pairs"]] == [[0, 1], [0, 2], [1, 2]]
+    for pair in found["pairs"]:
+        raw = 500 * np.sinh(rows[:, pair["columns"]])
+        edges = [found["edges"][column] for column in pair["columns"]]
+        np.testing.assert_array_equal(pair["counts"], np.histogram2d(*raw.T, bins=edges)[0])
 
 
 def test_the_samples_do_not_depend_on_what_was_drawn_before() -> None:

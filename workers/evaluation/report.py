@@ -214,6 +214,7 @@ class Evaluator:
             title = f"{name}: test data and flow"
             pairs = partial(plots.draw_pairs, rows, samples, data.columns, title, self._units)
             pictures["pairs.png"] = partial(self._picture, "pairs.png", pairs)
+            self.parts.alone("histograms.json", partial(self._store_histograms, rows))
         if density is not None:
             plane = partial(plots.draw_density, density, rows, samples, data.columns, name, self._units)
             pictures["density.png"] = partial(self._picture, "density.png", plane)
@@ -221,6 +222,10 @@ class Evaluator:
         pictures["steps.png"] = self._draw_steps
         for picture, draw in pictures.items():
             self.parts.alone(picture, draw)
+
+    def _store_histograms(self, rows: Rows) -> None:
+        content = plots.histograms(rows, self.data.columns, self.data.original_units)
+        self.rank_run.store("histograms.json", "application/json", content)
 
     def _draw_calibration(self, calibration: Calibration) -> None:
         title = f"{self.spec.name}: held-out rows among the flow's draws for their contexts"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.patches import Patch
 
-__all__ = ["draw_pairs"]
+__all__ = ["MAX_PAIR_COLUMNS", "bin_edges", "draw_pairs"]
 
 Rows = NDArray[np.float64]
 
@@ -44,7 +44,7 @@ def draw_pairs(data: Rows, samples: Rows, columns: Sequence[str], title: str, un
     size = max(4.0, 1.25 * dim)
     figure = figure_of(size, size + 0.6)
     grid = figure.subplots(dim, dim, squeeze=False)
-    edges = [_edges(data[:, column]) for column in range(dim)]
+    edges = [bin_edges(data[:, column]) for column in range(dim)]
     for row in range(dim):
         for column in range(dim):
             axes = grid[row, column]
@@ -136,11 +136,12 @@ def _mass_levels(density: Rows, masses: Sequence[float]) -> Rows:
     return np.asarray(ordered[np.minimum(places, len(ordered) - 1)])
 
 
-def _edges(values: Rows) -> Rows:
+def bin_edges(values: Rows, most: int = _MOST_BINS) -> Rows:
+    """Return the edges [bins + 1] of at most so many bins of one width that hold all of ``values`` [n] but outliers."""
     low, high = np.quantile(values, [0.002, 0.998])
     # Of a column that hardly varies, something on either side.
     margin = 0.08 * (high - low) or 0.5 * max(abs(high), 1.0)
-    bins = int(np.clip(math.sqrt(len(values)), _FEWEST_BINS, _MOST_BINS))
+    bins = int(np.clip(math.sqrt(len(values)), _FEWEST_BINS, most))
     return np.linspace(low - margin, high + margin, bins + 1)
 
 
