@@ -9,7 +9,7 @@ import secrets
 import time
 from datetime import UTC, datetime
 
-__all__ = ["made_at", "new_audit_id", "new_comparison_id", "new_job_id"]
+__all__ = ["made_at", "new_audit_id", "new_comparison_id", "new_job_id", "new_sweep_id"]
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 
@@ -35,6 +35,11 @@ def new_comparison_id() -> str:
 def new_audit_id() -> str:
     """Return ``aud-`` + the same digits."""
     return f"aud-{_new()}"
+
+
+def new_sweep_id() -> str:
+    """Return ``swp-`` + the same digits."""
+    return f"swp-{_new()}"
 
 
 def made_at(job_id: str) -> datetime:

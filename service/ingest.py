@@ -102,6 +102,8 @@ def store_batch(
     stop = StopReason.CANCEL if attempt.finished_at is not None else job.stop_requested
     if stop == StopReason.SERVICE_STOPPED:
         stop = StopReason.PAUSE  # to a run it is one; what becomes of its job does not concern it
+    elif stop == StopReason.PRUNED:
+        stop = StopReason.CANCEL  # likewise
     return BatchAnswer(
         next_seq=position.next_seq,
         stop=StopReason(stop) if stop is not None else None,

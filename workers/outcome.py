@@ -22,6 +22,7 @@ DIVERGENCES = frozenset({ReasonCode.DIVERGED, ReasonCode.SOLVER_STUCK})
 _STATES: dict[StopReason | None, EndState] = {
     None: JobState.FAILED,
     StopReason.CANCEL: JobState.CANCELLED,
+    StopReason.PRUNED: JobState.CANCELLED,
     StopReason.PAUSE: JobState.PAUSED,
     StopReason.TIMEOUT: JobState.FAILED,
     StopReason.SERVICE_STOPPED: JobState.PAUSED,

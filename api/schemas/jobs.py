@@ -219,7 +219,7 @@ class JobRead(JobSummary):
         """Return the answer for a job, its newest figures and its plan."""
         job = figures.job
         failure = None
-        if job.reason is not None:
+        if job.reason is not None and job.state == JobState.FAILED:
             failure = Failure(code=ReasonCode(job.reason), message=job.message or "", data=job.reason_data or {})
         plan = None
         if figures.plan is not None and figures.planned is not None:

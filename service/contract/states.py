@@ -14,6 +14,8 @@ __all__ = [
     "JobState",
     "ReasonCode",
     "StopReason",
+    "SweepState",
+    "TrialState",
 ]
 
 
@@ -52,6 +54,8 @@ class StopReason(StrEnum):
     """Why a run is asked to stop at its next step, with a checkpoint."""
 
     CANCEL = "cancel"
+    # Of a trial that its sweep gives up.
+    PRUNED = "pruned"
     PAUSE = "pause"
     TIMEOUT = "timeout"
     # Of all runs, as the service ends; the job goes on when it is started again.
@@ -72,7 +76,7 @@ class CheckpointCause(StrEnum):
 
 
 class ReasonCode(StrEnum):
-    """Why a job failed, or an attempt at it ended before its time."""
+    """Why a job failed or was pruned, or an attempt at it ended before its time."""
 
     DIVERGED = "diverged"
     SOLVER_STUCK = "solver_stuck"
@@ -86,6 +90,26 @@ class ReasonCode(StrEnum):
     INTERNAL = "internal"
     SERVICE_STOPPED = "service_stopped"
     NODE_DRAINED = "node_drained"
+    PRUNED = "pruned"
+
+
+class SweepState(StrEnum):
+    """Whether a sweep begins trials; the jobs of one that has ended may still be stopping."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class TrialState(StrEnum):
+    """What came of a trial; while it is open, its job's state says more."""
+
+    OPEN = "open"
+    SUCCEEDED = "succeeded"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 # What is bound to happen again is not tried again.

@@ -14,6 +14,7 @@ from symadj.service.dispatcher.heartbeats import Heartbeats
 from symadj.service.dispatcher.starting import MAX_REFUSALS, Starter
 from symadj.service.dispatcher.stopwatches import Stopwatches, wall_clock
 from symadj.service.dispatcher.stored_specs import StoredSpecs
+from symadj.service.dispatcher.sweeps import SweepRunner
 from symadj.service.dispatcher.tidying import Tidier
 from symadj.service.dispatcher.watching import Watcher
 from symadj.service.ray_jobs import RayJobs
@@ -39,10 +40,11 @@ class Dispatcher:
         self._heartbeats = Heartbeats(settings.run_lease_seconds, clock)
         self._tidier = Tidier(database, ray, settings, clock, wall)
         self._watcher = Watcher(database, ray, settings, self._heartbeats, Stopwatches(clock, wall), specs)
+        self._sweeps = SweepRunner(database, settings, clock)
         self._starter = Starter(database, ray, settings, self._tidier, specs, wall)
 
     def round(self) -> None:
-        """Look once at every active job, then start what the cluster has room for, then tidy up.
+        """Look once at every active job, carry on the sweeps, start what the cluster has room for, then tidy up.
 
         Raises:
             RayUnreachableError: Ray does not answer; nothing is lost, the next round will see.
@@ -54,6 +56,7 @@ class Dispatcher:
             # A dispatcher that could not look does not know that a run was silent.
             self._heartbeats.start_afresh()
             raise
+        self._sweeps.carry_on()
         self._starter.start()
         self._tidier.tidy()
 

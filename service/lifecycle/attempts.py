@@ -274,9 +274,14 @@ def _stop(
         message = f"The job is over its timeout_minutes {minutes:g}. {message}".strip()
         _fail(session, job, ReasonCode.TIMEOUT, message, data, actor=actor)
         return
-    to = JobState.CANCELLED if requested is StopReason.CANCEL else JobState.PAUSED
-    _close(session, job, to, None, message)
-    jobs.transition(session, job, to, actor=actor, message=message, data=data, **_NO_WISH)
+    to = JobState.PAUSED if requested is StopReason.PAUSE else JobState.CANCELLED
+    reason = ReasonCode.PRUNED if requested is StopReason.PRUNED else None
+    if reason is not None:
+        message = f"Its sweep has pruned it. {message}".strip()
+        data = {"reason": reason.value} | (data or {})
+    code = None if reason is None else reason.value
+    _close(session, job, to, reason, message)
+    jobs.transition(session, job, to, actor=actor, message=message, data=data, reason=code, **_NO_WISH)
     if to is JobState.CANCELLED:
         job.message = message or None
 

@@ -1,10 +1,11 @@
-"""What users ask for: submit, cancel, pause, resume, a checkpoint, delete."""
+"""What users ask for: submit, cancel, pause, resume, a checkpoint, delete; and what sweeps do: prune."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 from pydantic import ByteSize
 from sqlalchemy.orm import Session
@@ -14,7 +15,7 @@ from symadj.service.contract.layout import job_folder
 from symadj.service.contract.plan import IDLE_BYTES
 from symadj.service.contract.spec import SCORES, AnySpec, JobSpec, kind_of
 from symadj.service.contract.spec.any_job import MOST_LABELS
-from symadj.service.contract.states import ACTIVE, TERMINAL, JobState, StopReason
+from symadj.service.contract.states import ACTIVE, TERMINAL, JobState, ReasonCode, StopReason
 from symadj.service.contract.storage import Storage
 from symadj.service.errors import (
     ConflictError,
@@ -28,7 +29,7 @@ from symadj.service.lifecycle import parents
 from symadj.service.store import events, jobs
 from symadj.service.store.tables import IdempotencyKey, Job
 
-__all__ = ["ask_checkpoint", "cancel", "change", "delete", "pause", "resume", "submit"]
+__all__ = ["ask_checkpoint", "cancel", "change", "delete", "pause", "prune", "resume", "submit"]
 
 
 def submit(
@@ -153,6 +154,32 @@ def cancel(session: Session, job: Job, *, actor: str) -> None:
         job.stop_requested = StopReason.CANCEL.value
         job.stop_requested_at = job.updated_at = datetime.now(UTC)
         events.append(session, job, actor=actor, name="cancel_requested", message="To stop at its next step.")
+
+
+def prune(session: Session, job: Job, *, actor: str, message: str, data: dict[str, Any]) -> None:
+    """Cancel a job for its sweep, for the reason ``pruned``. What was asked for before, but a pause, stands.
+
+    Args:
+        session, job: the job's row is locked.
+        actor: of the event.
+        message: why, in a sentence.
+        data: the figures behind it.
+    """
+    state = JobState(job.state)
+    if state in TERMINAL or job.stop_requested not in {None, StopReason.PAUSE, StopReason.SERVICE_STOPPED}:
+        return
+    events.append(session, job, actor=actor, name="prune_requested", message=message, data=data)
+    if state in ACTIVE:
+        job.stop_requested = StopReason.PRUNED.value
+        job.stop_requested_at = job.updated_at = datetime.now(UTC)
+        return
+    message = f"Its sweep has pruned it while it was {job.state}."
+    reason = ReasonCode.PRUNED.value
+    data = {"reason": reason}
+    jobs.transition(
+        session, job, JobState.CANCELLED, actor=actor, message=message, data=data, not_before=None, reason=reason
+    )
+    job.message = message
 
 
 def pause(session: Session, job: Job, *, actor: str) -> None:

@@ -42,6 +42,8 @@ __all__ = [
     "MetricPoint",
     "MetricSeries",
     "PlanRow",
+    "Sweep",
+    "SweepTrial",
 ]
 
 
@@ -85,7 +87,7 @@ class NanFloat(TypeDecorator[float]):
 class Base(DeclarativeBase):
     """Base of all tables."""
 
-    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, int: BigInteger, float: Float}  # noqa: RUF012
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, list[Any]: JSON, int: BigInteger, float: Float}  # noqa: RUF012
 
 
 class Job(Base):
@@ -343,6 +345,52 @@ class IdempotencyKey(Base):
     body_hash: Mapped[bytes] = mapped_column(LargeBinary(32))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     created_at: Mapped[datetime]
+
+
+class Sweep(Base):
+    """A search over parameters of a job spec. ``revision`` rises with all that is decided about its trials."""
+
+    __tablename__ = "sweeps"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    owner: Mapped[str] = mapped_column(String(100))
+    spec: Mapped[dict[str, Any]]
+    # Of what the owner wrote, for a request that is repeated under its Idempotency-Key.
+    body_hash: Mapped[bytes] = mapped_column(LargeBinary(32))
+    state: Mapped[str] = mapped_column(String(16))
+    message: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    revision: Mapped[int] = mapped_column(default=0)
+
+    __table_args__ = (Index("ix_sweeps_created", "created_at", "id"),)
+
+
+class SweepTrial(Base):
+    """One trial of a sweep: the values of its parameters, and what came of its job, which may be deleted by now.
+
+    ``reports`` has the steps and values that the pruner was told, up to the metric's number ``reports_seq``; ``attrs``
+    is what sampler and pruner note about a trial. With them, the study can be built again.
+    """
+
+    __tablename__ = "sweep_trials"
+
+    sweep_id: Mapped[str] = mapped_column(ForeignKey("sweeps.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), unique=True)
+    parameters: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(16))
+    value: Mapped[float | None]
+    message: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    reports: Mapped[list[Any]]
+    reports_seq: Mapped[int] = mapped_column(default=0)
+    attrs: Mapped[dict[str, Any]]
+
+    __table_args__ = (Index("ix_sweep_trials_open", "state", "sweep_id"),)
 
 
 class ApiKey(Base):

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from symadj.service.contract.spec.evaluation import Evaluation
 from symadj.service.contract.spec.job import JobSpec
-from symadj.service.contract.spec.section import Section, misfit
+from symadj.service.contract.spec.section import Section, as_field, misfit
 from symadj.service.contract.spec.solver import Gradient, NamedGradient, SymplecticGradient
 
 __all__ = ["COMPARISON", "MOST_GRADIENTS", "ComparisonRequest"]
@@ -41,7 +41,7 @@ class ComparisonRequest(Section):
         }
     )
 
-    spec: JobSpec = Field(description="Of all of them, but for its gradient.")
+    spec: Annotated[JobSpec, as_field("spec")] = Field(description="Of all of them, but for its gradient.")
     gradients: Literal["all"] | Annotated[tuple[Gradient, ...], Field(min_length=1, max_length=MOST_GRADIENTS)] = Field(
         "all",
         description="all: every kind but auto, each with its defaults.",

@@ -17,7 +17,9 @@ from pydantic import (
     PlainSerializer,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -133,6 +135,30 @@ def at(section: type[Section], place: Place, message: str, value: Any) -> Valida
     """Return the error of a value at a place within a section, for a validator of the whole section to raise."""
     details = InitErrorDetails(type=misfit("", message), loc=place, input=value)
     return ValidationError.from_exception_data(section.__name__, [details])
+
+
+def as_field(name: str) -> WrapValidator:
+    """Return the validator of a whole spec that is the field ``name`` of a larger body: pointers begin there."""
+
+    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            details = []
+            for found in error.errors(include_url=False):
+                kind, context = found["type"], found.get("ctx", {})
+                if kind == "misfit":
+                    pointer = f"/{name}{context['pointer']}" if "pointer" in context else ""
+                    details.append(
+                        InitErrorDetails(
+                            type=misfit(pointer, context["message"]), loc=found["loc"], input=found["input"]
+                        )
+                    )
+                else:
+                    details.append(InitErrorDetails(type=kind, loc=found["loc"], input=found["input"], ctx=context))
+            raise ValidationError.from_exception_data(error.title, details) from None
+
+    return WrapValidator(check)
 
 
 def _texts(values: dict[Any, Any]) -> Iterator[tuple[Place, str]]:
