@@ -51,7 +51,7 @@ from symadj.service.contract.storage import StorageError, open_storage
 from symadj.workers.checking import FINDINGS, check_spec
 from symadj.workers.data import DataError, DataRoots, check_data
 from symadj.workers.data.formats.arrays import read_npy
-from symadj.workers.data.formats.delimited import read_csv
+from symadj.workers.data.formats.delimited import names_without_header, read_csv
 from symadj.workers.data.formats.parquet import read_parquet
 from symadj.workers.data.formats.raw import InputFile, need
 from symadj.workers.model.build import build_flow
@@ -234,7 +234,7 @@ def _contexts_sent(flow: TrainedFlow, question: FlowQuestion, content: bytes) ->
         if names:
             return _of_json(context, names, "context")
     elif names:
-        return _of_table(question.sent, content, names)
+        return _of_table(question, content, names)
     raise ValueError("this flow takes no context: it was trained without context columns")
 
 
@@ -244,8 +244,7 @@ def _rows_sent(
     """Return the rows [n, D] in the body, their contexts [n, C], and their numbers [n]."""
     both = (*flow.columns, *flow.context_columns)
     if question.sent is not MediaType.JSON:
-        assert question.sent is not None
-        rows = _of_table(question.sent, content, both)
+        rows = _of_table(question, content, both)
         return rows[:, : len(flow.columns)], rows[:, len(flow.columns) :] if flow.context_columns else None, None
     given = json.loads(content)
     sent, context, index = given.get("rows"), given.get("context"), given.get("index")
@@ -287,15 +286,16 @@ def _of_json(given: Any, names: Sequence[str], what: str) -> Array:
     return np.asarray(given, np.float64).reshape(-1, len(names))
 
 
-def _of_table(media_type: MediaType, content: bytes, names: Sequence[str]) -> Array:
+def _of_table(question: FlowQuestion, content: bytes, names: Sequence[str]) -> Array:
     """Return [n, len(names)] of a table, read as a run reads its data."""
     with tempfile.NamedTemporaryFile(prefix="symadj-") as stored:
         stored.write(content)
         stored.flush()
         file = InputFile(Path(stored.name), _BODY)
-        if media_type is MediaType.CSV:
-            return read_csv(file, names).values
-        if media_type is MediaType.PARQUET:
+        if question.sent is MediaType.CSV:
+            called = None if question.header else names_without_header(names)
+            return read_csv(file, names, header=question.header, names=called, options=question.csv).values
+        if question.sent is MediaType.PARQUET:
             return read_parquet(file, names).values.astype(np.float64)
         values = read_npy(file, names).values
     rows = values.reshape(len(values), -1).astype(np.float64)

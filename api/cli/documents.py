@@ -12,12 +12,21 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-__all__ = ["Settings", "SpecFile", "read_spec", "set_fields"]
+__all__ = ["RowSettings", "Settings", "SpecFile", "csv_fields", "read_spec", "set_fields"]
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A job spec, YAML or JSON; - reads standard input.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Change the spec, e.g. --set gradient.kind=backprop"),
+]
+
+RowSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Say how a csv file is written, as in a spec: --set 'data.csv.delimiter=;' --set data.header=false",
+    ),
 ]
 
 
@@ -69,6 +78,23 @@ def set_fields(document: dict[str, Any], settings: list[str] | None) -> None:
                     param_hint="--set",
                 )
         before[path] = setting, value
+
+
+def csv_fields(settings: list[str] | None) -> dict[str, Any]:
+    """Return what settings of `data.csv` and `data.header` say of a csv file that is sent, by the fields' own names.
+
+    Raises:
+        typer.BadParameter: a setting is about something else. Whether there are such fields is for the API to say.
+    """
+    document: dict[str, Any] = {"data": {"csv": {}}}
+    set_fields(document, settings)
+    data = document["data"]
+    if document.keys() != {"data"} or not isinstance(data, dict) or not {*data} <= {"csv", "header"}:
+        raise typer.BadParameter(
+            "of a file that is sent, data.header and the fields of data.csv can be set", param_hint="--set"
+        )
+    fields: dict[str, Any] = data.pop("csv")
+    return data | fields
 
 
 def _check_json(document: Any, where: str) -> None:

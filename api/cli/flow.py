@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import MofNCompleteColumn
 
+from symadj.api.cli.documents import RowSettings, csv_fields
 from symadj.api.cli.shared import JobId, client_command, console, progress_bars
 from symadj.api.cli.tables import Source, media_type_of, open_source, writing
 from symadj.api.client import ApiProblemError, Client
@@ -33,10 +34,11 @@ def logprob(
         Path, typer.Argument(help="Rows in the data's units, their contexts beside them: .csv, .npy, .parquet.")
     ],
     out: Annotated[Path | None, typer.Argument(help="Where to put the log-densities; default: printed as csv.")] = None,
+    settings: RowSettings = None,
     batch_rows: _Rows = _BATCH_ROWS,
 ) -> None:
     """Compute the log-density of each row of a file, in nats per unit of the data."""
-    source = open_source(data)
+    source = open_source(data, csv_fields(settings))
     wanted = MediaType.CSV if out is None else media_type_of(out)
     answers = _scores(client, job, source, wanted, batch_rows)
     with progress_bars(MofNCompleteColumn()) as bars:
@@ -65,7 +67,12 @@ def _scores(client: Client, job: str, source: Source, wanted: MediaType, size: i
                 continue
             try:
                 table = client.flow(
-                    job, Operation.LOG_PROB, source.encode(piece), sent=source.media_type, wanted=wanted
+                    job,
+                    Operation.LOG_PROB,
+                    source.encode(piece),
+                    sent=source.media_type,
+                    wanted=wanted,
+                    csv=source.csv,
                 )
             except ApiProblemError as problem:
                 if not _is_too_much(problem) or len(piece) == 1:
@@ -85,6 +92,7 @@ def sample(
     context: Annotated[
         Path | None, typer.Option(help="Contexts, a row each, for a flow that takes one: .csv, .npy or .parquet.")
     ] = None,
+    settings: RowSettings = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="The same seed and --batch-rows give the same samples.")
     ] = None,
@@ -92,7 +100,7 @@ def sample(
 ) -> None:
     """Draw samples of a trained flow, in the units of the data."""
     wanted = media_type_of(out)
-    source = None if context is None else open_source(context)
+    source = None if context is None else open_source(context, csv_fields(settings))
     total = n * (1 if source is None else source.rows)
     with progress_bars(MofNCompleteColumn()) as bars, writing(out, total) as add:
         task = bars.add_task("samples", total=total)
@@ -127,6 +135,7 @@ def _samples(
                     b"" if source is None else source.encode(some),
                     sent=None if source is None else source.media_type,
                     wanted=wanted,
+                    csv=None if source is None else source.csv,
                     n=draws,
                     seed=_seed_of(seed, number),
                 )

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from symadj.api.cli import render, watching
-from symadj.api.cli.documents import Settings, SpecFile, read_spec, set_fields
+from symadj.api.cli.documents import RowSettings, Settings, SpecFile, csv_fields, read_spec, set_fields
 from symadj.api.cli.shared import AsJson, JobId, client_command, console, errors
 from symadj.api.client import Client
 from symadj.api.schemas.jobs import JobSubmitted
@@ -137,6 +137,7 @@ def score(
     solver: Annotated[
         str | None, typer.Option("--settings", help="Of the solver: tested (default) or trained.")
     ] = None,
+    settings: RowSettings = None,
     watch: Watch = False,
     download: Annotated[
         Path | None, typer.Option(help="Follow the job, and put its scores here: a parquet file.")
@@ -144,8 +145,13 @@ def score(
     key: Key = None,
 ) -> None:
     """Score any number of rows as a job on the cluster; print its id. For some thousands, logprob answers at once."""
-    rows = _stored_rows(data) if stored else Path(data)
-    made = client.score(job, rows, workers=workers, units=units, settings=solver, idempotency_key=key)
+    rows: dict[str, Any] | Path = Path(data)
+    csv = None if stored else csv_fields(settings)
+    if stored:
+        document = {"data": _stored_rows(data)}
+        set_fields(document, settings)
+        rows = document["data"]
+    made = client.score(job, rows, workers=workers, units=units, settings=solver, csv=csv, idempotency_key=key)
     print(made.id, flush=True)
     if not watch and download is None:
         return

@@ -14,6 +14,9 @@ from symadj.service.contract.flow_question import ENDINGS, MediaType
 
 __all__ = ["Source", "TableError", "media_type_of", "open_source", "writing", "writing_csv"]
 
+# Of csv: the one encoding whose lines do not end with a byte of their own.
+_WIDE = "utf-16"
+
 
 class TableError(Exception):
     """A file can't be read or written; the message says why."""
@@ -40,47 +43,68 @@ class Source:
         rows: how many there are.
         pieces: returns the rows in pieces of so many at most, which have a length and can be sliced.
         encode: returns a piece as a file of that format.
+        csv: how such a file is written, where it is csv and not written as most programs do.
     """
 
     media_type: MediaType
     rows: int
     pieces: Callable[[int], Iterator[Any]]
     encode: Callable[[Any], bytes]
+    csv: dict[str, Any] | None = None
 
 
-def open_source(file: Path) -> Source:
+def open_source(file: Path, csv: dict[str, Any] | None = None) -> Source:
     """Open a file of rows.
+
+    Args:
+        file: whose name says its format.
+        csv: how it is written, if it is csv: the fields of `data.csv` and `header`, as far as they are given.
 
     Raises:
         TableError: it can't be read, or is of another format.
     """
     media_type = media_type_of(file)
     try:
-        return {MediaType.CSV: _csv, MediaType.NPY: _npy, MediaType.PARQUET: _parquet}[media_type](file)
+        if media_type is MediaType.CSV:
+            return _csv(file, csv or {})
+        if csv:
+            raise ValueError(f"it is not csv, and {', '.join(csv)} is about csv: leave it out")
+        return {MediaType.NPY: _npy, MediaType.PARQUET: _parquet}[media_type](file)
     except (OSError, ValueError) as error:
         raise TableError(f"{file} can't be read: {error}") from error
 
 
-def _csv(file: Path) -> Source:
-    # The lines are left as they are: the server knows more dialects.
-    with file.open("rb") as stream:
-        header = stream.readline()
-        if header.lower().startswith(b"sep="):  # Excel's hint
-            header += stream.readline()
-        begin = stream.tell()
-        rows = sum(1 for line in stream if line.strip())
+def _csv(file: Path, written: dict[str, Any]) -> Source:
+    head: list[bytes] = []  # lines that every piece begins with
+    reading = _lines(file, written)
+    first = next(reading, b"")
+    if first.lower().startswith(b"sep="):  # Excel's hint
+        head.append(first)
+        first = next(reading, b"")
+    if written.get("header", True):
+        head.append(first)
+    rows = max(0, sum(1 for _ in _lines(file, written)) - len(head))
 
     def pieces(size: int) -> Iterator[list[bytes]]:
-        with file.open("rb") as stream:
-            stream.seek(begin)
-            lines = (line for line in stream if line.strip())
-            while piece := list(islice(lines, size)):
-                yield piece
+        rest = islice(_lines(file, written), len(head), None)
+        while piece := list(islice(rest, size)):
+            yield piece
 
     def encode(piece: list[bytes]) -> bytes:
-        return header + b"".join(piece)
+        return b"".join([*head, *piece])
 
-    return Source(MediaType.CSV, rows, pieces, encode)
+    sent = {name: value for name, value in written.items() if value != _WIDE}
+    return Source(MediaType.CSV, rows, pieces, encode, sent)
+
+
+def _lines(file: Path, written: dict[str, Any]) -> Iterator[bytes]:
+    """Yield the lines that are not empty as they are, since the server knows the dialects; UTF-16 as UTF-8."""
+    if written.get("encoding") == _WIDE:
+        with file.open(encoding=_WIDE, newline="") as text:
+            yield from (line.encode() for line in text if line.strip())
+        return
+    with file.open("rb") as stream:
+        yield from (line for line in stream if line.strip())
 
 
 def _npy(file: Path) -> Source:

@@ -168,6 +168,7 @@ class Requests(Generic[JobT, JobsT]):
         units: str | None = None,
         settings: str | None = None,
         name: str | None = None,
+        csv: dict[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> Request[JobT]:
         """Submit a job that scores rows by the trained flow of another: its file `scores.parquet` has a row for each.
@@ -180,6 +181,8 @@ class Requests(Generic[JobT, JobsT]):
             units: "original", those of the data, or "transformed".
             settings: of the solver: "tested" or "trained".
             name: of the job.
+            csv: how a csv file that is sent is written, where it is not as most programs do: `{"delimiter": ";",
+                "decimal": ","}`, `{"header": False}`; of rows that lie there, `rows` says so.
             idempotency_key: as for `submit`.
 
         Raises:
@@ -191,7 +194,7 @@ class Requests(Generic[JobT, JobsT]):
         path, given = f"{job_path(job_id)}/scores", _given({"units": units, "settings": settings, "name": name})
         if isinstance(rows, Path):
             headers = {"Content-Type": str(_media_type_of(rows)), "Content-Length": str(rows.stat().st_size)}
-            given |= _given({"workers": workers})
+            given |= _given({"workers": workers}) | (csv or {})
             return _making_a_job(path, self._read_job, idempotency_key, headers, content=rows, params=given)
         given |= {} if workers is None else {"resources": {"kind": "cpu", "workers": workers}}
         return _making_a_job(path, self._read_job, idempotency_key, json={"data": rows} | given)
@@ -468,6 +471,7 @@ class Requests(Generic[JobT, JobsT]):
         n: int | None = None,
         seed: int | None = None,
         t: Sequence[float] | None = None,
+        csv: dict[str, Any] | None = None,
     ) -> Request[bytes]:
         """Ask a job's trained flow for densities, samples or trajectories.
 
@@ -480,12 +484,15 @@ class Requests(Generic[JobT, JobsT]):
             n: samples, of each context.
             seed: of the samples.
             t: times of the trajectories.
+            csv: how a csv table is written, where it is not as most programs do: `{"delimiter": ";", "decimal": ","}`,
+                `{"header": False}`.
 
         Raises:
             ApiProblemError: the table does not fit the flow (422), is too large (413), or takes too long (504).
         """
         headers = {"Accept": str(wanted)} | ({} if sent is None else {"Content-Type": str(sent)})
-        more: dict[str, Any] = {"params": _given({"n": n, "seed": seed, "t": t}), "timeout": FLOW_SECONDS}
+        parameters = _given({"n": n, "seed": seed, "t": t}) | (csv or {})
+        more: dict[str, Any] = {"params": parameters, "timeout": FLOW_SECONDS}
         return Request("POST", f"{job_path(job_id)}/flow/{operation}", bytes, content=table, headers=headers, **more)
 
     # Requests whose answers are read while they come.

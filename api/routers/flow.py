@@ -10,6 +10,7 @@ from pydantic import Field
 
 from symadj.api.accept import best_of
 from symadj.api.bodies import Table, table_body
+from symadj.api.csv_parameters import CsvParameters
 from symadj.api.dependencies import Flows, JobId, SettingsOf, Store
 from symadj.api.flow_process import raise_unless_done
 from symadj.api.problems import describe
@@ -57,14 +58,20 @@ _ANSWERS: dict[str, Any] = {
 
 @router.post("/log_prob", **_ANSWERS)
 async def log_prob(
-    store: Store, settings: SettingsOf, flows: Flows, job_id: JobId, rows: _Rows, accept: _Accept = "*/*"
+    store: Store,
+    settings: SettingsOf,
+    flows: Flows,
+    job_id: JobId,
+    rows: _Rows,
+    csv_file: CsvParameters,
+    accept: _Accept = "*/*",
 ) -> Response:
     """Compute the log-density of rows, in nats and per unit of the data, as the job's test did.
 
-    Tables have the flow's columns and those of its context, by name; npy has them in that order. The answer is the
-    column `log_prob`, of npy an array [n].
+    Tables have the flow's columns and those of its context, by name; npy, and csv without a header, have them in that
+    order. The answer is the column `log_prob`, of npy an array [n].
     """
-    return await _answer(store, settings, flows, job_id, Operation.LOG_PROB, rows, accept)
+    return await _answer(store, settings, flows, job_id, Operation.LOG_PROB, rows, accept, **csv_file.fields())
 
 
 @router.post("/sample", **_ANSWERS)
@@ -74,6 +81,7 @@ async def sample(
     flows: Flows,
     job_id: JobId,
     contexts: _Contexts,
+    csv_file: CsvParameters,
     n: Annotated[int, Query(ge=1, lt=2**31, description="Samples; of each context, if the flow takes one.")] = 1,
     seed: Annotated[
         int | None,
@@ -82,7 +90,8 @@ async def sample(
     accept: _Accept = "*/*",
 ) -> Response:
     """Draw samples, in the units of the data: a row each, with its context behind it, the first context's first."""
-    return await _answer(store, settings, flows, job_id, Operation.SAMPLE, contexts, accept, n=n, seed=seed)
+    options = csv_file.fields() | {"n": n, "seed": seed}
+    return await _answer(store, settings, flows, job_id, Operation.SAMPLE, contexts, accept, **options)
 
 
 @router.post("/transport", **_ANSWERS)
@@ -92,6 +101,7 @@ async def transport(
     flows: Flows,
     job_id: JobId,
     rows: _Rows,
+    csv_file: CsvParameters,
     t: Annotated[
         list[Annotated[float, Field(allow_inf_nan=False)]],
         Query(
@@ -107,7 +117,8 @@ async def transport(
 
     The rows of the first time come first.
     """
-    return await _answer(store, settings, flows, job_id, Operation.TRANSPORT, rows, accept, times=tuple(t))
+    options = csv_file.fields() | {"times": tuple(t)}
+    return await _answer(store, settings, flows, job_id, Operation.TRANSPORT, rows, accept, **options)
 
 
 async def _answer(

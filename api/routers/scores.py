@@ -11,6 +11,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query, Request, Response
 
 from symadj.api.bodies import Upload, file_body
+from symadj.api.csv_parameters import CsvFile, CsvParameters
 from symadj.api.dependencies import IdempotencyKey, JobId, Owner, SettingsOf, Store
 from symadj.api.problems import describe
 from symadj.api.same_keys import submitted_once
@@ -66,6 +67,7 @@ async def score_rows(
     body: _Body,
     request: Request,
     response: Response,
+    csv_file: CsvParameters,
     workers: Annotated[int | None, Query(ge=1, le=4096, description=f"resources.workers. {_OF_A_FILE}")] = None,
     units: Annotated[Units | None, Query(description=_OF_A_FILE)] = None,
     solved: Annotated[SolverSettings | None, Query(alias="settings", description=_OF_A_FILE)] = None,
@@ -76,7 +78,7 @@ async def score_rows(
     for each, in their order, with the column `log_prob`.
 
     The rows lie where the workers find them (JSON), or are the body: a file, of which the columns of the flow and of
-    its context are taken by name; npy has them in this order.
+    its context are taken by name; npy, and csv without a header, have them in this order.
     """
     named = {"workers": workers, "units": units, "settings": solved, "name": name}
     given: dict[str, Any] = {field: value for field, value in named.items() if value is not None}
@@ -87,7 +89,7 @@ async def score_rows(
         if isinstance(body, Upload):
             if "workers" in given:
                 given["resources"] = {"kind": "cpu", "workers": given.pop("workers")}
-            written = given | {"data": await _received(body, storage, new_id, settings.upload_bytes)}
+            written = given | {"data": await _received(body, csv_file, storage, new_id, settings.upload_bytes)}
         elif given:
             pointer = next(iter(given))
             raise InvalidParameterError(
@@ -154,7 +156,7 @@ def _submit(
         return JobRead.of(figures.of_job(session, job_id, most_active=settings.max_active_per_owner)), created
 
 
-async def _received(upload: Upload, storage: Storage, job_id: str, most_bytes: int) -> UploadedRows:
+async def _received(upload: Upload, csv_file: CsvFile, storage: Storage, job_id: str, most_bytes: int) -> UploadedRows:
     """Store the file of a request as an artifact, as it comes.
 
     Raises:
@@ -178,6 +180,8 @@ async def _received(upload: Upload, storage: Storage, job_id: str, most_bytes: i
                 size += len(piece)
             if not size:
                 raise InvalidRowsError("the body is empty: send the file with the rows")
-        return UploadedRows(kind="uploaded", name=name, format=format, bytes=size, sha256=sha256.hexdigest())
+        return UploadedRows(
+            kind="uploaded", name=name, format=format, bytes=size, sha256=sha256.hexdigest(), **csv_file.fields()
+        )
 
     return await run_sync(store, limiter=_UPLOADS_AT_ONCE)

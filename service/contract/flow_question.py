@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from symadj.service.contract.spec.data import CsvOptions
+
 __all__ = [
     "ENDINGS",
     "LENGTHS",
@@ -83,6 +85,8 @@ class FlowQuestion(_Header):
         config: ``config.json`` of a run.
         weights: its ``weights.safetensors``.
         sent: format of the content; None: there is none.
+        header: whether its first line names the columns, if it is csv.
+        csv: how it is written, if it is csv.
         wanted: format of the answer.
         n: samples, of each context if the flow takes one.
         seed: of the samples; None: another one at each call.
@@ -96,6 +100,8 @@ class FlowQuestion(_Header):
     config: StoredFile
     weights: StoredFile
     sent: MediaType | None
+    header: bool = True
+    csv: CsvOptions = CsvOptions()
     wanted: MediaType
     n: int = 1
     seed: int | None = None

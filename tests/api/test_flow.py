@@ -303,6 +303,28 @@ def test_of_many_requests_some_wait_and_the_others_are_told_to_come_again(server
         assert answer.headers["retry-after"]
 
 
+WRITTEN: list[tuple[dict[str, Any], list[str]]] = [
+    ({"delimiter": ";", "decimal": ","}, ["more;y;x", "a;-0,5;0,25", "b;0,75;1,0", "c;0,5;-0,5"]),
+    ({"header": False}, ["0.25,-0.5", "1.0,0.75", "-0.5,0.5"]),
+    ({"encoding": "utf-16", "delimiter": "\t"}, ["x\ty", "0.25\t-0.5", "1.0\t0.75", "-0.5\t0.5"]),
+]
+
+
+@pytest.mark.parametrize(("options", "lines"), WRITTEN, ids=[str(options) for options, _ in WRITTEN])
+def test_a_csv_file_of_any_program_is_read_as_the_request_says(
+    job: Run, trained: Path, tmp_path: Path, options: dict[str, Any], lines: list[str]
+) -> None:
+    content = "\n".join(lines).encode(options.get("encoding", "utf-8"))
+    expected = symadj_core.load(trained).log_prob(np.array(ROWS))
+    answer = ask(job, "log_prob", content=content, headers={"Content-Type": MediaType.CSV}, params=options)
+    np.testing.assert_allclose(read(answer)["log_prob"], expected, rtol=1e-5)
+    (tmp_path / "rows.csv").write_bytes(content)
+    names = {name: f"data.{name}" if name == "header" else f"data.csv.{name}" for name in options}
+    settings = [word for name, value in options.items() for word in ("--set", f"{names[name]}={json.dumps(value)}")]
+    printed = command(job, "logprob", job.job_id, str(tmp_path / "rows.csv"), "--batch-rows", "2", *settings)
+    np.testing.assert_allclose([float(word) for word in printed.stdout.split()[1:]], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("setting", "status", "code"),
     [

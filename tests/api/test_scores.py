@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from symadj.api.app import create_app
 from symadj.api.cli import main
 from symadj.api.client import Client
 from symadj.service.contract.layout import flow_folder
+from symadj.service.contract.spec.usual import OF_TRAINING
 from symadj.service.settings import Settings
 from tests.api.conftest import Run, trained_job
 from tests.api.test_flow import with_files
@@ -87,6 +90,16 @@ def test_a_request_makes_a_job_of_its_own_that_lives_as_every_job(trained: Run, 
     assert job["id"] not in folders(trained.server)
 
 
+def test_a_job_of_before_there_was_a_usual_training_scores_too(trained: Run) -> None:
+    with sqlite3.connect(trained.server.data / "symadj.sqlite", timeout=30) as store:
+        ((text,),) = store.execute("select spec from jobs where id = ?", [trained.job_id])
+        older = {name: section for name, section in json.loads(text).items() if name not in OF_TRAINING}
+        store.execute("update jobs set spec = ? where id = ?", [json.dumps(older), trained.job_id])
+    answer = ask(trained, json=STORED)
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["spec"]["trained"]["job"] == trained.job_id
+
+
 def test_the_trained_job_may_be_deleted_while_its_scores_wait(trained: Run, files: Path) -> None:
     job_id = ask(trained, json=STORED).json()["id"]
     assert trained.api.delete(f"{V1}/{trained.job_id}").status_code == 204
@@ -122,6 +135,21 @@ def test_a_file_that_is_sent_is_an_artifact_of_the_job(
     (artifact,) = trained.api.get(f"{V1}/{job['id']}/artifacts").json()["items"]
     assert (artifact["name"], artifact["bytes"], artifact["sha256"]) == (name, len(content), sha256)
     assert trained.api.get(artifact["url"]).content == content
+
+
+def test_how_a_csv_file_that_is_sent_is_written_stands_in_the_spec(trained: Run, tmp_path: Path) -> None:
+    written = {"delimiter": ";", "decimal": ",", "row_names": True, "header": False}
+    asked = ask(trained, content=b"a;1,5;2\n", headers=CSV, params=written).json()["spec"]["data"]
+    assert asked["csv"] == {"delimiter": ";", "decimal": ",", "encoding": "utf-8", "row_names": True}
+    assert asked["header"] is False
+    (tmp_path / "cells.csv").write_bytes(b"a;1,5;2\n")
+    settings = ["data.csv.delimiter=;", 'data.csv.decimal=","', "data.csv.row_names=true", "data.header=false"]
+    words = ["score", trained.job_id, str(tmp_path / "cells.csv"), "--url", trained.server.url]
+    printed = CliRunner().invoke(main.app, [*words, *(word for setting in settings for word in ("--set", setting))])
+    assert trained.api.get(f"{V1}/{printed.output.strip()}").json()["spec"]["data"] == asked
+    refused = CliRunner().invoke(main.app, [*words, "--set", "data.columns=[a]"])
+    assert refused.exit_code == 2
+    assert "data.header" in refused.output
 
 
 def test_a_request_that_is_repeated_under_its_key_makes_no_second_job(trained: Run) -> None:
@@ -168,6 +196,9 @@ def test_a_job_that_scores_has_no_checkpoint_to_ask_for_or_to_go_on_from(trained
         ({"json": STORED, "params": {"workers": 2}}, 422, "workers is for a file"),
         ({"content": ROWS, "headers": CSV, "params": {"workers": 0}}, 422, "workers"),
         ({"content": b"", "headers": CSV}, 422, "the body is empty"),
+        ({"content": ROWS, "headers": CSV, "params": {"delimiter": "#"}}, 422, "delimiter"),
+        ({"content": written([[1.0, 2.0]]), "headers": NPY, "params": {"header": "false"}}, 422, "header is about csv"),
+        ({"json": STORED, "params": {"decimal": ","}}, 422, "decimal is about csv"),
         ({"content": ROWS, "headers": {"Content-Type": "text/plain"}}, 415, "application/x-npy"),
     ],
 )

@@ -26,8 +26,10 @@ from symadj.service.contract.layout import CONFIG, SCORES_FILE, WEIGHTS, artifac
 from symadj.service.contract.order import RunOrder
 from symadj.service.contract.records import OutcomeRecord
 from symadj.service.contract.spec import ScoresSpec
+from symadj.service.contract.spec.data import ToyData
 from symadj.service.contract.states import ReasonCode, StopReason
 from symadj.service.contract.storage import Storage, open_storage
+from symadj.workers.data.toys import draw_toy
 from symadj.workers.distributed.ranks import PeerLostError, Ranks
 from symadj.workers.rank_run import RankRun
 from symadj.workers.ray.reading import read_data
@@ -293,6 +295,48 @@ def test_rows_that_came_with_the_request_are_read_from_the_job_s_own_folder(
     outcome, _ = score(order(place, trained, data, section))
     assert outcome.state == "succeeded", outcome.message
     np.testing.assert_allclose(scores_of(place), at_home(trained, rows), rtol=0, atol=1e-12)
+
+
+DIALECTS: list[tuple[dict[str, Any], str]] = [
+    ({"csv": {"delimiter": ";", "decimal": ","}}, "label;ssc;fsc\na;-3,5;1000000,0\nb;-2,25;1000100,5\n"),
+    ({"csv": {"delimiter": "\t", "encoding": "utf-16"}}, "fsc\tssc\n1000000.0\t-3.5\n1000100.5\t-2.25\n"),
+    ({"csv": {"row_names": True}}, "fsc,ssc\nrow 1,1000000.0,-3.5\nrow 2,1000100.5,-2.25\n"),
+    ({"header": False}, "1000000.0,-3.5\n1000100.5,-2.25\n"),
+]
+
+
+@pytest.mark.parametrize("sent", [True, False], ids=["sent", "stored"])
+@pytest.mark.parametrize(("written", "text"), DIALECTS, ids=[str(written) for written, _ in DIALECTS])
+def test_a_csv_file_of_any_program_is_read_as_the_job_says(
+    tmp_path: Path, trained: Path, data: Path, written: dict[str, Any], text: str, sent: bool
+) -> None:
+    content = text.encode(written.get("csv", {}).get("encoding", "utf-8"))
+    section: dict[str, Any] = {"kind": "file", "path": "rows.csv"}
+    if sent:
+        open_storage(str(tmp_path / "jobs")).write(f"{artifact_folder('job-1', 0)}/rows.csv", content)
+        section = {"kind": "uploaded", "name": "rows.csv", "format": "csv", "bytes": 1, "sha256": 64 * "0"}
+    else:
+        (data / "rows.csv").write_bytes(content)
+    outcome, _ = score(order(tmp_path / "jobs", trained, data, section | written))
+    assert outcome.state == "succeeded", outcome.message
+    expected = at_home(trained, {"fsc": np.array([1e6, 1000100.5]), "ssc": np.array([-3.5, -2.25])})
+    np.testing.assert_allclose(scores_of(tmp_path / "jobs"), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["toy", "maf"])
+def test_a_set_is_scored_by_its_name(tmp_path: Path, data: Path, kind: str) -> None:
+    columns = {"toy": ["x", "y"], "maf": ["x1", "x0"]}[kind]
+    trained = folder(tmp_path / "out", config(columns=columns))
+    rows = np.random.default_rng(0).standard_normal((300, 2))
+    section = {"kind": "maf", "name": "miniboone", "path": "."}
+    if kind == "toy":
+        section = {"kind": "toy", "name": "moons", "rows": 300, "split_seed": 4}
+        rows = draw_toy(ToyData.model_validate(section)).rows
+    np.save(data / "data.npy", rows)
+    outcome, _ = score(order(tmp_path / "jobs", trained, data, section))
+    assert outcome.state == "succeeded", outcome.message
+    in_order = rows if kind == "toy" else rows[:, ::-1]
+    np.testing.assert_allclose(scores_of(tmp_path / "jobs"), at_home(trained, in_order), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])

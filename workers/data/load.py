@@ -12,6 +12,7 @@ from symadj.service.contract.spec.data import (
     FileData,
     FileRows,
     MafData,
+    MafRows,
     ParquetStreamData,
     ParquetStreamRows,
     ToyData,
@@ -87,7 +88,7 @@ def name_of(data: Data | ScoredRows) -> str | None:
     """Return the file or folder that ``data`` names, None where it names none."""
     if isinstance(data, UploadedRows):
         return data.name
-    return data.path if isinstance(data, FileRows | MafData | ParquetStreamRows) else None
+    return data.path if isinstance(data, FileRows | MafRows | ParquetStreamRows) else None
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from symadj.service.contract.spec.data import MafData
+from symadj.service.contract.spec.data import MafRows
 from symadj.workers.data.checks import refuse_not_finite
 from symadj.workers.data.errors import DataError
 from symadj.workers.data.formats.arrays import read_npy
@@ -34,7 +34,7 @@ _CONVERT_GAS = (
 )
 
 
-def load_maf(data: MafData, roots: DataRoots) -> Table:
+def load_maf(data: MafRows, roots: DataRoots) -> Table:
     """Load and preprocess the set that ``data`` names from the files in ``data.path``.
 
     Raises:

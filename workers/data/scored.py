@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from symadj.service.contract.data_summary import MAX_COLUMNS, DataSummary, SourceSummary
-from symadj.service.contract.spec.data import BuiltinRows, FileData, FileRows, ParquetStreamData, ParquetStreamRows
+from symadj.service.contract.spec.data import (
+    BuiltinRows,
+    FileData,
+    FileRows,
+    MafRows,
+    ParquetStreamData,
+    ParquetStreamRows,
+    ToyRows,
+)
 from symadj.service.contract.spec.scores import ScoredRows, UploadedRows
 from symadj.workers.data.builtin import load_builtin
 from symadj.workers.data.checks import refuse_not_finite, refuse_untransformable
@@ -22,10 +30,13 @@ from symadj.workers.data.errors import DataError
 from symadj.workers.data.files import load_file, table_of
 from symadj.workers.data.formats.arrays import map_npy
 from symadj.workers.data.formats.columns import of_array
+from symadj.workers.data.formats.delimited import names_without_header, read_csv
+from symadj.workers.data.maf import load_maf
 from symadj.workers.data.roots import DataRoots
 from symadj.workers.data.stream import ParquetRows
 from symadj.workers.data.summary import ColumnStatistics, remarks_on
 from symadj.workers.data.table import Source, Table, pieces
+from symadj.workers.data.toys import draw_toy
 from symadj_core.errors import LoadError
 from symadj_core.transforms import FittedTransform, restore_transforms
 
@@ -162,18 +173,26 @@ def open_rows(data: ScoredRows, roots: DataRoots, flow: FlowInput) -> RowsInOrde
     match data:
         case BuiltinRows():
             return _of_table(data.name, None, _chosen(data.name, load_builtin(data), flow))
+        case ToyRows():
+            return _of_table(data.name, None, _chosen(data.name, draw_toy(data), flow))
+        case MafRows():
+            return _of_table(data.name, None, _chosen(data.name, load_maf(data, roots), flow))
         case ParquetStreamRows(path=path) | FileRows(path=path, format="parquet"):
             return _streamed(path, wanted, roots)
         case UploadedRows(name=name, format="parquet"):
             return _streamed(name, wanted, roots)
-        case UploadedRows(name=name, format=format):
-            file = FileData.model_construct(kind="file", path=name, format=format, **wanted)
+        case UploadedRows(name=name, format=format, header=header, csv=csv):
+            file = FileData.model_construct(kind="file", path=name, format=format, header=header, csv=csv, **wanted)
         case FileRows(path=name, format=format):
             given = {field: getattr(data, field) for field in FileRows.model_fields}
             file = FileData.model_construct(**given, **wanted)
     unnamed = (*flow.columns, *flow.context_columns)
     if format == "npy" and (mapped := _mapped(file, roots, unnamed)) is not None:
         return mapped
+    if format == "csv" and not file.header and (names := names_without_header(unnamed)) is not None:
+        found = roots.find_file(name)
+        raw = read_csv(found, header=False, names=names, options=file.csv)
+        return _of_table(name, format, table_of(found, raw, file))
     return _of_table(name, format, load_file(file, roots, unnamed=unnamed))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from symadj.service.contract.spec.data import ToyData
+from symadj.service.contract.spec.data import ToyRows
 from symadj.workers.data.table import Table
 
 __all__ = ["draw_toy"]
@@ -16,7 +16,7 @@ __all__ = ["draw_toy"]
 Points = NDArray[np.floating]
 
 
-def draw_toy(toy: ToyData) -> Table:
+def draw_toy(toy: ToyRows) -> Table:
     """Draw ``toy.rows`` points from ``toy.split_seed``; the same for the same two."""
     return Table(("x", "y"), _DRAW[toy.name](np.random.default_rng(toy.split_seed), toy.rows))
 

@@ -173,18 +173,13 @@ class BuiltinData(BuiltinRows, _Split):
         return BUILTIN_ROWS[self.name]
 
 
-class ToyData(_Split):
-    """Two-dimensional points drawn from a known density, for smoke tests and pictures."""
+class ToyRows(_Data):
+    """Two-dimensional points, in the order in which they are drawn from a known density by ``split_seed``."""
 
     kind: Literal["toy"]
     name: ToyName
     rows: int = Field(10_000, ge=100, le=10_000_000)
-    transforms: Transforms = (StandardiseTransform(kind="standardise"),)
-
-    @property
-    def total_rows(self) -> int:
-        """As many as are drawn."""
-        return self.rows
+    split_seed: SplitSeed = 0
 
     @property
     def dim(self) -> int:
@@ -192,21 +187,39 @@ class ToyData(_Split):
         return TOY_COLUMNS
 
 
+class ToyData(ToyRows, _Split):
+    """Two-dimensional points drawn from a known density, for smoke tests and pictures."""
+
+    transforms: Transforms = (StandardiseTransform(kind="standardise"),)
+
+    @property
+    def total_rows(self) -> int:
+        """As many as are drawn."""
+        return self.rows
+
+
 FormatName = Literal["npy", "npz", "parquet", "csv", "hdf5", "fcs", "idx"]
+
+
+Delimiter = Literal[",", ";", "\t", "|", " "]
+DecimalSign = Literal[".", ","]
+CsvEncoding = Literal["utf-8", "utf-16", "cp1252", "latin-1", "cp1250", "cp1251", "cp932", "gb18030", "mac-roman"]
 
 
 class CsvOptions(Section):
     """How a csv file is written; by default as most programs do: commas, decimal points, UTF-8."""
 
-    delimiter: Literal[",", ";", "\t", "|", " "] = Field(",", description="What stands between two values.")
-    decimal: Literal[".", ","] = Field(".", description="The decimal sign; a comma beside commas needs quotes.")
-    encoding: Literal["utf-8", "utf-16", "cp1252", "latin-1", "cp1250", "cp1251", "cp932", "gb18030", "mac-roman"] = (
-        Field("utf-8", description="Of the columns' names: `cp1252` for Excel on a Windows of Western Europe.")
+    delimiter: Delimiter = Field(",", description="What stands between two values.")
+    decimal: DecimalSign = Field(".", description="The decimal sign; a comma beside commas needs quotes.")
+    encoding: CsvEncoding = Field(
+        "utf-8", description="Of the columns' names: `cp1252` for Excel on a Windows of Western Europe."
     )
     row_names: bool = Field(
         False, description="Whether each row begins with a name, which is left out: R's row names, pandas' index."
     )
 
+
+HasHeader = Annotated[bool, Field(description="Whether the first line of a csv file names its columns.")]
 
 # What suits images of bytes, and what suits all else.
 IMAGE_TRANSFORMS: tuple[Transform, ...] = (DequantiseTransform(kind="dequantise"), LogitTransform(kind="logit"))
@@ -291,7 +304,7 @@ class FileRows(_Data):
         description="The axis of an HDF5 array that counts the rows: `first` unless given, `last` in what MATLAB has "
         "written as rows x columns. Must be given for MATLAB's arrays.",
     )
-    header: bool = Field(True, description="Whether the first line of a csv file names its columns.")
+    header: HasHeader = True
     csv: CsvOptions = CsvOptions()
     compensate: bool = Field(False, description="Whether an FCS file's own spillover matrix is applied.")
     data_set: int | None = Field(
@@ -369,7 +382,15 @@ class FileData(FileRows, _Batches):
         return self.columns is None and not self.context_columns and FORMATS[self.format].images
 
 
-class MafData(_Batches):
+class MafRows(_Data):
+    """The rows of one of the five tabular sets of Papamakarios et al. 2017, preprocessed, those of the test last."""
+
+    kind: Literal["maf"]
+    name: Literal["power", "gas", "hepmass", "miniboone", "bsds300"]
+    path: DataPath
+
+
+class MafData(MafRows, _Batches):
     """One of the five tabular sets of Papamakarios et al. 2017, with their preprocessing and split, from your copy.
 
     ``path`` is the folder that holds the set's files as published: ``data.npy`` (POWER, MINIBOONE),
@@ -380,9 +401,6 @@ class MafData(_Batches):
 
     usual_batch_size: ClassVar[int] = 1000
 
-    kind: Literal["maf"]
-    name: Literal["power", "gas", "hepmass", "miniboone", "bsds300"]
-    path: DataPath
     split_seed: SplitSeed = Field(0, description="Seed of dequantisation's noise; the split is that of the literature.")
     transforms: Transforms = Field(
         (), description="Applied after the preprocessing; any transform makes NLLs incomparable."

@@ -7,7 +7,16 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from symadj.service.contract.spec.any_job import AnyJob, JobName
-from symadj.service.contract.spec.data import BuiltinRows, FileRows, FormatName, ParquetStreamRows
+from symadj.service.contract.spec.data import (
+    BuiltinRows,
+    CsvOptions,
+    FileRows,
+    FormatName,
+    HasHeader,
+    MafRows,
+    ParquetStreamRows,
+    ToyRows,
+)
 from symadj.service.contract.spec.section import Section, misfit
 
 __all__ = [
@@ -32,7 +41,7 @@ SolverSettings = Annotated[
         "training."
     ),
 ]
-StoredRows = Annotated[BuiltinRows | FileRows | ParquetStreamRows, Field(discriminator="kind")]
+StoredRows = Annotated[BuiltinRows | ToyRows | FileRows | MafRows | ParquetStreamRows, Field(discriminator="kind")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -84,11 +93,15 @@ class UploadedRows(Section):
     kind: Literal["uploaded"]
     name: str = Field(min_length=1, max_length=200)
     format: FormatName
+    header: HasHeader = True
+    csv: CsvOptions = CsvOptions()
     bytes: int = Field(ge=0)
     sha256: Sha256
 
 
-ScoredRows = Annotated[BuiltinRows | FileRows | ParquetStreamRows | UploadedRows, Field(discriminator="kind")]
+ScoredRows = Annotated[
+    BuiltinRows | ToyRows | FileRows | MafRows | ParquetStreamRows | UploadedRows, Field(discriminator="kind")
+]
 
 
 class TrainedFiles(Section):

@@ -20,7 +20,7 @@ from symadj.workers.data.errors import DataError
 from symadj.workers.data.formats.columns import INEXACT, LARGEST_EXACT, names_asked_for, wanted_of
 from symadj.workers.data.formats.raw import InputFile, Raw, Room, need, open_unpacked, reading, reads, refuse
 
-__all__ = ["read_csv"]
+__all__ = ["names_without_header", "read_csv"]
 
 _ROWS_LOOKED_AT = 20
 # The first of them lie within the first so many bytes; if two do, no more of these than enough are looked at.
@@ -30,6 +30,7 @@ _EXCELS_HINT = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 _BOOLEANS = {"true", "True", "TRUE", "false", "False", "FALSE"}
 _MISSING = {"NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "#N/A"}
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
+_NUMBERED = re.compile(r"x\d+")
 _WHOLE = re.compile(r"\s*[+-]?\d+\s*")
 _NOT_A_VALUE = re.compile(r"In CSV column #(\d+): Row #(\d+): .*invalid value '(.*)'", re.DOTALL)
 _RAGGED = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+)")
@@ -100,6 +101,15 @@ def read_csv(
         _refuse_inexact(file, options, layout, rows, dict(zip(places, wanted, strict=True)))
         stored = tuple("bool" if place in truths else rows.dtype.name for place in places)
         return Raw(rows, tuple(wanted), layout.notes, stored)
+
+
+def names_without_header(columns: Sequence[str]) -> Sequence[str] | None:
+    """Return the names that the columns of a file without a header get in their order, None for ``x0``, ``x1``, ...
+
+    Args:
+        columns: that are asked for, by the names of a file that has them.
+    """
+    return None if all(_NUMBERED.fullmatch(name) for name in columns) else columns
 
 
 def _read(file: InputFile, options: CsvOptions, layout: _Layout, places: Sequence[int], truths: Sequence[int]) -> Any:
