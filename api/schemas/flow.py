@@ -26,11 +26,22 @@ class _Sent(BaseModel):
 class FlowContexts(_Sent):
     """What samples are conditioned on: nothing, for a flow without a context."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"context": {"age": [35.0, 60.0]}}]})
+
     context: Context = None
 
 
 class FlowRows(_Sent):
     """Rows in the units of the data, as `rows` or as `columns`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"rows": [[0.25, -0.5], [1.0, 0.75]]},
+                {"columns": {"x": [0.25, 1.0], "y": [-0.5, 0.75]}, "context": {"age": [35.0, 60.0]}},
+            ]
+        }
+    )
 
     rows: Rows | None = Field(None, description="In the order of the flow's columns; images are flat.")
     columns: Named | None = Field(None, description="By name, in any order; those that the flow lacks are not read.")

@@ -16,7 +16,9 @@ __all__ = ["KeyCreated", "KeyList", "KeyRead", "NewKey"]
 class NewKey(BaseModel):
     """A key to be made."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"name": "ada", "role": "submitter", "expires_in_days": 90}]}
+    )
 
     name: Annotated[str, Field(pattern=NAME, description="Owner of the jobs that are submitted with it.")]
     role: Role

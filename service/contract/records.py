@@ -237,7 +237,22 @@ Record = Annotated[AnyRecord, Field(discriminator="kind")]
 class RecordBatch(BaseModel):
     """Records ``first_seq``, ``first_seq + 1`` ... of one source of one attempt. Without records: a sign of life."""
 
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(
+        extra="forbid",
+        ser_json_inf_nan="strings",
+        json_schema_extra={
+            "examples": [
+                {
+                    "source": "rank-0",
+                    "first_seq": 1,
+                    "records": [
+                        {"kind": "step", "time": "2026-01-01T00:00:00Z", "step": 1, "metrics": {"loss": 2.5}},
+                    ],
+                },
+                {"source": "driver", "first_seq": 1, "records": []},
+            ]
+        },
+    )
 
     source: Annotated[str, Field(pattern=r"^(driver|rank-\d{1,6})$")]
     first_seq: int = Field(ge=1, lt=2**63)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, model_validator
 
 from symadj.service.contract.spec.any_job import AnyJob, JobName
 from symadj.service.contract.spec.data import FORMATS_OF_IMAGES, Data
@@ -32,6 +32,25 @@ class JobSpec(AnyJob):
     flow matching, then the likelihood, and a flow, a solver and an evaluation that suit them where it has none of its
     own. With any of them, whatever is left out has the default that is shown here. The stored spec has all of it.
     """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"data": {"kind": "toy", "name": "moons"}},
+                {
+                    "name": "cytometry",
+                    "labels": {"team": "x"},
+                    "data": {"kind": "builtin", "name": "flow_cytometry", "batch_size": 500},
+                    "flow": {"kind": "cnf", "blocks": 2, "field": {"kind": "mlp", "hidden": [64, 64]}},
+                    "solver": {"kind": "adaptive", "method": "dopri5", "rtol": 1e-3, "atol": 1e-4},
+                    "gradient": {"kind": "symplectic"},
+                    "optimizer": {"kind": "adam", "learning_rate": 0.01, "schedule": {"kind": "cosine"}},
+                    "stop": {"kind": "steps", "max_steps": 2000},
+                    "resources": {"kind": "cpu", "workers": 2, "memory_budget": "2GiB"},
+                },
+            ]
+        }
+    )
 
     name: JobName = "flow"
     seed: int = Field(0, ge=0, lt=2**32, description="Of weights, batches and probes.")
