@@ -9,7 +9,15 @@ import secrets
 import time
 from datetime import UTC, datetime
 
-__all__ = ["made_at", "new_audit_id", "new_comparison_id", "new_job_id", "new_sweep_id"]
+__all__ = [
+    "made_at",
+    "new_audit_id",
+    "new_comparison_id",
+    "new_delivery_id",
+    "new_job_id",
+    "new_sweep_id",
+    "new_webhook_id",
+]
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 
@@ -40,6 +48,16 @@ def new_audit_id() -> str:
 def new_sweep_id() -> str:
     """Return ``swp-`` + the same digits."""
     return f"swp-{_new()}"
+
+
+def new_webhook_id() -> str:
+    """Return ``whk-`` + the same digits."""
+    return f"whk-{_new()}"
+
+
+def new_delivery_id() -> str:
+    """Return ``dlv-`` + the same digits."""
+    return f"dlv-{_new()}"
 
 
 def made_at(job_id: str) -> datetime:

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ByteSize, Field, SecretStr, ValidationError
+from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from symadj.service.contract.order import DATA_TIMEOUT_S, FLUSH_TIMEOUT_S, STORAGE_PATIENCE_S
 from symadj.service.contract.storage import Storage, StorageUnusableError, is_url, open_storage, split_places
+from symadj.service.hosts import AllowedHosts
 
 __all__ = ["Settings", "SettingsError", "read_settings"]
 
@@ -166,6 +167,20 @@ class Settings(BaseSettings):
         90.0, gt=0, le=36_500, description="Days after which an entry of the audit log is removed."
     )
 
+    webhook_hosts: str | None = Field(
+        None,
+        description="Hosts that webhooks may send to: names (hooks.example.org, *.example.org), addresses and "
+        "networks; separated by commas. One whose address is not of the public internet needs that address here too. "
+        "Default: none.",
+    )
+    webhook_retry_seconds: float = Field(
+        5.0, gt=0, description="Pause before a webhook's delivery is tried again; twice as long each time, 1 h at most."
+    )
+    webhook_tries: int = Field(12, ge=1, description="Tries of a delivery before it is given up.")
+    webhook_failures: int = Field(
+        5, ge=1, description="Deliveries given up, one after the other, after which a webhook is disabled."
+    )
+
     auth: Literal["none", "keys"] = Field(
         "none", description="Whether the API asks for keys; with none, anyone who reaches it may do everything."
     )
@@ -214,6 +229,16 @@ class Settings(BaseSettings):
             roots = split_places(self.data_roots)
             return tuple(root if is_url(root) else str(Path(root).resolve()) for root in roots)
         return (str((self.data / "datasets").resolve()), SYSTEM_DATASETS)
+
+    def allowed_webhook_hosts(self) -> AllowedHosts:
+        """Return the hosts that webhooks may send to."""
+        return AllowedHosts.parse(self.webhook_hosts or "")
+
+    @field_validator("webhook_hosts")
+    @classmethod
+    def _are_hosts(cls, text: str | None) -> str | None:
+        AllowedHosts.parse(text or "")
+        return text
 
     def environment_to_pass(self) -> frozenset[str]:
         """Return the names in ``pass_environment``."""

@@ -12,6 +12,7 @@ from types import FrameType
 
 from symadj.service.contract.storage import StorageUnreachableError
 from symadj.service.dispatcher import Dispatcher
+from symadj.service.dispatcher.notifying import Notifier
 from symadj.service.ray_jobs import RayJobs, RayRefusedError, RayUnreachableError
 from symadj.service.settings import Settings, SettingsError, read_settings
 from symadj.service.store import Database
@@ -53,6 +54,8 @@ def main() -> None:
     database.migrate()
     ray = RayJobs(settings.ray_address, settings.ray_token.get_secret_value() if settings.ray_token else None)
     dispatcher = Dispatcher(database, ray, settings)
+    notifier = Notifier(database, settings)
+    notifier.start()
     unreachable = False
     while not stopping.is_set():
         try:
@@ -71,6 +74,7 @@ def main() -> None:
         stopping.wait(settings.poll_seconds)
     if drains:
         _drain(dispatcher, settings, at_once)
+    notifier.stop()
     dispatcher.close()
     ray.close()
     database.close()

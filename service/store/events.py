@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from symadj.service.store import webhooks
 from symadj.service.store.tables import Event, Job
 
 __all__ = ["after", "append", "newest_of"]
@@ -25,7 +26,10 @@ def append(
     time: datetime | None = None,
     attempt: int | None = None,
 ) -> None:
-    """Write an event of a job, under the job's next event number; of its newest attempt unless another is named."""
+    """Write an event of a job, and whom it is to be told, under the job's next event number.
+
+    It is of the job's newest attempt unless another is named.
+    """
     seq = session.execute(
         sa.update(Job)
         .where(Job.id == job.id)
@@ -33,18 +37,18 @@ def append(
         .returning(Job.event_seq)
         .execution_options(synchronize_session=False)
     ).scalar_one()
-    session.add(
-        Event(
-            job_id=job.id,
-            seq=seq,
-            time=time or datetime.now(UTC),
-            attempt=job.attempt if attempt is None else attempt,
-            actor=actor,
-            name=name,
-            message=message,
-            data=data or {},
-        )
+    event = Event(
+        job_id=job.id,
+        seq=seq,
+        time=time or datetime.now(UTC),
+        attempt=job.attempt if attempt is None else attempt,
+        actor=actor,
+        name=name,
+        message=message,
+        data=data or {},
     )
+    session.add(event)
+    webhooks.enqueue(session, job, event)
 
 
 def after(session: Session, job_id: str, *, after_seq: int, limit: int) -> Sequence[Event]:

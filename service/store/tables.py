@@ -44,6 +44,8 @@ __all__ = [
     "PlanRow",
     "Sweep",
     "SweepTrial",
+    "Webhook",
+    "WebhookDelivery",
 ]
 
 
@@ -435,4 +437,54 @@ class AuditEntry(Base):
     __table_args__ = (
         Index("ix_audit_entries_time", "time", "id"),
         Index("ix_audit_entries_who", "who", "time", "id"),
+    )
+
+
+class Webhook(Base):
+    """An address that is told of events of its owner's jobs, or of everybody's."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(100), index=True)
+    url: Mapped[str] = mapped_column(Text)
+    # Deliveries are signed with it, so it can't be kept as a hash.
+    secret: Mapped[str] = mapped_column(String(100))
+    events: Mapped[list[str]] = mapped_column(JSON)
+    labels: Mapped[dict[str, Any]]
+    all_owners: Mapped[bool]
+    created_at: Mapped[datetime]
+    # Deliveries that were given up, since one arrived.
+    failures: Mapped[int] = mapped_column(default=0)
+    disabled_at: Mapped[datetime | None]
+    disabled_because: Mapped[str | None] = mapped_column(Text)
+
+
+class WebhookDelivery(Base):
+    """What a webhook is to be told: written in the transaction of the event itself.
+
+    ``state`` is "pending", "delivered" or "failed"; a pending one waits until ``next_try_at``, or is being sent by who
+    holds the lease.
+    """
+
+    __tablename__ = "webhook_deliveries"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    job_id: Mapped[str | None] = mapped_column(String(64))
+    event: Mapped[str] = mapped_column(String(64))
+    body: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    state: Mapped[str] = mapped_column(String(16), default="pending")
+    tries: Mapped[int] = mapped_column(default=0)
+    next_try_at: Mapped[datetime]
+    status: Mapped[int | None] = mapped_column(Integer)
+    error: Mapped[str | None] = mapped_column(Text)
+    settled_at: Mapped[datetime | None]
+    lease_token: Mapped[str | None] = mapped_column(String(64))
+    lease_expires_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("ix_webhook_deliveries_due", "state", "next_try_at"),
+        Index("ix_webhook_deliveries_of", "webhook_id", "created_at", "id"),
     )

@@ -30,7 +30,7 @@ class Endpoint:
     def at(self, job_id: str) -> str:
         """Return its address, for the things of a job that has the metric `loss` and the file `a`."""
         name = "loss" if "/metrics/" in self.path else "a"
-        return self.path.format(job_id=job_id, name=name, key_id="none", comparison_id="none")
+        return self.path.format(job_id=job_id, name=name, key_id="none", comparison_id="none", webhook_id="none")
 
 
 def endpoints() -> list[Endpoint]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import httpx
 import psutil
 import pytest
 
 from symadj.service.contract.spec.comparison import COMPARISON
+from symadj.service.store.tables import Webhook
 from tests.api.conftest import NOW, Run, checkpoint
 from tests.api.routes import Endpoint, endpoints
 
@@ -23,6 +25,13 @@ def leave_a_file(run: Run, content: bytes, name: str = "a") -> None:
     digest = hashlib.sha256(content).hexdigest()
     record = {"kind": "artifact", "time": NOW, "name": name, "media_type": "text/plain", "bytes": len(content)}
     assert run.send(record | {"sha256": digest}).status_code == 200
+
+
+def leave_a_webhook(run: Run) -> None:
+    """Store the webhook `none`."""
+    values = {"owner": "local", "url": "http://127.0.0.1:1/", "secret": "", "events": ["failed"], "labels": {}}
+    with run.database.session() as session:
+        session.merge(Webhook(id="none", created_at=datetime.now(UTC), all_owners=False, failures=0, **values))
 
 
 def comparable(answer: httpx.Response) -> dict[str, str]:
@@ -41,6 +50,7 @@ def test_head_answers_as_get_does_without_a_body(new_run: Callable[..., Run], en
     run = new_run(labels={COMPARISON: "none"})
     run.send({"kind": "step", "time": NOW, "step": 1, "metrics": {"loss": 1.0}}, checkpoint(1))
     leave_a_file(run, b"content")
+    leave_a_webhook(run)
     address = endpoint.at(run.job_id)
     # The page is for who asks for one.
     headers = {"Accept": "text/html, */*"} if endpoint.path == "/" else {}
