@@ -33,7 +33,7 @@ from symadj.service.errors import (
 )
 from symadj.service.roles import LOCAL, Principal, Role
 from symadj.service.settings import Settings
-from symadj.service.store import Database, jobs
+from symadj.service.store import Database, jobs, sweeps
 from symadj.service.store.downsampling import Downsampler
 from symadj.service.store.step_range import StepRange
 
@@ -56,6 +56,7 @@ __all__ = [
     "SettingsOf",
     "Steps",
     "Store",
+    "SweepId",
     "attempt_token",
     "authenticate",
     "owner",
@@ -196,6 +197,18 @@ def _owner_of(store: Database, job_id: str) -> str:
         return jobs.get(session, job_id).owner
 
 
+async def _visible_sweep(asker: Asker, store: Store, sweep_id: Annotated[str, Path(max_length=64)]) -> str:
+    """Return the id of a sweep that the asker may see; for any other sweep the answer is that there is none."""
+    if asker.confined_to is not None and await run_sync(_owner_of_sweep, store, sweep_id) != asker.confined_to:
+        raise NotFoundError(f"there is no sweep {sweep_id!r}")
+    return sweep_id
+
+
+def _owner_of_sweep(store: Database, sweep_id: str) -> str:
+    with store.read_session() as session:
+        return sweeps.get(session, sweep_id).owner
+
+
 async def refuse_nul(request: Request) -> None:
     """Refuse an address with a NUL in it: nothing has such a name, and PostgreSQL can't be asked for one."""
     if "\0" in request.url.path:
@@ -311,6 +324,7 @@ async def _steps(
 Owner = Annotated[str, Depends(owner)]
 AttemptToken = Annotated[str, Depends(attempt_token)]
 JobId = Annotated[str, Depends(_visible_job)]
+SweepId = Annotated[str, Depends(_visible_sweep)]
 Steps = Annotated[StepRange, Depends(_steps)]
 IdempotencyKey = Annotated[
     str | None,

@@ -67,6 +67,9 @@ checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 [[operations]]
 include-path = "/api/v1/comparisons"
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
+[[operations]]
+include-path = "/api/v1/sweeps"
+checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 # Each takes seconds of a process with torch, and a flow may be too large for it: 503.
 [[operations]]
 include-path = "/api/v1/plans"

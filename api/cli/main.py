@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from symadj.api import __version__
 from symadj.api.children import ServeError
-from symadj.api.cli import comparing, flow, inspecting, keys, render, running, showing
+from symadj.api.cli import comparing, flow, inspecting, keys, render, running, showing, sweeps
 from symadj.api.cli.inspecting import InspectError
 from symadj.api.cli.shared import console, errors
 from symadj.api.cli.tables import TableError
@@ -25,6 +25,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train contin
 app.add_typer(running.app)
 app.add_typer(showing.app)
 app.add_typer(comparing.app)
+app.add_typer(sweeps.app, name="sweep")
+app.add_typer(sweeps.lists)
 app.add_typer(flow.app)
 app.add_typer(inspecting.app)
 app.add_typer(keys.app, name="keys")

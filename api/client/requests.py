@@ -24,6 +24,7 @@ from symadj.api.schemas.jobs import (
     SpecCheck,
 )
 from symadj.api.schemas.service import ClusterRead, FieldList, Health, Readiness, UsageRead
+from symadj.api.schemas.sweeps import SweepCheck, SweepList, SweepRead, SweepSubmitted
 from symadj.api.schemas.telemetry import (
     ArtifactList,
     ArtifactRead,
@@ -36,7 +37,7 @@ from symadj.api.schemas.telemetry import (
 from symadj.service.contract.flow_question import ENDINGS, MediaType, Operation
 from symadj.service.contract.plan import Plan
 from symadj.service.contract.records import Stream
-from symadj.service.contract.states import JobState
+from symadj.service.contract.states import JobState, SweepState
 
 __all__ = ["Requests"]
 
@@ -157,6 +158,85 @@ class Requests(Generic[JobT, JobsT]):
         if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", comparison_id) is None:
             raise BadRequestError(f"{comparison_id!r} is not a comparison's id, which `symadj compare` prints")
         return Request("GET", f"/api/v1/comparisons/{comparison_id}", answer(ComparisonRead))
+
+    @asks
+    def submit_sweep(self, spec: dict[str, Any], *, idempotency_key: str | None = None) -> Request[SweepSubmitted]:
+        """Begin a sweep, whose trials are jobs.
+
+        Args:
+            spec: of the sweep.
+            idempotency_key: as for `submit`.
+
+        Raises:
+            ApiProblemError, ApiUnreachableError: as for `submit`.
+        """
+        return _making_a_job("/api/v1/sweeps", answer(SweepSubmitted), idempotency_key, json=spec)
+
+    @asks
+    def validate_sweep(self, spec: dict[str, Any]) -> Request[SweepCheck]:
+        """Find out what speaks against a sweep, the data of its jobs, memory and nodes included; begin none.
+
+        Raises:
+            ApiProblemError: the spec is not valid (422), its ``errors`` name the fields.
+        """
+        more: dict[str, Any] = {"params": {"dry_run": True}, "timeout": 2 * FLOW_SECONDS}
+        return Request("POST", "/api/v1/sweeps", answer(SweepCheck), json=spec, **more)
+
+    @asks
+    def sweep(self, sweep_id: str) -> Request[SweepRead]:
+        """Read a sweep with its trials."""
+        return Request("GET", _sweep_path(sweep_id), answer(SweepRead))
+
+    @asks
+    def sweeps(
+        self,
+        *,
+        state: SweepState | str | Sequence[SweepState | str] | None = None,
+        owner: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> Request[SweepList]:
+        """List sweeps, newest first.
+
+        Args:
+            state: one of these.
+            owner: who submitted it.
+            limit: sweeps of one answer, at most.
+            after: ``next_after`` of the page before.
+        """
+        filters = _given({"state": state, "owner": owner, "limit": limit, "after": after})
+        return Request("GET", "/api/v1/sweeps", answer(SweepList), params=filters)
+
+    @asks
+    def sweep_table(self, sweep_id: str) -> Request[bytes]:
+        """Read the trials of a sweep as csv: a line a trial, a column a parameter."""
+        return Request("GET", f"{_sweep_path(sweep_id)}/trials", bytes, headers={"Accept": str(MediaType.CSV)})
+
+    @asks
+    def change_sweep(
+        self, sweep_id: str, *, name: str | None = None, labels: dict[str, str | None] | None = None
+    ) -> Request[SweepRead]:
+        """Change the name of a sweep, and the labels that are named; None removes a label. Its jobs keep theirs."""
+        patch = _given({"name": name, "labels": labels})
+        return Request("PATCH", _sweep_path(sweep_id), answer(SweepRead), json=patch)
+
+    @asks
+    def cancel_sweep(self, sweep_id: str) -> Request[SweepRead]:
+        """Cancel a sweep and the jobs of its open trials.
+
+        Raises:
+            ApiProblemError: it has succeeded or failed (409).
+        """
+        return Request("POST", f"{_sweep_path(sweep_id)}/cancel", answer(SweepRead))
+
+    @asks
+    def delete_sweep(self, sweep_id: str) -> Request[None]:
+        """Delete a sweep that has ended; its jobs stay.
+
+        Raises:
+            ApiProblemError: it has not ended, or jobs of it are still stopping (409).
+        """
+        return Request("DELETE", _sweep_path(sweep_id), lambda _content: None)
 
     @asks
     def score(
@@ -518,6 +598,12 @@ def job_path(job_id: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", job_id) is None:
         raise BadRequestError(f"{job_id!r} is not a job's id; `symadj list` shows them")
     return f"/api/v1/jobs/{job_id}"
+
+
+def _sweep_path(sweep_id: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", sweep_id) is None:
+        raise BadRequestError(f"{sweep_id!r} is not a sweep's id; `symadj sweeps` shows them")
+    return f"/api/v1/sweeps/{sweep_id}"
 
 
 def artifact_file(job_id: str, name: str, headers: dict[str, str]) -> Request[bytes]:

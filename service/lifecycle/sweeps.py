@@ -34,7 +34,6 @@ from symadj.service.store.tables import Job, Sweep, SweepTrial
 
 __all__ = [
     "begin_trial",
-    "best_of",
     "cancel",
     "change",
     "delete",
@@ -92,7 +91,7 @@ def submit(
             id=sweep_id,
             name=spec.name,
             owner=owner,
-            spec=spec.stored(),
+            spec=spec.counted().stored(),
             body_hash=body_hash,
             state=SweepState.RUNNING.value,
             created_at=now,
@@ -267,13 +266,6 @@ def _end_trial(trial: SweepTrial, job: Job | None, metric: str) -> None:
             trial.state = TrialState.PRUNED.value
         case _:
             trial.state, trial.message = TrialState.CANCELLED.value, "Its job was cancelled."
-
-
-def best_of(trials: Sequence[SweepTrial], direction: str) -> SweepTrial | None:
-    """Return the best of the trials that succeeded, the first of equals; None where none has."""
-    sign = 1.0 if direction == "minimize" else -1.0
-    done = [trial for trial in trials if trial.state == TrialState.SUCCEEDED]
-    return min(done, key=lambda trial: sign * (trial.value or 0.0), default=None)
 
 
 def cancel(session: Session, sweep: Sweep, *, actor: str) -> None:

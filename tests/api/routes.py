@@ -27,10 +27,11 @@ class Endpoint:
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
 
-    def at(self, job_id: str) -> str:
-        """Return its address, for the things of a job that has the metric `loss` and the file `a`."""
+    def at(self, job_id: str, sweep_id: str = "none") -> str:
+        """Return its address, for the things of a job that has the metric `loss` and the file `a`, or of a sweep."""
         name = "loss" if "/metrics/" in self.path else "a"
-        return self.path.format(job_id=job_id, name=name, key_id="none", comparison_id="none", webhook_id="none")
+        others = {"key_id": "none", "comparison_id": "none", "webhook_id": "none"}
+        return self.path.format(job_id=job_id, sweep_id=sweep_id, name=name, **others)
 
 
 def endpoints() -> list[Endpoint]:

@@ -15,6 +15,7 @@ from symadj.service.contract.spec.comparison import COMPARISON
 from symadj.service.store.tables import Webhook
 from tests.api.conftest import NOW, Run, checkpoint
 from tests.api.routes import Endpoint, endpoints
+from tests.conftest import TOY
 
 
 def leave_a_file(run: Run, content: bytes, name: str = "a") -> None:
@@ -51,7 +52,9 @@ def test_head_answers_as_get_does_without_a_body(new_run: Callable[..., Run], en
     run.send({"kind": "step", "time": NOW, "step": 1, "metrics": {"loss": 1.0}}, checkpoint(1))
     leave_a_file(run, b"content")
     leave_a_webhook(run)
-    address = endpoint.at(run.job_id)
+    spec = {"base": TOY, "parameters": {"seed": {"choices": [1]}}, "trials": 1}
+    sweep = run.api.post("/api/v1/sweeps", json=spec, headers={"Idempotency-Key": "head"}).json()["id"]
+    address = endpoint.at(run.job_id, sweep)
     # The page is for who asks for one.
     headers = {"Accept": "text/html, */*"} if endpoint.path == "/" else {}
     got, asked = run.api.get(address, headers=headers), run.api.head(address, headers=headers)

@@ -97,7 +97,9 @@ def test_without_a_key_no_operation_of_the_api_answers(client: TestClient) -> No
     for path, operations in document["paths"].items():
         for method in operations:
             if path.startswith(V1):
-                place = path.format(job_id="job-none", name="loss", key_id="aaaaaaaa", comparison_id="cmp-none")
+                place = path.format(
+                    job_id="job-none", name="loss", key_id="aaaaaaaa", comparison_id="cmp-none", sweep_id="swp-none"
+                )
                 answer = client.request(method, place, json={"no": "spec"})
                 if "ingest" not in path:
                     problem = assert_problem(answer, 401)
@@ -106,6 +108,36 @@ def test_without_a_key_no_operation_of_the_api_answers(client: TestClient) -> No
                     assert operations[method]["security"] == [{"key": []}]
                     asked += 1
     assert asked > 20
+
+
+def test_a_submitter_sees_and_changes_their_own_sweeps_and_no_others(
+    client: TestClient, admin: dict[str, str], ada: dict[str, str], viewer: dict[str, str]
+) -> None:
+    bob = make(client, admin, "bob", Role.SUBMITTER)
+    spec = {"base": TOY, "parameters": {"seed": {"choices": [1]}}, "trials": 1}
+    made = client.post(f"{V1}/sweeps", json=spec, headers=bob)
+    assert (made.status_code, made.json()["owner"]) == (201, "bob")
+    theirs = made.json()["id"]
+    seen = {
+        name: {item["id"] for item in client.get(f"{V1}/sweeps", headers=who).json()["items"]}
+        for name, who in (("ada", ada), ("bob", bob), ("admin", admin), ("viewer", viewer))
+    }
+    assert {name: theirs in ids for name, ids in seen.items()} == {
+        "ada": False,
+        "bob": True,
+        "admin": True,
+        "viewer": True,
+    }
+    assert client.get(f"{V1}/sweeps", headers=ada, params={"owner": "bob"}).json()["items"] == []
+    of_a_sweep = [item for item in endpoints() if "{sweep_id}" in item.path]
+    assert {item.method for item in of_a_sweep} == {"GET", "POST", "PATCH", "DELETE"}
+    for item in of_a_sweep:
+        answer = client.request(item.method, item.at("", theirs), headers=ada)
+        assert assert_problem(answer, 404)["detail"] == f"there is no sweep {theirs!r}", item
+        if item.method != "GET":
+            assert_problem(client.request(item.method, item.at("", theirs), headers=viewer), 403)
+    assert_problem(client.post(f"{V1}/sweeps", json=spec, headers=viewer), 403)
+    assert client.get(f"{V1}/sweeps/{theirs}", headers=bob).json()["state"] == "running"
 
 
 def test_health_readiness_figures_and_documentation_need_no_key(client: TestClient) -> None:

@@ -63,7 +63,7 @@ def parameters_of_reads() -> list[tuple[str, str, bool]]:
 def test_a_second_value_is_refused_where_one_is_taken(
     api: httpx.Client, submit: Submit, path: str, name: str, many: bool
 ) -> None:
-    values = {"state": ("queued", "failed"), "label": ("a=1", "b=2"), "phase": ("forward", "backward")}
+    values = {"state": ("running", "failed"), "label": ("a=1", "b=2"), "phase": ("forward", "backward")}
     first, second = values.get(name, ("1", "2"))
     answer = api.get(path.format(job_id=submit()["id"], name="loss"), params=[(name, first), (name, second)])
     if many:

@@ -110,6 +110,10 @@ class SweepSpec(Section):
         """Return the spec as JSON values with every default written out."""
         return self.model_dump(mode="json")
 
+    def counted(self) -> Self:
+        """Return the spec with the number of trials written out."""
+        return self.model_copy(update={"trials": self.wanted})
+
     @property
     def wanted(self) -> int:
         """How many trials there are in all."""
