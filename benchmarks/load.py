@@ -23,7 +23,6 @@ from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import reduce
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,15 +31,14 @@ from typing import Any
 import httpx
 import numpy as np
 import psutil
-import sqlalchemy as sa
 
 from benchmarks import stored_answers
 from benchmarks.stored_answers import StoredAnswers
 from symadj.api.children import MARK
 from symadj.api.client import Client
 from symadj.api.long_polls import ANSWERS_PER_SECOND, LOOK_SECONDS
+from symadj.service.contract.records import StepRecord
 from symadj.service.store import Database, jobs, metrics
-from symadj.service.store.tables import MetricPoint, MetricSeries
 
 SYMADJ = Path(sys.executable).with_name("symadj")
 TRAINING = {
@@ -99,20 +97,12 @@ def make_long_series(database: Database, client: Client, points: int) -> str:
     """Return the id of an ended job whose metric ``loss`` has so many points."""
     job_id = client.submit(TRAINING | {"priority": -100}).id
     client.cancel(job_id)
-    now = datetime.now(UTC)
-    same: dict[str, Any] = {"job_id": job_id, "name": "loss", "time": now, "attempt": 1}
     values = np.random.default_rng(0).normal(size=points)
     for start in range(0, points, 50_000):
         numbers = range(start + 1, min(start + 50_000, points) + 1)
+        steps = [StepRecord(step=number, metrics={"loss": values[number - 1]}) for number in numbers]
         with database.session() as session:
-            session.execute(
-                sa.insert(MetricPoint), [same | {"seq": n, "step": n, "value": float(values[n - 1])} for n in numbers]
-            )
-    with database.session() as session:
-        jobs.lock(session, job_id).metric_seq = points
-        session.add(
-            MetricSeries(job_id=job_id, name="loss", points=points, last_seq=points, last_step=points, last_value=0.0)
-        )
+            metrics.append(session, jobs.lock(session, job_id), 1, steps)
     return job_id
 
 

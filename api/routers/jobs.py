@@ -357,6 +357,7 @@ def delete_job(store: Store, settings: SettingsOf, _owner: Owner, job_id: JobId)
     storage = settings.resolved_storage()
     with store.session() as session:
         set_aside = requests.delete(session, jobs.lock(session, job_id), storage=storage)
+    requests.delete_telemetry(store)
     if set_aside:
         # The dispatcher removes what a crash leaves of it, and may have done so already.
         with suppress(OSError):

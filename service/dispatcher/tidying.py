@@ -11,6 +11,7 @@ from symadj.service.contract import layout
 from symadj.service.contract.states import ACTIVE, JobState
 from symadj.service.contract.storage import StorageError
 from symadj.service.identifiers import made_at
+from symadj.service.lifecycle import requests
 from symadj.service.ray_jobs import RayJobs
 from symadj.service.settings import Settings
 from symadj.service.store import Database, jobs
@@ -57,6 +58,7 @@ class Tidier:
             self._settle_spools_of(job_id)
         if self._clock() >= self._next_rare_look:
             self._next_rare_look = self._clock() + RARE_SECONDS
+            requests.delete_telemetry(self._database)
             try:
                 self._settle_folders()
                 self._remove_cut_off_uploads()

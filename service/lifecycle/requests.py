@@ -26,10 +26,10 @@ from symadj.service.errors import (
 )
 from symadj.service.identifiers import new_job_id
 from symadj.service.lifecycle import parents
-from symadj.service.store import events, jobs
+from symadj.service.store import Database, blocks, events, jobs
 from symadj.service.store.tables import IdempotencyKey, Job
 
-__all__ = ["ask_checkpoint", "cancel", "change", "delete", "pause", "prune", "resume", "submit"]
+__all__ = ["ask_checkpoint", "cancel", "change", "delete", "delete_telemetry", "pause", "prune", "resume", "submit"]
 
 
 def submit(
@@ -265,7 +265,7 @@ def change(session: Session, job: Job, *, name: str, labels: dict[str, str], act
 
 
 def delete(session: Session, job: Job, *, storage: Storage) -> bool:
-    """Delete an ended job: its row, events, metrics and telemetry.
+    """Delete an ended job: its row and events. Its metrics and telemetry are for :func:`delete_telemetry`, afterwards.
 
     Its folder is set aside, for the caller to discard after the commit: that may take long, and others wait for the
     transaction. Returned is whether there is one.
@@ -282,3 +282,14 @@ def delete(session: Session, job: Job, *, storage: Storage) -> bool:
     jobs.delete(session, job)
     session.flush()
     return storage.set_aside(job_folder(job.id))
+
+
+def delete_telemetry(store: Database) -> None:
+    """Delete the metrics and the telemetry of jobs that were deleted, in pieces, between which others may write.
+
+    The dispatcher does so too: for whoever died before it came to this.
+    """
+    more = True
+    while more:
+        with store.session() as session:
+            more = blocks.delete_some(session)

@@ -13,7 +13,16 @@ from sqlalchemy.orm import Session
 from symadj.service.contract.states import ACTIVE, TRANSITIONS, JobState, ReasonCode
 from symadj.service.errors import NotFoundError
 from symadj.service.store import cursors, events
-from symadj.service.store.tables import Artifact, Attempt, Checkpoint, IdempotencyKey, Job, JobLabel, LogSource
+from symadj.service.store.tables import (
+    Artifact,
+    Attempt,
+    Checkpoint,
+    DeletedJob,
+    IdempotencyKey,
+    Job,
+    JobLabel,
+    LogSource,
+)
 
 __all__ = [
     "LONGEST_PAUSE_SECONDS",
@@ -255,7 +264,8 @@ def active(session: Session) -> Sequence[Job]:
 
 
 def delete(session: Session, job: Job) -> None:
-    """Delete a job and all that hangs on it."""
+    """Delete a job and all that hangs on it, but its telemetry: call ``blocks.delete_some`` for that, afterwards."""
+    session.add(DeletedJob(job_id=job.id))
     session.delete(job)
 
 

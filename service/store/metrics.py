@@ -2,53 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 
+import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from symadj.service.contract.records import MAX_METRICS, StepRecord
 from symadj.service.errors import InvalidParameterError
-from symadj.service.store.step_range import EVERY_STEP, StepRange
-from symadj.service.store.tables import Job, MetricPoint, MetricSeries
+from symadj.service.store import blocks
+from symadj.service.store.columns import Records, as_datetime, as_microseconds
+from symadj.service.store.step_range import StepRange
+from symadj.service.store.tables import Job, MetricSeries
 
 __all__ = [
-    "Downsampled",
+    "MetricPoint",
     "append",
-    "buckets",
+    "by_step",
+    "count",
     "newest",
     "one_series",
     "points",
     "seconds_a_step",
     "series",
     "series_of",
+    "values",
 ]
 
 
-# Of values before their sum, which may be infinite where their mean is not: PostgreSQL refuses that with an error.
-# (Its avg does so from 1e154 on, since it sums squares as well.)
-_SCALE = 2.0**-30
-
-
 @dataclass(frozen=True)
-class Downsampled:
-    """Neighbouring points of a series, drawn together so that a spike stays visible.
+class MetricPoint:
+    """One value of one metric at one step."""
 
-    ``mean``, ``minimum`` and ``maximum`` are over the finite values, None without any; ``non_finite`` counts the
-    others.
-    """
-
-    first_step: int
-    last_step: int
-    points: int
-    minimum: float | None
-    maximum: float | None
-    mean: float | None
-    last: float
-    non_finite: int
+    seq: int
+    step: int
+    time: datetime
+    value: float
 
 
 def append(session: Session, job: Job, attempt: int, steps: Sequence[StepRecord], *, replace: bool = True) -> None:
@@ -62,44 +54,43 @@ def append(session: Session, job: Job, attempt: int, steps: Sequence[StepRecord]
     """
     if not steps:
         return
-    by_name: dict[str, dict[int, tuple[datetime, float]]] = {}
+    by_name: dict[str, dict[int, tuple[int, float]]] = {}
     for item in steps:
+        time = as_microseconds(item.time)
         for name, value in item.metrics.items():
-            by_name.setdefault(name, {})[item.step] = (item.time, value)
+            by_name.setdefault(name, {})[item.step] = (time, value)
     _refuse_more_names(session, job.id, by_name)
-    seq = job.metric_seq
     late = attempt < job.attempt
     for name, values in by_name.items():
-        if late or not replace:
-            for step in _stored(session, job.id, name, values, after=attempt if replace else -1):
-                del values[step]
-            if not values:
-                continue
-        replaced = session.scalars(
-            sa.delete(MetricPoint)
-            .where(MetricPoint.job_id == job.id, MetricPoint.name == name, MetricPoint.step.in_(values))
-            .returning(MetricPoint.seq)
-            .execution_options(synchronize_session=False)
-        ).all()
-        rows: list[dict[str, Any]] = []
-        for step, (time, stored) in sorted(values.items()):
-            seq += 1
-            rows.append(
-                {"job_id": job.id, "name": name, "seq": seq, "step": step}
-                | {"time": time, "attempt": attempt, "value": stored}
-            )
-        session.execute(sa.insert(MetricPoint), rows)
-        newest = rows[-1]
+        numbers = np.array(sorted(values), np.int64)
+        later_than = None if replace and not late else attempt if replace else -1
+        free, removed = blocks.make_room(session, job.id, _series(name), numbers, later_than=later_than)
+        numbers = numbers[free]
+        if not len(numbers):
+            continue
+        stored = [values[step] for step in numbers.tolist()]
+        records = Records(
+            seqs=np.arange(len(numbers)) + job.metric_seq + 1,
+            steps=numbers,
+            times=np.array([time for time, _ in stored], np.int64),
+            attempts=np.full(len(numbers), attempt),
+            values=np.array([[value for _, value in stored]], np.float64),
+        )
+        blocks.extend(session, job.id, _series(name), records)
+        job.metric_seq += len(numbers)
+        last_step, last_value = int(numbers[-1]), stored[-1][1]
         known = session.get(MetricSeries, (job.id, name))
         if known is None:
-            known = MetricSeries(job_id=job.id, name=name, points=0, last_step=newest["step"])
-            known.last_value = newest["value"]
+            known = MetricSeries(job_id=job.id, name=name, points=0, last_step=last_step, last_value=last_value)
             session.add(known)
-        known.points += len(rows) - len(replaced)
-        known.last_seq = seq
-        if not late and (replace or newest["step"] > known.last_step):
-            known.last_step, known.last_value = newest["step"], newest["value"]
-    job.metric_seq = seq
+        known.points += len(numbers) - removed
+        known.last_seq = job.metric_seq
+        if not late and (replace or last_step > known.last_step):
+            known.last_step, known.last_value = last_step, last_value
+
+
+def _series(name: str) -> str:
+    return f"metric/{name}"
 
 
 def _refuse_more_names(session: Session, job_id: str, names: Iterable[str]) -> None:
@@ -110,18 +101,6 @@ def _refuse_more_names(session: Session, job_id: str, names: Iterable[str]) -> N
             raise InvalidParameterError(
                 f"{name!r} would be one metric more than the {MAX_METRICS} that a job may have: use fewer names"
             )
-
-
-def _stored(session: Session, job_id: str, name: str, steps: Iterable[int], *, after: int) -> Sequence[int]:
-    """Return those of ``steps`` that an attempt after ``after`` has made."""
-    return session.scalars(
-        sa.select(MetricPoint.step).where(
-            MetricPoint.job_id == job_id,
-            MetricPoint.name == name,
-            MetricPoint.step.in_(steps),
-            MetricPoint.attempt > after,
-        )
-    ).all()
 
 
 def series(session: Session, job_id: str) -> Sequence[MetricSeries]:
@@ -146,97 +125,59 @@ def one_series(session: Session, job_id: str, name: str) -> MetricSeries | None:
     return session.get(MetricSeries, (job_id, name))
 
 
-def points(
-    session: Session, job_id: str, name: str, *, after_seq: int, limit: int
-) -> Sequence[sa.Row[int, int, datetime, float]]:
-    """Return seq, step, time and value of the points with numbers above ``after_seq``, in the order of these."""
-    return session.execute(
-        sa.select(MetricPoint.seq, MetricPoint.step, MetricPoint.time, MetricPoint.value)
-        .where(MetricPoint.job_id == job_id, MetricPoint.name == name, MetricPoint.seq > after_seq)
-        .order_by(MetricPoint.seq)
-        .limit(limit)
-    ).all()
+def points(session: Session, job_id: str, name: str, *, after_seq: int, limit: int) -> list[MetricPoint]:
+    """Return the points with numbers above ``after_seq``, in the order of these, ``limit`` at most."""
+    found: list[MetricPoint] = []
+    for records in blocks.after(session, job_id, _series(name), after_seq):
+        found += _points(records[: limit - len(found)])
+        if len(found) == limit:
+            break
+    return found
 
 
-def newest(session: Session, job_id: str, name: str, *, limit: int) -> Sequence[float]:
+def _points(records: Records) -> Iterator[MetricPoint]:
+    for seq, step, time, value in zip(
+        records.seqs.tolist(), records.steps.tolist(), records.times.tolist(), records.values[0].tolist(), strict=True
+    ):
+        yield MetricPoint(seq, step, as_datetime(time), value)
+
+
+def newest(session: Session, job_id: str, name: str, *, limit: int) -> list[float]:
     """Return the newest values of a series, at most ``limit``, the newest first."""
-    return session.scalars(
-        sa.select(MetricPoint.value)
-        .where(MetricPoint.job_id == job_id, MetricPoint.name == name)
-        .order_by(MetricPoint.seq.desc())
-        .limit(limit)
-    ).all()
+    records = blocks.newest(session, job_id, _series(name), limit)
+    return [] if records is None else records.values[0, ::-1].tolist()
 
 
 def seconds_a_step(session: Session, job_id: str, name: str, *, attempt: int, steps: int) -> float | None:
     """Return the time that a step of an attempt took, over its newest ``steps`` values of a series and whatever was
     done between them; None where there are fewer than two."""
-    rows = session.execute(
-        sa.select(MetricPoint.step, MetricPoint.time, MetricPoint.attempt)
-        .where(MetricPoint.job_id == job_id, MetricPoint.name == name)
-        .order_by(MetricPoint.seq.desc())
-        .limit(steps)
-    ).all()
-    own = [row for row in rows if row.attempt == attempt]
-    if len(own) < 2 or own[0].step <= own[-1].step:
+    records = blocks.newest(session, job_id, _series(name), steps)
+    if records is None:
         return None
-    taken: timedelta = own[0].time - own[-1].time
-    return max(0.0, taken.total_seconds()) / float(own[0].step - own[-1].step)
+    own = records[records.attempts == attempt]
+    if len(own) < 2 or own.steps[-1] <= own.steps[0]:
+        return None
+    return max(0.0, float(own.times[-1] - own.times[0]) / 1e6) / float(own.steps[-1] - own.steps[0])
 
 
-def buckets(
-    session: Session, job_id: str, name: str, *, count: int, steps: StepRange = EVERY_STEP
-) -> list[Downsampled]:
-    """Return steps of a series in at most ``count`` buckets of equally many rows, made by the database."""
-    largest = 1.7976931348623157e308
-    # As a plain number, of which NULL is not NaN but none.
-    value = sa.type_coerce(MetricPoint.value, sa.Float())
-    finite = sa.case((sa.func.abs(value) <= largest, value))
-    numbered = (
-        sa.select(
-            MetricPoint.step,
-            MetricPoint.value,
-            finite.label("finite"),
-            sa.func.ntile(count).over(order_by=MetricPoint.step).label("bucket"),
-        )
-        .where(MetricPoint.job_id == job_id, MetricPoint.name == name, *steps.conditions(MetricPoint.step))
-        .subquery()
-    )
-    grouped = (
-        sa.select(
-            sa.func.min(numbered.c.step).label("first_step"),
-            sa.func.max(numbered.c.step).label("last_step"),
-            sa.func.count().label("points"),
-            sa.func.min(numbered.c.finite).label("minimum"),
-            sa.func.max(numbered.c.finite).label("maximum"),
-            (sa.func.sum(numbered.c.finite * _SCALE) / sa.func.count(numbered.c.finite) / _SCALE).label("mean"),
-            sa.func.count(numbered.c.finite).label("finite"),
-        )
-        .group_by(numbered.c.bucket)
-        .subquery()
-    )
-    rows = session.execute(
-        sa.select(grouped, MetricPoint.value.label("last"))
-        .join(
-            MetricPoint,
-            sa.and_(
-                MetricPoint.job_id == job_id,
-                MetricPoint.name == name,
-                MetricPoint.step == grouped.c.last_step,
-            ),
-        )
-        .order_by(grouped.c.first_step)
-    ).all()
-    return [
-        Downsampled(
-            first_step=row.first_step,
-            last_step=row.last_step,
-            points=row.points,
-            minimum=row.minimum,
-            maximum=row.maximum,
-            mean=row.mean,
-            last=row.last,
-            non_finite=row.points - row.finite,
-        )
-        for row in rows
-    ]
+def values(
+    session: Session, job_id: str, name: str, *, after_seq: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return steps and values (n,) of all points with numbers above ``after_seq``, in the order of the numbers."""
+    steps, found = blocks.whole(session, job_id, _series(name), "steps", "values", after_seq=after_seq)
+    return steps, found[0]
+
+
+def count(session: Session, job_id: str, name: str, steps: StepRange) -> int:
+    """Return how many points a series has in a range."""
+    (found,) = blocks.whole(session, job_id, _series(name), "steps", steps=steps)
+    return len(found)
+
+
+def by_step(
+    session: Session, job_id: str, name: str, *, after_step: int, most_blocks: int = 64
+) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+    """Return steps and values (n,) of some of the first points with steps above ``after_step``, in the order of the
+    steps; None where there are none. Some hundred points for each of ``most_blocks``."""
+    found = blocks.by_step(session, job_id, _series(name), after_step=after_step, most_blocks=most_blocks)
+    return None if found is None else (found[0], found[1][0])

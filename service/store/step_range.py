@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import sqlalchemy as sa
-from sqlalchemy.orm import InstrumentedAttribute
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["EVERY_STEP", "StepRange"]
 
@@ -16,14 +16,19 @@ class StepRange(NamedTuple):
     first: int | None
     last: int | None
 
-    def conditions(self, step: InstrumentedAttribute[int]) -> list[sa.ColumnElement[bool]]:
-        """Return what a query asks of its column of steps."""
-        found = []
+    def mask(self, steps: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of the steps (n,) are within."""
+        within = np.ones(len(steps), bool)
         if self.first is not None:
-            found.append(step >= self.first)
+            within &= steps >= self.first
         if self.last is not None:
-            found.append(step <= self.last)
-        return found
+            within &= steps <= self.last
+        return within
+
+    def within(self, steps: NDArray[np.int64]) -> slice:
+        """Return where those are that are within, of steps (n,) in their order."""
+        first = 0 if self.first is None else int(np.searchsorted(steps, self.first))
+        return slice(first, len(steps) if self.last is None else int(np.searchsorted(steps, self.last, side="right")))
 
 
 EVERY_STEP = StepRange(None, None)

@@ -19,7 +19,6 @@ from sqlalchemy import (
     String,
     Text,
     TypeDecorator,
-    UniqueConstraint,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -31,6 +30,7 @@ __all__ = [
     "Base",
     "Checkpoint",
     "DataSummaryRow",
+    "DeletedJob",
     "Event",
     "IdempotencyKey",
     "IngestSource",
@@ -38,12 +38,11 @@ __all__ = [
     "JobLabel",
     "LogLine",
     "LogSource",
-    "MemoryPoint",
-    "MetricPoint",
     "MetricSeries",
     "PlanRow",
     "Sweep",
     "SweepTrial",
+    "TelemetryBlock",
     "Webhook",
     "WebhookDelivery",
 ]
@@ -216,40 +215,39 @@ class MetricSeries(Base):
     last_value: Mapped[float] = mapped_column(NanFloat, nullable=True)
 
 
-class MetricPoint(Base):
-    """One value of one metric at one step."""
+class TelemetryBlock(Base):
+    """Some neighbouring records of a series of a job, a column of numbers a cell (``columns.pack``).
 
-    __tablename__ = "metric_points"
+    It has no foreign key: the blocks of a deleted job go some at a time, while others write (``DeletedJob``).
+    """
 
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
-    name: Mapped[str] = mapped_column(String(100), primary_key=True)
-    seq: Mapped[int] = mapped_column(primary_key=True)
-    step: Mapped[int]
-    time: Mapped[datetime]
-    attempt: Mapped[int]
-    value: Mapped[float] = mapped_column(NanFloat, nullable=True)
+    __tablename__ = "telemetry_blocks"
 
-    __table_args__ = (UniqueConstraint("job_id", "name", "step"),)
+    job_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    # A metric's name, or "rank/phase" of memory, each behind its kind.
+    series: Mapped[str] = mapped_column(String(120), primary_key=True)
+    # The number of its first record when it was begun: no record of it has a lower one.
+    first_seq: Mapped[int] = mapped_column(primary_key=True)
+    last_seq: Mapped[int]
+    first_step: Mapped[int]
+    last_step: Mapped[int]
+    records: Mapped[int]
+    # What is drawn comes first: SQLite reads a row up to the last cell that is asked for.
+    steps: Mapped[bytes]
+    values: Mapped[bytes]
+    seqs: Mapped[bytes]
+    attempts: Mapped[bytes]
+    times: Mapped[bytes]
+
+    __table_args__ = (Index("ix_telemetry_blocks_steps", "job_id", "series", "last_step"),)
 
 
-class MemoryPoint(Base):
-    """Memory of one rank in one phase of one step, in bytes."""
+class DeletedJob(Base):
+    """A job that was deleted, and whose telemetry may still be there."""
 
-    __tablename__ = "memory_points"
+    __tablename__ = "deleted_jobs"
 
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
-    seq: Mapped[int] = mapped_column(primary_key=True)
-    step: Mapped[int]
-    rank: Mapped[int] = mapped_column(Integer)
-    phase: Mapped[str] = mapped_column(String(16))
-    time: Mapped[datetime]
-    attempt: Mapped[int]
-    host_idle_bytes: Mapped[int | None]
-    host_peak_bytes: Mapped[int | None]
-    device_idle_bytes: Mapped[int | None]
-    device_peak_bytes: Mapped[int | None]
-
-    __table_args__ = (UniqueConstraint("job_id", "rank", "phase", "step"),)
+    job_id: Mapped[str] = mapped_column(String(64), primary_key=True)
 
 
 class LogSource(Base):

@@ -68,7 +68,7 @@ def test_a_lost_attempt_is_shown_with_its_reason(run: Run) -> None:
 
 
 def test_usage_is_shown_by_table(api_server: ApiServer) -> None:
-    assert "metric_points" in symadj(api_server, "usage").stdout
+    assert "telemetry_blocks" in symadj(api_server, "usage").stdout
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_few_series_are_downsampled_at_once_each_for_all_who_ask_and_kept(
     def ask(points: int, name: str = "loss") -> Future[httpx.Response]:
         return threads.submit(get, server, f"/api/v1/jobs/{job_id}/metrics/{name}", points=points)
 
-    with locked(database, "metric_points") as waiting:
+    with locked(database, "telemetry_blocks") as waiting:
         first = [ask(10) for _ in range(4)]
         until(lambda: waiting() == 1, "one query for four readers")
         second = [ask(20, "nfe") for _ in range(4)]
@@ -111,7 +111,7 @@ def test_few_series_are_downsampled_at_once_each_for_all_who_ask_and_kept(
         assert waiting() == 2
     assert {len(answer.result().json()["buckets"]) for answer in first} == {10}
     assert {len(answer.result().json()["buckets"]) for answer in second} == {20}
-    with locked(database, "metric_points"):
+    with locked(database, "telemetry_blocks"):
         again = ask(10).result()
         assert again.json() == first[0].result().json()
         etag = {"If-None-Match": again.headers["etag"]}
@@ -137,7 +137,7 @@ def test_costly_reads_share_their_bound(
     memory = {"kind": "memory", "time": NOW, "step": 1, "rank": 0, "phase": "forward"} | sizes
     loss_and_nfe = step(1) | {"metrics": {"loss": 1.0, "nfe": 2.0}}
     send(database, claim(database, job_id).token, 1, loss_and_nfe, memory)
-    with locked(database, "metric_points") as waiting:
+    with locked(database, "telemetry_blocks") as waiting:
         for name in ("loss", "nfe"):
             threads.submit(get, server, f"/api/v1/jobs/{job_id}/metrics/{name}", points=1)
         until(lambda: waiting() == 2, "two are under way")

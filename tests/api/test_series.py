@@ -113,8 +113,8 @@ def test_the_command_line_writes_them_to_a_file(trained: Run, tmp_path: Path, en
 def test_a_table_has_each_step_once_however_many_pages_are_read(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("symadj.service.store.export._PAGE", 4)
-    monkeypatch.setattr("symadj.service.store.export._LEAST", 2)
+    monkeypatch.setattr("symadj.service.store.blocks.MOST_RECORDS", 2)
+    monkeypatch.setattr("symadj.service.store.export._BLOCKS", 4)
     job_id = submit(database)
     steps = [step(number, loss=float(number)) for number in range(1, 8)]
     steps[2]["metrics"]["b"] = 2.0

@@ -6,10 +6,12 @@ from collections import Counter
 from pathlib import Path
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from symadj.service.contract.states import TERMINAL, JobState
 from symadj.service.settings import Settings
-from symadj.service.store.tables import Attempt, Job, MemoryPoint, MetricPoint
+from symadj.service.store import blocks
+from symadj.service.store.tables import Attempt, Job
 from tests.deaths.world import World, run_processes, wait_until
 
 PHASES = ("forward", "backward", "optimizer")
@@ -95,17 +97,14 @@ def stuck(store_url: str) -> list[str]:
 def missing_and_doubled(store_url: str, job_id: str, last_step: int, workers: int) -> list[str]:
     """Return where the series of a job are not exactly the steps 1 to the last, once each."""
     engine = sa.create_engine(store_url)
+    names = {"metric/loss": "loss"}
+    for rank in range(workers):
+        names |= {f"memory/{rank}/{phase}": f"memory of rank {rank}, {phase}" for phase in PHASES}
     faults = []
-    with engine.connect() as connection:
-        steps = connection.scalars(
-            sa.select(MetricPoint.step).where(MetricPoint.job_id == job_id, MetricPoint.name == "loss")
-        )
-        faults += _faults("loss", Counter(steps), last_step)
-        for rank in range(workers):
-            for phase in PHASES:
-                where = (MemoryPoint.job_id == job_id, MemoryPoint.rank == rank, MemoryPoint.phase == phase)
-                steps = connection.scalars(sa.select(MemoryPoint.step).where(*where))
-                faults += _faults(f"memory of rank {rank}, {phase}", Counter(steps), last_step)
+    with Session(engine) as session:
+        for series, name in names.items():
+            (steps,) = blocks.whole(session, job_id, series, "steps")
+            faults += _faults(name, Counter(steps.tolist()), last_step)
     engine.dispose()
     return faults
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from symadj.service.lifecycle import attempts
-from symadj.service.store import Database, downsampling, jobs
-from symadj.service.store.downsampling import Downsampler
-from symadj.service.store.metrics import Downsampled
+from symadj.service.store import Database, blocks, downsampling, jobs, metrics
+from symadj.service.store.downsampling import Downsampled, Downsampler
+from symadj.service.store.export import metric_rows
 from symadj.service.store.step_range import StepRange
 from tests.service.lives import claim, end, send, send_late, step, submit
 
@@ -59,6 +59,29 @@ def assert_same(drawn: list[Downsampled], wanted: list[Downsampled]) -> None:
             assert bucket.mean == pytest.approx(right.mean, rel=1e-12, abs=1e-14 * largest)
 
 
+def newest_seq(database: Database, job_id: str) -> int:
+    with database.read_session() as session:
+        known = metrics.one_series(session, job_id, "loss")
+    return 0 if known is None else known.last_seq
+
+
+def assert_pages(database: Database, job_id: str, values: dict[int, float], seen: int, limit: int) -> None:
+    """Read all in pages; see that a poller who had read up to the number ``seen`` is told of what has come since."""
+    with database.read_session() as session:
+        found = metrics.points(session, job_id, "loss", after_seq=0, limit=limit)
+        while page := metrics.points(session, job_id, "loss", after_seq=found[-1].seq, limit=limit):
+            assert len(page) <= limit
+            found += page
+        newer = metrics.points(session, job_id, "loss", after_seq=seen, limit=10_000)
+        newest = metrics.newest(session, job_id, "loss", limit=limit)
+    assert [point.seq for point in found] == sorted({point.seq for point in found})
+    assert repr({point.step: point.value for point in sorted(found, key=lambda p: p.step)}) == repr(
+        dict(sorted(values.items()))
+    )
+    assert repr(newer) == repr([point for point in found if point.seq > seen])
+    assert repr(newest) == repr([point.value for point in found[: -limit - 1 : -1]])
+
+
 def random_batch(random: np.random.Generator, first: int, *, wild: bool) -> dict[int, float]:
     steps = first + np.flatnonzero(random.random(random.integers(1, 40)) < 0.8)
     values = random.normal(size=len(steps)) * 10.0 ** random.integers(-5, 5)
@@ -69,12 +92,16 @@ def random_batch(random: np.random.Generator, first: int, *, wild: bool) -> dict
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_series_is_drawn_as_it_is_stored_through_resumes_and_late_records(database: Database, seed: int) -> None:
+def test_a_series_is_read_as_it_is_stored_through_resumes_and_late_records(
+    database: Database, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "MOST_RECORDS", 7)  # so that there are many blocks, and some of them left with holes
+    monkeypatch.setattr("symadj.service.store.export._BLOCKS", 3)
     random = np.random.default_rng(seed)
     downsampler = Downsampler(database)
     job_id = submit(database)
     token = claim(database, job_id).token
-    attempt, sent, newest = 1, 0, 0
+    attempt, sent, newest, last_seq = 1, 0, 0, 0
     stored: dict[int, tuple[int, float]] = {}
     late_attempts: list[int] = []
     assert downsampler.buckets(job_id, "loss", count=5) == []
@@ -102,6 +129,10 @@ def test_a_series_is_drawn_as_it_is_stored_through_resumes_and_late_records(data
         values = {number: value for number, (_, value) in stored.items()}
         for count in (1, 7, int(random.integers(1, 2 * len(values) + 1))):
             assert_same(downsampler.buckets(job_id, "loss", count=count), expected(values, count))
+        rows = list(metric_rows(database, job_id, ["loss"]))
+        assert repr(rows) == repr([[number, values[number]] for number in sorted(values)])
+        assert_pages(database, job_id, values, last_seq, int(random.integers(1, 50)))
+        last_seq = newest_seq(database, job_id)
         steps = StepRange(*sorted(random.integers(0, newest + 2, 2).tolist()))
         assert_same(downsampler.buckets(job_id, "loss", count=7, steps=steps), expected(within(values, steps), 7))
     assert attempt > 2

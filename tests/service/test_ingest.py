@@ -48,7 +48,9 @@ from symadj.service.store import (
     plans,
     sources,
 )
-from symadj.service.store.tables import IngestSource, MemoryPoint
+from symadj.service.store.downsampling import Downsampler
+from symadj.service.store.memory import MemoryPoint
+from symadj.service.store.tables import IngestSource
 from tests.service import lives
 from tests.service.lives import checkpoint, claim, lose, send_late, step, submit
 
@@ -177,8 +179,7 @@ def test_downsampling_hides_no_spike_and_no_nan(database: Database) -> None:
     started = start_job(database)
     values: dict[int, Any] = dict.fromkeys(range(1, 1001), 1.0) | {437: 99.0, 700: -5.0, 701: "NaN", 702: "Infinity"}
     send(database, started.token, 1, *(step(number, value) for number, value in values.items()))
-    with database.read_session() as session:
-        buckets = metrics.buckets(session, started.job.id, "loss", count=10)
+    buckets = Downsampler(database).buckets(started.job.id, "loss", count=10)
     assert len(buckets) == 10
     assert sum(bucket.points for bucket in buckets) == 1000
     assert buckets[0].first_step == 1

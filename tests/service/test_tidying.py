@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from symadj.service.contract import layout
 from symadj.service.dispatcher import Dispatcher
@@ -15,8 +14,7 @@ from symadj.service.dispatcher.tidying import RARE_SECONDS
 from symadj.service.identifiers import made_at, new_job_id
 from symadj.service.ray_jobs import RayRefusedError
 from symadj.service.settings import Settings
-from symadj.service.store import Database, jobs
-from symadj.service.store.tables import MetricPoint
+from symadj.service.store import Database, blocks, jobs
 from tests.buckets import BucketServer
 from tests.service.conftest import Clock
 from tests.service.lives import ask, claim, end, lose, read, running, step, submit
@@ -34,8 +32,8 @@ def leave(settings: Settings, job_id: str, attempt: int, *records: dict[str, Any
 
 def steps(database: Database, job_id: str) -> list[tuple[int, int]]:
     with database.read_session() as session:
-        points = session.scalars(sa.select(MetricPoint).where(MetricPoint.job_id == job_id, MetricPoint.name == "loss"))
-        return sorted((point.step, point.attempt) for point in points)
+        steps, attempts = blocks.whole(session, job_id, "metric/loss", "steps", "attempts")
+        return sorted(zip(steps.tolist(), attempts.tolist(), strict=True))
 
 
 def test_spools_of_a_lost_attempt_are_in_the_store_before_the_next_one_starts(

@@ -21,7 +21,7 @@ def test_rows_bytes_and_folders_are_counted(database: Database, settings: Settin
     storage.write(f"{layout.job_folder(first)}/plot", b"p" * 5)
     with database.read_session() as session:
         found = usage(session, database, settings)
-    assert (found.rows["jobs"], found.rows["events"], found.rows["metric_points"]) == (2, 2, 0)
+    assert (found.rows["jobs"], found.rows["events"], found.rows["telemetry_blocks"]) == (2, 2, 0)
     assert found.jobs == [JobBytes(second, 3000), JobBytes(first, 15)]
     assert found.jobs_bytes == 3015
     assert found.store_bytes > 10_000

@@ -1,0 +1,248 @@
+"""Series of telemetry, in blocks of some hundred records: a row a block, a column of numbers a cell.
+
+A row a record took 157 bytes for a value of 8, and as long to draw or delete as there are rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, cast
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from sqlalchemy.orm import Session
+
+from symadj.service.store.columns import Records, pack, unpack, unpack_rows
+from symadj.service.store.step_range import EVERY_STEP, StepRange
+from symadj.service.store.tables import DeletedJob, TelemetryBlock
+
+__all__ = ["after", "by_step", "delete_some", "extend", "make_room", "newest", "series_of", "whole"]
+
+Column = Literal["seqs", "steps", "times", "attempts", "values"]
+
+# Of a block. The newest one of a series is written anew with every batch: 12 kB at most, of a metric.
+MOST_RECORDS = 1024
+# Blocks that are read, and deleted, at once.
+_PAGE = 64
+_DELETED = 500
+_PLAIN = {"synchronize_session": False}
+_COLUMNS = (
+    *(TelemetryBlock.first_seq, TelemetryBlock.steps, TelemetryBlock.seqs, TelemetryBlock.values),
+    *(TelemetryBlock.times, TelemetryBlock.attempts),
+)
+
+
+def make_room(
+    session: Session, job_id: str, series: str, steps: NDArray[np.int64], *, later_than: int | None = None
+) -> tuple[NDArray[np.bool_], int]:
+    """Remove the records of these steps (n,), sorted, from a series.
+
+    Those that attempts after ``later_than`` have made stay.
+
+    Returns:
+        Which of the steps have room now (n,), and how many records were removed.
+    """
+    free = np.ones(len(steps), bool)
+    removed = 0
+    found = session.execute(
+        sa.select(*_COLUMNS).where(
+            *_of(job_id, series),
+            TelemetryBlock.last_step >= int(steps[0]),
+            TelemetryBlock.first_step <= int(steps[-1]),
+        )
+    ).all()
+    for row in found:
+        old = _records(row)
+        places = np.searchsorted(steps, old.steps)
+        goes = steps[np.minimum(places, len(steps) - 1)] == old.steps
+        if later_than is not None:
+            stays = goes & (old.attempts > later_than)
+            free[places[stays]] = False
+            goes &= ~stays
+        if not goes.any():
+            continue
+        removed += int(goes.sum())
+        this = (*_of(job_id, series), TelemetryBlock.first_seq == row.first_seq)
+        left = old[~goes]
+        if len(left):
+            session.execute(sa.update(TelemetryBlock).where(*this).values(_cells(left)), execution_options=_PLAIN)
+        else:
+            session.execute(sa.delete(TelemetryBlock).where(*this), execution_options=_PLAIN)
+    return free, removed
+
+
+def extend(session: Session, job_id: str, series: str, records: Records) -> None:
+    """Add records to the end of a series: their numbers are above all that it has."""
+    newest_block = session.execute(
+        sa.select(*_COLUMNS).where(*_of(job_id, series)).order_by(TelemetryBlock.first_seq.desc()).limit(1)
+    ).one_or_none()
+    if newest_block is not None and len(old := _records(newest_block)) < MOST_RECORDS:
+        room = MOST_RECORDS - len(old)
+        session.execute(
+            sa.update(TelemetryBlock)
+            .where(*_of(job_id, series), TelemetryBlock.first_seq == newest_block.first_seq)
+            .values(_cells(old + records[:room])),
+            execution_options=_PLAIN,
+        )
+        records = records[room:]
+    new = [records[start : start + MOST_RECORDS] for start in range(0, len(records), MOST_RECORDS)]
+    if new:
+        rows = [{"job_id": job_id, "series": series, "first_seq": int(block.seqs[0])} | _cells(block) for block in new]
+        session.execute(sa.insert(TelemetryBlock), rows)
+
+
+def after(session: Session, job_id: str, series: str, after_seq: int) -> Iterator[Records]:
+    """Yield the records with numbers above ``after_seq``, in the order of these, some at a time."""
+    query = sa.select(*_COLUMNS).where(*_of(job_id, series)).order_by(TelemetryBlock.first_seq).limit(_PAGE)
+    known = after_seq
+    while True:
+        rows = session.execute(query.where(TelemetryBlock.last_seq > known)).all()
+        for row in rows:
+            found = _records(row)
+            known = int(found.seqs[-1])
+            yield found if found.seqs[0] > after_seq else found[found.seqs > after_seq]
+        if len(rows) < _PAGE:
+            return
+
+
+def newest(session: Session, job_id: str, series: str, limit: int) -> Records | None:
+    """Return the newest records of a series, ``limit`` at most; None where it has none."""
+    query = sa.select(*_COLUMNS).where(*_of(job_id, series)).order_by(TelemetryBlock.first_seq.desc()).limit(1)
+    row = session.execute(query).one_or_none()
+    found = None
+    while row is not None:
+        older = _records(row)
+        found = older if found is None else older + found
+        if len(found) >= limit:
+            break
+        row = session.execute(query.where(TelemetryBlock.first_seq < row.first_seq)).one_or_none()
+    return None if found is None else found[-limit:]
+
+
+def whole(
+    session: Session,
+    job_id: str,
+    series: str,
+    *columns: Column,
+    after_seq: int = 0,
+    steps: StepRange = EVERY_STEP,
+) -> list[NDArray[Any]]:
+    """Return columns of a series, each as one array (n,) or (k, n), in the order of the records' numbers.
+
+    Only records with numbers above ``after_seq`` and steps in the range are among them.
+    """
+    wanted: list[Column] = [*columns]
+    if after_seq and "seqs" not in wanted:
+        wanted.append("seqs")
+    if steps != EVERY_STEP and "steps" not in wanted:
+        wanted.append("steps")
+    query = (
+        sa.select(*(getattr(TelemetryBlock, name) for name in wanted))
+        .where(*_of(job_id, series), TelemetryBlock.last_seq > after_seq)
+        .order_by(TelemetryBlock.first_seq)
+    )
+    if steps.first is not None:
+        query = query.where(TelemetryBlock.last_step >= steps.first)
+    if steps.last is not None:
+        query = query.where(TelemetryBlock.first_step <= steps.last)
+    # The driver's own rows: SQLAlchemy's take longer to make than all else here.
+    rows = cast(Iterable[tuple[bytes, ...]], session.connection().execute(query).cursor)
+    parts = list(zip(*rows, strict=True)) or [() for _ in wanted]
+    found = {name: _joined(name, part) for name, part in zip(wanted, parts, strict=True)}
+    mask = np.ones(found[wanted[0]].shape[-1], bool)
+    if after_seq:
+        mask &= found["seqs"] > after_seq
+    if steps != EVERY_STEP:
+        mask &= steps.mask(found["steps"])
+    return [found[name] if mask.all() else found[name][..., mask] for name in columns]
+
+
+def by_step(
+    session: Session, job_id: str, series: str, *, after_step: int, most_blocks: int = _PAGE
+) -> tuple[NDArray[np.int64], NDArray[Any]] | None:
+    """Return the steps (n,) and values (k, n) of some of the first records with steps above ``after_step``, in the
+    order of the steps; None where there are none. ``most_blocks`` are read at once, unless they overlap."""
+    count = max(2, most_blocks)
+    while True:
+        first = (
+            sa.select(TelemetryBlock.first_seq)
+            .where(*_of(job_id, series), TelemetryBlock.last_step > after_step)
+            .order_by(TelemetryBlock.first_step)
+            .limit(count)
+        )
+        blocks = session.execute(
+            sa.select(TelemetryBlock.first_step, TelemetryBlock.steps, TelemetryBlock.values).where(
+                *_of(job_id, series), TelemetryBlock.first_seq.in_(first)
+            )
+        ).all()
+        if not blocks:
+            return None
+        steps = np.concatenate([unpack(block.steps) for block in blocks])
+        values = np.concatenate([unpack_rows(block.values) for block in blocks], -1)
+        known = steps > after_step
+        if len(blocks) == count:  # a block that was not read may begin right behind the last one that was
+            known &= steps <= max(block.first_step for block in blocks)
+        if known.any():
+            order = np.argsort(steps[known])
+            return steps[known][order], values[:, known][:, order]
+        count *= 2
+
+
+def series_of(session: Session, job_id: str, prefix: str) -> list[str]:
+    """Return the series of a job whose names begin with ``prefix``."""
+    found = []
+    name = session.scalar(_next_series(job_id).where(TelemetryBlock.series >= prefix))
+    while name is not None and name.startswith(prefix):
+        found.append(name)
+        name = session.scalar(_next_series(job_id).where(TelemetryBlock.series > name))
+    return found
+
+
+def delete_some(session: Session) -> bool:
+    """Delete some blocks of jobs that were deleted; return whether there may be more."""
+    # One at a time sees to a job: whoever comes meanwhile takes another.
+    job_id = session.scalar(sa.select(DeletedJob.job_id).limit(1).with_for_update(skip_locked=True))
+    if job_id is None:
+        return False
+    series = session.scalar(sa.select(TelemetryBlock.series).where(TelemetryBlock.job_id == job_id).limit(1))
+    if series is not None:
+        some = sa.select(TelemetryBlock.first_seq).where(*_of(job_id, series)).limit(_DELETED)
+        goes = sa.delete(TelemetryBlock).where(*_of(job_id, series), TelemetryBlock.first_seq.in_(some))
+        session.execute(goes, execution_options=_PLAIN)
+        return True
+    session.execute(sa.delete(DeletedJob).where(DeletedJob.job_id == job_id), execution_options=_PLAIN)
+    return True
+
+
+def _of(job_id: str, series: str) -> tuple[sa.ColumnElement[bool], ...]:
+    return TelemetryBlock.job_id == job_id, TelemetryBlock.series == series
+
+
+def _next_series(job_id: str) -> sa.Select[str]:
+    return sa.select(sa.func.min(TelemetryBlock.series)).where(TelemetryBlock.job_id == job_id)
+
+
+def _records(row: Any) -> Records:
+    return Records(
+        seqs=_joined("seqs", (row.seqs,)),
+        steps=_joined("steps", (row.steps,)),
+        times=_joined("times", (row.times,)),
+        attempts=_joined("attempts", (row.attempts,)),
+        values=_joined("values", (row.values,)),
+    )
+
+
+def _cells(records: Records) -> dict[str, Any]:
+    return {
+        "last_seq": int(records.seqs[-1]),
+        "first_step": int(records.steps.min()),
+        "last_step": int(records.steps.max()),
+        "records": len(records),
+    } | {name: pack(column) for name, column in vars(records).items()}
+
+
+def _joined(name: Column, cells: Sequence[bytes]) -> NDArray[Any]:
+    if name == "values":
+        return np.concatenate([unpack_rows(cell) for cell in cells], -1) if cells else np.empty((1, 0))
+    return np.concatenate([unpack(cell) for cell in cells]) if cells else np.empty(0, np.int64)
