@@ -142,13 +142,15 @@ def _device_peaks_work(device: torch.device) -> bool:
     return True
 
 
-def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+def tensors_in(values: Iterable[Any]) -> list[Tensor]:
     """The tensors among an operation's arguments or results, and in the lists and tuples among these."""
+    found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
-            yield value
+            found.append(value)
         elif isinstance(value, list | tuple):
-            yield from tensors_in(value)
+            found += tensors_in(value)
+    return found
 
 
 class LiveTensorMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -180,15 +182,24 @@ class LiveTensorMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func.is_view:
+            # Its storage is that of its argument, which is counted or will be ignored.
+            return func(*args, **(kwargs or {}))
         for x in tensors_in(args):
             self._ignore(x)
         if kwargs:
             for x in tensors_in(kwargs.values()):
                 self._ignore(x)
-        result = func(*args, **(kwargs or {}))
-        for x in tensors_in((result,)):
-            self._count(x)
+        result = self._result(func, args, kwargs or {})
+        if isinstance(result, Tensor):
+            self._count(result)
+        else:
+            for x in tensors_in((result,)):
+                self._count(x)
         return result
+
+    def _result(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return func(*args, **kwargs)
 
     def _ignore(self, x: Tensor) -> None:
         """A storage that arrives as an argument without having been made here is from before the context."""

@@ -19,29 +19,24 @@ from __future__ import annotations
 import copy
 import gc
 import math
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import flop_registry
 
 from symadj_core.flows import Block, Flow
-from symadj_core.flows.block import Carried, Integrals
 from symadj_core.gradients import GRADIENTS, GradientMethod, Symplectic
 from symadj_core.gradients.keep import Binomial, Budget, Keep, Steps, parse
-from symadj_core.memory import LiveTensorMeter, tensors_in
+from symadj_core.rehearsal import KnownResults, PartName, RehearsalMeter, Take
 from symadj_core.solvers.controller import AdaptiveController, Controller, EvenGrid, FixedStep
-from symadj_core.solvers.system import Quadrature
 
 __all__ = ["DEVICE_ROUNDING", "Forecast", "Held", "Loss", "Part", "PartName", "Rehearsal", "forecast", "mean_nll"]
 
-PartName = Literal["probes", "forward", "backward"]
 # (flow, x [B, D], sample_index [B] int64, context [B, C] or None) -> the loss, 0-dim.
 Loss = Callable[[Flow, Tensor, Tensor, Tensor | None], Tensor]
 
@@ -56,11 +51,6 @@ _FEW = 2
 _STEADY = 4
 # Blocks of many that are alike: the first, one of those in the middle, the last.
 _ALIKE = 3
-
-# Of one core, for the time of a step relative to another one's (bytes and operations of an element-wise operation).
-_FLOPS_PER_SECOND = 70e9
-_BYTES_PER_SECOND = 12e9
-_SECONDS_PER_OPERATION = 4e-6
 
 
 def mean_nll(flow: Flow, x: Tensor, sample_index: Tensor, context: Tensor | None) -> Tensor:
@@ -176,7 +166,8 @@ class Rehearsal:
         blocks = flow.stack()
         few = Flow(blocks[:_ALIKE], flow.dim) if len(blocks) > _ALIKE and _alike(blocks) else flow
         self._flow, self._blocks, self._loss = copy.deepcopy(few), len(blocks), loss
-        self._takes: dict[tuple[GradientMethod, int, bool], tuple[_Take, _Take]] = {}
+        self._known = KnownResults()
+        self._takes: dict[tuple[GradientMethod, int, bool], tuple[Take, Take]] = {}
 
     def forecast(self, gradient: str | GradientMethod, batch: int, *, rounding: int = 1) -> Forecast:
         """What a training step takes with this gradient.
@@ -232,7 +223,7 @@ class Rehearsal:
             self._takes[key] = low, high
         return _on_batch(*self._takes[key], steps, batch, rounding)
 
-    def _rehearsed(self, gradient: GradientMethod, steps: int, backward: bool, rows: int) -> _Take:
+    def _rehearsed(self, gradient: GradientMethod, steps: int, backward: bool, rows: int) -> Take:
         flow = Flow([_paced(block, gradient, steps) for block in self._flow.stack()], self._flow.dim)
         flow.zero_grad()
         weight = next(flow.parameters(), torch.empty(0))
@@ -240,7 +231,7 @@ class Rehearsal:
             torch.manual_seed(0)
             x = torch.randn(rows, flow.dim, dtype=weight.dtype)
             context = torch.randn(rows, flow.context_dim, dtype=weight.dtype) if flow.context_dim else None
-            meter = _RehearsalMeter()
+            meter = RehearsalMeter(self._known)
             for number, block in enumerate(flow.stack()):
                 meter.watch(block, number)
             with _no_collection(), meter:
@@ -271,25 +262,6 @@ class Rehearsal:
 
 
 _Peak = tuple[PartName, int, int]
-
-
-@dataclass(frozen=True)
-class _Take:
-    """What a meter has noted.
-
-    Attributes:
-        moments: n where the n-th tensor was made, -1 - n where it was freed.
-        marks: name and block of every part, and the number of moments before it.
-        passed: of each block, the number of moments before the end of its pass forward.
-        sizes: bytes of the tensors.
-        seconds: the time that the step would take.
-    """
-
-    moments: list[int]
-    marks: list[tuple[PartName, int, int]]
-    passed: list[int]
-    sizes: list[int]
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -411,7 +383,7 @@ def _alike(blocks: Sequence[Block]) -> bool:
     return all(kind(block) == kind(blocks[0]) for block in blocks)
 
 
-def _on_batch(low: _Take, high: _Take, steps: int, batch: int, rounding: int) -> _Run:
+def _on_batch(low: Take, high: Take, steps: int, batch: int, rounding: int) -> _Run:
     """What two rehearsals say of a batch."""
 
     def on_batch(few: Any, many: Any) -> Any:
@@ -454,71 +426,6 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-class _RehearsalMeter(LiveTensorMeter):  # type: ignore[no-untyped-call]
-    """Notes when tensors are made and freed, and the time that the operations would take."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._moments: list[int] = []
-        self._marks: list[tuple[PartName, int, int]] = []
-        self._passed: list[int] = []
-        self._sizes: list[int] = []
-        self._seconds = 0.0
-
-    def watch(self, block: Block, number: int) -> None:
-        """Note when the block's part begins, forward and backward."""
-        carry, quadrature = block.carry, block._quadrature
-
-        def watched(y: Tensor, *, integrals: Integrals | None = None, **options: Any) -> Carried:
-            self._mark("forward" if integrals is None else "probes", number)
-            carried = carry(y, integrals=integrals, **options)
-            self._passed.append(len(self._moments))
-            if carried.states.requires_grad:
-                carried.states.register_hook(lambda _: self._mark("backward", number))  # type: ignore[no-untyped-call]
-            return carried
-
-        def drawn(*arguments: Any) -> Quadrature:
-            made = quadrature(*arguments)
-            self._mark("forward", number)
-            return made
-
-        block.carry = watched  # type: ignore[method-assign]
-        block._quadrature = drawn  # type: ignore[method-assign, assignment]
-
-    def take(self) -> _Take:
-        """What was noted."""
-        return _Take([*self._moments], self._marks, self._passed, self._sizes, self._seconds)
-
-    def _mark(self, name: PartName, number: int) -> None:
-        self._marks.append((name, number, len(self._moments)))
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = super().__torch_dispatch__(func, types, args, kwargs)
-        self._seconds += _SECONDS_PER_OPERATION
-        if not func.is_view:
-            # What is read is about as much as what is written.
-            written = sum(x.nbytes for x in tensors_in((result,)))
-            self._seconds += 2 * written / _BYTES_PER_SECOND
-            count = flop_registry.get(func._overloadpacket)
-            if count is not None:
-                self._seconds += count(*args, **(kwargs or {}), out_val=result) / _FLOPS_PER_SECOND
-        return result
-
-    def _track(self, storage: torch.UntypedStorage, size: int) -> None:
-        number = len(self._sizes)
-        self._sizes.append(size)
-        self._moments.append(number)
-        key = storage._cdata
-
-        def freed(_: weakref.ref[torch.UntypedStorage]) -> None:
-            self._seen.pop(key, None)
-            self._moments.append(-1 - number)
-
-        self._seen[key] = weakref.ref(storage, freed)
 
 
 def _rounded(size: int, rounding: int) -> int:

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks.planning import MOST_OFF, Case, compared, regularised
 from symadj_core import FixedStep, IController, planning
 from symadj_core.flows import Block, Flow, MLPField
+from symadj_core.flows.fields.base import VectorField
 from symadj_core.gradients import GRADIENTS
 from symadj_core.solvers.controller import EvenGrid
 
 SIX_STEPS = FixedStep(grid=EvenGrid(6))
+
+
+class Wide(VectorField):
+    """Its matrices are so large that a rehearsal takes their products as known; it writes into what they return."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.into, self.out = torch.nn.Linear(dim, 8_000), torch.nn.Linear(8_000, dim)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        moved: Tensor = self.out(self.into(y).mul_(3.0).tanh_())
+        centred = moved - moved.mean()
+        return centred / centred.norm(dim=-1, keepdim=True)
+
+
 CASES = {
     "adaptive": Case("", lambda: Flow(Block(MLPField(3, (8,)), solver="bosh3", controller=IController(1e-4)), 3), 50),
     "several blocks alike": Case(
@@ -25,6 +42,7 @@ CASES = {
         ),
         40,
     ),
+    "wide": Case("", lambda: Flow(Block(Wide(6), solver="heun2", controller=SIX_STEPS), 6), 30),
     "regularised": Case(
         "",
         lambda: Flow(Block(MLPField(4, (8,)), solver="heun2", controller=SIX_STEPS, divergence="hutchinson"), 4),
