@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -97,9 +98,8 @@ def test_without_a_key_no_operation_of_the_api_answers(client: TestClient) -> No
     for path, operations in document["paths"].items():
         for method in operations:
             if path.startswith(V1):
-                place = path.format(
-                    job_id="job-none", name="loss", key_id="aaaaaaaa", comparison_id="cmp-none", sweep_id="swp-none"
-                )
+                things = dict.fromkeys(re.findall(r"\{(\w+)\}", path), "none")
+                place = path.format(**things | {"job_id": "job-none", "name": "loss", "key_id": "aaaaaaaa"})
                 answer = client.request(method, place, json={"no": "spec"})
                 if "ingest" not in path:
                     problem = assert_problem(answer, 401)
