@@ -1,10 +1,12 @@
-// Which view the address names: #/jobs, #/jobs/JOB, #/compare, #/cluster.
+// Which view the address names: #/jobs, #/jobs/JOB, #/sweeps, #/sweeps/SWEEP, #/compare, #/cluster.
 
 import { element } from "./elements.js";
 import { showCluster } from "./cluster.js";
 import { showCompare } from "./compare.js";
 import { showJob } from "./job.js";
 import { showJobs } from "./jobs.js";
+import { showSweep } from "./sweep.js";
+import { showSweeps } from "./sweeps.js";
 
 const main = document.getElementById("main");
 let current = new AbortController();
@@ -23,6 +25,8 @@ async function show() {
   }
   try {
     if (view === "cluster") await showCluster(main, signal);
+    else if (view === "sweeps" && id) await showSweep(main, id, signal);
+    else if (view === "sweeps") await showSweeps(main, parameters, signal);
     else if (view === "compare") await showCompare(main, parameters, signal);
     else if (view === "jobs" && id) await showJob(main, id, signal);
     else await showJobs(main, parameters, signal);

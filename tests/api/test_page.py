@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from symadj.service.roles import Role
 from symadj.service.store import Database
 from symadj.workers.plots import histograms
 from tests.api.conftest import NOW, PATIENCE_SECONDS, Run, runs_of
+from tests.api.test_sweeps import RATE, Dispatching, begin
 from tests.conftest import ApiServer, running_api
 from tests.core.test_trained import config, folder
 from tests.service.lives import plan
@@ -257,6 +259,37 @@ def test_the_cluster_says_who_holds_it_and_who_waits_for_what(
     waits = submit(name="waits for it", priority=100)
     page.open("#/cluster")
     page.see("holds it", holds.job_id, "1.0 GiB", "waits for it", waits["id"], "It is the next", "Ray does not answer")
+
+
+def test_a_sweep_is_shown_with_its_best_and_a_line_for_each_trial_that_the_keyboard_picks(
+    page: Page, api: httpx.Client, api_server: ApiServer
+) -> None:
+    dispatching = Dispatching(api_server)
+    with closing(dispatching.database):
+        sweep = begin(api, dispatching, name="seen sweep")
+        for trial, nll in zip(sweep["trials"][:2], (2.5, 1.5), strict=True):
+            dispatching.end(trial["job"], nll)
+        dispatching.carry_on()
+        page.open("#/sweeps?state=running")
+        page.see("seen sweep", "2 of 3", "1.5")
+        page.browser.set_window_size(390, 800)
+        page.open(f"#/sweeps/{sweep['id']}")
+        page.see("Trial 1: validation_nll 1.5 (minimize)", f"{RATE} (log)", "queued", "best 1.5")
+        assert page.browser.execute_script("return document.documentElement.scrollWidth <= innerWidth"), "on a phone"
+        lines = page.browser.find_elements(By.CSS_SELECTOR, "polyline.trial")
+        colours = {line.get_attribute("data-trial"): line.get_attribute("stroke") for line in lines}
+        assert colours.keys() == {"0", "1", "2"}
+        assert colours["0"] != colours["1"]
+        assert colours["2"] is None, "it has no value yet"
+        page.browser.execute_script("arguments[0].focus()", lines[-1])
+        ActionChains(page.browser).send_keys(Keys.ENTER).perform()
+        page.see("trial 1, succeeded: validation_nll 1.5; optimizer.learning_rate 0.01, flow.field.hidden [8]")
+        assert page.find("tr.chosen").text.startswith("1 succeeded")
+        assert page.browser.switch_to.active_element.get_attribute("data-trial") == "1"
+        page.browser.execute_script("window.confirm = () => true")
+        page.press("Cancel")
+        page.see("Cancelled by local.")
+        page.browser.set_window_size(1200, 900)
 
 
 def test_the_page_asks_for_a_key_and_keeps_it_out_of_every_address(browser: Chrome, tmp_path: Path) -> None:
