@@ -103,6 +103,8 @@ def _standing(job: JobSummary) -> str:
         words.append(f"{job.attempts_lost} lost")
     if job.stop_requested is not None and job.state is not JobState.PAUSING:
         words.append(f"to stop at its next step ({job.stop_requested.value})")
+    if job.alerts:
+        words.append(f"[yellow]alert: {', '.join(job.alerts)}[/yellow]")
     if job.cancelled_by is not None:
         words.append(f"cancelled by {escape(job.cancelled_by)}")
     if job.state is JobState.QUEUED and job.not_before is not None:
@@ -141,7 +143,7 @@ def job_table(jobs: Sequence[JobSummary]) -> Table:
     for heading in ("created", "finished", "reason"):
         table.add_column(heading)
     for job in jobs:
-        reason = job.reason.value if job.reason else ""
+        reason = job.reason.value if job.reason else ", ".join(job.alerts)
         table.add_row(
             job.id,
             escape(job.name),

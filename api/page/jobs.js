@@ -112,6 +112,11 @@ function cells(job, chosen, compare) {
 
 /** What there is to say beside the state. */
 export function standing(job) {
+  const alert = job.alerts.length ? `alert: ${job.alerts.join(", ")}` : "";
+  return [alert, waits(job)].filter(Boolean).join("; ");
+}
+
+function waits(job) {
   if (job.waiting) return `place ${job.waiting.place}: ${job.waiting.reason}`;
   if (job.cancelled_by) return `cancelled by ${job.cancelled_by}`;
   if (job.stop_requested) return `is asked to stop: ${job.stop_requested}`;

@@ -106,6 +106,11 @@ class JobSummary(Answer):
     )
     stop_requested: StopReason | None = Field(description="It must stop at its next step, for this reason.")
     stop_requested_at: datetime | None
+    alerts: list[str] = Field(
+        default_factory=list,
+        description="Rules of the spec's section `alerts` that hold now, or held at the job's end: diverged, plateau, "
+        "nfe, over_budget, stalled.",
+    )
     cancelled_by: str | None = Field(
         None, description="Who asked for the end of a job that is cancelled, or will be at its next step."
     )
@@ -145,6 +150,7 @@ class JobSummary(Answer):
                 "progress": progress,
                 "memory_budget": spec["resources"].get("memory_budget"),
                 "planned_bytes": None if figures.planned is None else figures.planned.planned_bytes,
+                "alerts": list(figures.alerts),
                 "cancelled_by": figures.cancelled_by,
                 "waiting": waiting and Waiting(place=waiting.place, reason=waiting.reason),
             }

@@ -20,3 +20,5 @@ class Notice(StrEnum):
     CANCELLED = "cancelled"
     ATTEMPT_LOST = "attempt_lost"
     ATTEMPT_STOPPED = "attempt_stopped"
+    ALERT = "alert"
+    ALERT_OVER = "alert_over"

@@ -12,6 +12,7 @@ from types import FrameType
 
 from symadj.service.contract.storage import StorageUnreachableError
 from symadj.service.dispatcher import Dispatcher
+from symadj.service.dispatcher.alerting import Alerter
 from symadj.service.dispatcher.notifying import Notifier
 from symadj.service.ray_jobs import RayJobs, RayRefusedError, RayUnreachableError
 from symadj.service.settings import Settings, SettingsError, read_settings
@@ -56,6 +57,8 @@ def main() -> None:
     dispatcher = Dispatcher(database, ray, settings)
     notifier = Notifier(database, settings)
     notifier.start()
+    alerter = Alerter(database)
+    alerter.start()
     unreachable = False
     while not stopping.is_set():
         try:
@@ -74,6 +77,7 @@ def main() -> None:
         stopping.wait(settings.poll_seconds)
     if drains:
         _drain(dispatcher, settings, at_once)
+    alerter.stop()
     notifier.stop()
     dispatcher.close()
     ray.close()

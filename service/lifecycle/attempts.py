@@ -18,7 +18,7 @@ from symadj.service.contract.records import OutcomeRecord
 from symadj.service.contract.spec import AnyJob
 from symadj.service.contract.states import ACTIVE, INTERRUPTIONS, RETRYABLE, JobState, ReasonCode, StopReason
 from symadj.service.lifecycle.advice import advice_for
-from symadj.service.store import checkpoints, events, jobs
+from symadj.service.store import alerts, checkpoints, events, jobs
 from symadj.service.store.tables import Attempt, Job
 
 __all__ = [
@@ -87,6 +87,7 @@ def claim(
         lease_expires_at=now + timedelta(seconds=lease_seconds),
     )
     jobs.add_attempt(session, attempt)
+    alerts.begin(session, job)
     return Claim(job, attempt, token, _out_of_memory(session, job))
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from symadj.service.contract.records import PRETRAINING_SHORTENED
 from symadj.service.contract.states import JobState, StopReason
-from symadj.service.store import events, jobs, metrics, plans
+from symadj.service.store import alerts, events, jobs, metrics, plans
 from symadj.service.store.plans import Comparison
 from symadj.service.store.tables import Job, MetricSeries, PlanRow
 
@@ -39,6 +39,7 @@ class JobFigures:
         plan: what its newest run said that it would take.
         planned: the plan beside what was measured; None without a plan.
         waiting: of a queued job.
+        alerts: rules of the spec's section that hold now, or held at its end.
         cancelled_by: who asked for the end of a job that is cancelled, or about to be.
     """
 
@@ -49,6 +50,7 @@ class JobFigures:
     plan: PlanRow | None
     planned: Comparison | None
     waiting: Place | None
+    alerts: Sequence[str]
     cancelled_by: str | None
 
 
@@ -70,6 +72,7 @@ def of_jobs(session: Session, found: Sequence[Job], *, most_active: int | None) 
     shortened = events.newest_of(session, ids, PRETRAINING_SHORTENED)
     waiting = places_of(session, found, most_active=most_active)
     cancelled_by = _cancelled_by(session, found)
+    active = alerts.active_of(session, ids)
     made = []
     for job in found:
         shorter = shortened.get(job.id)
@@ -84,6 +87,7 @@ def of_jobs(session: Session, found: Sequence[Job], *, most_active: int | None) 
                 plan=plan,
                 planned=None if plan is None else plans.compared(plan, job, series[job.id]),
                 waiting=waiting.get(job.id),
+                alerts=active.get(job.id, ()),
                 cancelled_by=cancelled_by.get(job.id),
             )
         )

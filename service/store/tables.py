@@ -35,6 +35,7 @@ __all__ = [
     "IdempotencyKey",
     "IngestSource",
     "Job",
+    "JobAlerts",
     "JobLabel",
     "LogLine",
     "LogSource",
@@ -486,3 +487,21 @@ class WebhookDelivery(Base):
         Index("ix_webhook_deliveries_due", "state", "next_try_at"),
         Index("ix_webhook_deliveries_of", "webhook_id", "created_at", "id"),
     )
+
+
+class JobAlerts(Base):
+    """How far a training was looked at for alerts: up to the numbers of its metrics and events, with what is kept.
+
+    ``active`` has the rules that hold now; it is ``open`` until the job has ended and was looked at once more.
+    ``revision`` rises with every change, so that one of several dispatchers makes it.
+    """
+
+    __tablename__ = "job_alerts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    open: Mapped[bool] = mapped_column(index=True)
+    active: Mapped[list[str]] = mapped_column(JSON)
+    metric_seq: Mapped[int]
+    event_seq: Mapped[int]
+    kept: Mapped[dict[str, Any]]
+    revision: Mapped[int]

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, ValidationInfo, model_validator
 
+from symadj.service.contract.spec.alerts import Alerts
 from symadj.service.contract.spec.any_job import AnyJob, JobName
 from symadj.service.contract.spec.data import FORMATS_OF_IMAGES, Data
 from symadj.service.contract.spec.evaluation import Evaluation
@@ -69,6 +70,7 @@ class JobSpec(AnyJob):
     evaluation: Evaluation | None = Evaluation()
     checkpoints: Checkpoints = Checkpoints()
     on_divergence: OnDivergence = FailOnDivergence()
+    alerts: Alerts = Alerts()
     parent: Parent | None = Field(None, description="Go on from a checkpoint of another job.")
 
     @model_validator(mode="before")
