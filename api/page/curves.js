@@ -29,16 +29,15 @@ export class Series {
     await this.look(this.range, signal);
   }
 
-  /** Read what is new, `wait` seconds long if need be; return whether there was anything. */
-  async extend(wait, signal) {
-    const read = await get(`${metric(this.job, this.name)}?after_seq=${this.after}&wait=${wait}`, { signal });
-    this.after = read.next_after_seq;
+  /** Take what is new of an answer. */
+  async extend(read, signal) {
+    const points = read.points.filter((point) => point.seq > this.after);
+    this.after = Math.max(this.after, read.next_after_seq);
     this.complete = read.complete;
-    const known = this.points.at(-1)?.step ?? this.buckets.at(-1)?.last_step ?? 0;
-    this.points.push(...read.points.filter((point) => point.step > known));
+    const known = this.points.at(-1)?.step ?? this.buckets.at(-1)?.last_step ?? -1;
+    this.points.push(...points.filter((point) => point.step > known));
     // Steps that were trained again after a loss replace others.
-    if (this.points.length > MOST_NEW || read.points.some((point) => point.step <= known)) await this.load(signal);
-    return read.points.length > 0;
+    if (this.points.length > MOST_NEW || points.some((point) => point.step <= known)) await this.load(signal);
   }
 
   /** Read the steps from one to another by themselves, where the picture of the whole has only buckets of several. */
@@ -74,6 +73,14 @@ export class Series {
       this.points.filter((item) => finite(item.value) === null).length;
     return [...[0, 1, 2, 3].map((place) => rows.map((row) => row[place])), lost];
   }
+}
+
+/** Read what is new in series of one job, in one answer, `wait` seconds long if need be. */
+export async function extend(series, wait, signal) {
+  const after = Math.min(...series.map((item) => item.after));
+  const wanted = query({ name: series.map((item) => item.name), after_seq: after, wait });
+  const read = await get(`${path(series[0].job)}/series${wanted}`, { signal });
+  for (const [place, item] of series.entries()) await item.extend(read.items[place], signal);
 }
 
 /** Weigh each value with those before it; `weight` 0 leaves them as they are. */

@@ -3,7 +3,7 @@
 import { ApiError, follow, get } from "./api.js";
 import { badge, element } from "./elements.js";
 import { controls } from "./controls.js";
-import { Charts, Series } from "./curves.js";
+import { Charts, Series, extend } from "./curves.js";
 import { showData, showResult } from "./data.js";
 import { showFiles } from "./files.js";
 import { bytes, duration, newestNll, time } from "./figures.js";
@@ -18,6 +18,8 @@ import { showTimeline } from "./timeline.js";
 const FIRST = ["loss", "nll", "validation_nll", "nfe_forward", "nfe_backward", "step_seconds"];
 const SECONDS = 3;
 const WAIT_SECONDS = 25;
+// Between two requests for new values.
+const CURVE_SECONDS = 2;
 const ENDED = new Set(["succeeded", "failed", "cancelled"]);
 const SECTIONS = [
   ["Memory", showMemory, true],
@@ -99,31 +101,34 @@ function drawHead(head, job, buttons) {
   buttons.draw();
 }
 
-/** Draw the chosen metrics, live: one request waits for new values, and the others are read when it has some. */
+/** Draw the chosen metrics, live: one request waits for what is new in all of them. Metrics that come later join them. */
 async function showCurves(place, now, signal) {
-  const path = `/jobs/${encodeURIComponent(now().id)}/metrics`;
   const charts = new Charts(signal);
   const choice = element("fieldset", { class: "row" }, element("legend", {}, "Metrics"));
-  place.append(element("h2", {}, "Curves"), charts.switches, charts.place, element("details", {}, element("summary", {}, "Choose metrics"), choice));
-  let names = [];
-  while (!names.length) {
-    names = (await get(path, { signal })).items.map((item) => item.name);
-    if (names.length) break;
-    if (ENDED.has(now().state)) {
-      charts.place.append("The job has no metrics.");
-      return;
-    }
-    charts.place.textContent = "No step has been done yet.";
-    await new Promise((resolve) => setTimeout(resolve, 1000 * SECONDS));
-    if (signal.aborted) return;
-  }
-  charts.place.replaceChildren();
+  const told = element("p", { class: "quiet" });
+  place.append(element("h2", {}, "Curves"), told, charts.switches, charts.place, element("details", {}, element("summary", {}, "Choose metrics"), choice));
+  const known = [];
+  const chosen = new Set();
   let shown = new Map();
-  const chosen = new Set(FIRST.filter((name) => names.includes(name)));
-  if (!chosen.size) chosen.add(names[0]);
+
+  function meet(names) {
+    known.push(...names);
+    for (const name of names) if (FIRST.includes(name)) chosen.add(name);
+    if (!chosen.size) chosen.add(known[0]);
+    choice.append(...names.map((name) => element("label", {}, element("input", {
+      type: "checkbox",
+      checked: chosen.has(name),
+      change: (event) => {
+        if (event.target.checked) chosen.add(name);
+        else chosen.delete(name);
+        choose().catch((error) => fault(place, error, signal));
+      },
+    }), " ", name)));
+  }
 
   async function choose() {
-    const kept = new Map([...chosen].map((name) => [name, shown.get(name) ?? new Series(now().id, name)]));
+    const names = [...FIRST, ...known.filter((name) => !FIRST.includes(name))].filter((name) => chosen.has(name));
+    const kept = new Map(names.map((name) => [name, shown.get(name) ?? new Series(now().id, name)]));
     const added = [...kept.values()].filter((item) => !shown.has(item.name));
     shown = kept;
     charts.clear();
@@ -136,23 +141,19 @@ async function showCurves(place, now, signal) {
     await charts.look();
   }
 
-  choice.append(...names.map((name) => element("label", {}, element("input", {
-    type: "checkbox",
-    checked: chosen.has(name),
-    change: (event) => {
-      if (event.target.checked) chosen.add(name);
-      else chosen.delete(name);
-      choose().catch((error) => fault(place, error, signal));
-    },
-  }), " ", name)));
-  await choose();
   await follow(async () => {
-    const [first, ...others] = shown.values();
-    if (!first) return true;
-    if (await first.extend(WAIT_SECONDS, signal)) {
-      for (const item of others) await item.extend(0, signal);
+    const fresh = Object.keys(now().progress.latest).filter((name) => !known.includes(name));
+    if (fresh.length) {
+      meet(fresh);
+      await choose();
+    }
+    const ended = ENDED.has(now().state);
+    told.textContent = known.length ? "" : ended ? "The job has no metrics." : "No step has been done yet.";
+    const series = [...shown.values()];
+    if (series.length && !series.every((item) => item.complete)) {
+      await extend(series, WAIT_SECONDS, signal);
       charts.draw();
     }
-    return !first.complete;
-  }, 1, signal);
+    return !ended || !series.every((item) => item.complete);
+  }, CURVE_SECONDS, signal);
 }

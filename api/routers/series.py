@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
+import anyio
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import Field
+from sqlalchemy.orm import Session
 
 from symadj.api.accept import best_of
 from symadj.api.csv_answers import csv_answer
-from symadj.api.dependencies import Costly, Drawing, JobId, Steps, Store
+from symadj.api.dependencies import Costly, Drawing, JobId, Polls, Steps, Store
 from symadj.api.etags import holds
+from symadj.api.long_polls import Page, State, awaited_page
 from symadj.api.problems import describe
-from symadj.api.schemas.telemetry import BucketRead, MetricSeriesRead, SeriesList
+from symadj.api.schemas.telemetry import BucketRead, MetricPointRead, MetricSeriesRead, SeriesList
 from symadj.service.contract.flow_question import MediaType
 from symadj.service.contract.records import MAX_METRICS
 from symadj.service.contract.states import TERMINAL, JobState
@@ -41,6 +45,7 @@ async def read_series(
     store: Store,
     costly: Costly,
     downsampler: Drawing,
+    polls: Polls,
     job_id: JobId,
     steps: Steps,
     name: Annotated[
@@ -50,16 +55,30 @@ async def read_series(
     points: Annotated[
         int, Query(ge=1, le=10_000, description="Buckets of each in JSON, at most; csv has every value.")
     ] = 500,
+    after_seq: Annotated[
+        int | None,
+        Query(ge=0, lt=2**63, description="Instead of buckets, the values with a higher sequence number, in JSON."),
+    ] = None,
+    limit: Annotated[
+        int, Query(ge=1, le=10_000, description="Values after `after_seq`, of all metrics, at most.")
+    ] = 5000,
+    wait: Annotated[
+        float, Query(ge=0, le=30, description="Seconds to wait for values after `after_seq`, as for one metric.")
+    ] = 0.0,
     accept: Annotated[
         str, Header(max_length=1000, description="application/json, or text/csv: a line a step, a column a metric.")
     ] = "*/*",
     if_none_match: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Response:
     """Read metrics side by side, of all steps or those asked for: downsampled in JSON, as `points` of one metric is;
-    every value in csv.
+    every value in csv. With `after_seq`, what is new in all of them, in one answer.
     """
+    deadline = anyio.current_time() + wait
     media_type = best_of(accept, _OFFERED)
     names, last_seq, ended = await run_sync(_known, store, job_id, name)
+    if after_seq is not None and media_type == MediaType.JSON:
+        page = await awaited_page(polls, _New(store, job_id, tuple(names), steps), after_seq, limit, deadline)
+        return Response(page.body, media_type=MediaType.JSON, headers={"Vary": "Accept"})
     if media_type == MediaType.CSV:
         return csv_answer(["step", *names], metric_rows(store, job_id, names, steps))
     etag = f'"{last_seq}-{points}-{int(ended)}-{len(names)}-{steps.first}-{steps.last}"'
@@ -84,6 +103,64 @@ def _known(store: Database, job_id: str, names: list[str] | None) -> tuple[list[
     if absent := [item for item in wanted if item not in known]:
         raise NotFoundError(f"job {job_id!r} has no metric {absent[0]!r}; it has: {', '.join(known) or 'none'}")
     return wanted, job.metric_seq, JobState(job.state) in TERMINAL
+
+
+@dataclass(frozen=True)
+class _New:
+    """The values of several metrics of a job in the order in which they were stored, read by threads."""
+
+    store: Database
+    job_id: str
+    names: tuple[str, ...]
+    steps: StepRange
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return self.job_id, self.names, self.steps
+
+    def state(self) -> State:
+        """Return how far the job's metrics are.
+
+        Raises:
+            NotFoundError: there is no such job any more.
+        """
+        with self.store.read_session() as session:
+            return self._state_in(session)
+
+    def _state_in(self, session: Session) -> State:
+        job = jobs.get(session, self.job_id)
+        return State(job.metric_seq, JobState(job.state) in TERMINAL)
+
+    def page(self, after: int, limit: int) -> Page:
+        """Return the values after a number, metric by metric."""
+        with self.store.read_session() as session:
+            state = self._state_in(session)
+            found = [
+                (row, name)
+                for name in self.names
+                for row in metrics.points(session, self.job_id, name, after_seq=after, limit=limit)
+                if row.seq <= state.last_seq and self.steps.has(row.step)
+            ]
+        found = sorted(found, key=lambda item: item[0].seq)[:limit]
+        full = len(found) == limit
+        next_after = found[-1][0].seq if full else max(after, state.last_seq)
+        complete = state.ended and not full
+        items = [
+            MetricSeriesRead(
+                name=name,
+                points=[
+                    MetricPointRead(seq=row.seq, step=row.step, time=row.time, value=row.value)
+                    for row, of in found
+                    if of == name
+                ],
+                buckets=[],
+                next_after_seq=next_after,
+                complete=complete,
+            )
+            for name in self.names
+        ]
+        body = SeriesList(items=items).model_dump_json().encode()
+        return Page(body, next_after, empty=not found, full=full, complete=complete)
 
 
 def _drawn(

@@ -16,6 +16,10 @@ class StepRange(NamedTuple):
     first: int | None
     last: int | None
 
+    def has(self, step: int) -> bool:
+        """Return whether a step is one of them."""
+        return (self.first is None or self.first <= step) and (self.last is None or step <= self.last)
+
     def mask(self, steps: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which of the steps (n,) are within."""
         within = np.ones(len(steps), bool)

@@ -114,8 +114,8 @@ def test_a_running_job_is_shown_live_and_can_be_paused(page: Page, new_run: Call
     page.open(f"#/jobs/{run.job_id}")
     page.see("live", "50 / 100", "50 s", "newest 2.5", f"of={MARKUP}")
     assert len(page.browser.find_elements(By.CSS_SELECTOR, ".plot canvas")) == 3
-    assert run.send(*steps(51, 60, nll=2.25, loss=3.0, step_seconds=0.1)).status_code == 200
-    page.see("newest 2.25", "60 / 100")
+    assert run.send(*steps(51, 60, nll=2.25, loss=3.0, step_seconds=0.1, validation_nll=2.75)).status_code == 200
+    page.see("newest 2.25", "newest 2.75", "60 / 100")
     page.press("Pause")
     page.see("Pause: asked for.", "pausing")
     page.expand("Timeline")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,29 @@ def test_a_part_of_the_steps_is_drawn_anew_and_written_by_itself(trained: Run) -
     assert [item["last"] for item in rest["buckets"]] == [1 / (STEPS - 1), 1 / STEPS]
     rows = table(trained.get("/series", params=wanted, headers={"Accept": "text/csv"}))
     assert [row["step"] for row in rows] == [str(number) for number in range(4, 14)]
+
+
+def test_what_is_new_in_several_metrics_comes_in_one_answer_and_is_waited_for(trained: Run) -> None:
+    wanted: dict[str, Any] = {"name": ["nfe", "loss"], "limit": 7}
+    seen: dict[str, list[int]] = {"nfe": [], "loss": []}
+    after = 0
+    while True:
+        items = trained.get("/series", params=wanted | {"after_seq": after}).json()["items"]
+        for item in items:
+            seen[item["name"]] += [point["step"] for point in item["points"]]
+        if items[0]["next_after_seq"] == after:
+            break
+        after = items[0]["next_after_seq"]
+    assert seen["nfe"] == seen["loss"] == list(range(1, STEPS + 1))
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(trained.get, "/series", params=wanted | {"after_seq": after, "wait": 25})
+        trained.send(step(STEPS + 1, loss=0.5, nfe=2.0))
+        items = waiting.result().json()["items"]
+    assert [[point["value"] for point in item["points"]] for item in items] == [[2.0], [0.5]]
+    trained.end("succeeded", result={})
+    after = items[0]["next_after_seq"]
+    last = trained.get("/series", params=wanted | {"after_seq": after, "wait": 25}).json()["items"]
+    assert [(item["points"], item["complete"]) for item in last] == [([], True)] * 2
 
 
 @pytest.mark.parametrize("path", ["/series", "/memory"])
