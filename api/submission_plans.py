@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from anyio.to_thread import run_sync
@@ -45,9 +46,9 @@ class SubmissionPlans:
         self._more = asyncio.Event()
         self._task = asyncio.create_task(self._work())
 
-    def offer(self, job_id: str) -> None:
-        """Plan a job that was submitted, later; may be called by any thread."""
-        self._loop.call_soon_threadsafe(self._put, job_id)
+    def offer(self, job_ids: Iterable[str]) -> None:
+        """Plan jobs that were submitted, later; may be called by any thread."""
+        self._loop.call_soon_threadsafe(self._put, [*job_ids])
 
     async def close(self) -> None:
         """Plan no more."""
@@ -55,8 +56,8 @@ class SubmissionPlans:
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
 
-    def _put(self, job_id: str) -> None:
-        self._waiting.append(job_id)
+    def _put(self, job_ids: Sequence[str]) -> None:
+        self._waiting.extend(job_ids)
         self._more.set()
 
     async def _work(self) -> None:

@@ -74,7 +74,10 @@ def compare_gradients(
     if not created:
         response.status_code = 200
     response.headers["Location"] = str(request.app.url_path_for("read_comparison", comparison_id=comparison))
-    return _read(store, comparison, owner)
+    read = _read(store, comparison, owner)
+    if created and (planned_later := request.app.state.submission_plans) is not None:
+        planned_later.offer(item.job for item in read.gradients)
+    return read
 
 
 @router.get("/{comparison_id}", response_model=ComparisonRead, responses=describe(404))

@@ -138,7 +138,7 @@ class _Submission:
         if not created:
             response.status_code = 200
         elif (planned_later := request.app.state.submission_plans) is not None:
-            planned_later.offer(job_id)
+            planned_later.offer([job_id])
         response.headers["Location"] = str(request.app.url_path_for("read_job", job_id=job_id))
         return JobSubmitted(**dict(_read(self.store, self.settings, job_id)), findings=findings)
 

@@ -119,17 +119,18 @@ def new_run(api_server: ApiServer, api: httpx.Client) -> Iterator[Callable[..., 
 
 @contextmanager
 def runs_of(server: ApiServer, api: httpx.Client) -> Iterator[Callable[..., Run]]:
-    """Submit and claim jobs of a server, as ``new_run`` does."""
+    """Submit and claim jobs of a server, as ``new_run`` does; or claim one that was submitted."""
     database = Database(f"sqlite:///{server.data / 'symadj.sqlite'}")
 
-    def make(*, owner: str = "local", **changes: Any) -> Run:
-        spec = JobSpec.model_validate(TOY | changes)
+    def make(job_id: str | None = None, *, owner: str = "local", **changes: Any) -> Run:
+        if job_id is None:
+            spec = JobSpec.model_validate(TOY | changes)
+            with database.session() as session:
+                job_id = requests.submit(session, spec, owner=owner)[0].id
         with database.session() as session:
-            job, _ = requests.submit(session, spec, owner=owner)
-        with database.session() as session:
-            claim = attempts.claim(session, jobs.lock(session, job.id), actor="d", lease_seconds=60)
+            claim = attempts.claim(session, jobs.lock(session, job_id), actor="d", lease_seconds=60)
         assert claim is not None
-        return Run(api, server, database, job.id, claim.token)
+        return Run(api, server, database, job_id, claim.token)
 
     yield make
     database.close()

@@ -80,6 +80,14 @@ def test_a_plan_says_whether_the_nodes_have_room_for_the_workers(api: httpx.Clie
     assert (fits[0], fits[-1]) == (True, False)
 
 
+def test_every_job_of_a_comparison_has_a_plan_of_its_own_gradient(api: httpx.Client) -> None:
+    gradients = [{"kind": "symplectic"}, {"kind": "aca"}]
+    answer = api.post("/api/v1/comparisons", json={"spec": SPEC, "gradients": gradients})
+    assert answer.status_code == 201, answer.text
+    plans = [planned(api, item["job"])["plan"]["gradients"] for item in answer.json()["gradients"]]
+    assert [[item["gradient"]["kind"] for item in plan] for plan in plans] == [["symplectic"], ["aca"]]
+
+
 def test_of_many_jobs_at_once_the_newest_are_planned_and_the_others_by_their_runs(
     api: httpx.Client, server: ApiServer
 ) -> None:
@@ -97,7 +105,8 @@ def test_of_many_jobs_at_once_the_newest_are_planned_and_the_others_by_their_run
 
 
 def test_a_runs_own_plan_takes_its_place(api: httpx.Client, server: ApiServer) -> None:
+    job_id = submit(api)
+    assert planned(api, job_id)["attempt"] == 0
     with runs_of(server, api) as make:
-        run = make()
-        run.send({"kind": "plan", "time": NOW, "plan": plan().stored()})
-        assert planned(api, run.job_id)["attempt"] == 1
+        make(job_id).send({"kind": "plan", "time": NOW, "plan": plan().stored()})
+    assert planned(api, job_id)["attempt"] == 1
