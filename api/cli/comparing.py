@@ -14,7 +14,7 @@ from rich.table import Table
 
 from symadj.api.cli.documents import read_spec, set_fields
 from symadj.api.cli.results import size
-from symadj.api.cli.shared import AsJson, client_command, console
+from symadj.api.cli.shared import AsJson, client_command, print_answer
 from symadj.api.client import Client
 from symadj.api.schemas.comparisons import ComparedGradient, ComparisonRead
 from symadj.service.contract.states import TERMINAL, JobState
@@ -63,8 +63,11 @@ def compare(
     document = read_spec(spec)
     set_fields(document, settings)
     made = client.compare(document, _gradients(gradients), max_steps=max_steps, idempotency_key=key)
-    print(made.id, flush=True)
-    if not (watch or markdown or plot or as_json):
+    if not as_json:
+        print(made.id, flush=True)
+    if not (watch or markdown or plot):
+        if as_json:
+            print_answer(made, [], as_json)
         return
     while any(item.state not in TERMINAL for item in made.gradients):
         time.sleep(_POLL_SECONDS)
@@ -109,15 +112,12 @@ def _show(made: ComparisonRead, as_json: bool, markdown: Path | None, plot: Path
         markdown.write_text(_as_markdown(made))
     if plot is not None:
         _draw(made, plot)
-    if as_json:
-        print(made.model_dump_json(indent=2))
-        return
     table = Table(box=None, pad_edge=False)
     for heading in _HEADINGS:
         table.add_column(heading, overflow="fold")
     for item in made.gradients:
         table.add_row(*(escape(cell) for cell in _cells(item)))
-    console.print(table)
+    print_answer(made, [table], as_json)
 
 
 def _as_markdown(made: ComparisonRead) -> str:

@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from symadj.api.cli.data import data_parts
 from symadj.api.cli.documents import set_fields
-from symadj.api.cli.results import print_parts
-from symadj.api.cli.shared import console
+from symadj.api.cli.shared import AsJson, print_answer
 from symadj.api.wrong_fields import in_our_words
 from symadj.service.contract.data_summary import DataAnswer, DataQuestion
 from symadj.service.contract.spec.data import Data
@@ -52,17 +51,14 @@ def inspect_command(
             help="Say more of the data, as in a spec, e.g. --set 'data.csv.delimiter=;' --set data.columns=[a,b]",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, with all columns.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a run would read from a file: columns, types, ranges, zeros; and whether it would refuse it."""
     if not file.exists():
         raise InspectError(f"{file} does not exist")
     found = _ask(DataQuestion(data=_data(file, settings), roots=(os.getcwd(), "/")))
     if found.summary is not None:
-        if as_json:
-            print(found.summary.model_dump_json(indent=2))
-        else:
-            print_parts(console, data_parts(found.summary, "--json prints them all"))
+        print_answer(found.summary, data_parts(found.summary, "--json prints them all"), as_json)
     if found.refused is not None:
         raise InspectError(
             found.refused if found.summary is None else f"a run would refuse these data: {found.refused}"

@@ -14,8 +14,10 @@ import typer
 from rich import box
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from symadj.api.cli.shared import console
+from symadj.api.cli.shared import AsJson, console, print_answer
+from symadj.api.schemas.keys import KeyCreated, KeyList, KeyRead
 from symadj.service.errors import SymadjError
 from symadj.service.roles import NAME, Role
 from symadj.service.settings import read_settings
@@ -47,6 +49,7 @@ def create(
     name: Annotated[str, typer.Argument(help="Owner of the jobs that it submits; keys of one name share them.")],
     role: Annotated[Role, typer.Option(help="admin: everything; submitter: their own jobs; viewer: reads all.")],
     expires_days: Annotated[int | None, typer.Option(min=1, max=3650, help="Default: it does not expire.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a key and print it, this once."""
     from symadj.service import keys
@@ -61,11 +64,12 @@ def create(
     with _store() as store, store.session() as session:
         row, key = keys.create(session, secret, name=name, role=role, expires_in=expires_in)
     print(f"key {row.id} of {name}, {role}: shown this once", file=sys.stderr)
-    print(key)
+    made = KeyCreated(**dict(KeyRead.model_validate(row)), key=key)
+    print_answer(made, [Text(key)], as_json)
 
 
 @app.command("list")
-def list_keys() -> None:
+def list_keys(as_json: AsJson = False) -> None:
     """List all keys, the newest first, without their secret part."""
     from symadj.service.store import keys
 
@@ -77,11 +81,14 @@ def list_keys() -> None:
     for row in rows:
         used = _day(row.last_used_at) if row.last_used_at else "never"
         table.add_row(row.id, escape(row.name), row.role, _state(row), _day(row.created_at), used)
-    console.print(table)
+    print_answer(KeyList(items=[KeyRead.model_validate(row) for row in rows]), [table], as_json)
 
 
 @app.command()
-def revoke(key: Annotated[str, typer.Argument(metavar="KEY", help="As `symadj keys list` shows it.")]) -> None:
+def revoke(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="As `symadj keys list` shows it.")],
+    as_json: AsJson = False,
+) -> None:
     """Revoke a key: it is refused from now on. Its jobs stay and continue to run."""
     from symadj.service import keys
 
@@ -90,7 +97,7 @@ def revoke(key: Annotated[str, typer.Argument(metavar="KEY", help="As `symadj ke
             row = keys.revoke(session, key)
     except SymadjError as error:
         raise typer.BadParameter(f"{error}; `symadj keys list` shows them", param_hint="KEY") from error
-    console.print(f"{row.id}, of {escape(row.name)}: revoked")
+    print_answer(KeyRead.model_validate(row), [Text(f"{row.id}, of {row.name}: revoked")], as_json)
 
 
 @app.command()

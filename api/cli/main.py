@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
+from typer.completion import completion_init, get_completion_script  # type: ignore[attr-defined]
 
 from symadj.api import __version__
 from symadj.api.children import ServeError
@@ -30,6 +32,8 @@ app.add_typer(sweeps.lists)
 app.add_typer(flow.app)
 app.add_typer(inspecting.app)
 app.add_typer(keys.app, name="keys")
+# Shells ask this program itself what a word may be.
+completion_init()
 
 
 def main() -> None:
@@ -61,6 +65,20 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None: ...
+
+
+class Shell(StrEnum):
+    """A shell whose words can be completed."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
+@app.command("completion")
+def completion(shell: Annotated[Shell, typer.Argument(help="Of which the script is.")]) -> None:
+    """Print a script that completes commands, options and ids of jobs: eval "$(symadj completion bash)"."""
+    print(get_completion_script(prog_name="symadj", complete_var="_SYMADJ_COMPLETE", shell=shell))
 
 
 @app.command("serve")

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from symadj.api.cli import render, watching
 from symadj.api.cli.documents import RowSettings, Settings, SpecFile, csv_fields, read_spec, set_fields
-from symadj.api.cli.shared import AsJson, JobId, client_command, console, errors
-from symadj.api.client import Client
-from symadj.api.schemas.jobs import JobSubmitted
+from symadj.api.cli.shared import AsJson, JobId, client_command, console, errors, print_answer
+from symadj.api.client import Client, Job
 from symadj.service.contract.layout import SCORES_FILE
 from symadj.service.contract.spec.trial import trial_of
 from symadj.service.contract.states import TERMINAL, JobState
@@ -42,11 +42,12 @@ def submit(
         bool, typer.Option("--strict", help="Submit nothing that would fail if it started now, as `validate` finds it.")
     ] = False,
     key: Key = None,
+    as_json: AsJson = False,
 ) -> None:
     """Submit a job; print its id."""
     document = read_spec(spec)
     set_fields(document, settings)
-    _submit(client, trial_of(document) if trial else document, key, watch, strict=strict)
+    _submit(client, trial_of(document) if trial else document, key, watch, as_json, strict=strict)
 
 
 @client_command(app)
@@ -58,13 +59,7 @@ def validate(client: Client, spec: SpecFile, settings: Settings = None, as_json:
     document = read_spec(spec)
     set_fields(document, settings)
     found = client.validate(document)
-    if as_json:
-        print(found.model_dump_json(indent=2))
-    else:
-        for line in render.findings(found.findings):
-            console.print(line, soft_wrap=True)
-        if not found.findings:
-            console.print("Nothing speaks against it.")
+    print_answer(found, render.findings(found.findings) or [Text("Nothing speaks against it.")], as_json)
     if found.failed:
         sys.exit(1)
 
@@ -77,29 +72,37 @@ def continue_job(
     watch: Watch = False,
     settings: Settings = None,
     key: Key = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a new job from a checkpoint of another: its weights, optimiser and count of steps, its spec with changes."""
     document = client.job(job).spec
     document["parent"] = {"job": job, "step": step}
     set_fields(document, settings)
-    _submit(client, document, key, watch)
+    _submit(client, document, key, watch, as_json)
 
 
 @client_command(app)
-def clone(client: Client, job: JobId, watch: Watch = False, settings: Settings = None, key: Key = None) -> None:
+def clone(
+    client: Client,
+    job: JobId,
+    watch: Watch = False,
+    settings: Settings = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
     """Submit the spec of a job again, with changes; print the new job's id. It trains from the start."""
     document = client.job(job).spec
     set_fields(document, settings)
-    _submit(client, document, key, watch)
+    _submit(client, document, key, watch, as_json)
 
 
 @client_command(app)
-def retry(client: Client, job: JobId, watch: Watch = False, key: Key = None) -> None:
+def retry(client: Client, job: JobId, watch: Watch = False, key: Key = None, as_json: AsJson = False) -> None:
     """Submit the spec of a failed or cancelled job again; print the new job's id. It trains from the start.
 
     From where it stopped, `continue` goes on.
     """
-    _tell(client, client.retry(job, idempotency_key=key), watch)
+    sys.exit(_tell(client, client.retry(job, idempotency_key=key), watch, as_json))
 
 
 @client_command(app)
@@ -108,13 +111,15 @@ def label(
     job: JobId,
     labels: Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="NAME= removes a label.")],
     name: Annotated[str | None, typer.Option(help="Give the job another name, too.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Change labels of a job, whatever its state is."""
     pairs = [text.partition("=") for text in labels]
     if wrong := [text for text, (_, equals, _) in zip(labels, pairs, strict=True) if not equals]:
         raise typer.BadParameter(f"{wrong[0]!r} is not of the form name=value", param_hint="NAME=VALUE...")
     read = client.change(job, name=name, labels={key: value or None for key, _, value in pairs})
-    console.print(f"{read.id}: {', '.join(f'{key}={value}' for key, value in read.labels.items()) or 'no labels'}")
+    told = ", ".join(f"{key}={value}" for key, value in read.labels.items())
+    print_answer(read, [Text(f"{read.id}: {told or 'no labels'}")], as_json)
 
 
 @client_command(app)
@@ -143,6 +148,7 @@ def score(
         Path | None, typer.Option(help="Follow the job, and put its scores here: a parquet file.")
     ] = None,
     key: Key = None,
+    as_json: AsJson = False,
 ) -> None:
     """Score any number of rows as a job on the cluster; print its id. For some thousands, logprob answers at once."""
     rows: dict[str, Any] | Path = Path(data)
@@ -152,13 +158,11 @@ def score(
         set_fields(document, settings)
         rows = document["data"]
     made = client.score(job, rows, workers=workers, units=units, settings=solver, csv=csv, idempotency_key=key)
-    print(made.id, flush=True)
-    if not watch and download is None:
-        return
-    status = _watch(client, made.id)
+    status = _tell(client, made, watch or download is not None, as_json)
     if download is not None and client.job(made.id).state is JobState.SUCCEEDED:
         client.download(made.id, SCORES_FILE, download)
-        console.print(str(download), soft_wrap=True)
+        if not as_json:
+            console.print(str(download), soft_wrap=True)
     sys.exit(status)
 
 
@@ -169,37 +173,39 @@ def _stored_rows(path: str) -> dict[str, Any]:
 
 
 @client_command(app)
-def watch(client: Client, job: JobId) -> None:
+def watch(client: Client, job: JobId, as_json: AsJson = False) -> None:
     """Follow a job to its end."""
-    sys.exit(_watch(client, job))
+    sys.exit(_watch(client, job, as_json))
 
 
 @client_command(app)
-def cancel(client: Client, job: JobId) -> None:
+def cancel(client: Client, job: JobId, as_json: AsJson = False) -> None:
     """Cancel a job: at once if it waits or is paused, at its next step if it runs."""
     read = client.cancel(job)
-    console.print(f"{read.id}: {read.state if read.state in TERMINAL else 'cancel requested'}")
+    print_answer(read, [Text(f"{read.id}: {read.state if read.state in TERMINAL else 'cancel requested'}")], as_json)
 
 
 @client_command(app)
-def pause(client: Client, job: JobId) -> None:
+def pause(client: Client, job: JobId, as_json: AsJson = False) -> None:
     """Pause a job: at once if it waits, at its next step and with a checkpoint if it runs."""
     read = client.pause(job)
-    console.print(f"{read.id}: {read.state}; `symadj resume {read.id}` lets it go on")
+    print_answer(read, [Text(f"{read.id}: {read.state}; `symadj resume {read.id}` lets it go on")], as_json)
 
 
 @client_command(app)
-def resume(client: Client, job: JobId) -> None:
+def resume(client: Client, job: JobId, as_json: AsJson = False) -> None:
     """Put a paused job back into the queue; it goes on from its newest checkpoint."""
     read = client.resume(job)
-    console.print(f"{read.id}: {read.state}")
+    print_answer(read, [Text(f"{read.id}: {read.state}")], as_json)
 
 
 @client_command(app)
-def checkpoint(client: Client, job: JobId) -> None:
+def checkpoint(client: Client, job: JobId, as_json: AsJson = False) -> None:
     """Ask a running job for a checkpoint after its next step."""
     read = client.ask_checkpoint(job)
-    console.print(f"{read.id}: asked for; `symadj checkpoints {read.id}` lists it when it is written")
+    print_answer(
+        read, [Text(f"{read.id}: asked for; `symadj checkpoints {read.id}` lists it when it is written")], as_json
+    )
 
 
 @client_command(app)
@@ -210,27 +216,37 @@ def delete(client: Client, job: JobId) -> None:
 
 
 def _submit(
-    client: Client, document: dict[str, Any], key: str | None, watch: bool, *, strict: bool | None = None
+    client: Client, document: dict[str, Any], key: str | None, watch: bool, as_json: bool, *, strict: bool | None = None
 ) -> None:
     """Submit a spec, print the job's id, and follow it if that was asked for."""
-    _tell(client, client.submit(document, strict=strict or None, idempotency_key=key), watch)
+    made = client.submit(document, strict=strict or None, idempotency_key=key)
+    sys.exit(_tell(client, made, watch, as_json))
 
 
-def _tell(client: Client, job: JobSubmitted, watch: bool) -> None:
-    print(job.id, flush=True)
-    for line in render.findings(job.findings):
-        errors.print(line, soft_wrap=True)
-    if watch:
-        sys.exit(_watch(client, job.id))
+def _tell(client: Client, job: Job, watch: bool, as_json: bool) -> int:
+    """Print a new job and follow it if that was asked for; as JSON, the job as it is at the end of that.
+
+    Return the status with which the command ends.
+    """
+    if as_json and not watch:
+        print_answer(job, [], as_json)
+    if not as_json:
+        print(job.id, flush=True)
+        for line in render.findings(job.findings):
+            errors.print(line, soft_wrap=True)
+    return _watch(client, job.id, as_json) if watch else 0
 
 
-def _watch(client: Client, job_id: str) -> int:
-    job = watching.watch(client, job_id, console)
+def _watch(client: Client, job_id: str, as_json: bool) -> int:
+    job = client.wait(job_id) if as_json else watching.watch(client, job_id, console)
     if job is None:
         console.print(
             f"\nThe job goes on. `symadj watch {job_id}` follows it again, `symadj cancel {job_id}` stops it."
         )
         return 0
-    with client.patience(lambda text: console.print(text, soft_wrap=True)):
-        render.report(client, job, console)
+    if as_json:
+        print_answer(job, [], as_json)
+    else:
+        with client.patience(lambda text: console.print(text, soft_wrap=True)):
+            render.report(client, job, console)
     return {JobState.SUCCEEDED: 0, JobState.CANCELLED: 3}.get(job.state, 1)

@@ -5,19 +5,25 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from pydantic import BaseModel
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
-from symadj.api.client import Client
+from symadj.api.cli.results import print_parts
+from symadj.api.client import ApiProblemError, ApiUnreachableError, BadRequestError, Client
 
-__all__ = ["AsJson", "JobId", "client_command", "console", "errors", "progress_bars"]
+__all__ = ["AsJson", "JobId", "client_command", "console", "errors", "job_ids", "print_answer", "progress_bars"]
 
 Command = Callable[..., None]
+
+_URL = "http://127.0.0.1:8000"
+# For the jobs that a shell offers, and how many.
+_COMPLETION_SECONDS, _COMPLETIONS = 2.0, 50
 
 # Without a terminal, no columns need to be saved.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
@@ -33,8 +39,31 @@ _KeyFile = Annotated[
         help="A file with the API key, if the server asks for one; default: SYMADJ_API_KEY.",
     ),
 ]
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print what the API answers.")]
+
+
+def job_ids(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Return jobs whose ids begin like this, the newest first, with their names and states; none without a server.
+
+    A shell asks for them while its user waits.
+    """
+    try:
+        with _connect(ctx.params.get("url") or _URL, ctx.params.get("key_file"), timeout=_COMPLETION_SECONDS) as client:
+            found = client.jobs(text=incomplete or None, limit=_COMPLETIONS).items
+    except (ApiProblemError, ApiUnreachableError, BadRequestError, typer.BadParameter):
+        return []
+    return [(job.id, f"{job.name}, {job.state}") for job in found if job.id.startswith(incomplete)]
+
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.", autocompletion=job_ids)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the whole answer, as JSON.")]
+
+
+def print_answer(answer: BaseModel, parts: Sequence[RenderableType], as_json: bool) -> None:
+    """Print an answer of the API as it is, or what people are shown of it."""
+    if as_json:
+        print(answer.model_dump_json(indent=2))
+    else:
+        print_parts(console, parts)
 
 
 def progress_bars(*columns: ProgressColumn) -> Progress:
@@ -47,7 +76,7 @@ def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-_OPTIONS_OF_A_CLIENT = (_option("url", _Url, "http://127.0.0.1:8000"), _option("key_file", _KeyFile, None))
+_OPTIONS_OF_A_CLIENT = (_option("url", _Url, _URL), _option("key_file", _KeyFile, None))
 
 
 def client_command(app: typer.Typer, name: str | None = None) -> Callable[[Command], Command]:
@@ -75,18 +104,18 @@ def client_command(app: typer.Typer, name: str | None = None) -> Callable[[Comma
     return register
 
 
-def _connect(url: str, key_file: Path | None) -> Client:
+def _connect(url: str, key_file: Path | None, timeout: float = 60.0) -> Client:
     """Return a client of a server.
 
     Raises:
         typer.BadParameter: the file of the key can't be read.
     """
     if key_file is None:
-        return Client(url)
+        return Client(url, timeout=timeout)
     try:
         key = key_file.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{key_file} can't be read: {error}", param_hint="--api-key-file") from error
     if not key:
         raise typer.BadParameter(f"{key_file} is empty", param_hint="--api-key-file")
-    return Client(url, api_key=key)
+    return Client(url, api_key=key, timeout=timeout)

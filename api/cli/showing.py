@@ -6,22 +6,21 @@ Commands that change something, or follow a job, are in :mod:`symadj.api.cli.run
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel
-from rich.console import RenderableType
 from rich.progress import DownloadColumn, TaskID, TransferSpeedColumn
+from rich.text import Text
 
 from symadj.api.cli import render
 from symadj.api.cli.documents import Settings, SpecFile, read_spec, set_fields
 from symadj.api.cli.log_printer import LogPrinter
 from symadj.api.cli.plans import plan_parts
 from symadj.api.cli.results import memory_table, print_parts
-from symadj.api.cli.shared import AsJson, JobId, client_command, console, progress_bars
+from symadj.api.cli.shared import AsJson, JobId, client_command, console, job_ids, print_answer, progress_bars
 from symadj.api.cli.tables import writing_csv
 from symadj.api.client import Client
 from symadj.api.schemas.jobs import EventRead
@@ -31,14 +30,6 @@ from symadj.service.contract.states import JobState
 app = typer.Typer()
 
 Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write all values to this .csv or .parquet file.")]
-
-
-def _print(answer: BaseModel, parts: Sequence[RenderableType], as_json: bool) -> None:
-    """Print an answer of the API as it is, or what people are shown of it."""
-    if as_json:
-        print(answer.model_dump_json(indent=2))
-    else:
-        print_parts(console, parts)
 
 
 @client_command(app)
@@ -66,40 +57,36 @@ def list_jobs(
 ) -> None:
     """List jobs, newest first."""
     page = client.jobs(state=state, name=name, owner=owner, label=label, limit=limit)
-    if as_json:
-        print(page.model_dump_json(indent=2))
-        return
-    console.print(render.job_table(page.items))
-    if page.has_more:
-        console.print(f"(the newest {limit}; --limit shows more)")
+    more = [Text(f"(the newest {limit}; --limit shows more)")] if page.has_more else []
+    print_answer(page, [render.job_table(page.items), *more], as_json)
 
 
 @client_command(app)
 def attempts(client: Client, job: JobId, as_json: AsJson = False) -> None:
     """List the tries at a job: when, on how many workers, from where, how each ended and why."""
     read = client.attempts(job)
-    _print(read, [render.attempt_table(read.items)], as_json)
+    print_answer(read, [render.attempt_table(read.items)], as_json)
 
 
 @client_command(app)
 def checkpoints(client: Client, job: JobId, as_json: AsJson = False) -> None:
     """List the checkpoints of a job that are kept; `symadj continue` makes a new job from one."""
     read = client.checkpoints(job)
-    _print(read, render.checkpoint_parts(read.items), as_json)
+    print_answer(read, render.checkpoint_parts(read.items), as_json)
 
 
 @client_command(app)
 def fields(client: Client, as_json: AsJson = False) -> None:
     """List the vector fields that a spec may name, those of installed packages among them."""
     read = client.fields()
-    _print(read, [render.field_table(read.items)], as_json)
+    print_answer(read, [render.field_table(read.items)], as_json)
 
 
 @client_command(app)
 def cluster(client: Client, as_json: AsJson = False) -> None:
     """Show the cluster's nodes, what active jobs hold of them, and who waits for what."""
     read = client.cluster()
-    _print(read, render.cluster_parts(read), as_json)
+    print_answer(read, render.cluster_parts(read), as_json)
 
 
 @client_command(app)
@@ -130,7 +117,7 @@ def _all_events(client: Client, job: str) -> Iterator[EventRead]:
 def usage(client: Client, as_json: AsJson = False) -> None:
     """Show what the service takes: rows, bytes of the store, bytes of the jobs' files, what the disk has left."""
     read = client.usage()
-    _print(read, render.usage_parts(read), as_json)
+    print_answer(read, render.usage_parts(read), as_json)
 
 
 @client_command(app)
@@ -157,7 +144,7 @@ def metrics(
         return
     if name is None:
         listing = client.metric_list(job)
-        _print(listing, [render.metric_table(listing.items)], as_json)
+        print_answer(listing, [render.metric_table(listing.items)], as_json)
         return
     if not follow:
         known = [metric.name for metric in client.metric_list(job).items]
@@ -171,7 +158,10 @@ def metrics(
 @client_command(app)
 def memory(
     client: Client,
-    jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="One job, or several to compare.")],
+    jobs: Annotated[
+        list[str],
+        typer.Argument(metavar="JOB...", help="One job, or several to compare.", autocompletion=job_ids),
+    ],
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
@@ -228,10 +218,12 @@ def download(
     client: Client,
     job: JobId,
     folder: Annotated[Path, typer.Argument(help="Where to put the files.")] = Path(),
+    as_json: AsJson = False,
 ) -> None:
     """Download all files of a job: those that are there are not fetched again, and one that broke off goes on."""
     folder.mkdir(parents=True, exist_ok=True)
-    items = client.artifacts(job).items
+    listed = client.artifacts(job)
+    items = listed.items
     with progress_bars(DownloadColumn(), TransferSpeedColumn()) as bars:
         tasks = [bars.add_task(item.name, total=item.bytes) for item in items]
         for item, task in zip(items, tasks, strict=True):
@@ -240,7 +232,10 @@ def download(
                 bars.advance(task, count)
 
             client.download(job, item, folder / item.name, advance=advance)
-            console.print(str(folder / item.name), soft_wrap=True)
+            if not as_json:
+                console.print(str(folder / item.name), soft_wrap=True)
+    if as_json:
+        print_answer(listed, [], as_json)
 
 
 @client_command(app)
@@ -261,4 +256,4 @@ def plan(
     document = read_spec(spec)
     set_fields(document, settings)
     made = client.plan(document, columns=columns, context_columns=context_columns, image=image)
-    _print(made, plan_parts(made), as_json)
+    print_answer(made, plan_parts(made), as_json)

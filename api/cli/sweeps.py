@@ -11,11 +11,12 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from typer.core import TyperGroup
 
 from symadj.api.cli import render
 from symadj.api.cli.documents import Settings, read_spec, set_fields
-from symadj.api.cli.shared import AsJson, client_command, console, errors
+from symadj.api.cli.shared import AsJson, client_command, console, errors, print_answer
 from symadj.api.client import Client
 from symadj.api.schemas.sweeps import SweepRead, SweepSummary, TrialRead
 from symadj.service.contract.states import SweepState, TrialState
@@ -57,22 +58,25 @@ def submit(
         bool, typer.Option("--dry-run", help="Say what speaks against it, and submit nothing; exit status 1: it fails.")
     ] = False,
     key: Annotated[str | None, typer.Option(help="Idempotency-Key: the same key submits once.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Begin a sweep; print its id."""
     document = read_spec(spec)
     set_fields(document, settings)
     if dry_run:
         check = client.validate_sweep(document)
-        for line in render.findings(check.findings):
-            console.print(line, soft_wrap=True)
-        console.print(f"{check.spec['trials']} trials, at most {check.spec['parallel']} at once.")
+        told = Text(f"{check.spec['trials']} trials, at most {check.spec['parallel']} at once.")
+        print_answer(check, [*render.findings(check.findings), told], as_json)
         sys.exit(any(item.severity == "error" for item in check.findings))
     made = client.submit_sweep(document, idempotency_key=key)
-    print(made.id, flush=True)
-    for line in render.findings(made.findings):
-        errors.print(line, soft_wrap=True)
+    if as_json and not wait:
+        print_answer(made, [], as_json)
+    if not as_json:
+        print(made.id, flush=True)
+        for line in render.findings(made.findings):
+            errors.print(line, soft_wrap=True)
     if wait:
-        sys.exit(_follow(client, made.id))
+        sys.exit(_follow(client, made.id, as_json))
 
 
 @client_command(app)
@@ -85,13 +89,11 @@ def show(
 ) -> None:
     """Show a sweep: each trial with its values, its state and what came of it, and the best."""
     if follow:
-        sys.exit(_follow(client, sweep))
+        sys.exit(_follow(client, sweep, as_json))
     if csv:
         sys.stdout.buffer.write(client.sweep_table(sweep))
-    elif as_json:
-        print(client.sweep(sweep).model_dump_json(indent=2))
     else:
-        _show(client.sweep(sweep))
+        _show(client.sweep(sweep), as_json)
 
 
 @client_command(app)
@@ -100,20 +102,23 @@ def label(
     sweep: SweepId,
     labels: Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="NAME= removes a label.")],
     name: Annotated[str | None, typer.Option(help="Give the sweep another name, too.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Change labels of a sweep; its jobs keep theirs."""
     pairs = [text.partition("=") for text in labels]
     if wrong := [text for text, (_, equals, _) in zip(labels, pairs, strict=True) if not equals]:
         raise typer.BadParameter(f"{wrong[0]!r} is not of the form name=value", param_hint="NAME=VALUE...")
     read = client.change_sweep(sweep, name=name, labels={key: value or None for key, _, value in pairs})
-    console.print(f"{read.id}: {', '.join(f'{key}={value}' for key, value in read.labels.items()) or 'no labels'}")
+    told = ", ".join(f"{key}={value}" for key, value in read.labels.items())
+    print_answer(read, [Text(f"{read.id}: {told or 'no labels'}")], as_json)
 
 
 @client_command(app)
-def cancel(client: Client, sweep: SweepId) -> None:
+def cancel(client: Client, sweep: SweepId, as_json: AsJson = False) -> None:
     """Cancel a sweep, and the jobs of its open trials."""
     read = client.cancel_sweep(sweep)
-    console.print(f"{read.id}: {read.state.value}; {read.counts[TrialState.OPEN]} of its jobs may still be stopping")
+    told = f"{read.id}: {read.state.value}; {read.counts[TrialState.OPEN]} of its jobs may still be stopping"
+    print_answer(read, [Text(told)], as_json)
 
 
 @client_command(app)
@@ -133,9 +138,6 @@ def sweeps(
 ) -> None:
     """List sweeps, newest first."""
     page = client.sweeps(state=state, owner=owner, limit=limit)
-    if as_json:
-        print(page.model_dump_json(indent=2))
-        return
     table = Table(box=None, pad_edge=False)
     for heading in ("sweep", "name", "state", "trials", "pruned", "failed", "best", "objective", "created"):
         table.add_column(heading, overflow="fold")
@@ -146,12 +148,11 @@ def sweeps(
         created = f"{item.created_at:%Y-%m-%d %H:%M}"
         cells = [item.id, item.name, item.state.value, f"{done}/{item.wanted}", *counts, best, item.objective.metric]
         table.add_row(*map(escape, [*cells, created]))
-    console.print(table)
-    if page.has_more:
-        console.print(f"(the newest {limit}; --limit shows more)")
+    more = [Text(f"(the newest {limit}; --limit shows more)")] if page.has_more else []
+    print_answer(page, [table, *more], as_json)
 
 
-def _follow(client: Client, sweep_id: str) -> int:
+def _follow(client: Client, sweep_id: str, as_json: bool) -> int:
     """Print each trial that begins or ends, until the sweep has ended; return the exit status."""
     seen: dict[int, TrialState] = {}
     with client.patience(lambda text: console.print(text, soft_wrap=True)):
@@ -160,11 +161,12 @@ def _follow(client: Client, sweep_id: str) -> int:
             for trial in read.trials:
                 if seen.get(trial.number) is not trial.state:
                     seen[trial.number] = trial.state
-                    console.print(_line(read, trial), soft_wrap=True)
+                    if not as_json:
+                        console.print(_line(read, trial), soft_wrap=True)
             if read.state is not SweepState.RUNNING and not read.counts[TrialState.OPEN]:
                 break
             time.sleep(_POLL_SECONDS)
-    _show(read)
+    _show(read, as_json)
     return {SweepState.SUCCEEDED: 0, SweepState.CANCELLED: 3}.get(read.state, 1)
 
 
@@ -176,7 +178,10 @@ def _line(read: SweepSummary, trial: TrialRead) -> str:
     return escape(f"trial {trial.number} {trial.state.value}: {told}".strip())
 
 
-def _show(read: SweepRead) -> None:
+def _show(read: SweepRead, as_json: bool) -> None:
+    if as_json:
+        print_answer(read, [], as_json)
+        return
     objective = read.objective
     state = f"[bold]{read.state.value}[/bold]"
     console.print(f"{read.id}  {escape(read.name)}  {state}  {escape(read.message or '')}".rstrip(), soft_wrap=True)
