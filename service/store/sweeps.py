@@ -26,7 +26,6 @@ __all__ = [
     "lock",
     "open_trials",
     "page",
-    "trial_of_job",
     "trials",
     "trials_of",
     "unsettled",
@@ -177,11 +176,6 @@ def open_trials(session: Session, sweep_id: str, metric: str | None) -> list[Ope
         .execution_options(populate_existing=True)
     ).all()
     return [OpenTrial(trial, job, seq or 0) for trial, job, seq in rows]
-
-
-def trial_of_job(session: Session, job_id: str) -> SweepTrial | None:
-    """Return the trial that a job is."""
-    return session.scalars(sa.select(SweepTrial).where(SweepTrial.job_id == job_id)).one_or_none()
 
 
 def delete(session: Session, sweep: Sweep) -> None:

@@ -49,7 +49,9 @@ def test_symadj_core_works_with_torch_and_numpy_alone() -> None:
     ],
 )
 def test_the_service_side_imports_without_torch_and_ray(module: str, loaded: list[str]) -> None:
-    result = run(f"import sys, {module}; print(sorted({{'torch', 'ray', 'numpy', 'pandas'}} & sys.modules.keys()))")
+    result = run(
+        f"import sys, {module}; print(sorted({{'torch', 'ray', 'numpy', 'pandas', 'optuna'}} & sys.modules.keys()))"
+    )
     assert result.stdout.strip() == str(loaded), result.stderr
 
 

@@ -25,7 +25,7 @@ from symadj.service.contract.spec.search import Pruner, Sampler
 from symadj.service.contract.spec.section import kinds_of
 from symadj.service.contract.spec.sweep import SWEEP, SweepSpec
 from symadj.service.contract.states import TERMINAL, JobState, SweepState, TrialState
-from symadj.service.dispatcher import Dispatcher
+from symadj.service.dispatcher import Dispatcher, studies
 from symadj.service.dispatcher.sweeps import PAUSE_SECONDS, SweepRunner
 from symadj.service.errors import ConflictError, IdempotencyMismatchError, InvalidSpecError, TooManyRequestsError
 from symadj.service.lifecycle import requests, sweeps
@@ -244,11 +244,13 @@ def test_a_dispatcher_may_die_at_every_commit_and_no_trial_is_lost_or_made_twice
 
 
 def test_a_second_dispatcher_that_decided_at_the_same_time_makes_no_second_trial(
-    database: Database, settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    settings: Settings,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     sweep_id = submit(database, sweep_spec(parallel=1))
-    from symadj.service.dispatcher import studies
-
     suggest, other = studies.suggest, SweepRunner(database, settings, clock)
 
     def slowly(*arguments: Any) -> Any:
@@ -259,6 +261,7 @@ def test_a_second_dispatcher_that_decided_at_the_same_time_makes_no_second_trial
     monkeypatch.setattr(studies, "suggest", slowly)
     SweepRunner(database, settings, clock).carry_on()
     assert [trial.number for trial in trials_of(database, sweep_id)] == [0]
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_a_failed_trial_does_not_end_a_sweep_and_more_than_max_failed_do(
