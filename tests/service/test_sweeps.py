@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -44,6 +45,8 @@ BASE: dict[str, Any] = {
 }
 RATE = "optimizer.learning_rate"
 UNTESTED = BASE | {"evaluation": {"test": False}}
+NO_EMA = {"choices": [1]}
+DECAYS = {"low": 0.9, "high": 0.99}
 UNEVEN = BASE | {"data": BASE["data"] | {"batch_size": 9}, "resources": {"workers": 2}}
 TRANSFORMS = {"choices": [[], [{"kind": "standardise"}]]}
 LONGEST = {"metric": "train_seconds", "direction": "maximize"}
@@ -375,6 +378,9 @@ def test_what_a_first_job_would_be_refused_for_is_said_of_the_sweep(database: Da
         ({"parameters": {"optimizer.learnin_rate": RATES}}, "/parameters/optimizer.learnin_rate", "'learning_rate'"),
         ({"parameters": {RATE: {"low": 1e-3, "high": 200}}}, f"/parameters/{RATE}", "rate 200.0: .*less than or equal"),
         ({"parameters": {"flow.blocks": {"low": 1, "high": 2.5}}}, "/parameters/flow.blocks", "takes whole numbers"),
+        ({"parameters": {"regularisers.0.weight": RATES}}, "/parameters/regularisers.0.weight", "has 0 items"),
+        ({"parameters": {"seed.x": RATES}}, "/parameters/seed.x", "seed is 0, which has no fields"),
+        ({"parameters": {"ema": NO_EMA, "ema.decay": DECAYS}}, "/parameters/ema.decay", "could be a part"),
         ({"parameters": {"labels.team": {"choices": ["x"]}}}, "/parameters/labels.team", "from the sweep"),
         ({"sampler": {"kind": "grid"}, "trials": None}, f"/parameters/{RATE}", "give it choices or a step"),
         ({"trials": None}, "/trials", "trials is missing"),
@@ -391,6 +397,23 @@ def test_what_is_wrong_with_a_sweep_is_told_at_its_place(changes: dict[str, Any]
         sweep_spec(**changes)
     (found, *_) = caught.value.errors()
     assert found["ctx"]["pointer"] == pointer
+
+
+@pytest.mark.parametrize(
+    ("parameter", "told"),
+    [
+        ({"low": 10**400, "high": 10**401}, "less than or equal to"),
+        ({"low": 0, "high": 1, "step": 1e-300}, "combinations"),
+        ({"choices": [functools.reduce(lambda inner, _: [inner], range(500), 0)]}, "more than 32 deep"),
+        ({"choices": [1, 2, 1]}, "1 stands twice"),
+        ({"low": 2, "high": 1}, "not below"),
+        ({"low": 0, "high": 1, "log": True}, "no logarithm"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_parameter_that_is_none_is_refused_whatever_it_is(parameter: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        sweep_spec(parameters={RATE: parameter}, sampler={"kind": "grid"}, trials=None)
 
 
 def test_a_kind_that_varies_takes_the_fields_of_the_other_kind_along() -> None:

@@ -36,6 +36,9 @@ MOST_CHOICES = 64
 # The metric of the stream, and of the result, by which trials are compared where nothing else is asked for.
 VALIDATION = "validation_nll"
 
+_LARGEST = 10**15  # whole numbers up to here are floats without rounding
+_DEEPEST = 32
+Bound = Annotated[int | float, Field(ge=-_LARGEST, le=_LARGEST)]
 Choice = bool | int | float | str | None | dict[str, Any] | list[Any]
 
 
@@ -48,9 +51,9 @@ class Parameter(Section):
     choices: Annotated[tuple[Choice, ...], Field(min_length=1, max_length=MOST_CHOICES)] | None = Field(
         None, description="These values; whole sections are among what may stand here."
     )
-    low: int | float | None = Field(None, description="The least.")
-    high: int | float | None = Field(None, description="The largest.")
-    step: Annotated[int | float, Field(gt=0)] | None = Field(
+    low: Bound | None = Field(None, description="The least.")
+    high: Bound | None = Field(None, description="The largest.")
+    step: Annotated[int | float, Field(gt=0, le=_LARGEST)] | None = Field(
         None, description="Between neighbouring values; null: any between, and of whole numbers all."
     )
     log: bool = Field(False, description="Whether the logarithm is spread evenly.")
@@ -60,6 +63,8 @@ class Parameter(Section):
         if self.choices is not None:
             if self.low is not None or self.high is not None or self.step is not None or self.log:
                 raise misfit("", "choices stand by themselves: leave out low, high, step and log, or choices")
+            if _is_deeper(self.choices, _DEEPEST):
+                raise misfit("", f"choices have lists or objects within each other, more than {_DEEPEST} deep")
             seen = [json.dumps(choice, sort_keys=True) for choice in self.choices]
             if len(set(seen)) < len(seen):
                 twice = next(text for number, text in enumerate(seen) if text in seen[:number])
@@ -95,8 +100,22 @@ class Parameter(Section):
         if step is None:
             return None
         low, high = self.bounds
-        count = math.floor((high - low) / step * (1 + 1e-12)) + 1
-        return [_as_number(low + step * number, whole) for number in range(min(count, MOST_TRIALS + 1))]
+        # The last is there in spite of rounding; whatever is too many for a sweep is cut off.
+        last = math.floor(min((high - low) / step * (1 + 1e-12), MOST_TRIALS))
+        return [_as_number(low + step * number, whole) for number in range(last + 1)]
+
+
+def _is_deeper(values: Any, most: int) -> bool:
+    """Return whether JSON values have more than so many levels of lists and objects."""
+    level = [values]
+    for _ in range(most):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list | tuple)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    return bool(level)
 
 
 def _as_number(value: float, whole: bool) -> int | float:

@@ -25,7 +25,7 @@ from symadj.service.contract.spec.search import (
     Sampler,
     TpeSampler,
 )
-from symadj.service.contract.spec.section import STORED, Section, as_field, misfit
+from symadj.service.contract.spec.section import STORED, Section, as_field, at, misfit
 
 __all__ = ["SWEEP", "SweepSpec"]
 
@@ -164,10 +164,16 @@ class SweepSpec(Section):
                 raise misfit(_pointer(path), f"{path}: the trials get their {first} from the sweep; take another field")
             place: Any = base
             for depth, part in enumerate(parts):
-                if place is None or f"{'.'.join(parts[:depth])}.kind" in self.parameters:
-                    break  # a section that is left out, or whose kind varies: a spec with it tells
-                if isinstance(place, dict) and part not in place:
-                    raise misfit(_pointer(path), f"{path} is not a field of the spec{_near(part, place)}")
+                above = ".".join(parts[:depth])
+                if place is None or above in self.parameters or f"{above}.kind" in self.parameters:
+                    break  # a section that is left out, or that varies: the spec with it tells
+                if isinstance(place, dict):
+                    if part not in place:
+                        raise misfit(_pointer(path), f"{path} is not a field of the spec{_near(part, place)}")
+                elif not isinstance(place, list):
+                    raise misfit(_pointer(path), f"{path}: {above} is {json.dumps(place)}, which has no fields")
+                elif not part.isdecimal() or int(part) >= len(place):
+                    raise misfit(_pointer(path), f"{path}: {above} has {len(place)} items, counted from 0")
                 place = _found(place, [part])
 
     def _check_count(self) -> None:
@@ -305,7 +311,11 @@ def _found(values: Any, parts: Sequence[str]) -> Any:
 
 
 def _put(values: dict[str, Any], parts: Sequence[str], value: Any) -> None:
-    """Set what stands at a path of JSON values; another ``kind`` drops the fields of the kind before."""
+    """Set what stands at a path of JSON values; another ``kind`` drops the fields of the kind before.
+
+    Raises:
+        ValidationError: nothing can stand there.
+    """
     *above, last = parts
     place: Any = values
     for part in above:
@@ -319,6 +329,8 @@ def _put(values: dict[str, Any], parts: Sequence[str], value: Any) -> None:
         if last == "kind" and place.get("kind") != value:
             place.clear()
         place[last] = value
+    else:
+        raise at(JobSpec, tuple(parts), f"{'.'.join(parts)}: there is nothing of which that could be a part", value)
 
 
 def _near(part: str, known: Mapping[str, Any]) -> str:
