@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,10 @@ import pytest
 from symadj.api import __version__
 from symadj.service.contract.states import ReasonCode
 from tests.api.conftest import NOW, Run, checkpoint
+from tests.command import SYMADJ, symadj
 from tests.conftest import ApiServer
 
-SYMADJ = Path(sys.executable).with_name("symadj")
 TOY = "data: {kind: toy, name: moons}\n"
-
-
-def symadj(server: ApiServer, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    environment = {"SYMADJ_URL": server.url, "PATH": "/usr/bin:/bin"}
-    return subprocess.run([SYMADJ, *words], env=environment, input=stdin, capture_output=True, text=True, check=False)
 
 
 def test_a_spec_is_submitted_shown_listed_cancelled_and_deleted(api_server: ApiServer) -> None:

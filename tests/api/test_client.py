@@ -15,7 +15,7 @@ import pytest
 
 from symadj.api.client import ApiProblemError, ApiUnreachableError, Client
 from symadj.api.client import attempts as module
-from tests.api.test_cli import SYMADJ
+from tests.command import SYMADJ
 from tests.conftest import TOY, ApiServer, free_port, running_api
 
 

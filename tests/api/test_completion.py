@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from symadj.api.cli import main
 from tests.api.conftest import Run
-from tests.api.test_cli import SYMADJ
+from tests.command import SYMADJ
 from tests.conftest import ApiServer
 
 BASH = shutil.which("bash")

@@ -8,7 +8,7 @@ import pytest
 
 from symadj.api.client import Client
 from tests.api.conftest import NOW, Run
-from tests.api.test_cli import symadj
+from tests.command import symadj
 
 TRANSFORMS = [{"kind": "arcsinh", "scale": 150.0, "columns": ["CD4"]}, {"kind": "standardise", "columns": None}]
 

@@ -14,9 +14,9 @@ import pytest
 
 from symadj.api.client import Client, DownloadError
 from tests.api.conftest import Run
-from tests.api.test_cli import symadj
 from tests.api.test_head import leave_a_file
 from tests.api.test_jobs import assert_problem
+from tests.command import symadj
 from tests.conftest import ApiServer
 
 CONTENT = os.urandom(3 * 2**20)

@@ -13,17 +13,16 @@ import pytest
 
 from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.spec.data import FORMATS, FileData
-from tests.api.test_cli import SYMADJ
+from tests.command import SYMADJ, run_symadj
 from tests.workers.test_data_files import ROWS, WRITERS
 
-NO_SERVICE = {"SYMADJ_URL": "http://127.0.0.1:9", "PATH": "/usr/bin:/bin"}
+NO_SERVICE = {"SYMADJ_URL": "http://127.0.0.1:9"}
 
 
 def inspect(folder: Path, *words: str, modules: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command in a folder; ``modules`` holds what is imported in place of libraries of the same names."""
+    """Run the command in a folder; of ``modules``, the reader imports those in place of libraries of their names."""
     environment = NO_SERVICE | ({} if modules is None else {"PYTHONPATH": str(modules)})
-    command = [SYMADJ, "inspect", *words]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = run_symadj("inspect", *words, environment=environment, folder=folder)
     assert "Traceback" not in done.stderr
     return done
 
@@ -132,7 +131,10 @@ def test_what_cannot_be_inspected_is_told_in_a_sentence(tmp_path: Path, words: t
 
 def test_neither_torch_nor_ray_is_loaded(tmp_path: Path, broken: Path) -> None:
     np.save(tmp_path / "x.npy", ROWS)
-    assert summary_of(inspect(tmp_path, "x.npy", "--json", modules=broken)).sources[0].rows == 200
+    environment = NO_SERVICE | {"PYTHONPATH": str(broken), "PATH": "/usr/bin:/bin"}
+    command = [SYMADJ, "inspect", "x.npy", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert summary_of(done).sources[0].rows == 200
 
 
 @pytest.mark.parametrize(

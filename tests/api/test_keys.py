@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from symadj.service.roles import Role
 from symadj.service.settings import Settings
 from tests.api.routes import endpoints
 from tests.api.test_jobs import TOY, assert_problem
+from tests.command import run_symadj
 from tests.conftest import running_api
 
-SYMADJ = Path(sys.executable).with_name("symadj")
 SECRET = "a secret of the server's for tests"
 V1 = "/api/v1"
 
@@ -32,8 +31,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def symadj(data: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    environment = {"SYMADJ_DATA": str(data), "SYMADJ_KEY_SECRET": SECRET, "PATH": "/usr/bin:/bin"} | environment
-    return subprocess.run([SYMADJ, *words], env=environment, capture_output=True, text=True, check=False)
+    return run_symadj(*words, environment={"SYMADJ_DATA": str(data), "SYMADJ_KEY_SECRET": SECRET} | environment)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from symadj.api.cli import main
 from symadj.service.contract.states import ReasonCode
 from tests.api.conftest import NOW, Run
-from tests.api.test_cli import SYMADJ, symadj
 from tests.api.test_jobs import assert_problem
+from tests.command import SYMADJ, symadj
 
 
 def printed(*lines: str, stream: str = "stdout", left_out_bytes: int = 0) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import pytest
 
 from symadj.api.client import Client
 from tests.api.routes import Endpoint, endpoints
-from tests.api.test_cli import symadj
 from tests.api.test_jobs import assert_problem
+from tests.command import symadj
 from tests.conftest import TOY, ApiServer
 
 Submit = Callable[..., dict[str, Any]]

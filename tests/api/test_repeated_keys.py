@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from tests.api.routes import Endpoint, endpoints
-from tests.api.test_cli import symadj
 from tests.api.test_jobs import assert_problem
+from tests.command import symadj
 from tests.conftest import TOY, ApiServer
 
 # Batches of runs are made by runs themselves, many a second, and are read once.

@@ -28,7 +28,7 @@ from symadj.service.contract.result import (
 from symadj.service.contract.states import JobState
 from symadj.service.store import jobs
 from tests.api.conftest import NOW, Run
-from tests.api.test_cli import symadj
+from tests.command import symadj
 from tests.conftest import ApiServer
 
 # As symadj 0.1.0 stored it, before the result had a type (a toy of 2,000 rows; figures shortened).

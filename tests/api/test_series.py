@@ -16,8 +16,8 @@ import pytest
 from symadj.service.store import Database
 from symadj.service.store.export import metric_rows
 from tests.api.conftest import NOW, Run
-from tests.api.test_cli import symadj
 from tests.api.test_jobs import assert_problem
+from tests.command import symadj
 from tests.service.lives import claim, send, submit
 
 STEPS = 30

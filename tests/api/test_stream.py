@@ -10,8 +10,8 @@ import httpx
 from symadj.api.client import Client
 from symadj.api.schemas.jobs import EventRead
 from tests.api.conftest import NOW, Run
-from tests.api.test_cli import symadj
 from tests.api.test_jobs import assert_problem
+from tests.command import symadj
 
 
 def step(number: int, **metrics: float) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from symadj.service.dispatcher.sweeps import SweepRunner
 from symadj.service.lifecycle import requests
 from symadj.service.settings import Settings
 from symadj.service.store import Database, jobs
-from tests.api.test_cli import symadj
 from tests.api.test_jobs import assert_problem
+from tests.command import symadj
 from tests.conftest import ROOT, TOY, ApiServer
 
 V1 = "/api/v1/sweeps"
