@@ -91,21 +91,58 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.URL]:
         server.cleanup()
 
 
+@contextmanager
+def new_postgresql_database(server: sa.URL, template: str = "template1") -> Iterator[sa.URL]:
+    """Make a database on a server, as its template is, until the block ends."""
+    name = f"test_{uuid4().hex}"
+    administration = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+    with administration.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    yield server.set(database=name)
+    with administration.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    administration.dispose()
+
+
 @pytest.fixture
 def new_database_url(request: pytest.FixtureRequest, tmp_path: Path, backend: str) -> Iterator[str]:
     """The URL of an empty database of the backend."""
     if backend == "sqlite":
         yield f"sqlite:///{tmp_path / 'symadj.sqlite'}"
         return
-    url: sa.URL = request.getfixturevalue("postgresql")
-    name = f"test_{uuid4().hex}"
-    administration = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-    with administration.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    yield url.set(database=name).render_as_string(hide_password=False)
-    with administration.connect() as connection:
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
-    administration.dispose()
+    with new_postgresql_database(request.getfixturevalue("postgresql")) as url:
+        yield url.render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new, migrated store in SQLite, to be copied: migrating takes longer than most tests of the store."""
+    file = tmp_path_factory.mktemp("migrated") / "symadj.sqlite"
+    with closing(Database(f"sqlite:///{file}")) as store:
+        store.migrate()
+    return file
+
+
+@pytest.fixture(scope="session")
+def migrated_postgresql(postgresql: sa.URL) -> Iterator[str]:
+    """The name of such a database on our PostgreSQL."""
+    with new_postgresql_database(postgresql) as url:
+        with closing(Database(url.render_as_string(hide_password=False))) as store:
+            store.migrate()
+        assert url.database is not None
+        yield url.database
+
+
+@pytest.fixture
+def store_url(request: pytest.FixtureRequest, tmp_path: Path, backend: str) -> Iterator[str]:
+    """The URL of a new, migrated store of the backend."""
+    if backend == "sqlite":
+        file = shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "symadj.sqlite")
+        yield f"sqlite:///{file}"
+        return
+    template = request.getfixturevalue("migrated_postgresql")
+    with new_postgresql_database(request.getfixturevalue("postgresql"), template) as url:
+        yield url.render_as_string(hide_password=False)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -116,12 +153,10 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def database(new_database_url: str) -> Iterator[Database]:
+def database(store_url: str) -> Iterator[Database]:
     """A new, migrated store."""
-    store = Database(new_database_url)
-    store.migrate()
-    yield store
-    store.close()
+    with closing(Database(store_url)) as store:
+        yield store
 
 
 @pytest.fixture(scope="session")

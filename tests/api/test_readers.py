@@ -6,8 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import closing, contextmanager
 from typing import Any
 
 import httpx
@@ -17,13 +16,11 @@ import sqlalchemy as sa
 from symadj.service.store import Database
 from tests.api.conftest import NOW
 from tests.api.test_jobs import assert_problem
-from tests.conftest import ApiServer, running_api
+from tests.conftest import ApiServer, new_postgresql_database, running_api
 from tests.service.lives import claim, send, step, submit
 
 # More than the API has threads for all requests but ingest's, and many more than it has connections.
 READERS = 60
-
-pytestmark = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -33,11 +30,21 @@ def until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture
-def server(database: Database, tmp_path: Path) -> Iterator[ApiServer]:
-    """An API on the test's own PostgreSQL database."""
+@pytest.fixture(scope="module")
+def database(postgresql: sa.URL, migrated_postgresql: str) -> Iterator[Database]:
+    """A store on PostgreSQL, where queries of a table can be made to wait."""
+    with (
+        new_postgresql_database(postgresql, migrated_postgresql) as url,
+        closing(Database(url.render_as_string(hide_password=False))) as store,
+    ):
+        yield store
+
+
+@pytest.fixture(scope="module")
+def server(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """An API on it. Each test's readers are answered before the next one begins."""
     url = database.engine.url.render_as_string(hide_password=False)
-    with running_api(tmp_path, SYMADJ_STORE_URL=url) as running:
+    with running_api(tmp_path_factory.mktemp("readers"), SYMADJ_STORE_URL=url) as running:
         yield running
 
 

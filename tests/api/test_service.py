@@ -11,7 +11,6 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from symadj.service.store import Database
 from tests.conftest import ApiServer, running_api
 
 
@@ -39,10 +38,8 @@ def test_readiness_says_when_the_store_answers_and_stores_nothing(tmp_path: Path
 
 
 @pytest.mark.parametrize("backend", ["postgresql"])
-def test_readiness_says_when_the_database_may_only_be_read(
-    database: Database, new_database_url: str, tmp_path: Path
-) -> None:
-    only_read = sa.make_url(new_database_url).update_query_dict({"options": "-c default_transaction_read_only=on"})
+def test_readiness_says_when_the_database_may_only_be_read(store_url: str, tmp_path: Path) -> None:
+    only_read = sa.make_url(store_url).update_query_dict({"options": "-c default_transaction_read_only=on"})
     url = only_read.render_as_string(hide_password=False)
     with running_api(tmp_path, SYMADJ_STORE_URL=url) as server, httpx.Client(base_url=server.url, timeout=60) as api:
         readiness = api.get("/readyz")

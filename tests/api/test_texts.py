@@ -33,9 +33,9 @@ TEXTS = st.one_of(
 
 
 @pytest.fixture
-def client(new_database_url: str, tmp_path: Path) -> Iterator[TestClient]:
+def client(store_url: str, tmp_path: Path) -> Iterator[TestClient]:
     """A client of an API with an admin's key."""
-    configured = Settings(data=tmp_path, store_url=new_database_url, auth="keys", key_secret=SECRET)
+    configured = Settings(data=tmp_path, store_url=store_url, auth="keys", key_secret=SECRET)
     app = create_app(configured)
     with TestClient(app, raise_server_exceptions=False) as client:
         with app.state.database.session() as session:

@@ -432,14 +432,14 @@ def test_a_kind_that_varies_takes_the_fields_of_the_other_kind_along() -> None:
 
 @pytest.mark.parametrize("backend", ["sqlite"])
 def test_a_sweep_of_12_trials_outlives_a_killed_dispatcher(
-    database: Database, new_database_url: str, ray: RayServer, tmp_path: Path
+    database: Database, store_url: str, ray: RayServer, tmp_path: Path
 ) -> None:
     spec = sweep_spec(trials=12, parallel=2, pruner={"kind": "median", "startup_trials": 2})
     sweep_id, runs = submit(database, spec), Runs(database, ray, nll_of)
     command = [sys.executable, "-m", "symadj.service.dispatcher"]
     environment = os.environ | {
         "SYMADJ_DATA": str(tmp_path),
-        "SYMADJ_STORE_URL": new_database_url,
+        "SYMADJ_STORE_URL": store_url,
         "SYMADJ_RAY_ADDRESS": ray.url,
         "SYMADJ_API_URL": ray.url,
         "SYMADJ_POLL_SECONDS": "0.02",

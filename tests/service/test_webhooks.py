@@ -261,12 +261,12 @@ def test_a_host_that_is_no_longer_allowed_is_not_called(database: Database, rece
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_what_a_killed_dispatcher_was_sending_and_what_it_had_not_begun_is_sent_by_the_next(
-    database: Database, new_database_url: str, receives: Receiver, tmp_path: Path
+    database: Database, store_url: str, receives: Receiver, tmp_path: Path
 ) -> None:
     webhook = make(database, receives.url, Notice.QUEUED)
     told = [submit(database)]
     receives.open.clear()
-    settings = {"SYMADJ_DATA": str(tmp_path), "SYMADJ_STORE_URL": new_database_url, "SYMADJ_WEBHOOK_HOSTS": "127.0.0.1"}
+    settings = {"SYMADJ_DATA": str(tmp_path), "SYMADJ_STORE_URL": store_url, "SYMADJ_WEBHOOK_HOSTS": "127.0.0.1"}
     settings |= {"SYMADJ_RAY_ADDRESS": "http://127.0.0.1:1", "SYMADJ_POLL_SECONDS": "0.05"}
     command = [sys.executable, "-m", "symadj.service.dispatcher"]
     process = subprocess.Popen(command, env=os.environ | settings, stderr=subprocess.DEVNULL)
