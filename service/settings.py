@@ -240,6 +240,11 @@ class Settings(BaseSettings):
         AllowedHosts.parse(text or "")
         return text
 
+    @property
+    def names_ray(self) -> bool:
+        """Whether a Ray was named, and is not the default of a machine."""
+        return "ray_address" in self.model_fields_set
+
     def environment_to_pass(self) -> frozenset[str]:
         """Return the names in ``pass_environment``."""
         return frozenset(name.strip() for name in (self.pass_environment or "").split(",") if name.strip())

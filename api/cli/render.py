@@ -17,6 +17,7 @@ from symadj.api.cli.data import data_parts
 from symadj.api.cli.plans import planned_beside_measured
 from symadj.api.cli.results import likelihoods, memory_table, print_parts, size
 from symadj.api.client import Client
+from symadj.api.diagnosis import Check, Status
 from symadj.api.schemas.jobs import AttemptRead, CheckpointRead, EventRead, JobRead, JobSummary
 from symadj.api.schemas.service import ClusterRead, FieldRead, NodeRead, UsageRead
 from symadj.api.schemas.telemetry import ArtifactRead, MetricRead
@@ -28,6 +29,7 @@ from symadj.service.roles import LOCAL
 
 __all__ = [
     "attempt_table",
+    "check_table",
     "checkpoint_parts",
     "cluster_parts",
     "curl_lines",
@@ -236,6 +238,17 @@ def cluster_parts(cluster: ClusterRead) -> list[RenderableType]:
     lines = [] if cluster.nodes is not None else [Text("Ray does not answer: its nodes are not known.")]
     queue = [Text(f"  {job.place}. {job.id} ({job.name}): {job.reason}") for job in cluster.waiting]
     return [*lines, table, Text(f"Jobs in the queue: {cluster.queued}."), *queue]
+
+
+def check_table(checks: Sequence[Check]) -> Table:
+    """Return what was looked at, what was found, and what to do."""
+    colours = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red"}
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for check in checks:
+        advice = f"\n-> {escape(check.advice)}" if check.advice else ""
+        status = f"[{colours[check.status]}]{check.status}[/{colours[check.status]}]"
+        table.add_row(status, check.name, f"{escape(check.found)}{advice}")
+    return table
 
 
 def usage_parts(usage: UsageRead) -> list[RenderableType]:

@@ -6,6 +6,7 @@ Commands that change something, or follow a job, are in :mod:`symadj.api.cli.run
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,6 +24,7 @@ from symadj.api.cli.results import memory_table, print_parts
 from symadj.api.cli.shared import AsJson, JobId, client_command, console, job_ids, print_answer, progress_bars
 from symadj.api.cli.tables import writing_csv
 from symadj.api.client import Client
+from symadj.api.diagnosis import diagnose
 from symadj.api.schemas.jobs import EventRead
 from symadj.service.contract.records import Stream
 from symadj.service.contract.states import JobState
@@ -111,6 +113,18 @@ def _all_events(client: Client, job: str) -> Iterator[EventRead]:
     while page.items:
         yield from page.items
         page = client.events(job, after_seq=page.next_after_seq)
+
+
+@client_command(app)
+def doctor(client: Client, as_json: AsJson = False) -> None:
+    """Check this installation, this machine and the server, and say what to do. The exit status is 1 if a check fails.
+
+    SYMADJ_DATA, SYMADJ_STORE_URL and SYMADJ_RAY_ADDRESS say which folder, store and cluster are looked at.
+    """
+    found = diagnose(client)
+    print_answer(found, [render.check_table(found.checks)], as_json)
+    if found.failed:
+        sys.exit(1)
 
 
 @client_command(app)

@@ -23,6 +23,7 @@ from symadj.api.schemas.jobs import (
     JobSubmitted,
     SpecCheck,
 )
+from symadj.api.schemas.keys import Identity
 from symadj.api.schemas.service import ClusterRead, FieldList, Health, Readiness, UsageRead
 from symadj.api.schemas.sweeps import SweepCheck, SweepList, SweepRead, SweepSubmitted
 from symadj.api.schemas.telemetry import (
@@ -388,6 +389,11 @@ class Requests(Generic[JobT, JobsT]):
     def health(self) -> Request[Health]:
         """Ask whether the API lives, and of which version it is."""
         return Request("GET", "/healthz", answer(Health))
+
+    @asks
+    def identity(self) -> Request[Identity]:
+        """Ask whose key this is and what it allows."""
+        return Request("GET", "/api/v1/identity", answer(Identity))
 
     @asks
     def readiness(self) -> Request[Readiness]:

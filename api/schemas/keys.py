@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from symadj.api.schemas.answer import Answer
 from symadj.service.roles import NAME, Role
 
-__all__ = ["KeyCreated", "KeyList", "KeyRead", "NewKey"]
+__all__ = ["Identity", "KeyCreated", "KeyList", "KeyRead", "NewKey"]
 
 
 class NewKey(BaseModel):
@@ -41,6 +41,13 @@ class KeyCreated(KeyRead):
     """A new key."""
 
     key: str = Field(description="Send it as `Authorization: Bearer ...`. It is shown this once.")
+
+
+class Identity(Answer):
+    """Who asks."""
+
+    name: str = Field(description="Owner of the jobs that are submitted with the key.")
+    role: Role
 
 
 class KeyList(Answer):

@@ -6,17 +6,20 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
-__all__ = ["Database", "alembic_config"]
+__all__ = ["Database", "Shape", "alembic_config"]
 
 _MIGRATION_LOCK = 0x73796D61646A  # any number of our own, for PostgreSQL's advisory lock
 _CONNECTION_SECONDS = 5.0
@@ -42,6 +45,20 @@ def _switch_to_wal(cursor: DBAPICursor) -> None:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The migration that the tables are of (None: there are none), the newest, and whether this version knows it."""
+
+    found: str | None
+    newest: str
+    is_known: bool
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the tables are those of this version."""
+        return self.found == self.newest
 
 
 class Database:
@@ -97,6 +114,14 @@ class Database:
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
             command.upgrade(alembic_config(connection), "head")
             connection.commit()
+
+    def shape(self) -> Shape:
+        """Return which migration the tables are of, and which is the newest; nothing is changed."""
+        with self.engine.connect() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+            scripts = ScriptDirectory.from_config(alembic_config(connection))
+        known = {script.revision for script in scripts.walk_revisions()}
+        return Shape(found, str(scripts.get_current_head()), found is None or found in known)
 
     def check(self) -> None:
         """Raise what the database raises if it does not answer."""

@@ -22,7 +22,7 @@ from tests.api.test_head import leave_a_file
 WITHOUT = {"serve", "logprob", "sample", "completion", "delete", "sweep delete", "keys bootstrap"}
 SWEEP = SweepSpec.model_json_schema()["examples"][0]
 # They compute for seconds; tests of their own read their JSON.
-ELSEWHERE = {"plan", "validate", "inspect", "score"}
+ELSEWHERE = {"doctor", "plan", "validate", "inspect", "score"}
 
 
 def leaves(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
