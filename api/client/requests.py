@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Generator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 from symadj.api.client.errors import BadRequestError
 from symadj.api.client.metrics import Metrics
 from symadj.api.client.request import Request, asks, asks_in_pages
+from symadj.api.schemas.audit import AuditList
 from symadj.api.schemas.comparisons import ComparisonRead
 from symadj.api.schemas.jobs import (
     AttemptList,
@@ -35,7 +37,9 @@ from symadj.api.schemas.telemetry import (
     MetricSeriesRead,
     SeriesList,
 )
+from symadj.api.schemas.webhooks import DeliveryList, DeliveryRead, WebhookCreated, WebhookList, WebhookRead
 from symadj.service.contract.flow_question import ENDINGS, MediaType, Operation
+from symadj.service.contract.notices import Notice
 from symadj.service.contract.plan import Plan
 from symadj.service.contract.records import Stream
 from symadj.service.contract.states import JobState, SweepState
@@ -386,6 +390,89 @@ class Requests(Generic[JobT, JobsT]):
         return Request("GET", "/api/v1/usage", answer(UsageRead))
 
     @asks
+    def audit(
+        self,
+        *,
+        who: str | None = None,
+        route: str | None = None,
+        id: str | None = None,
+        status: int | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> Request[AuditList]:
+        """List who changed what, and who was refused, the newest first; for admins.
+
+        Args:
+            who: the name of a key.
+            route: as the entries have it.
+            id: in the path, of what was made, or of the request.
+            status: of the answer.
+            since: from this time on, with a time zone.
+            until: before this time.
+            limit: how many.
+            after: `next_after` of the page before.
+        """
+        times = {"since": since and since.isoformat(), "until": until and until.isoformat()}
+        asked = {"who": who, "route": route, "id": id, "status": status, "limit": limit, "after": after} | times
+        return Request("GET", "/api/v1/audit", answer(AuditList), params=_given(asked))
+
+    @asks
+    def create_webhook(
+        self,
+        url: str,
+        *,
+        events: Sequence[Notice | str] | None = None,
+        labels: dict[str, str] | None = None,
+        all_owners: bool | None = None,
+    ) -> Request[WebhookCreated]:
+        """Let an address be told of events of jobs; the answer has its secret, this once.
+
+        Args:
+            url: of a host that the server's operator allows.
+            events: which; None: the ends of jobs.
+            labels: only of jobs that have all of these.
+            all_owners: of everybody's jobs, for admins.
+        """
+        names = None if events is None else [str(event) for event in events]
+        body = _given({"url": url, "events": names, "labels": labels, "all_owners": all_owners})
+        return Request("POST", "/api/v1/webhooks", answer(WebhookCreated), json=body)
+
+    @asks
+    def webhooks(self) -> Request[WebhookList]:
+        """List one's webhooks; an admin's key lists everybody's."""
+        return Request("GET", "/api/v1/webhooks", answer(WebhookList))
+
+    @asks
+    def webhook(self, webhook_id: str) -> Request[WebhookRead]:
+        """Read a webhook, without its secret."""
+        return Request("GET", _webhook_path(webhook_id), answer(WebhookRead))
+
+    @asks
+    def deliveries(
+        self, webhook_id: str, *, state: str | None = None, limit: int | None = None, after: str | None = None
+    ) -> Request[DeliveryList]:
+        """List what a webhook was told, the newest first: all, or what is `pending`, `delivered` or `failed`."""
+        asked = _given({"state": state, "limit": limit, "after": after})
+        return Request("GET", f"{_webhook_path(webhook_id)}/deliveries", answer(DeliveryList), params=asked)
+
+    @asks
+    def ping_webhook(self, webhook_id: str) -> Request[DeliveryRead]:
+        """Send a webhook the event `ping`."""
+        return Request("POST", f"{_webhook_path(webhook_id)}/ping", answer(DeliveryRead))
+
+    @asks
+    def enable_webhook(self, webhook_id: str) -> Request[WebhookRead]:
+        """Let a webhook be told again after it was disabled."""
+        return Request("POST", f"{_webhook_path(webhook_id)}/enable", answer(WebhookRead))
+
+    @asks
+    def delete_webhook(self, webhook_id: str) -> Request[None]:
+        """Delete a webhook, and what it has not been told yet."""
+        return Request("DELETE", _webhook_path(webhook_id), lambda _content: None)
+
+    @asks
     def health(self) -> Request[Health]:
         """Ask whether the API lives, and of which version it is."""
         return Request("GET", "/healthz", answer(Health))
@@ -604,6 +691,12 @@ def job_path(job_id: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", job_id) is None:
         raise BadRequestError(f"{job_id!r} is not a job's id; `symadj list` shows them")
     return f"/api/v1/jobs/{job_id}"
+
+
+def _webhook_path(webhook_id: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", webhook_id) is None:
+        raise BadRequestError(f"{webhook_id!r} is not a webhook's id, which `symadj webhooks list` prints")
+    return f"/api/v1/webhooks/{webhook_id}"
 
 
 def _sweep_path(sweep_id: str) -> str:

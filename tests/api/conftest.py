@@ -26,6 +26,7 @@ from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.states import ReasonCode
 from symadj.service.lifecycle import attempts, requests
 from symadj.service.store import Database, artifacts, jobs
+from symadj.service.store.tables import Webhook
 from tests.conftest import TOY, ApiServer
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -140,6 +141,13 @@ def runs_of(server: ApiServer, api: httpx.Client) -> Iterator[Callable[..., Run]
 def run(new_run: Callable[..., Run]) -> Run:
     """One such job."""
     return new_run()
+
+
+def leave_a_webhook(run: Run) -> None:
+    """Store the webhook `none`."""
+    values = {"owner": "local", "url": "http://127.0.0.1:1/", "secret": "", "events": ["failed"], "labels": {}}
+    with run.database.session() as session:
+        session.merge(Webhook(id="none", created_at=datetime.now(UTC), all_owners=False, failures=0, **values))
 
 
 def trained_job(client: TestClient, files: Path) -> str:

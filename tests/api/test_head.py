@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import httpx
 import psutil
 import pytest
 
 from symadj.service.contract.spec.comparison import COMPARISON
-from symadj.service.store.tables import Webhook
-from tests.api.conftest import NOW, Run, checkpoint
+from tests.api.conftest import NOW, Run, checkpoint, leave_a_webhook
 from tests.api.routes import Endpoint, endpoints
 from tests.conftest import TOY
 
@@ -26,13 +24,6 @@ def leave_a_file(run: Run, content: bytes, name: str = "a") -> None:
     digest = hashlib.sha256(content).hexdigest()
     record = {"kind": "artifact", "time": NOW, "name": name, "media_type": "text/plain", "bytes": len(content)}
     assert run.send(record | {"sha256": digest}).status_code == 200
-
-
-def leave_a_webhook(run: Run) -> None:
-    """Store the webhook `none`."""
-    values = {"owner": "local", "url": "http://127.0.0.1:1/", "secret": "", "events": ["failed"], "labels": {}}
-    with run.database.session() as session:
-        session.merge(Webhook(id="none", created_at=datetime.now(UTC), all_owners=False, failures=0, **values))
 
 
 def comparable(answer: httpx.Response) -> dict[str, str]:

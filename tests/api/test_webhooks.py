@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from typer.testing import CliRunner
 
 from symadj.api.app import create_app
+from symadj.api.cli.main import app
 from symadj.service.roles import Role
 from symadj.service.settings import Settings
+from tests.api.conftest import Run, leave_a_webhook
 from tests.api.test_audit import SECRET, key
 from tests.api.test_jobs import assert_problem
 from tests.conftest import TOY
@@ -111,3 +114,24 @@ def test_an_owner_has_so_many_webhooks_and_no_more(client: TestClient, who: dict
     assert "20 webhooks" in assert_problem(client.post(WEBHOOKS, json=body, headers=carl), 409)["detail"]
     client.delete(f"{WEBHOOKS}/{made[0]}", headers=carl)
     make(client, carl)
+
+
+def test_the_command_line_shows_tries_and_removes_a_webhook_and_shows_who_did(run: Run) -> None:
+    leave_a_webhook(run)
+
+    def command(*words: str) -> str:
+        done = CliRunner().invoke(app, [*words, "--url", run.server.url])
+        assert done.exit_code == 0, done.output
+        return " ".join(done.output.split())
+
+    assert "none" in (listed := command("webhooks", "list"))
+    assert "http://127.0.0.1:1/" in listed
+    command("webhooks", "ping", "none")
+    assert "ping" in command("webhooks", "deliveries", "none", "--state", "pending")
+    assert "enabled" in command("webhooks", "enable", "none")
+    refused = CliRunner().invoke(app, ["webhooks", "add", "https://a.b/x", "--label", "a=b", "--url", run.server.url])
+    assert "SYMADJ_WEBHOOK_HOSTS" in str(refused.exception)
+    command("webhooks", "remove", "none")
+    assert "none" not in command("webhooks", "list")
+    assert "POST /api/v1/webhooks" in command("audit", "--who", "local", "--status", "422")
+    assert command("audit", "--id", "nobody", "--json").startswith('{ "items": []')
