@@ -120,7 +120,9 @@ def serve(
         # The runs end with the service. On a cluster that runs elsewhere they go on, and so it waits for none.
         dispatcher.command.append("--drain")
         dispatcher.stop_seconds += settings.stop_grace_seconds
-    children = [child for child in (ray, api, dispatcher) if child is not None]
+    feeds = [sys.executable, "-m", "symadj.service.sinks"]
+    sinks = [Child("sinks", feeds, for_dispatcher, data)] if settings.sinks else []
+    children = [child for child in (ray, api, dispatcher, *sinks) if child is not None]
     try:
         for child in children:
             child.start()
@@ -140,7 +142,7 @@ def serve(
                 flush=True,
             )
         # The dispatcher first: it lets the runs stop. The API last: it still takes their last records.
-        for child in (dispatcher, *([ray] if ray else []), api):
+        for child in (dispatcher, *([ray] if ray else []), *sinks, api):
             child.stop(lambda: stopping.asked_again)
         if ray_folder is not None:
             shutil.rmtree(ray_folder, ignore_errors=True)
@@ -231,7 +233,7 @@ def _check_ray(address: str, token: SecretStr | None) -> None:
 
 def _clean_up_after_a_killed_one(data: Path) -> None:
     """End the processes that a killed service left on this folder; we hold its lock, so the service itself is gone."""
-    for name in ("dispatcher", "ray", "api"):
+    for name in ("dispatcher", "ray", "api", "sinks"):
         end_processes_of(f"{name}:{data}")
 
 

@@ -173,6 +173,11 @@ class Settings(BaseSettings):
         "networks; separated by commas. One whose address is not of the public internet needs that address here too. "
         "Default: none.",
     )
+    sinks: str | None = Field(
+        None,
+        description="Trackers that `python -m symadj.service.sinks` feeds: tensorboard:/folder, "
+        "mlflow:http://host:5000#experiment; separated by spaces. `symadj serve` starts it.",
+    )
     webhook_retry_seconds: float = Field(
         5.0, gt=0, description="Pause before a webhook's delivery is tried again; twice as long each time, 1 h at most."
     )

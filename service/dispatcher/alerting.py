@@ -18,7 +18,7 @@ from symadj.service.contract.spec.alerts import Alerts
 from symadj.service.contract.states import TERMINAL, JobState, ReasonCode
 from symadj.service.dispatcher.settling import ACTOR
 from symadj.service.dispatcher.stored_specs import StoredSpecs
-from symadj.service.store import Database, alerts, events, jobs
+from symadj.service.store import Database, alerts, events, jobs, metrics
 from symadj.service.store.tables import Job, JobAlerts
 
 __all__ = ["Alerter"]
@@ -109,7 +109,7 @@ class Alerter:
         judge, changes = watched.judge, list[Change]()
         if watched.metric_seq < up_to or watched.event_seq < job.event_seq:
             with self._database.read_session() as session:
-                points = alerts.points_after(session, job.id, METRICS, after_seq=watched.metric_seq, up_to_seq=up_to)
+                points = metrics.between(session, job.id, METRICS, after_seq=watched.metric_seq, up_to_seq=up_to)
                 diverged = alerts.events_after(session, job.id, _DIVERGENCES, after_seq=watched.event_seq)
             for event in diverged:
                 changes += judge.diverged(event.message, {"event": event.seq})

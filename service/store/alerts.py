@@ -8,11 +8,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from symadj.service.contract.spec import TRAINING, kind_of
-from symadj.service.store import metrics
-from symadj.service.store.metrics import MetricPoint
 from symadj.service.store.tables import Event, Job, JobAlerts
 
-__all__ = ["active_of", "begin", "events_after", "find", "opened", "points_after"]
+__all__ = ["active_of", "begin", "events_after", "find", "opened"]
 
 
 def begin(session: Session, job: Job) -> None:
@@ -36,20 +34,6 @@ def active_of(session: Session, job_ids: Collection[str]) -> dict[str, list[str]
     """Return the rules that hold now, of the jobs that have any."""
     rows = session.scalars(sa.select(JobAlerts).where(JobAlerts.job_id.in_(job_ids)))
     return {row.job_id: row.active for row in rows if row.active}
-
-
-def points_after(
-    session: Session, job_id: str, names: Collection[str], *, after_seq: int, up_to_seq: int
-) -> list[tuple[str, MetricPoint]]:
-    """Return what was stored of these metrics between two numbers, in order; the last one is included."""
-    most = up_to_seq - after_seq
-    found = [
-        (name, point)
-        for name in names
-        for point in metrics.points(session, job_id, name, after_seq=after_seq, limit=most)
-        if point.seq <= up_to_seq
-    ]
-    return sorted(found, key=lambda item: item[1].seq)
 
 
 def events_after(session: Session, job_id: str, names: Collection[str], *, after_seq: int) -> Sequence[Event]:

@@ -21,6 +21,7 @@ from symadj.service.store.tables import Job, MetricSeries
 __all__ = [
     "MetricPoint",
     "append",
+    "between",
     "by_step",
     "count",
     "newest",
@@ -133,6 +134,19 @@ def points(session: Session, job_id: str, name: str, *, after_seq: int, limit: i
         if len(found) == limit:
             break
     return found
+
+
+def between(
+    session: Session, job_id: str, names: Collection[str], *, after_seq: int, up_to_seq: int
+) -> list[tuple[str, MetricPoint]]:
+    """Return the values of these metrics between two numbers, in order; the last one is included."""
+    found = [
+        (name, point)
+        for name in names
+        for point in points(session, job_id, name, after_seq=after_seq, limit=up_to_seq - after_seq)
+        if point.seq <= up_to_seq
+    ]
+    return sorted(found, key=lambda item: item[1].seq)
 
 
 def _points(records: Records) -> Iterator[MetricPoint]:

@@ -41,6 +41,7 @@ __all__ = [
     "LogSource",
     "MetricSeries",
     "PlanRow",
+    "SinkPosition",
     "Sweep",
     "SweepTrial",
     "TelemetryBlock",
@@ -505,3 +506,15 @@ class JobAlerts(Base):
     event_seq: Mapped[int]
     kept: Mapped[dict[str, Any]]
     revision: Mapped[int]
+
+
+class SinkPosition(Base):
+    """How far a sink was fed of a job: up to this number of its metrics, and whether it knows of its end."""
+
+    __tablename__ = "sink_positions"
+
+    # As SYMADJ_SINKS has it.
+    sink: Mapped[str] = mapped_column(String(500), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    metric_seq: Mapped[int]
+    ended: Mapped[bool]
