@@ -10,8 +10,9 @@ import typer
 from rich import box
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from symadj.api.cli.shared import AsJson, client_command, console
+from symadj.api.cli.shared import AsJson, client_command, print_answer
 from symadj.api.client import Client
 from symadj.api.schemas.audit import AuditEntryRead
 from symadj.api.schemas.webhooks import DeliveryRead, WebhookRead
@@ -39,12 +40,8 @@ def audit(
     page = client.audit(
         who=who, route=route, id=about, status=status, since=_here(since), until=_here(until), limit=limit
     )
-    if as_json:
-        print(page.model_dump_json(indent=2))
-        return
-    console.print(_audit_table(page.items))
-    if page.has_more:
-        console.print(f"(the newest {limit}; --limit shows more)")
+    more = [Text(f"(the newest {limit}; --limit shows more)")] if page.has_more else []
+    print_answer(page, [_audit_table(page.items), *more], as_json)
 
 
 @client_command(app)
@@ -63,21 +60,15 @@ def add(
     """Make a webhook and print its secret, this once."""
     labels = dict(_pair(item) for item in label or ())
     made = client.create_webhook(address, events=event or None, labels=labels, all_owners=all_owners)
-    if as_json:
-        print(made.model_dump_json(indent=2))
-        return
-    console.print(f"{made.id}: {', '.join(made.events)} to {escape(made.url)}")
-    console.print(f"secret, shown this once: {made.secret}", soft_wrap=True)
+    told = f"{made.id}: {', '.join(made.events)} to {made.url}\nsecret, shown this once: {made.secret}"
+    print_answer(made, [Text(told)], as_json)
 
 
 @client_command(app, "list")
 def list_webhooks(client: Client, as_json: AsJson = False) -> None:
     """List one's webhooks; with an admin's key everybody's."""
     read = client.webhooks()
-    if as_json:
-        print(read.model_dump_json(indent=2))
-    else:
-        console.print(_webhook_table(read.items))
+    print_answer(read, [_webhook_table(read.items)], as_json)
 
 
 @client_command(app)
@@ -90,24 +81,21 @@ def deliveries(
 ) -> None:
     """List what a webhook was told, and why it did not arrive."""
     read = client.deliveries(webhook, state=state, limit=limit)
-    if as_json:
-        print(read.model_dump_json(indent=2))
-    else:
-        console.print(_delivery_table(read.items))
+    print_answer(read, [_delivery_table(read.items)], as_json)
 
 
 @client_command(app)
 def ping(client: Client, webhook: WebhookId, as_json: AsJson = False) -> None:
     """Send a webhook the event `ping`; its deliveries say whether it arrived."""
     made = client.ping_webhook(webhook)
-    print(made.model_dump_json(indent=2) if as_json else f"{made.id}: symadj webhooks deliveries {webhook}")
+    print_answer(made, [Text(f"{made.id}: `symadj webhooks deliveries {webhook}` says whether it arrived")], as_json)
 
 
 @client_command(app)
 def enable(client: Client, webhook: WebhookId, as_json: AsJson = False) -> None:
     """Let a webhook be told again after it was disabled."""
     read = client.enable_webhook(webhook)
-    print(read.model_dump_json(indent=2) if as_json else f"{read.id}: enabled")
+    print_answer(read, [Text(f"{read.id}: enabled")], as_json)
 
 
 @client_command(app)
