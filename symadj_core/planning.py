@@ -194,16 +194,16 @@ class Rehearsal:
         def run(method: GradientMethod, steps: int, *, backward: bool = True) -> _Run:
             return self._run(method, steps, backward, batch, rounding)
 
-        few = run(method, _FEW)
         if method.holds_graph:
-            lines = _through(few, run(method, _FEW + 1))
+            few, forward = run(method, _FEW), run(method, _FEW + 1, backward=False)
+            grown = forward.grown(few)
+            # Of a graph that is made on the way back, the pass forward does not show what a step adds.
+            lines = _with_what_is_kept(forward, few, grown) if any(grown) else _through(few, run(method, _FEW + 1))
         else:
             forward = run(method, _STEADY, backward=False)
-            grown = forward.grown(few)
-            if not any(grown):
-                # It solves anew as it goes back, and that is not steady either before so many steps.
-                few = run(method, _STEADY)
-            lines = _with_states(forward, few, grown)
+            # What keeps no states solves anew as it goes back, and is not steady either before so many steps.
+            few = run(method, _FEW if forward.keeps_states else _STEADY)
+            lines = _with_what_is_kept(forward, few, forward.grown(few))
         if bounded is not None:
             # With one state less than there are steps, one of them is computed again.
             again = run(Symplectic(Binomial(_FEW)), _FEW + 1)
@@ -238,7 +238,7 @@ class Rehearsal:
                 loss = self._loss(flow, x, torch.arange(rows), context)
                 if backward:
                     loss.backward()  # type: ignore[no-untyped-call]
-        return meter.take()
+        return meter.take(flow.last_stats.checkpoint_bytes)
 
     def _stretched(self, lines: list[_Line], rounding: int) -> list[_Line]:
         """The lines of all blocks from those of the three that were rehearsed, where there are more."""
@@ -271,17 +271,19 @@ class _Run:
     Attributes:
         peaks: name, block and peak of every part, in the order of the step.
         left: of each block, what is alive at the end of its pass forward: its states and those of the blocks before.
+        keeps_states: whether the pass forward keeps states for the pass backward.
         seconds: the time that the step would take.
     """
 
     peaks: list[_Peak]
     left: list[int]
     steps: int
+    keeps_states: bool
     seconds: float
 
     def grown(self, few: _Run) -> list[float]:
         """By how much more is left for every step: of each block, with those before it."""
-        steps = self.steps - few.steps
+        steps = max(1, self.steps - few.steps)
         return [(high - low) / steps for low, high in zip(few.left, self.left, strict=True)]
 
 
@@ -310,8 +312,8 @@ def _through(few: _Run, more: _Run) -> list[_Line]:
     return lines
 
 
-def _with_states(forward: _Run, whole: _Run, grown: list[float]) -> list[_Line]:
-    """The peaks of all parts where every step adds the states that are kept of it, and no graph.
+def _with_what_is_kept(forward: _Run, whole: _Run, grown: list[float]) -> list[_Line]:
+    """The peaks of all parts where every step adds what is kept of it: its states, or its graph.
 
     Args:
         forward: a pass forward alone.
@@ -401,7 +403,7 @@ def _on_batch(low: Take, high: Take, steps: int, batch: int, rounding: int) -> _
         for (name, block, begin), end in zip(low.marks, ends, strict=True)
     ]
     left = [round(alive[end - 1]) for end in low.passed]
-    return _Run(peaks, left, steps, on_batch(low.seconds, high.seconds))
+    return _Run(peaks, left, steps, low.kept_bytes > 0, on_batch(low.seconds, high.seconds))
 
 
 def _paced(block: Block, gradient: GradientMethod, steps: int) -> Block:

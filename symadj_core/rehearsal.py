@@ -52,6 +52,7 @@ class Take:
         marks: name and block of every part, and the number of moments before it.
         passed: of each block, the number of moments before the end of its pass forward.
         sizes: bytes of the tensors.
+        kept_bytes: of states that were kept for the pass backward.
         seconds: the time that the step would take.
     """
 
@@ -59,6 +60,7 @@ class Take:
     marks: list[tuple[PartName, int, int]]
     passed: list[int]
     sizes: list[int]
+    kept_bytes: int
     seconds: float
 
 
@@ -255,9 +257,9 @@ class RehearsalMeter(LiveTensorMeter):  # type: ignore[no-untyped-call]
         block.carry = watched  # type: ignore[method-assign]
         block._quadrature = drawn  # type: ignore[method-assign, assignment]
 
-    def take(self) -> Take:
-        """What was noted."""
-        return Take([*self._moments], self._marks, self._passed, self._sizes, self._seconds)
+    def take(self, kept_bytes: int) -> Take:
+        """What was noted, beside the size of the states that were kept for the pass backward."""
+        return Take([*self._moments], self._marks, self._passed, self._sizes, kept_bytes, self._seconds)
 
     def _mark(self, name: PartName, number: int) -> None:
         self._marks.append((name, number, len(self._moments)))
