@@ -45,11 +45,14 @@ class AuditLog:
         self._changed = threading.Condition()
         self._noted = self._settled = 0
         self._hurry = self._closing = False
-        self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to store; the tables are there."""
-        self._thread.start()
+        """Begin to store, after an end too; the tables are there."""
+        self._closing = False
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
+            self._thread.start()
 
     def note(self, entry: AuditEntry) -> None:
         """Take an entry, without waiting for anything."""
@@ -75,7 +78,7 @@ class AuditLog:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join()
         for entry in self._waiting:
             log.error("the store took no audit entries, this one is lost: %s", _in_words(entry))
