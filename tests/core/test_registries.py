@@ -30,7 +30,7 @@ from tests.core.systems import relative_error
 # Of an image of two channels of 1 x 2 pixels, and of a row of four values.
 SIZE: dict[str, Any] = {"dim": 4, "shape": (2, 1, 2)}
 KEPT = {"states": 2, "size": 1}
-EXACT = [name for name, kind in GRADIENTS.items() if kind.exact]
+EXACT = [name for name, kind in GRADIENTS.items() if kind.exact and name != "backprop"]
 
 
 def keeps() -> Iterator[Symplectic]:
@@ -61,7 +61,8 @@ def loss_and_gradients(
 ) -> list[Tensor]:
     """The regularised loss of a flow of two blocks, and its gradients for the rows, the end times and the weights."""
     torch.manual_seed(2)
-    settings = {"gradient": gradient, "divergence": divergence, "solver": solver, "controller": FixedStep(0.25)}
+    # Three steps a block: more than KEPT has places for.
+    settings = {"gradient": gradient, "divergence": divergence, "solver": solver, "controller": FixedStep(0.35)}
     blocks = [Block(field, learn_end_time=True, **settings), Block(field, **settings)]  # type: ignore[arg-type]
     flow = Flow(blocks, 4).double()
     x = torch.randn(3, 4, dtype=torch.float64).requires_grad_()
@@ -73,26 +74,25 @@ def loss_and_gradients(
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("field", FIELDS)
-@pytest.mark.parametrize("regulariser", REGULARISERS)
-def test_every_regulariser_of_every_field_has_the_gradient_of_backprop(
-    regulariser: str, field: str, divergence: str
-) -> None:
+def test_every_regulariser_of_every_field_has_the_gradient_of_backprop(field: str, divergence: str) -> None:
     made = field_of(FIELDS[field])
-    refused = None
-    try:
-        REGULARISERS[regulariser].check(DIVERGENCES[divergence](), made)
-    except ValueError as error:
-        refused = str(error)
-    if refused is not None:
-        with pytest.raises(ValueError, match=re.escape(refused)):
-            loss_and_gradients(made, "symplectic", [regulariser], divergence=divergence)
-        return
-    reference = loss_and_gradients(made, "backprop", [regulariser], divergence=divergence)
-    for gradient in (*EXACT, *keeps()):
-        found = loss_and_gradients(made, gradient, [regulariser], divergence=divergence)
-        pairs = [(v, r) for v, r in zip(found, reference, strict=True) if r.norm() > 0]
-        assert relative_error(*map(list, zip(*pairs, strict=True))) < 1e-12, gradient
-        assert all(v.norm() == 0 for v, r in zip(found, reference, strict=True) if r.norm() == 0)
+    taken = []
+    for name, regulariser in REGULARISERS.items():
+        try:
+            regulariser.check(DIVERGENCES[divergence](), made)
+        except ValueError as refused:
+            with pytest.raises(ValueError, match=re.escape(str(refused))):
+                loss_and_gradients(made, "symplectic", [name], divergence=divergence)
+        else:
+            taken.append(name)
+    # Each by itself, and all of them in one loss by every gradient.
+    for priced, gradients in (*(([name], ["symplectic"]) for name in taken), (taken, [*EXACT, *keeps()])):
+        reference = loss_and_gradients(made, "backprop", priced, divergence=divergence)
+        for gradient in gradients:
+            found = loss_and_gradients(made, gradient, priced, divergence=divergence)
+            pairs = [(v, r) for v, r in zip(found, reference, strict=True) if r.norm() > 0]
+            assert relative_error(*map(list, zip(*pairs, strict=True))) < 1e-12, (priced, gradient)
+            assert all(v.norm() == 0 for v, r in zip(found, reference, strict=True) if r.norm() == 0)
 
 
 def test_only_what_a_regulariser_needs_is_asked_for() -> None:
