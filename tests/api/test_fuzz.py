@@ -34,7 +34,7 @@ from tests.conftest import TOY
 
 SECRET = "a secret of the server's for tests"
 EXAMPLES = settings(
-    max_examples=5, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=3, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
 )
 CHECKS: list[Any] = [
     not_a_server_error,
@@ -99,19 +99,19 @@ def fuzz(strategy: SearchStrategy[Case], headers: dict[str, str]) -> None:
     send()
 
 
-def test_every_answer_is_documented_and_no_fault_of_ours(backend: str, new_database_url: str, tmp_path: Path) -> None:
+def test_every_answer_is_documented_and_no_fault_of_ours(backend: str, store_url: str, tmp_path: Path) -> None:
     """SQLite without keys, PostgreSQL with an admin's."""
     asks_for_keys = backend == "postgresql"
     configured = Settings(
         data=tmp_path,
-        store_url=new_database_url,
+        store_url=store_url,
         ray_address="http://127.0.0.1:9",
         auth="keys" if asks_for_keys else "none",
         key_secret=SECRET,
         allowed_hosts="testserver",  # what the clients call it
     )
     app = create_app(configured)
-    with TestClient(app) as client, contextlib.closing(Database(new_database_url)) as database:
+    with TestClient(app) as client, contextlib.closing(Database(store_url)) as database:
         job_id, token = running_job(database, client, configured.resolved_storage())
         with database.session() as session:
             _, admin = keys.create(session, SECRET.encode(), name="root", role=Role.ADMIN)

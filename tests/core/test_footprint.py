@@ -31,6 +31,7 @@ def one_use() -> int:
     return meter.peak_bytes
 
 
+@functools.cache
 def above_one_use(gradient: str, **options: str) -> float:
     x, index = torch.randn(BATCH, DIM), torch.arange(BATCH)
     block = Block(make_field(), controller=FixedStep(1 / STEPS), gradient=gradients.by_name(gradient, **options))

@@ -36,7 +36,7 @@ CASES = {
         lambda: Flow(
             [
                 Block(MLPField(2, (8,), context_dim=1), solver="midpoint", controller=SIX_STEPS, learn_end_time=True)
-                for _ in range(4)
+                for _ in range(3)
             ],
             2,
         ),

@@ -31,15 +31,14 @@ def weights(folder: Path) -> torch.Tensor:
     return torch.cat([tensors[name].double().flatten() for name in sorted(tensors)])
 
 
-@pytest.mark.parametrize("kind", GRADIENTS)
 @pytest.mark.parametrize(
-    "more",
+    ("kind", "more"),
     [
-        {},
-        {"regularisers": [{"kind": "kinetic", "weight": 0.1}]},
-        {"pretraining": {"steps": 4, "optimal_transport": True}},
+        *((kind, {"regularisers": [{"kind": "kinetic", "weight": 0.1}]}) for kind in GRADIENTS),
+        ("symplectic", {}),
+        ("symplectic", {"pretraining": {"steps": 4, "optimal_transport": True}}),
     ],
-    ids=["likelihood", "regularised", "flow matching"],
+    ids=[*(f"regularised, {kind}" for kind in GRADIENTS), "likelihood", "flow matching"],
 )
 def test_microbatches_make_the_step_of_the_whole_batch(kind: str, more: dict[str, Any], tmp_path: Path) -> None:
     ended = []
