@@ -28,9 +28,11 @@ PIP := -m pip install --quiet --disable-pip-version-check
 # package index has for this platform (CPU or CUDA): there is no list of hashes that fits both.
 $(STAMP): requirements.lock requirements-dev.lock requirements-torch.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIP) --require-hashes --no-deps -r requirements.lock -r requirements-dev.lock
-	$(BIN)/python $(PIP) -r requirements-torch.lock
+	$(BIN)/python $(PIP) --no-compile --require-hashes --no-deps -r requirements.lock -r requirements-dev.lock
+	$(BIN)/python $(PIP) --no-compile -r requirements-torch.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+# On all cores, where pip takes one, and without the packages' own tests. Some bring files for other Pythons.
+	$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 	@touch $@
 
 demo: install ## train a real flow through the whole system, and show what came of it
@@ -39,15 +41,19 @@ demo: install ## train a real flow through the whole system, and show what came 
 serve: install ## run the service in the foreground (HOST, PORT, DATA)
 	$(BIN)/symadj serve --host $(HOST) --port $(PORT) --data $(DATA)
 
-# Side by side, and more processes than cores: what starts a Ray or a server waits more than it computes.
+# Side by side, and more processes than cores: what starts a Ray or a server waits more than it computes. Each process
+# imports all test files that it is given, for a dozen seconds of a core.
 test: install ## run the tests
 	$(MAKE) --no-print-directory --jobs=2 --keep-going test-with-ray test-without-ray
 
+# Whatever the environment says: else each of the hundreds of processes that the tests start compiles our modules anew.
+test-with-ray test-without-ray: export PYTHONDONTWRITEBYTECODE :=
+
 test-with-ray:
-	$(BIN)/python -m pytest -m 'ray and not slow and (not deaths or quick_death)'
+	$(BIN)/python -m pytest -m 'ray and not slow and (not deaths or quick_death)' tests/e2e tests/deaths
 
 test-without-ray:
-	$(BIN)/python -m pytest --numprocesses 5 --dist loadfile -m 'not slow and not ray'
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile -m 'not slow and not ray'
 
 test-slow: install ## run what `make test` leaves out for being like another test
 	$(BIN)/python -m pytest -m slow
