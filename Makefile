@@ -11,12 +11,13 @@ NAME ?= flow_cytometry
 MINUTES ?= 10
 SEEDS ?= 3
 LOADS ?= 10
+VISITS ?= 7
 SIZE ?= full
 TARGET ?= docs
 SECONDS ?= 60
 
 .PHONY: help install demo serve test test-with-ray test-without-ray test-slow test-peers test-cluster test-deaths soak fuzz attack check bench-core \
-	bench-density bench-toys bench-pairing bench-plan bench-auto bench-load paper format lock sbom swagger-ui uplot clean
+	bench-density bench-toys bench-pairing bench-plan bench-auto bench-load bench-followers bench-page screenshots paper format lock sbom swagger-ui uplot clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -112,6 +113,23 @@ bench-auto: install ## what `gradient.kind: auto` and microbatches cost beside t
 
 bench-load: install ## readers, long polls and pages beside a training (LOADS=10 SECONDS=60): what they cost it
 	$(BIN)/python -m benchmarks.load --loads $(LOADS) --seconds $(SECONDS)
+
+bench-followers: install ## 50 followers and 20 open pages beside a training (LOADS=10 SECONDS=60): what they cost it
+	$(BIN)/python -m benchmarks.load --readers 0 --long-polls 0 --followers 50 --pages 20 --points 1000 --stored 0 \
+	  --loads $(LOADS) --seconds $(SECONDS)
+
+bench-page: install $(VENV)-mlflow/.installed ## the page beside MLflow's in one Chromium: first paint, rows, curves (VISITS=7)
+	$(BIN)/python -m benchmarks.page --mlflow $(VENV)-mlflow/bin/mlflow --visits $(VISITS)
+
+# Of 3.18.0 the package index has mlflow alone, which has all that its server needs of the packages beside it.
+$(VENV)-mlflow/.installed:
+	$(PYTHON) -m venv $(VENV)-mlflow
+	$(VENV)-mlflow/bin/python $(PIP) mlflow==3.17.2
+	$(VENV)-mlflow/bin/python $(PIP) --no-deps mlflow==3.18.0
+	@touch $@
+
+screenshots: install ## the pictures of the page in docs, of small trainings in a Chromium
+	$(BIN)/python -m benchmarks.screenshots --out docs
 
 paper: install ## the paper's claims at a reduced size, into docs/paper.md (SIZE=quick TARGET=FOLDER); ten minutes
 	$(BIN)/python -m benchmarks.paper --size $(SIZE) --target $(TARGET)

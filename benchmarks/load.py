@@ -1,8 +1,10 @@
 """Readers beside a training: what they cost it, and how the API answers them meanwhile (`make bench-load`).
 
 It starts `symadj serve` on a folder of its own with a small training, and a series of a million points of an ended
-job. A load is, for so many seconds: readers who downsample that series over and over, long polls on the training, and
-pages that ask for its state every second. All of them wait as long as Retry-After says, as the Python client does.
+job. A load is, for so many seconds: readers who downsample that series over and over, long polls on the training,
+followers (a third each of its stream, its logs and a metric, as `symadj events -f`, `logs -f` and `metrics -f`), and
+open pages of the training, with the requests of `api/page/job.js`. All of them wait as long as Retry-After says, as the
+Python client does.
 Clients, server and training share the machine's cores: with few of them, that alone slows the training down. What the
 cores allow is therefore measured, too: beside the same clients of a server that only gives stored answers of the same
 sizes, at the same pace. Of everything the seconds of CPU are told.
@@ -50,6 +52,8 @@ TRAINING = {
     "resources": {"kind": "cpu", "workers": 1},
     "evaluation": None,
 }
+# The metrics of such a training that the page shows at first.
+CURVES = ["loss", "nfe_forward", "nfe_backward", "step_seconds"]
 # Seconds; what has no answer counts by the name of its error.
 TIMEOUT_S = 60.0
 
@@ -144,6 +148,7 @@ class Load:
     readers: int = 0
     long_polls: int = 0
     pages: int = 0
+    followers: int = 0
     polite: bool = False
 
     def send(self) -> Seen:
@@ -159,15 +164,20 @@ class Load:
     @property
     def clients(self) -> int:
         """How many there are; without any, the training is undisturbed."""
-        return self.readers + self.long_polls + self.pages
+        return self.readers + self.long_polls + self.pages + self.followers
 
     def parts(self) -> list[Load]:
         """Return the same clients, process by process: pages by themselves, as it is their time that is measured."""
-        return [replace(self, pages=0), replace(self, readers=0, long_polls=0)]
+        return [replace(self, pages=0), replace(self, readers=0, long_polls=0, followers=0)]
 
     async def _send(self) -> None:
         await asyncio.sleep(0 if self.clients else self.seconds)
-        kinds = ((self.readers, self._reader), (self.long_polls, self._long_poll), (self.pages, self._page))
+        kinds = (
+            (self.readers, self._reader),
+            (self.long_polls, self._long_poll),
+            (self.followers, self._follower),
+            (self.pages, self._page),
+        )
         async with asyncio.TaskGroup() as tasks:
             for count, kind in kinds:
                 for number in range(count):
@@ -182,10 +192,13 @@ class Load:
     def _on(self) -> bool:
         return time.monotonic() < self._until
 
-    async def _get(self, client: httpx.AsyncClient, kind: str, path: str, **parameters: Any) -> httpx.Response | None:
+    async def _get(
+        self, client: httpx.AsyncClient, kind: str, path: str, etag: str = "", **parameters: Any
+    ) -> httpx.Response | None:
         counter = self.seen.statuses.setdefault(kind, Counter())
         try:
-            answer = await client.get(f"/api/v1/jobs{path}", params=parameters)
+            headers = {"If-None-Match": etag} if etag else {}
+            answer = await client.get(f"/api/v1/jobs{path}", params=parameters, headers=headers)
         except httpx.HTTPError as error:
             counter[type(error).__name__] += 1
             if isinstance(error, httpx.ConnectError):
@@ -194,8 +207,11 @@ class Load:
         counter[str(answer.status_code)] += 1
         pause = float(answer.headers.get("Retry-After", 0))
         if pause:
-            await asyncio.sleep(min(pause, max(0.0, self._until - time.monotonic())))
+            await self._rest(pause)
         return answer
+
+    async def _rest(self, seconds: float) -> None:
+        await asyncio.sleep(max(0.0, min(seconds, self._until - time.monotonic())))
 
     async def _reader(self, client: httpx.AsyncClient, number: int) -> None:
         # Not all of them draw the same picture.
@@ -210,16 +226,59 @@ class Load:
             if answer is not None and answer.status_code == 200:
                 after = answer.json()["next_after_seq"]
 
+    async def _follower(self, client: httpx.AsyncClient, number: int) -> None:
+        path = f"/{self.training}"
+        if number % 3 == 0:
+            await self._stream(client, f"{path}/stream")
+        elif number % 3 == 1:
+            await self._polls(client, "follow logs", f"{path}/logs", "after", "next_after", tail=1000)
+        else:
+            await self._polls(client, "follow a metric", f"{path}/metrics/loss", "after_seq", "next_after_seq")
+
+    async def _stream(self, client: httpx.AsyncClient, path: str) -> None:
+        counter = self.seen.statuses.setdefault("follow the stream", Counter())
+        while self._on:
+            left = max(1.0, min(600.0, self._until - time.monotonic()))
+            async with client.stream("GET", f"/api/v1/jobs{path}", params={"wait": left}) as answer:
+                counter[str(answer.status_code)] += 1
+                async for line in answer.aiter_lines():
+                    counter["events"] += line.startswith("event:")
+                    if not self._on:
+                        break
+
+    async def _polls(
+        self, client: httpx.AsyncClient, kind: str, path: str, parameter: str, field: str, **first: Any
+    ) -> None:
+        after, more = self.newest if parameter == "after_seq" else 0, first
+        while self._on:
+            answer = await self._get(client, kind, path, **{parameter: after, "wait": 20} | more)
+            if answer is not None and answer.status_code == 200:
+                after, more = answer.json()[field], {}
+
     async def _page(self, client: httpx.AsyncClient, number: int) -> None:
         await asyncio.sleep(number % 10 / 10)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._repeat(client, "page: job", "", 3.0))
+            tasks.create_task(self._repeat(client, "page: memory", "/memory", 10.0))
+            tasks.create_task(self._curves(client))
+
+    async def _repeat(self, client: httpx.AsyncClient, kind: str, path: str, seconds: float) -> None:
+        etag = ""
         while self._on:
             began = time.monotonic()
-            await self._get(client, "job", f"/{self.training}")
-            self.seen.job_seconds.append(time.monotonic() - began)
-            await self._get(client, "jobs", "", limit=50)
-            await self._get(client, "events", f"/{self.training}/events")
-            await self._get(client, "metrics", f"/{self.training}/metrics")
-            await asyncio.sleep(1.0)
+            answer = await self._get(client, kind, f"/{self.training}{path}", etag)
+            etag = answer.headers.get("ETag", "") if answer is not None else ""
+            if not path:
+                self.seen.job_seconds.append(time.monotonic() - began)
+            await self._rest(seconds)
+
+    async def _curves(self, client: httpx.AsyncClient) -> None:
+        path, after = f"/{self.training}/series", self.newest
+        while self._on:
+            answer = await self._get(client, "page: curves", path, name=CURVES, after_seq=after, wait=25)
+            if answer is not None and answer.status_code == 200:
+                after = answer.json()["items"][0]["next_after_seq"]
+            await self._rest(2.0)
 
 
 def cpu_seconds(data: Path) -> Counter[str]:
@@ -272,11 +331,14 @@ def main() -> None:
     parser.add_argument("--readers", type=int, default=50)
     parser.add_argument("--long-polls", type=int, default=200)
     parser.add_argument("--pages", type=int, default=20)
+    parser.add_argument("--followers", type=int, default=0)
     parser.add_argument("--points", type=int, default=1_000_000, help="of the long series")
     parser.add_argument("--polite-clients", action="store_true", help="at nice 19, as users' own machines take no core")
     parser.add_argument("--symadj", type=Path, default=SYMADJ, help="another version's command, to compare with")
     parser.add_argument("--store-url", help="of an empty PostgreSQL database; default: SQLite")
     arguments = parser.parse_args()
+    if arguments.followers and arguments.stored:
+        parser.error("the server of stored answers has none for followers: give --stored 0")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     with tempfile.TemporaryDirectory(prefix="symadj-load-") as folder:
         data = Path(folder).resolve()
@@ -286,7 +348,7 @@ def main() -> None:
             long_series = make_long_series(database, client, arguments.points)
             print(
                 f"{os.cpu_count()} cores; {arguments.readers} readers of a series of {arguments.points} points, "
-                f"{arguments.long_polls} long polls, {arguments.pages} pages"
+                f"{arguments.long_polls} long polls, {arguments.followers} followers, {arguments.pages} pages"
                 f"{', all of them at nice 19' if arguments.polite_clients else ''}",
                 flush=True,
             )
@@ -299,12 +361,13 @@ def main() -> None:
                 arguments.readers,
                 arguments.long_polls,
                 arguments.pages,
+                arguments.followers,
                 arguments.polite_clients,
             )
             for number in range(1, arguments.loads + 1):
                 wait_for_training(database, training)
                 before = attempts_lost(database, training)
-                nobody = replace(load, seconds=arguments.quiet, readers=0, long_polls=0, pages=0)
+                nobody = replace(load, seconds=arguments.quiet, readers=0, long_polls=0, pages=0, followers=0)
                 undisturbed = measure(database, data, nobody)
                 load.newest = next(item.last_seq for item in client.metric_list(training).items if item.name == "loss")
                 if arguments.stored:

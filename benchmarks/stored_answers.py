@@ -33,12 +33,12 @@ class StoredAnswers:
     def taken_from(cls, url: str, training: str, newest: int, long_series: str, values: int) -> StoredAnswers:
         """Ask the API once for each; a long poll's answer has so many values."""
         job, series = f"/jobs/{training}", f"/jobs/{long_series}/metrics/loss"
+        new = f"after_seq={max(0, newest - 100 * values)}&limit={values}"
         paths = {
             "job": job,
-            "jobs": "/jobs?limit=50",
-            "events": f"{job}/events",
-            "metrics": f"{job}/metrics",
-            "long poll": f"{job}/metrics/loss?after_seq={max(0, newest - 100 * values)}&limit={values}",
+            "memory": f"{job}/memory",
+            "series": f"{job}/series?name=loss&name=step_seconds&{new}",
+            "long poll": f"{job}/metrics/loss?{new}",
             "downsampled": f"{series}?points=1000",
         }
         with httpx.Client(base_url=f"{url}/api/v1", timeout=120, trust_env=False) as client:
@@ -50,10 +50,10 @@ class StoredAnswers:
             return
         path, query = scope["path"], parse_qs(scope["query_string"].decode())
         *_, last = path.rstrip("/").split("/")
-        kind = last if last in {"jobs", "events", "metrics"} else "job"
+        kind = last if last in {"memory", "series"} else "job"
         status, headers = 200, []
         if "wait" in query:
-            kind = "long poll"
+            kind = "series" if kind == "series" else "long poll"
             self.waiting += 1
             await asyncio.sleep(max(LOOK_SECONDS, self.waiting / ANSWERS_PER_SECOND))
             self.waiting -= 1

@@ -30,12 +30,13 @@ export async function showCompare(main, parameters, signal) {
     job.state, number(job.progress.step), newestNll(job),
     bytes(job.progress.device_peak_bytes ?? job.progress.host_peak_bytes), bytes(job.planned_bytes),
   ]);
+  const drawn = element("div");
   main.append(
+    drawn,
     section("Results", table("Now", ["Job", "State", "Step", "NLL", "Peak", "Plan"], peaks.map((row, place) => [links[place].cloneNode(true), ...row]), ["Step", "NLL", "Peak", "Plan"]),
       differing("Figures, with their standard errors", titles, jobs.map((job) => new Map(resultFigures(job.result ?? {}))), false)),
     section("What differs in their specs", differing("Fields of the specs", titles, jobs.map((job) => fields(job.spec)), true)));
-  await gradients(main, jobs, signal);
-  await curves(main, jobs, titles, signal);
+  await Promise.all([curves(drawn, jobs, titles, signal), gradients(main, jobs, signal)]);
 }
 
 /** A table with a row for each key that any of the maps has. */
@@ -64,7 +65,7 @@ async function gradients(main, jobs, signal) {
   }
 }
 
-async function curves(main, jobs, titles, signal) {
+async function curves(place, jobs, titles, signal) {
   const names = [];
   for (const job of jobs) names.push(...Object.keys(job.progress.latest));
   const known = [...new Set(names)].sort();
@@ -82,6 +83,6 @@ async function curves(main, jobs, titles, signal) {
     await charts.look();
   };
   select.addEventListener("change", draw);
-  main.append(section("Curves", element("label", {}, "Metric ", select), charts.switches, charts.place));
+  place.append(section("Curves", element("label", {}, "Metric ", select), charts.switches, charts.place));
   await draw();
 }

@@ -17,7 +17,7 @@ export function table(caption, columns, rows, numbers = []) {
   const align = (column) => (numbers.includes(column) ? "number" : null);
   const head = columns.map((column) => element("th", { scope: "col", class: align(column) }, column));
   const body = rows.map((row) =>
-    element("tr", {}, row.map((cell, index) => element("td", { class: align(columns[index]) }, ...[cell ?? "–"].flat()))),
+    element("tr", {}, row.map((cell, index) => element("td", { class: align(columns[index]), "data-column": columns[index] }, ...[cell ?? "–"].flat()))),
   );
   return element("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": caption },
     element("table", {},

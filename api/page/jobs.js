@@ -45,6 +45,7 @@ export async function showJobs(main, parameters, signal) {
     const focused = document.activeElement?.closest?.("tr")?.dataset.job;
     const rows = page.items.map((job) => cells(job, chosen, compare));
     const made = table(page.items.length ? "Jobs, newest first" : "No job is like that.", COLUMNS, rows, NUMBERS);
+    made.classList.add("cards"); // where the window is narrow
     const place = list.querySelector(".scroll")?.scrollLeft ?? 0;
     made.querySelectorAll("tbody tr").forEach((row, index) => (row.dataset.job = page.items[index].id));
     const what = document.activeElement?.tagName;
