@@ -1,6 +1,6 @@
 // Memory of a job by rank and phase, beside its plan, its budget and what backpropagation would take.
 
-import { follow, get } from "./api.js";
+import { ApiError, follow, get, post, query } from "./api.js";
 import { bar, element, table } from "./elements.js";
 import { bytes } from "./figures.js";
 
@@ -8,20 +8,68 @@ const SECONDS = 10;
 const ENDED = new Set(["succeeded", "failed", "cancelled"]);
 
 export async function showMemory(place, now, signal) {
+  // What every gradient would take: the plan of the run has its own alone.
+  let planned = [];
+  const said = element("span", { role: "status", class: "quiet" });
+  const ask = element("button", { click: plan }, "What every gradient would take");
+  const asking = now().spec.kind === "scores" ? "" : element("div", { class: "row" }, ask, said);
+  const [bars, ranks] = [element("div"), element("div")];
+  place.append(bars, asking, ranks);
+  const draw = () => bars.replaceChildren(beside(now(), planned));
+
+  async function plan() {
+    said.textContent = "Every gradient is planned…";
+    ask.disabled = true;
+    try {
+      const read = await post(`/plans${await columns(now(), signal)}`, now().spec, { signal });
+      const steps = now().plan?.steps ?? read.gradients[0].peaks[0].steps;
+      const stepBytes = (item) => Math.max(...item.parts.map((part) => partBytes(part, steps)));
+      // Beside the plan of the run, which knows what its process holds at rest.
+      const own = stepBytes(read.gradients.find((item) => item.chosen));
+      const resting = now().plan?.planned_bytes ? now().plan.planned_bytes - own : read.idle_bytes + read.weights_bytes + read.optimizer_bytes;
+      planned = read.gradients.map((item) => ({ ...item, planned_bytes: resting + stepBytes(item) }));
+      said.textContent = `For ${steps.toFixed(1)} accepted steps of each block's solve.`;
+      draw();
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      said.textContent = error.message;
+    } finally {
+      ask.disabled = false;
+    }
+  }
+
   await follow(async () => {
     const job = now();
     const read = await get(`/jobs/${encodeURIComponent(job.id)}/memory`, { signal });
-    place.replaceChildren(beside(job), phases(read));
+    draw();
+    ranks.replaceChildren(phases(read));
     return !ENDED.has(job.state);
   }, SECONDS, signal);
 }
 
+/** What a part of a step holds for so many steps of a solve. */
+function partBytes(part, steps) {
+  return part.held.reduce((sum, held) => sum + Math.min(held.step_bytes * steps, held.most_bytes ?? Infinity), part.fixed_bytes);
+}
+
+/** What the data are, so that they need not be read again for a plan. */
+async function columns(job, signal) {
+  const { summary } = await get(`/jobs/${encodeURIComponent(job.id)}/data`, { signal });
+  if (!summary) return "";
+  if (summary.image) return query({ image: summary.image });
+  const [source] = summary.sources;
+  const contexts = source.columns.filter((column) => column.context).length;
+  return query({ columns: source.dim - contexts, context_columns: contexts });
+}
+
 /** A worker's peak beside everything that it can be measured against. */
-function beside(job) {
+function beside(job, planned) {
   const measured = job.progress.device_peak_bytes ?? job.progress.host_peak_bytes;
   const rows = [["Measured, highest of a worker", measured, ""]];
   if (job.memory_budget) rows.push(["Budget (resources.memory_budget)", job.memory_budget, "other"]);
-  for (const item of job.plan?.gradients ?? []) {
+  const own = job.plan?.gradients ?? [];
+  const others = planned.filter((item) => !own.some((known) => JSON.stringify(known.gradient) === JSON.stringify(item.gradient)));
+  for (const item of [...own, ...others.filter((item) => !item.chosen)]) {
     const { kind, ...options } = item.gradient;
     const told = Object.keys(options).length ? `${kind} ${JSON.stringify(options)}` : kind;
     const name = item.chosen ? `Planned for ${told}, the job's own` : `With ${told} it would be`;
