@@ -56,8 +56,8 @@ _COLOURS = {
 def event_line(event: EventRead) -> Text:
     """Return an event in a line."""
     attempt = f", attempt {event.attempt}" if event.attempt else ""
-    told = f" ({event.actor}{attempt}): {event.message}"
-    return Text.assemble(f"{event.time:%Y-%m-%d %H:%M:%S} ", (event.name, "bold"), told)
+    told = f": {event.message}" if event.message else ""
+    return Text.assemble(f"{event.time:%Y-%m-%d %H:%M:%S} ", (event.name, "bold"), f" ({event.actor}{attempt}){told}")
 
 
 def findings(items: Sequence[Finding]) -> list[Text]:

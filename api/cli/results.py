@@ -118,7 +118,8 @@ def _checks(result: JobResult) -> list[str]:
         )
     if (inverse := result.inverse_error) is not None:
         lines.append(
-            f"{inverse.rows:,} rows to the base and back: off by {inverse.rms:.1e} (rms), {inverse.max:.1e} at most."
+            f"{inverse.rows:,} rows to the base and back, by training's solver: off by {inverse.rms:.1e} (rms), "
+            f"{inverse.max:.1e} at most; smaller tolerances make it less."
         )
     if (gradient := result.gradient_error) is not None:
         lines.append(

@@ -92,10 +92,8 @@ class _Lines:
 
     def event(self, event: EventRead) -> None:
         # A failure's message may be a long log; the report shows it whole.
-        words = event.message.splitlines()[0] if event.message else ""
-        self._console.print(
-            f"{event.time.astimezone():%H:%M:%S}  {escape(event.name)}: {escape(words)}", soft_wrap=True
-        )
+        words = f": {event.message.splitlines()[0]}" if event.message else ""
+        self._console.print(f"{event.time.astimezone():%H:%M:%S}  {escape(event.name + words)}", soft_wrap=True)
 
     def update(self, job: JobRead) -> None:
         now = time.monotonic()

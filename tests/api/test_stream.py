@@ -6,7 +6,9 @@ import json
 from typing import Any
 
 import httpx
+from typer.testing import CliRunner
 
+from symadj.api.cli import main
 from symadj.api.client import Client
 from symadj.api.schemas.jobs import EventRead
 from tests.api.conftest import NOW, Run
@@ -70,3 +72,11 @@ def test_the_client_and_the_command_line_follow_a_job_to_its_end(run: Run) -> No
     shown = symadj(run.server, "events", run.job_id, "--follow").stdout
     assert "failed (driver, attempt 1): the loss is not finite" in shown
     assert symadj(run.server, "events", run.job_id).stdout == shown
+
+
+def test_an_event_without_a_message_ends_with_its_name(run: Run) -> None:
+    run.end("succeeded", result={})
+    for command in ("events", "watch"):
+        shown = CliRunner().invoke(main.app, [command, run.job_id, "--url", run.server.url]).stdout
+        (line,) = [line for line in shown.splitlines() if "succeeded" in line and line[:2].isdigit()]
+        assert line.endswith(("succeeded (driver, attempt 1)", "succeeded"))
