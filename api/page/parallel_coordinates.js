@@ -76,7 +76,9 @@ function axisOf(path, parameter, trials) {
     const at = scale(0, names.length - 1);
     return { title: path, marks: names.map((name, place) => [at(place), name]), of: (trial) => at(names.indexOf(JSON.stringify(trial.parameters[path]))) };
   }
-  return numeric(path, low, high, log, ticks(low, high, log));
+  const whole = [low, high, ...trials.map((trial) => trial.parameters[path])].every(Number.isInteger);
+  const marks = ticks(low, high, log);
+  return numeric(path, low, high, log, whole ? [...new Set(marks.map(Math.round))] : marks);
 }
 
 function numeric(path, low, high, log, marks) {

@@ -22,6 +22,9 @@ export function scale(low, high, log = false) {
 /** Return some numbers from `low` to `high`, for an axis to name. */
 export function ticks(low, high, log = false, count = 4) {
   if (!(high > low)) return [low];
+  const decades = log ? Array.from({ length: 1 + Math.floor(Math.log10(high) + 1e-9) - Math.ceil(Math.log10(low) - 1e-9) }, (_, place) =>
+    10 ** (Math.ceil(Math.log10(low) - 1e-9) + place)) : [];
+  if (decades.length > 2) return decades;
   return Array.from({ length: count + 1 }, (_, place) =>
     log ? low * (high / low) ** (place / count) : low + ((high - low) * place) / count);
 }

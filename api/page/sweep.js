@@ -37,7 +37,7 @@ export async function showSweep(main, id, signal) {
     about.replaceChildren(
       badge(sweep.state), ` ${ended(sweep)} of ${sweep.wanted} trials have ended`,
       ...["pruned", "failed", "cancelled"].map((state) => (sweep.counts[state] ? `, ${sweep.counts[state]} ${state}` : "")),
-      `. ${sweep.message ?? ""} `, element("span", { class: "quiet id" }, `${sweep.id}, ${sweep.owner}, ${time(sweep.created_at)}`));
+      `. ${sweep.message ?? ""} `, element("span", { class: "quiet" }, `${sweep.id}, ${sweep.owner}, ${time(sweep.created_at)}`));
     cancel.disabled = sweep.state !== "running";
     const choose = (trial) => {
       chosen = chosen === trial ? null : trial;

@@ -23,8 +23,9 @@ from symadj.api.app import create_app
 from symadj.service import keys
 from symadj.service.contract import layout
 from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec.sweep import SweepSpec
 from symadj.service.contract.storage import Storage
-from symadj.service.lifecycle import attempts, requests
+from symadj.service.lifecycle import attempts, requests, sweeps
 from symadj.service.roles import Role
 from symadj.service.settings import Settings
 from symadj.service.store import Database, jobs
@@ -32,6 +33,7 @@ from tests.api.conftest import NOW, checkpoint
 from tests.api.test_jobs import assert_problem
 from tests.conftest import TOY
 
+SWEEP = {"base": TOY, "parameters": {"seed": {"choices": [1, 2]}}, "trials": 2}
 SECRET = "a secret of the server's for tests"
 EXAMPLES = settings(
     max_examples=3, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
@@ -71,9 +73,9 @@ def running_job(database: Database, client: TestClient, storage: Storage) -> tup
     return job.id, claim.token
 
 
-def places(operation: APIOperation, job_id: str, key_id: str) -> list[dict[str, str] | None]:
+def places(operation: APIOperation, **things: str) -> list[dict[str, str] | None]:
     """Return what to put into the path: things that are there, and None for what schemathesis makes up."""
-    there = {"job_id": job_id, "key_id": key_id, "name": "loss" if "metrics" in operation.path else "a"}
+    there = things | {"name": "loss" if "metrics" in operation.path else "a"}
     known = {name: value for name, value in there.items() if f"{{{name}}}" in operation.path}
     return [known, None] if known else [{}]
 
@@ -115,13 +117,14 @@ def test_every_answer_is_documented_and_no_fault_of_ours(backend: str, store_url
         job_id, token = running_job(database, client, configured.resolved_storage())
         with database.session() as session:
             _, admin = keys.create(session, SECRET.encode(), name="root", role=Role.ADMIN)
+            sweep_id, _ = sweeps.submit(session, SweepSpec.model_validate(SWEEP), owner="local")
             other, _ = keys.create(session, SECRET.encode(), name="other", role=Role.VIEWER)
         for result in schemathesis.openapi.from_asgi("/openapi.json", app).get_all_operations():
             operation = result.ok()
             if operation.path == "/api/v1/plans":
                 continue  # whatever is right enough is planned, by a process with torch: tests/api/test_flow.py does it
             headers = bearer(token if "ingest" in operation.path else admin)
-            for place in places(operation, job_id, other.id):
+            for place in places(operation, job_id=job_id, key_id=other.id, sweep_id=sweep_id):
                 modes = [GenerationMode.POSITIVE]
                 if operation.path.startswith("/api/") and place is not None:  # else there is nothing to get wrong
                     modes.append(GenerationMode.NEGATIVE)
