@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -199,7 +200,9 @@ def _show(read: SweepRead, as_json: bool) -> None:
         table.add_row(*map(escape, [*cells, trial.job or "-"]), style="bold green" if best else None)
     console.print(table)
     if read.best is not None:
-        settings = " ".join(f"--set {path}={_cell(value)}" for path, value in read.best.parameters.items())
+        settings = " ".join(
+            f"--set {shlex.quote(f'{path}={_cell(value)}')}" for path, value in read.best.parameters.items()
+        )
         console.print(f"best: trial {read.best.number}, {objective.metric} {read.best.value:.6g}", soft_wrap=True)
         console.print(escape(f"  symadj submit SPEC {settings}"), soft_wrap=True)
 

@@ -278,7 +278,7 @@ def _stop(
     to = JobState.PAUSED if requested is StopReason.PAUSE else JobState.CANCELLED
     reason = ReasonCode.PRUNED if requested is StopReason.PRUNED else None
     if reason is not None:
-        message = f"Its sweep has pruned it. {message}".strip()
+        message = f"Its sweep has pruned it. {message[:1].upper()}{message[1:]}".strip()
         data = {"reason": reason.value} | (data or {})
     code = None if reason is None else reason.value
     _close(session, job, to, reason, message)

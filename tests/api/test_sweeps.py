@@ -179,7 +179,7 @@ def test_the_client_and_the_command_do_all_that_the_api_does(
     shown = symadj(api_server, "sweep", "show", sweep_id, "-f").stdout
     assert "trial 1 succeeded: validation_nll 1.5" in shown
     assert "best: trial 1, validation_nll 1.5" in shown
-    assert f"--set {RATE}=0.01" in shown
+    assert f"--set {RATE}=0.01 --set 'flow.field.hidden=[8]'" in shown, "as a shell takes it"
     (line,) = (line for line in symadj(api_server, "sweeps").stdout.splitlines() if sweep_id in line)
     assert line.split()[1:4] == ["rates", "succeeded", "3/3"]
     assert "exp=1" in symadj(api_server, "sweep", "label", sweep_id, "exp=1").stdout
