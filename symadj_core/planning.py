@@ -195,15 +195,13 @@ class Rehearsal:
             return self._run(method, steps, backward, batch, rounding)
 
         if method.holds_graph:
-            few, forward = run(method, _FEW), run(method, _FEW + 1, backward=False)
-            grown = forward.grown(few)
-            # Of a graph that is made on the way back, the pass forward does not show what a step adds.
-            lines = _with_what_is_kept(forward, few, grown) if any(grown) else _through(few, run(method, _FEW + 1))
+            few = run(method, _FEW)
+            lines = _through(few, run(method, _FEW + 1))
         else:
             forward = run(method, _STEADY, backward=False)
             # What keeps no states solves anew as it goes back, and is not steady either before so many steps.
             few = run(method, _FEW if forward.keeps_states else _STEADY)
-            lines = _with_what_is_kept(forward, few, forward.grown(few))
+            lines = _with_states(forward, few, forward.grown(few))
         if bounded is not None:
             # With one state less than there are steps, one of them is computed again.
             again = run(Symplectic(Binomial(_FEW)), _FEW + 1)
@@ -312,8 +310,8 @@ def _through(few: _Run, more: _Run) -> list[_Line]:
     return lines
 
 
-def _with_what_is_kept(forward: _Run, whole: _Run, grown: list[float]) -> list[_Line]:
-    """The peaks of all parts where every step adds what is kept of it: its states, or its graph.
+def _with_states(forward: _Run, whole: _Run, grown: list[float]) -> list[_Line]:
+    """The peaks of all parts where every step adds the states that are kept of it, and no graph.
 
     Args:
         forward: a pass forward alone.

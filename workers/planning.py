@@ -66,7 +66,7 @@ def make_plan(
         all_gradients: every way to make the gradient, or the spec's own alone.
 
     Raises:
-        RuntimeError: the flow's field does what can't be rehearsed on fake tensors.
+        SolverError, RuntimeError: the flow can't be rehearsed, as `Rehearsal.forecast` says.
     """
     return _Planner(spec, flow, idle_bytes, workers or spec.resources.workers, available_bytes).plan(all_gradients)
 
