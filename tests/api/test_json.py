@@ -19,10 +19,11 @@ from tests.api.conftest import NOW, Run
 from tests.api.test_head import leave_a_file
 
 # They print no answer of the API: a service, tables of rows, a script for a shell; a deletion has none.
-WITHOUT = {"serve", "logprob", "sample", "completion", "delete", "sweep delete", "keys bootstrap"}
+WITHOUT = {"serve", "logprob", "sample", "completion", "delete", "sweep delete", "webhooks remove", "keys bootstrap"}
 SWEEP = SweepSpec.model_json_schema()["examples"][0]
-# They compute for seconds; tests of their own read their JSON.
+# They compute for seconds, or need a server that may call others; tests of their own run them.
 ELSEWHERE = {"doctor", "plan", "validate", "inspect", "score"}
+ELSEWHERE |= {"webhooks add", "webhooks deliveries", "webhooks ping", "webhooks enable"}
 
 
 def leaves(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
