@@ -65,7 +65,8 @@ def test_a_second_value_is_refused_where_one_is_taken(
 ) -> None:
     values = {"state": ("running", "failed"), "label": ("a=1", "b=2"), "phase": ("forward", "backward")}
     first, second = values.get(name, ("1", "2"))
-    answer = api.get(path.format(job_id=submit()["id"], name="loss"), params=[(name, first), (name, second)])
+    things = {"job_id": submit()["id"], "name": "loss", "sweep_id": "none", "webhook_id": "none"}
+    answer = api.get(path.format(**things), params=[(name, first), (name, second)])
     if many:
         assert answer.status_code in {200, 404}, answer.text  # a job without these has no such metrics
     else:

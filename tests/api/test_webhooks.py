@@ -102,7 +102,7 @@ def test_a_host_that_is_not_allowed_is_refused_with_what_to_set(client: TestClie
 
 
 def test_without_a_setting_no_host_is_allowed(tmp_path: Path) -> None:
-    with TestClient(create_app(Settings(data=tmp_path))) as client:
+    with TestClient(create_app(Settings(data=tmp_path)), base_url="http://127.0.0.1") as client:
         answer = client.post(WEBHOOKS, json={"url": "https://hooks.example.org/x"})
         assert "SYMADJ_WEBHOOK_HOSTS" in assert_problem(answer, 422)["detail"]
 

@@ -71,6 +71,7 @@ def test_a_follower_goes_on_from_where_the_killed_one_was(database: Database, tm
     training.steps(5)
     tensorboard(database, tmp_path).look()
     assert scalars(tmp_path / training.job_id, "loss") == [(step, 1.0) for step in range(1, 11)]
+    assert len(list((tmp_path / training.job_id).iterdir())) == 2, "what was taken is not given again"
 
 
 class Away:

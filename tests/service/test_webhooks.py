@@ -178,7 +178,7 @@ def test_a_webhook_is_told_of_its_owners_jobs_with_its_labels_and_the_events_tha
 def test_what_was_refused_is_sent_again_under_the_same_id_until_it_arrives(
     database: Database, receives: Receiver
 ) -> None:
-    receives.statuses = [500, 302, 404]
+    receives.statuses = [500, 307, 404]
     webhook = make(database, receives.url, Notice.QUEUED)
     submit(database)
     with notifying(database):
