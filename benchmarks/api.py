@@ -1,0 +1,419 @@
+"""Telemetry and jobs over HTTP, beside an earlier build and MLflow's server (`make bench-api`).
+
+Each service runs alone on a store of its own (SQLite, unless --store names PostgreSQL's address), and the same is asked
+of all of them in turn: batches of 1,000 values of a metric, a series of a million steps downsampled to 1,000 points for
+the first time and again, a part of it, the summary of its memory, new jobs, a page of 50 of many jobs, and what a
+deletion takes and how long another job's batch waits meanwhile. MLflow is asked for the interval query of a series of
+10,000 steps, and for runs. Medians; the table has ratios. The earlier build is a commit of this repository, checked out
+beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+BATCH = 1000
+WIDTH = 1000
+THEIR_STEPS = 10_000  # of MLflow's series
+SPEC = {"data": {"kind": "toy", "name": "moons"}}
+TIME = datetime(2026, 1, 1, tzinfo=UTC)
+PATIENCE_SECONDS = 120.0
+
+
+@dataclass
+class Ours:
+    """A version of this service: its folder, its API, and a job whose run is this benchmark."""
+
+    client: httpx.Client
+    store: str
+    job_id: str
+    token: str
+    sent: int = 0
+
+    def send(self, records: list[dict[str, Any]]) -> None:
+        """Send a batch as rank 0 does."""
+        batch = {"source": "rank-0", "first_seq": self.sent + 1, "records": records}
+        answer = self.client.post(
+            "/api/v1/ingest/batches", json=batch, headers={"Authorization": f"Bearer {self.token}"}
+        )
+        assert answer.status_code == 200, answer.text
+        self.sent += len(records)
+
+    def get(self, path: str, **query: Any) -> dict[str, Any]:
+        """Read something of the job."""
+        answer = self.client.get(f"/api/v1/jobs/{self.job_id}{path}", params=query)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", default="6a79a12", help="a commit, or none")
+    parser.add_argument("--mlflow", type=Path, help="the command `mlflow` of another environment; default: without it")
+    parser.add_argument("--store", help="an address under which two empty databases, `now` and `before`, are")
+    parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--series", type=int, default=10)
+    parser.add_argument("--jobs", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="symadj-bench-")))
+        trees = {"now": Path(__file__).resolve().parents[1]}
+        if options.before != "none":
+            trees["before"] = stack.enter_context(checked_out(options.before, folder / "before"))
+        ours = {
+            name: stack.enter_context(service(tree, folder / f"{name}-data", name, options.store))
+            for name, tree in trees.items()
+        }
+        names = [f"metric_{number}" for number in range(options.series)]
+        print(
+            f"{options.steps:,} steps of {options.series} metrics, {options.jobs:,} jobs; medians of {options.rounds}"
+        )
+        print("\n| what | " + " | ".join(ours) + " | MLflow 3.18.0 | ratio to before | ratio to MLflow |")
+        print("| --- |" + " ---: |" * (len(ours) + 3))
+        mlflow = None
+        if options.mlflow is not None:
+            mlflow = Mlflow(stack.enter_context(their_server(folder / "mlflow", options.mlflow)))
+
+        ingest = in_turn(
+            {name: one_metric(build) for name, build in ours.items()}
+            | ({"mlflow": mlflow.log_batch} if mlflow is not None else {}),
+            options.rounds,
+        )
+        row("a batch of 1,000 values stored, ms", ours, ingest)
+        row(
+            "a job created, ms",
+            ours,
+            in_turn(
+                {name: create(build) for name, build in ours.items()}
+                | ({"mlflow": mlflow.create} if mlflow is not None else {}),
+                options.rounds * 3,
+            ),
+        )
+        for build in ours.values():
+            for _ in range(options.jobs - options.rounds * 3):
+                create(build)()
+        if mlflow is not None:
+            for _ in range(options.jobs - options.rounds * 3):
+                mlflow.create()
+        row(
+            "a page of 50 jobs, ms",
+            ours,
+            in_turn(
+                {name: page(build) for name, build in ours.items()}
+                | ({"mlflow": mlflow.search} if mlflow is not None else {}),
+                options.rounds,
+            ),
+        )
+
+        sizes = {}
+        for name, build in ours.items():
+            before = stored_bytes(build)
+            fill(build, names, options.steps)
+            sizes[name] = [(stored_bytes(build) - before) / (options.steps * options.series)]
+        row("bytes a value", ours, sizes)
+        if mlflow is not None:
+            mlflow.fill(THEIR_STEPS)
+        drawn = {name: [seconds(picture(build, metric)) for metric in names] for name, build in ours.items()}
+        if mlflow is not None:
+            drawn["mlflow"] = [seconds(mlflow.interval) for _ in names]
+        row(f"{options.steps:,} steps in {WIDTH} points, first time, ms", ours, scaled(drawn))
+        again = {
+            name: [seconds(picture(build, names[0], WIDTH - turn)) for turn in range(1, options.rounds)]
+            for name, build in ours.items()
+        }
+        if mlflow is not None:
+            again["mlflow"] = [seconds(mlflow.interval) for _ in range(options.rounds)]
+        row("again, in another width, ms", ours, scaled(again))
+        parts = {"now": [seconds(part(ours["now"], names[0], options.steps, turn)) for turn in range(options.rounds)]}
+        if "before" in ours:  # which can draw the whole alone
+            parts["before"] = again["before"]
+        row("a hundredth of the steps, ms", ours, scaled(parts))
+        row(
+            "memory summed up, ms",
+            ours,
+            scaled({name: [seconds(memory(build, turn)) for turn in range(3)] for name, build in ours.items()}),
+        )
+        took, waits = {}, {}
+        for name, build in ours.items():
+            took[name], waits[name] = deleted(build, trees[name])
+        row("the job deleted, s", ours, took)
+        row("longest wait of another job's batch, s", ours, waits)
+
+
+def row(what: str, ours: dict[str, Ours], measured: dict[str, list[float]]) -> None:
+    """Print a line of medians and ratios; more is worse in all of them."""
+    middle = {name: statistics.median(values) for name, values in measured.items()}
+    cells = [f"{middle[name]:.3g}" if name in middle else "" for name in (*ours, "mlflow")]
+    ratios = [f"{middle['now'] / middle[name]:.3f}" if name in middle else "" for name in ("before", "mlflow")]
+    print(f"| {what} | {' | '.join(cells + ratios)} |", flush=True)
+
+
+def scaled(measured: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Return seconds as milliseconds."""
+    return {name: [value * 1000 for value in values] for name, values in measured.items()}
+
+
+def in_turn(asked: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Return the milliseconds of each, asked in turn; the first round is not counted."""
+    measured: dict[str, list[float]] = {name: [] for name in asked}
+    for turn in range(rounds + 1):
+        for name, ask in asked.items():
+            value = seconds(ask) * 1000
+            if turn:
+                measured[name].append(value)
+    return measured
+
+
+def seconds(ask: Callable[[], object]) -> float:
+    """Return what something takes."""
+    start = time.perf_counter()
+    ask()
+    return time.perf_counter() - start
+
+
+def step_record(step: int, metrics: dict[str, float]) -> dict[str, Any]:
+    """Return the record of a step that took some milliseconds."""
+    time_of = TIME + timedelta(microseconds=step * 8300 + step * 7919 % 997)
+    return {"kind": "step", "time": time_of.isoformat(), "step": step, "metrics": metrics}
+
+
+def memory_records(step: int) -> list[dict[str, Any]]:
+    """Return the records of memory of a step."""
+    record = {"kind": "memory", "time": TIME.isoformat(), "step": step, "rank": 0, "host_idle_bytes": 2**29}
+    record |= {"device_idle_bytes": None, "device_peak_bytes": None}
+    return [
+        record | {"phase": phase, "host_peak_bytes": 2**29 + 4096 * (step * 7919 % 1013)}
+        for phase in ("forward", "backward", "optimizer")
+    ]
+
+
+def one_metric(build: Ours) -> Callable[[], None]:
+    """Return a sender of 1,000 new values of one metric."""
+
+    def send() -> None:
+        first = build.sent + 1
+        build.send([step_record(step, {"loss": 1 / step}) for step in range(first, first + BATCH)])
+
+    return send
+
+
+def create(build: Ours) -> Callable[[], None]:
+    """Return what submits a job."""
+
+    def submit() -> None:
+        answer = build.client.post("/api/v1/jobs", json=SPEC)
+        assert answer.status_code == 201, answer.text
+
+    return submit
+
+
+def page(build: Ours) -> Callable[[], None]:
+    """Return what reads the newest 50 jobs."""
+
+    def read() -> None:
+        answer = build.client.get("/api/v1/jobs", params={"limit": 50})
+        assert len(answer.json()["items"]) == 50, answer.text
+
+    return read
+
+
+def fill(build: Ours, names: list[str], steps: int) -> None:
+    """Send all series and the memory of every hundredth step."""
+    values = np.random.default_rng(0).normal(size=(len(names), steps))
+    for start in range(0, steps, BATCH):
+        build.send(
+            [
+                step_record(step + 1, {name: values[place, step] for place, name in enumerate(names)})
+                for step in range(start, min(start + BATCH, steps))
+            ]
+        )
+    for start in range(0, steps, 300):
+        build.send([record for step in range(start, min(start + 300, steps)) for record in memory_records(step + 1)])
+
+
+def stored_bytes(build: Ours) -> float:
+    """Return what the store takes, by the service's own word."""
+    answer = build.client.get("/api/v1/usage", timeout=600)
+    return float(answer.json()["store_bytes"])
+
+
+def picture(build: Ours, metric: str, points: int = WIDTH) -> Callable[[], object]:
+    """Return what downsamples a series."""
+    return lambda: build.get(f"/metrics/{metric}", points=points)
+
+
+def part(build: Ours, metric: str, steps: int, turn: int) -> Callable[[], object]:
+    """Return what downsamples a hundredth of a series."""
+    first = turn * steps // 100 + 1
+    return lambda: build.get("/series", name=metric, points=WIDTH, first_step=first, last_step=first + steps // 100)
+
+
+def memory(build: Ours, turn: int) -> Callable[[], object]:
+    """Return what sums up the memory of a job."""
+    return lambda: build.get("/memory", first_step=turn + 1)
+
+
+def deleted(build: Ours, tree: Path) -> tuple[list[float], list[float]]:
+    """Delete the job; return the seconds that took, and the longest that another job's batch waited meanwhile."""
+    outcome = {"source": "driver", "first_seq": 1, "records": [{"kind": "outcome", "state": "succeeded"}]}
+    outcome["records"][0]["time"] = TIME.isoformat()  # type: ignore[index]
+    headers = {"Authorization": f"Bearer {build.token}"}
+    assert build.client.post("/api/v1/ingest/batches", json=outcome, headers=headers).status_code == 200
+    other = Ours(build.client, build.store, *claimed(build.client, tree, build.store))
+    waits: list[float] = []
+    done = threading.Event()
+
+    def keep_sending() -> None:
+        send = one_metric(other)
+        while not done.is_set():
+            waits.append(seconds(send))
+
+    sender = threading.Thread(target=keep_sending)
+    sender.start()
+    while not waits:
+        time.sleep(0.01)
+    took = seconds(lambda: build.client.delete(f"/api/v1/jobs/{build.job_id}").raise_for_status())
+    done.set()
+    sender.join()
+    return [took], [max(waits)]
+
+
+class Mlflow:
+    """MLflow's server, by its REST interface."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+        self._run_id = self.create()
+        self._steps = 0
+
+    def _ask(self, path: str, **body: Any) -> dict[str, Any]:
+        answer = self._client.post(f"/api/2.0/mlflow/{path}", json=body)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def create(self) -> str:
+        """Create a run."""
+        return str(self._ask("runs/create", experiment_id="0", start_time=0)["run"]["info"]["run_id"])
+
+    def log_batch(self) -> None:
+        """Send 1,000 values of one metric."""
+        self.fill(BATCH)
+
+    def fill(self, steps: int) -> None:
+        """Send more values of one metric."""
+        for start in range(self._steps, self._steps + steps, BATCH):
+            points = [
+                {"key": "loss", "value": 1 / (n + 1), "timestamp": n, "step": n} for n in range(start, start + BATCH)
+            ]
+            self._ask("runs/log-batch", run_id=self._run_id, metrics=points)
+        self._steps += steps
+
+    def search(self) -> None:
+        """Read the newest 50 runs."""
+        assert len(self._ask("runs/search", experiment_ids=["0"], max_results=50)["runs"]) == 50
+
+    def interval(self) -> None:
+        """Read a series as its page does: at most so many of its points."""
+        query: dict[str, Any] = {"run_ids": self._run_id, "metric_key": "loss", "max_results": WIDTH}
+        answer = self._client.get("/ajax-api/2.0/mlflow/metrics/get-history-bulk-interval", params=query)
+        assert len(answer.json()["metrics"]) > WIDTH // 2, answer.text
+
+
+@contextmanager
+def checked_out(commit: str, folder: Path) -> Iterator[Path]:
+    """Check out a commit of this repository in a folder of its own until the block ends."""
+    git = ["git", "-C", str(Path(__file__).resolve().parents[1]), "worktree"]
+    subprocess.run([*git, "add", "--quiet", "--detach", folder, commit], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run([*git, "remove", "--force", folder], check=True)
+
+
+@contextmanager
+def service(tree: Path, data: Path, name: str, store: str | None) -> Iterator[Ours]:
+    """Run the API of a version on a new store."""
+    data.mkdir()
+    store = f"sqlite:///{data}/symadj.sqlite" if store is None else f"{store}/{name}"
+    package = "symadj.api" if (tree / "symadj").exists() else "api"
+    environment = os.environ | {"SYMADJ_DATA": str(data), "SYMADJ_STORE_URL": store, "PYTHONPATH": str(tree)}
+    with server([sys.executable, "-m", package], environment, tree, "/healthz") as client:
+        yield Ours(client, store, *claimed(client, tree, store))
+
+
+def claimed(client: httpx.Client, tree: Path, store: str) -> tuple[str, str]:
+    """Submit a job; return its id and the token of its run, by the code of a version."""
+    answer = client.post("/api/v1/jobs", json=SPEC)
+    assert answer.status_code == 201, answer.text
+    job_id = answer.json()["id"]
+    script = Path(__file__).with_name("peers") / "claimed_job.py"
+    command = [sys.executable, "-P", script, store, job_id]
+    made = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(tree)}, cwd=tree, stdout=subprocess.PIPE, check=True, text=True
+    )
+    return job_id, made.stdout.strip()
+
+
+@contextmanager
+def their_server(data: Path, mlflow: Path) -> Iterator[httpx.Client]:
+    """Run MLflow's server as its documentation does, on SQLite."""
+    data.mkdir()
+    command = [str(mlflow.absolute()), "server", "--backend-store-uri", f"sqlite:///{data}/mlflow.db"]
+    command += ["--artifacts-destination", str(data / "artifacts")]
+    with server(command, dict(os.environ), data, "/health") as client:
+        yield client
+
+
+@contextmanager
+def server(command: list[str], environment: dict[str, str], folder: Path, path: str) -> Iterator[httpx.Client]:
+    """Run a server on a free port until the block ends; the block begins when it answers."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [*command, "--port", str(port)],
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600, trust_env=False) as client:
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while True:
+                try:
+                    if client.get(path).status_code == 200:
+                        break
+                except httpx.TransportError:
+                    if process.poll() is not None or time.monotonic() > deadline:
+                        raise
+                time.sleep(0.2)
+            yield client
+    finally:
+        process.terminate()
+        process.wait()
+
+
+if __name__ == "__main__":
+    main()
