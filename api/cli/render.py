@@ -17,6 +17,7 @@ from symadj.api.cli.data import data_parts
 from symadj.api.cli.plans import planned_beside_measured
 from symadj.api.cli.results import likelihoods, memory_table, print_parts, size
 from symadj.api.client import Client
+from symadj.api.client.display import labels_text, newest_figures, steps_text
 from symadj.api.diagnosis import Check, Status
 from symadj.api.schemas.jobs import AttemptRead, CheckpointRead, EventRead, JobRead, JobSummary
 from symadj.api.schemas.service import ClusterRead, FieldRead, NodeRead, UsageRead
@@ -117,7 +118,6 @@ def _standing(job: JobSummary) -> str:
 def job_header(job: JobRead) -> Table:
     """Return the description and the progress of a job."""
     table = Table(box=None, show_header=False, pad_edge=False)
-    of = f" of {job.progress.max_steps}" if job.progress.max_steps else ""
     table.add_row("job", f"{job.id}  ({escape(job.name)})")
     table.add_row("state", _standing(job))
     if job.parent is not None:
@@ -131,7 +131,10 @@ def job_header(job: JobRead) -> Table:
         table.add_row("rows", "-" if scored is None else f"{scored:,.0f}")
     else:
         table.add_row("gradient", job.spec["gradient"]["kind"])
-        table.add_row("steps", f"{job.progress.step}{of}")
+        table.add_row("steps", steps_text(job) or "-")
+        table.add_row("newest", ", ".join(newest_figures(job)) or "-")
+    if job.labels:
+        table.add_row("labels", escape(labels_text(job)))
     return table
 
 
@@ -140,24 +143,39 @@ def job_table(jobs: Sequence[JobSummary]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     # Without keys, `local` owns everything.
     owners = any(job.owner != LOCAL.name for job in jobs)
-    for heading in ("job", "name", *(["owner"] if owners else []), "state", "attempt", "priority"):
+    labels = any(job.labels for job in jobs)
+    headings = ("job", "name", *(["owner"] if owners else []), "state", "steps", "newest", "peak", "created")
+    for heading in (*headings, *(["labels"] if labels else []), "why"):
         table.add_column(heading, no_wrap=heading == "job")
-    for heading in ("created", "finished", "reason"):
-        table.add_column(heading)
     for job in jobs:
-        reason = job.reason.value if job.reason else ", ".join(job.alerts)
         table.add_row(
             job.id,
             escape(job.name),
             *([escape(job.owner)] if owners else []),
-            _state(job.state),
-            f"{job.attempt} ({job.attempts_lost} lost)" if job.attempts_lost else str(job.attempt or "-"),
-            str(job.priority),
+            _state(job.state) + (f" ({job.attempts_lost} lost)" if job.attempts_lost else ""),
+            steps_text(job),
+            ", ".join(newest_figures(job)),
+            _peak(job),
             _when(job.created_at),
-            _when(job.finished_at),
-            reason,
+            *([escape(labels_text(job))] if labels else []),
+            _why(job),
         )
     return table
+
+
+def _peak(job: JobSummary) -> str:
+    """Return the highest peak of any worker, of its device where it has one."""
+    peak = job.progress.device_peak_bytes or job.progress.host_peak_bytes
+    return size(peak)
+
+
+def _why(job: JobSummary) -> str:
+    """Return why a job is in its state, what it waits for, or which alerts it has."""
+    if job.reason is not None:
+        return job.reason.value
+    if job.alerts:
+        return f"[yellow]alert: {', '.join(job.alerts)}[/yellow]"
+    return "" if job.waiting is None else f"{job.waiting.place}. in the queue"
 
 
 def metric_table(metrics: Sequence[MetricRead]) -> Table:

@@ -9,7 +9,17 @@ from html import escape
 from symadj.api.schemas.jobs import JobRead, JobSubmitted, JobSummary
 from symadj.service.contract.result import JobResult
 
-__all__ = ["job_html", "job_line", "jobs_html", "jobs_text", "metrics_html", "number"]
+__all__ = [
+    "job_html",
+    "job_line",
+    "jobs_html",
+    "jobs_text",
+    "labels_text",
+    "metrics_html",
+    "newest_figures",
+    "number",
+    "steps_text",
+]
 
 # Of a curve: pixels, and how many points of its own size it is drawn from at most.
 _WIDTH, _HEIGHT, _BUCKETS = 320, 60, 160
@@ -26,7 +36,7 @@ def number(value: float) -> str:
 
 def job_line(job: JobSummary) -> str:
     """Return a job in a line."""
-    told = [job.state.value, _steps(job), *_figures(job)]
+    told = [job.state.value, steps_text(job), *newest_figures(job)]
     if job.waiting is not None:
         told.append(f"place {job.waiting.place}: {job.waiting.reason}")
     if job.reason is not None:
@@ -43,7 +53,15 @@ def jobs_text(jobs: Iterable[JobSummary], *, has_more: bool) -> str:
 def jobs_html(jobs: Iterable[JobSummary], *, has_more: bool) -> str:
     """Return jobs as a table."""
     rows = [
-        (job.id, job.name, job.state.value, _steps(job), ", ".join(_figures(job)), _labels(job), _when(job))
+        (
+            job.id,
+            job.name,
+            job.state.value,
+            steps_text(job),
+            ", ".join(newest_figures(job)),
+            labels_text(job),
+            _when(job),
+        )
         for job in jobs
     ]
     headings = ("job", "name", "state", "steps", "newest", "labels", "created")
@@ -55,10 +73,10 @@ def job_html(job: JobSummary) -> str:
     rows = [
         ("name", job.name),
         ("state", job.state.value),
-        ("steps", _steps(job)),
-        ("newest", ", ".join(_figures(job))),
+        ("steps", steps_text(job)),
+        ("newest", ", ".join(newest_figures(job))),
     ]
-    rows += [("labels", _labels(job)), ("created", _when(job))]
+    rows += [("labels", labels_text(job)), ("created", _when(job))]
     if job.waiting is not None:
         rows.append(("waits", f"place {job.waiting.place}: {job.waiting.reason}"))
     if isinstance(job, JobRead):
@@ -85,7 +103,7 @@ def metrics_html(metrics: Mapping[str, Points]) -> str:
     return f"<table>{headings}{rows}</table>"
 
 
-def _steps(job: JobSummary) -> str:
+def steps_text(job: JobSummary) -> str:
     """Return how far a job is."""
     if not job.progress.step:
         return ""
@@ -93,12 +111,14 @@ def _steps(job: JobSummary) -> str:
     return f"step {job.progress.step:,}{of}"
 
 
-def _figures(job: JobSummary) -> list[str]:
+def newest_figures(job: JobSummary) -> list[str]:
+    """Return the newest values that say most of a job."""
     latest = job.progress.latest
     return [f"{name} {number(latest[name])}" for name in _FIRST if name in latest][:2]
 
 
-def _labels(job: JobSummary) -> str:
+def labels_text(job: JobSummary) -> str:
+    """Return a job's labels as they are written on the command line."""
     return ", ".join(f"{name}={value}" for name, value in job.labels.items())
 
 

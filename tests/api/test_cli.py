@@ -54,6 +54,15 @@ def test_a_job_is_paused_resumed_and_gone_on_from(run: Run) -> None:
     assert "queued" in symadj(server, "resume", job).stdout
 
 
+def test_how_far_a_job_is_and_its_labels_are_listed_and_shown(run: Run) -> None:
+    run.api.patch(f"/api/v1/jobs/{run.job_id}", json={"labels": {"team": "cytometry"}}).raise_for_status()
+    run.send({"kind": "step", "time": NOW, "step": 7, "metrics": {"loss": 1.5, "validation_nll": 2.75}})
+    for command in (("list", "--label", "team=cytometry"), ("show", run.job_id)):
+        printed = symadj(run.server, *command).stdout
+        for told in ("step 7", "validation_nll 2.75", "team=cytometry"):
+            assert all(word in printed for word in told.split()), (command, told, printed)
+
+
 def test_a_lost_attempt_is_shown_with_its_reason(run: Run) -> None:
     run.lose(ReasonCode.WORKER_LOST, "rank-1 was silent for 60 s.")
     run.claim_again()
