@@ -12,12 +12,13 @@ MINUTES ?= 10
 SEEDS ?= 3
 LOADS ?= 10
 VISITS ?= 7
+STEPS ?= 1000000
 SIZE ?= full
 TARGET ?= docs
 SECONDS ?= 60
 
 .PHONY: help install demo serve test test-with-ray test-without-ray test-slow test-peers test-cluster test-deaths soak fuzz attack check bench-core \
-	bench-density bench-toys bench-pairing bench-plan bench-auto bench-load bench-followers bench-page screenshots paper format lock sbom swagger-ui uplot clean
+	bench-density bench-toys bench-pairing bench-plan bench-auto bench-load bench-followers bench-api bench-page screenshots paper format lock sbom swagger-ui uplot clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -117,6 +118,9 @@ bench-load: install ## readers, long polls and pages beside a training (LOADS=10
 bench-followers: install ## 50 followers and 20 open pages beside a training (LOADS=10 SECONDS=60): what they cost it
 	$(BIN)/python -m benchmarks.load --readers 0 --long-polls 0 --followers 50 --pages 20 --points 1000 --stored 0 \
 	  --loads $(LOADS) --seconds $(SECONDS)
+
+bench-api: install $(VENV)-mlflow/.installed ## telemetry and jobs over HTTP beside an earlier build and MLflow (STEPS=1000000)
+	$(BIN)/python -m benchmarks.api --mlflow $(VENV)-mlflow/bin/mlflow --steps $(STEPS)
 
 bench-page: install $(VENV)-mlflow/.installed ## the page beside MLflow's in one Chromium: first paint, rows, curves (VISITS=7)
 	$(BIN)/python -m benchmarks.page --mlflow $(VENV)-mlflow/bin/mlflow --visits $(VISITS)

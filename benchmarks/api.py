@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -20,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,12 +28,13 @@ from typing import Any
 import httpx
 import numpy as np
 
+from benchmarks.servers import answering, mlflow_server
+
 BATCH = 1000
 WIDTH = 1000
 THEIR_STEPS = 10_000  # of MLflow's series
 SPEC = {"data": {"kind": "toy", "name": "moons"}}
 TIME = datetime(2026, 1, 1, tzinfo=UTC)
-PATIENCE_SECONDS = 120.0
 
 
 @dataclass
@@ -92,7 +92,9 @@ def main() -> None:
         print("| --- |" + " ---: |" * (len(ours) + 3))
         mlflow = None
         if options.mlflow is not None:
-            mlflow = Mlflow(stack.enter_context(their_server(folder / "mlflow", options.mlflow)))
+            (folder / "mlflow").mkdir()
+            url = stack.enter_context(mlflow_server(folder / "mlflow", options.mlflow))
+            mlflow = Mlflow(stack.enter_context(client_of(url)))
 
         ingest = in_turn(
             {name: one_metric(build) for name, build in ours.items()}
@@ -358,8 +360,14 @@ def service(tree: Path, data: Path, name: str, store: str | None) -> Iterator[Ou
     store = f"sqlite:///{data}/symadj.sqlite" if store is None else f"{store}/{name}"
     package = "symadj.api" if (tree / "symadj").exists() else "api"
     environment = os.environ | {"SYMADJ_DATA": str(data), "SYMADJ_STORE_URL": store, "PYTHONPATH": str(tree)}
-    with server([sys.executable, "-m", package], environment, tree, "/healthz") as client:
+    command = [sys.executable, "-m", package]
+    with answering(command, "/healthz", environment, tree) as url, client_of(url) as client:
         yield Ours(client, store, *claimed(client, tree, store))
+
+
+def client_of(url: str) -> httpx.Client:
+    """Return a client of a server, which waits as long as an old build takes."""
+    return httpx.Client(base_url=url, timeout=600, trust_env=False)
 
 
 def claimed(client: httpx.Client, tree: Path, store: str) -> tuple[str, str]:
@@ -373,46 +381,6 @@ def claimed(client: httpx.Client, tree: Path, store: str) -> tuple[str, str]:
         command, env=os.environ | {"PYTHONPATH": str(tree)}, cwd=tree, stdout=subprocess.PIPE, check=True, text=True
     )
     return job_id, made.stdout.strip()
-
-
-@contextmanager
-def their_server(data: Path, mlflow: Path) -> Iterator[httpx.Client]:
-    """Run MLflow's server as its documentation does, on SQLite."""
-    data.mkdir()
-    command = [str(mlflow.absolute()), "server", "--backend-store-uri", f"sqlite:///{data}/mlflow.db"]
-    command += ["--artifacts-destination", str(data / "artifacts")]
-    with server(command, dict(os.environ), data, "/health") as client:
-        yield client
-
-
-@contextmanager
-def server(command: list[str], environment: dict[str, str], folder: Path, path: str) -> Iterator[httpx.Client]:
-    """Run a server on a free port until the block ends; the block begins when it answers."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [*command, "--port", str(port)],
-        env=environment,
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600, trust_env=False) as client:
-            deadline = time.monotonic() + PATIENCE_SECONDS
-            while True:
-                try:
-                    if client.get(path).status_code == 200:
-                        break
-                except httpx.TransportError:
-                    if process.poll() is not None or time.monotonic() > deadline:
-                        raise
-                time.sleep(0.2)
-            yield client
-    finally:
-        process.terminate()
-        process.wait()
 
 
 if __name__ == "__main__":

@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import sqlalchemy as sa
 from selenium.webdriver import Chrome
 from selenium.webdriver.support.wait import WebDriverWait
 
 from benchmarks.browser import chromium
+from benchmarks.servers import answering, mlflow_server
 from symadj.service.contract.records import StepRecord
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.states import JobState
@@ -106,7 +104,7 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
         url = stack.enter_context(our_server(ours))
         job = filled(ours, options.jobs, options.steps)
-        their_url = stack.enter_context(their_server(theirs, options.mlflow))
+        their_url = stack.enter_context(mlflow_server(theirs, options.mlflow))
         experiment, run = their_runs(theirs, options.mlflow, their_url, options.runs, options.their_steps)
         their_page = f"{their_url}/#/experiments/{experiment}/runs"
         rows = THEIR_ROWS.format(runs=options.runs, last=max(1, options.runs - 10))
@@ -152,55 +150,9 @@ def report(pairs: list[tuple[View, View]], options: argparse.Namespace) -> None:
 @contextmanager
 def our_server(data: Path) -> Iterator[str]:
     """Run the API alone; yield its URL."""
-    port = free_port()
-    command = [sys.executable, "-m", "symadj.api", "--port", str(port)]
-    with answering(command, f"http://127.0.0.1:{port}", "/healthz", os.environ | {"SYMADJ_DATA": str(data)}) as url:
+    environment = os.environ | {"SYMADJ_DATA": str(data)}
+    with answering([sys.executable, "-m", "symadj.api"], "/healthz", environment) as url:
         yield url
-
-
-@contextmanager
-def their_server(data: Path, mlflow: Path) -> Iterator[str]:
-    """Run MLflow's server as its documentation does, on SQLite; yield its URL."""
-    port = free_port()
-    command = [
-        str(mlflow.absolute()),
-        "server",
-        "--port",
-        str(port),
-        "--backend-store-uri",
-        f"sqlite:///{data}/mlflow.db",
-    ]
-    command += ["--artifacts-destination", str(data / "artifacts")]
-    with answering(command, f"http://127.0.0.1:{port}", "/health", dict(os.environ)) as url:
-        yield url
-
-
-@contextmanager
-def answering(command: list[str], url: str, path: str, environment: dict[str, str]) -> Iterator[str]:
-    """Run a server until the block ends; the block begins when it answers."""
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                if httpx.get(f"{url}{path}", timeout=5, trust_env=False).status_code == 200:
-                    break
-            except httpx.TransportError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise
-            time.sleep(0.2)
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def free_port() -> int:
-    """Return a port that is free now."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def filled(data: Path, count: int, steps: int) -> str:

@@ -1,0 +1,51 @@
+"""Servers that a benchmark starts, its own and others'."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import httpx
+
+__all__ = ["answering", "mlflow_server"]
+
+PATIENCE_SECONDS = 600.0
+
+
+@contextmanager
+def answering(command: list[str], path: str, environment: dict[str, str], folder: Path | None = None) -> Iterator[str]:
+    """Run a server on a free port until the block ends; the block begins when it answers. Yield its URL."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    url = f"http://127.0.0.1:{port}"
+    silent = subprocess.DEVNULL
+    process = subprocess.Popen([*command, "--port", port], env=environment, cwd=folder, stdout=silent, stderr=silent)
+    try:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                if httpx.get(f"{url}{path}", timeout=5, trust_env=False).status_code == 200:
+                    break
+            except httpx.TransportError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def mlflow_server(data: Path, mlflow: Path) -> Iterator[str]:
+    """Run MLflow's server as its documentation does, on SQLite; yield its URL."""
+    command = [str(mlflow.absolute()), "server", "--backend-store-uri", f"sqlite:///{data}/mlflow.db"]
+    command += ["--artifacts-destination", str(data / "artifacts")]
+    with answering(command, "/health", dict(os.environ)) as url:
+        yield url
