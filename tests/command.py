@@ -30,7 +30,7 @@ def run_symadj(
     *words: str, environment: Mapping[str, str] | None = None, folder: Path | None = None, stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run ``symadj`` with these words, in a folder, with an environment of these SYMADJ_ variables and no others."""
-    out, errors = io.StringIO(), io.StringIO()
+    out, errors = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="", write_through=True) for _ in range(2))
     with pytest.MonkeyPatch.context() as world, redirect_stdout(out), redirect_stderr(errors):
         for name in [name for name in os.environ if name.startswith("SYMADJ_")]:
             world.delenv(name)
@@ -45,4 +45,6 @@ def run_symadj(
             status = 0
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    return subprocess.CompletedProcess(["symadj", *words], status, out.getvalue(), errors.getvalue())
+    return subprocess.CompletedProcess(
+        ["symadj", *words], status, *(stream.buffer.getvalue().decode() for stream in (out, errors))
+    )

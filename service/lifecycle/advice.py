@@ -25,6 +25,8 @@ _OF_A_TRAINING = {
     "often), and go on from the last checkpoint in a new job (symadj continue), with a larger max_attempts perhaps",
     ReasonCode.CLUSTER_LOST: "see that Ray's head runs and has the memory that it needs, and go on from the last "
     "checkpoint in a new job (symadj continue)",
+    ReasonCode.PRUNED: "its sweep gave it up for what the other trials had reached: to train it to its end all the "
+    "same, submit it by itself (symadj clone)",
     ReasonCode.TIMEOUT: "go on from the last checkpoint in a new job (symadj continue), with a longer timeout_minutes "
     "or none",
     ReasonCode.INTERNAL: "this is a fault of symadj or of its installation: report it with the message and the events; "

@@ -66,7 +66,7 @@ def test_an_artifact_is_streamed_with_its_length_and_etag_and_never_whole_in_mem
     assert most - before < size / 2
     with run.api.stream("GET", item["url"]) as response:
         in_short = run.api.head(item["url"])
-        assert in_short.headers.items() - response.headers.items() <= {("date", in_short.headers["date"])}
+        assert {name for name, _ in in_short.headers.items() - response.headers.items()} <= {"date", "x-request-id"}
     assert in_short.content == b""
     missing = run.get("/artifacts/curve.png")
     assert missing.status_code == 404

@@ -37,7 +37,9 @@ def row_of(database: Database, key: str) -> ApiKey:
 
 def test_a_key_opens_as_its_name_and_role(database: Database) -> None:
     key = make(database, "ada@example.org", Role.VIEWER)
-    assert keys.authenticate(database, key, SECRET) == Principal("ada@example.org", Role.VIEWER)
+    assert keys.authenticate(database, key, SECRET) == Principal(
+        "ada@example.org", Role.VIEWER, row_of(database, key).id
+    )
 
 
 def test_the_store_holds_nothing_that_opens(database: Database) -> None:
