@@ -12,16 +12,16 @@ from typing import Any
 
 
 def module(name: str) -> Any:
-    """Import a module of that version."""
-    return importlib.import_module(f"symadj.{name}" if Path("symadj").exists() else name)
+    """Import a module of that version's service."""
+    return importlib.import_module(f"symadj.service.{name}" if Path("symadj").exists() else f"service.{name}")
 
 
 def main() -> None:
     """Claim the job, and print the token."""
     url, job_id = sys.argv[1:]
-    with module("service.store").Database(url).session() as session:
-        job = module("service.store.jobs").lock(session, job_id)
-        print(module("service.lifecycle.attempts").claim(session, job, actor="bench", lease_seconds=1e9).token)
+    with module("store").Database(url).session() as session:
+        job = module("store.jobs").lock(session, job_id)
+        print(module("lifecycle.attempts").claim(session, job, actor="bench", lease_seconds=1e9).token)
 
 
 if __name__ == "__main__":

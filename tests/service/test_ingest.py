@@ -6,12 +6,10 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.orm import Session
 
@@ -71,26 +69,25 @@ def losses(database: Database, job_id: str) -> list[tuple[int, float | None]]:
     return [(point.step, point.value) for point in points]
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 11), st.integers(1, 6)), max_size=25))
-def test_whatever_is_sent_again_or_out_of_turn_each_record_is_stored_once(sends: list[tuple[int, int]]) -> None:
-    with TemporaryDirectory() as folder:
-        database = Database(f"sqlite:///{Path(folder) / 'store.sqlite'}")
-        database.migrate()
-        started = start_job(database)
-        all_records = [step(number) for number in range(1, 13)]
-        stored = 0
-        for start, length in sends:
-            batch = all_records[start : start + length]
-            if start > stored:
-                with pytest.raises(ConflictError) as caught:
-                    send(database, started.token, start + 1, *batch)
-                assert caught.value.extensions == {"next_seq": stored + 1}
-            else:
-                stored = max(stored, start + len(batch))
-                assert send(database, started.token, start + 1, *batch) == stored + 1
-        assert losses(database, started.job.id) == [(number, float(number)) for number in range(1, stored + 1)]
-        database.close()
+# A job of its own each time, in one store.
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sends=st.lists(st.tuples(st.integers(0, 11), st.integers(1, 6)), max_size=25))
+def test_whatever_is_sent_again_or_out_of_turn_each_record_is_stored_once(
+    database: Database, sends: list[tuple[int, int]]
+) -> None:
+    started = start_job(database)
+    all_records = [step(number) for number in range(1, 13)]
+    stored = 0
+    for start, length in sends:
+        batch = all_records[start : start + length]
+        if start > stored:
+            with pytest.raises(ConflictError) as caught:
+                send(database, started.token, start + 1, *batch)
+            assert caught.value.extensions == {"next_seq": stored + 1}
+        else:
+            stored = max(stored, start + len(batch))
+            assert send(database, started.token, start + 1, *batch) == stored + 1
+    assert losses(database, started.job.id) == [(number, float(number)) for number in range(1, stored + 1)]
 
 
 def test_sources_are_counted_apart(database: Database) -> None:
