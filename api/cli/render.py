@@ -134,7 +134,7 @@ def job_header(job: JobRead) -> Table:
         table.add_row("steps", steps_text(job) or "-")
         table.add_row("newest", ", ".join(newest_figures(job)) or "-")
     if job.labels:
-        table.add_row("labels", escape(labels_text(job)))
+        table.add_row("labels", escape(labels_text(job.labels)))
     return table
 
 
@@ -157,7 +157,7 @@ def job_table(jobs: Sequence[JobSummary]) -> Table:
             ", ".join(newest_figures(job)),
             _peak(job),
             _when(job.created_at),
-            *([escape(labels_text(job))] if labels else []),
+            *([escape(labels_text(job.labels))] if labels else []),
             _why(job),
         )
     return table

@@ -14,8 +14,10 @@ from rich.text import Text
 
 from symadj.api.cli import render, watching
 from symadj.api.cli.documents import RowSettings, Settings, SpecFile, csv_fields, read_spec, set_fields
+from symadj.api.cli.labels import changes_of_labels
 from symadj.api.cli.shared import AsJson, JobId, client_command, console, errors, print_answer
 from symadj.api.client import Client, Job
+from symadj.api.client.display import labels_text
 from symadj.service.contract.layout import SCORES_FILE
 from symadj.service.contract.spec.trial import trial_of
 from symadj.service.contract.states import TERMINAL, JobState
@@ -114,12 +116,8 @@ def label(
     as_json: AsJson = False,
 ) -> None:
     """Change labels of a job, whatever its state is."""
-    pairs = [text.partition("=") for text in labels]
-    if wrong := [text for text, (_, equals, _) in zip(labels, pairs, strict=True) if not equals]:
-        raise typer.BadParameter(f"{wrong[0]!r} is not of the form name=value", param_hint="NAME=VALUE...")
-    read = client.change(job, name=name, labels={key: value or None for key, _, value in pairs})
-    told = ", ".join(f"{key}={value}" for key, value in read.labels.items())
-    print_answer(read, [Text(f"{read.id}: {told or 'no labels'}")], as_json)
+    read = client.change(job, name=name, labels=changes_of_labels(labels))
+    print_answer(read, [Text(f"{read.id}: {labels_text(read.labels) or 'no labels'}")], as_json)
 
 
 @client_command(app)

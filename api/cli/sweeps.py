@@ -17,8 +17,10 @@ from typer.core import TyperGroup
 
 from symadj.api.cli import render
 from symadj.api.cli.documents import Settings, read_spec, set_fields
+from symadj.api.cli.labels import changes_of_labels
 from symadj.api.cli.shared import AsJson, client_command, console, errors, print_answer
 from symadj.api.client import Client
+from symadj.api.client.display import labels_text
 from symadj.api.schemas.sweeps import SweepRead, SweepSummary, TrialRead
 from symadj.service.contract.states import SweepState, TrialState
 
@@ -106,12 +108,8 @@ def label(
     as_json: AsJson = False,
 ) -> None:
     """Change labels of a sweep; its jobs keep theirs."""
-    pairs = [text.partition("=") for text in labels]
-    if wrong := [text for text, (_, equals, _) in zip(labels, pairs, strict=True) if not equals]:
-        raise typer.BadParameter(f"{wrong[0]!r} is not of the form name=value", param_hint="NAME=VALUE...")
-    read = client.change_sweep(sweep, name=name, labels={key: value or None for key, _, value in pairs})
-    told = ", ".join(f"{key}={value}" for key, value in read.labels.items())
-    print_answer(read, [Text(f"{read.id}: {told or 'no labels'}")], as_json)
+    read = client.change_sweep(sweep, name=name, labels=changes_of_labels(labels))
+    print_answer(read, [Text(f"{read.id}: {labels_text(read.labels) or 'no labels'}")], as_json)
 
 
 @client_command(app)

@@ -59,7 +59,7 @@ def jobs_html(jobs: Iterable[JobSummary], *, has_more: bool) -> str:
             job.state.value,
             steps_text(job),
             ", ".join(newest_figures(job)),
-            labels_text(job),
+            labels_text(job.labels),
             _when(job),
         )
         for job in jobs
@@ -76,7 +76,7 @@ def job_html(job: JobSummary) -> str:
         ("steps", steps_text(job)),
         ("newest", ", ".join(newest_figures(job))),
     ]
-    rows += [("labels", labels_text(job)), ("created", _when(job))]
+    rows += [("labels", labels_text(job.labels)), ("created", _when(job))]
     if job.waiting is not None:
         rows.append(("waits", f"place {job.waiting.place}: {job.waiting.reason}"))
     if isinstance(job, JobRead):
@@ -117,9 +117,9 @@ def newest_figures(job: JobSummary) -> list[str]:
     return [f"{name} {number(latest[name])}" for name in _FIRST if name in latest][:2]
 
 
-def labels_text(job: JobSummary) -> str:
-    """Return a job's labels as they are written on the command line."""
-    return ", ".join(f"{name}={value}" for name, value in job.labels.items())
+def labels_text(labels: Mapping[str, str]) -> str:
+    """Return labels as they are written on the command line."""
+    return ", ".join(f"{name}={value}" for name, value in labels.items())
 
 
 def _when(job: JobSummary) -> str:
