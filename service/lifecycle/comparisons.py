@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from sqlalchemy.orm import Session
 
 from symadj.service.contract.spec import TRAINING, kind_of
@@ -12,6 +10,7 @@ from symadj.service.contract.storage import Storage
 from symadj.service.errors import IdempotencyMismatchError, NotFoundError
 from symadj.service.identifiers import new_comparison_id
 from symadj.service.lifecycle import parents, requests
+from symadj.service.lifecycle.idempotency import id_under_key
 from symadj.service.store import jobs
 from symadj.service.store.tables import Job
 
@@ -37,8 +36,7 @@ def submit(
     """
     comparison = new_comparison_id()
     if idempotency_key is not None:
-        digest = hashlib.sha256(f"{owner}\0{idempotency_key}".encode()).hexdigest()
-        comparison = f"{comparison.partition('-')[0]}-{digest[:16]}"
+        comparison = f"{comparison.partition('-')[0]}-{id_under_key(owner, idempotency_key)}"
     made = []
     for number, gradient in enumerate(request.chosen):
         job, created = requests.submit(

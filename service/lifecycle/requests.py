@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +24,7 @@ from symadj.service.errors import (
 )
 from symadj.service.identifiers import new_job_id
 from symadj.service.lifecycle import parents
+from symadj.service.lifecycle.idempotency import hash_of_written
 from symadj.service.store import Database, blocks, events, jobs
 from symadj.service.store.tables import IdempotencyKey, Job
 
@@ -57,9 +56,7 @@ def submit(
         InvalidSpecError: the memory_budget is less than any worker takes; the spec's parent has no such checkpoint, or
             trains something else; or its field is of a package that is not installed, or that refuses its options.
     """
-    # What the user wrote, without defaults: those may change with a release, and the user's retry would not match.
-    written = spec.model_dump(mode="json", exclude_unset=True)
-    body_hash = hashlib.sha256(json.dumps(written, sort_keys=True).encode()).digest()
+    body_hash = hash_of_written(spec)
     if idempotency_key is not None:
         known = jobs.idempotency_key(session, owner, idempotency_key)
         if known is not None:

@@ -7,8 +7,6 @@ so a process that dies leaves either both or none.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -29,6 +27,7 @@ from symadj.service.errors import (
 )
 from symadj.service.identifiers import new_sweep_id
 from symadj.service.lifecycle import parents, requests
+from symadj.service.lifecycle.idempotency import hash_of_written, id_under_key
 from symadj.service.store import jobs, sweeps
 from symadj.service.store.tables import Job, Sweep, SweepTrial
 
@@ -63,12 +62,10 @@ def submit(
         TooManyRequestsError: ``max_running`` sweeps of this owner run already.
         NoRoomError, InvalidSpecError: as for the job of a trial by itself.
     """
-    written = spec.model_dump(mode="json", exclude_unset=True)
-    body_hash = hashlib.sha256(json.dumps(written, sort_keys=True).encode()).digest()
+    body_hash = hash_of_written(spec)
     sweep_id = new_sweep_id()
     if idempotency_key is not None:
-        digest = hashlib.sha256(f"{owner}\0{idempotency_key}".encode()).hexdigest()
-        sweep_id = f"{sweep_id.partition('-')[0]}-{digest[:16]}"
+        sweep_id = f"{sweep_id.partition('-')[0]}-{id_under_key(owner, idempotency_key)}"
         known = sweeps.find(session, sweep_id)
         if known is not None:
             if known.body_hash != body_hash:
