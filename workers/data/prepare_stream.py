@@ -35,12 +35,14 @@ class _Checked:
 
     Attributes:
         training: those to train on.
+        validation_rows: how many of the held-out rows are for validation, the first ones; the others are for the test.
         drawn: numbers of the held-out rows among all rows.
         raw, context: the held-out rows, in that order.
         noise: that dequantises them.
     """
 
     training: TrainingRows
+    validation_rows: int
     drawn: Index
     raw: NDArray[Any]
     context: NDArray[Any] | None
@@ -58,19 +60,22 @@ def check_stream(
         DataError: a file or a value is not fit for training, or there are too few rows.
     """
     source = ParquetRows(data, roots)
-    held_out = data.validation_rows + data.test_rows
+    validation_rows, test_rows = data.held_out_rows(source.total)
+    held_out = validation_rows + test_rows
     fewest = data.batch_size or 1
     if source.total - held_out < fewest:
         raise DataError(
-            f"{data.path} has {source.total} rows; less data.validation_rows {data.validation_rows} and data.test_rows "
-            f"{data.test_rows} they are not enough for a batch of data.batch_size {fewest}",
+            f"{data.path} has {source.total} rows; less data.validation_rows {validation_rows} and data.test_rows "
+            f"{test_rows} they are not enough for a batch of data.batch_size {fewest}",
             file=data.path,
         )
     drawn = np.random.default_rng(data.split_seed).choice(source.total, held_out, replace=False)
     training = TrainingRows(source, np.sort(drawn))
     levels = levels_of(data.transforms)
     raw, context = _check(data, training, drawn, on_read, noisy=levels is not None)
-    return _Checked(training, drawn, raw, context, Pipeline((), None if levels is None else data.split_seed))
+    return _Checked(
+        training, validation_rows, drawn, raw, context, Pipeline((), None if levels is None else data.split_seed)
+    )
 
 
 def prepare_stream(
@@ -115,8 +120,8 @@ def prepare_stream(
         columns=source.columns,
         transforms=transforms,
         training=part(*batches(1, data.split_seed).head(_SAMPLE)),
-        validation=held(slice(data.validation_rows)),
-        test=held(slice(data.validation_rows, None)),
+        validation=held(slice(checked.validation_rows)),
+        test=held(slice(checked.validation_rows, None)),
         training_rows=len(training),
         batches=batches,
         context_columns=source.context_columns,

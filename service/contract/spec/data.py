@@ -20,6 +20,7 @@ from symadj.service.contract.spec.transforms import (
 )
 
 BatchSize = Annotated[int, Field(ge=1, le=1_000_000, description="Rows of one step, over all workers.")]
+HeldOutRows = Annotated[int, Field(ge=2, le=10_000_000)]
 SplitSeed = Annotated[
     int, Field(ge=0, lt=2**32, description="Seed of the permutation before the split, and of dequantisation's noise.")
 ]
@@ -430,13 +431,25 @@ class ParquetStreamData(ParquetStreamRows, _Batches):
     context_columns: tuple[ColumnName, ...] = Field(
         (), max_length=1000, description="Columns that the flow is conditioned on; standardised on the training rows."
     )
-    validation_rows: int = Field(10_000, ge=2, le=10_000_000, description="Drawn from all rows and held in memory.")
-    test_rows: int = Field(10_000, ge=2, le=10_000_000, description="Likewise.")
+    validation_rows: HeldOutRows | None = Field(
+        None,
+        description="Drawn from all rows and held in memory. Default: 10,000, or a tenth of all rows if that is less; "
+        "null in a stored spec, as only the files show it.",
+    )
+    test_rows: HeldOutRows | None = Field(None, description="Likewise.")
     split_seed: SplitSeed = 0
     buffer_rows: int = Field(
         1_000_000, ge=1, le=10**9, description="Rows shuffled at a time on each worker; at least one row group."
     )
     transforms: Transforms = (StandardiseTransform(kind="standardise"),)
+
+    def held_out_rows(self, total: int) -> tuple[int, int]:
+        """Return how many of ``total`` rows are for validation and for the test."""
+        usual = min(10_000, max(2, total // 10))
+        return (
+            usual if self.validation_rows is None else self.validation_rows,
+            usual if self.test_rows is None else self.test_rows,
+        )
 
     @model_validator(mode="after")
     def _columns_are_named_once(self) -> ParquetStreamData:
