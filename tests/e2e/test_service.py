@@ -159,6 +159,8 @@ def assert_each_process_has_the_secrets_that_it_needs(service: Service) -> None:
             found[" ".join(process.cmdline())] = process.environ()
     for words in ("symadj.workers.run", "RayTrainWorker", "symadj.service.dispatcher", "raylet"):
         assert any(words in command for command in found)
+    for words in ("DatasetManager", "PlacementGroupCleaner"):
+        assert not any(words in command for command in found), "a process of hundreds of MB that no run needs"
     has_key_secret = [command for command, environment in found.items() if "SYMADJ_KEY_SECRET" in environment]
     assert ["-m symadj.api" in command for command in has_key_secret] == [True]
     assert [command for command, environment in found.items() if "SOMEBODYS_TOKEN" in environment] == []
