@@ -20,7 +20,7 @@ FINDINGS: TypeAdapter[list[Finding]] = TypeAdapter(list[Finding])
 
 
 def check_spec(spec: JobSpec, roots: Sequence[str], available_bytes: int | None) -> list[Finding]:
-    """Read a job's data as its run would, and plan its memory.
+    """Read a job's data as its run would, and plan its memory. What looks wrong about the data is a warning.
 
     Args:
         spec: of the job.
@@ -39,13 +39,18 @@ def check_spec(spec: JobSpec, roots: Sequence[str], available_bytes: int | None)
     if (why := spec.too_few(training_rows)) is not None:
         return [Finding(pointer="/resources/workers", severity="error", detail=why)]
     spec = spec.for_rows(training_rows)
-    source = read[0].sources[0]
-    context = sum(column.context for column in source.columns)
+    first = read[0].sources[0]
+    context = sum(column.context for column in first.columns)
     try:
-        flow = build_flow(spec, source.dim - context, context, read[0].image)
+        flow = build_flow(spec, first.dim - context, context, read[0].image)
     except DataError as error:
         return [Finding(pointer="/flow", severity="error", detail=str(error))]
-    return list(_memory(make_plan(spec, flow, available_bytes=available_bytes, all_gradients=False)))
+    doubts = [
+        Finding(pointer="/data", severity="warning", detail=f"{source.name}: {remark}")
+        for source in read[0].sources
+        for remark in source.remarks
+    ]
+    return [*doubts, *_memory(make_plan(spec, flow, available_bytes=available_bytes, all_gradients=False))]
 
 
 def _pointer(spec: JobSpec, error: DataError) -> str:

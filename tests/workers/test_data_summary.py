@@ -122,6 +122,43 @@ def test_what_looks_wrong_is_remarked_on(tmp_path: Path) -> None:
     assert source_of(tmp_path, "usual.npy").remarks == []
 
 
+def dependent_columns() -> dict[str, np.ndarray[Any, Any]]:
+    """A column by itself, a class as one of three columns, and a sum beside its parts, which differ in size."""
+    kind, (alone, first, second) = RNG.integers(0, 3, 300), RNG.normal(size=(3, 300)).astype(np.float32)
+    of_kind = {f"kind_{name}": (kind == name).astype(np.uint8) for name in range(3)}
+    return {"alone": alone, **of_kind, "first": first, "second": 1e4 * second, "sum": 3 + first + 1e4 * second}
+
+
+@pytest.mark.parametrize(
+    "how", [{"kind": "file", "format": "parquet"}, {"kind": "parquet_stream", "validation_rows": 9, "test_rows": 9}]
+)
+def test_columns_that_depend_on_each_other_are_named_when_the_data_are_read(
+    tmp_path: Path, how: dict[str, Any]
+) -> None:
+    pq.write_table(pa.table(dependent_columns()), tmp_path / "x.parquet", row_group_size=70)
+    summary = summary_of(tmp_path, path="x.parquet", **how)
+    told = [remark.partition(";")[0] for remark in summary.sources[0].remarks if "no density" in remark]
+    assert told == [
+        "linearly dependent columns: 'kind_0', 'kind_1', 'kind_2'",
+        "linearly dependent columns: 'first', 'second', 'sum'",
+    ]
+    assert "'kind_0', 'kind_1', 'kind_2'" in in_words(summary), "the event data_read"
+
+
+@pytest.mark.parametrize(
+    "apart",
+    [
+        {"columns": ["alone", "kind_0", "kind_1", "first", "second"]},
+        {"columns": ["alone", "first"], "context_columns": ["kind_0", "kind_1", "kind_2"]},
+        {"transforms": [{"kind": "dequantise", "levels": 2}], "columns": ["kind_0", "kind_1", "kind_2"]},
+    ],
+    ids=["one of them left out", "as a context", "with noise"],
+)
+def test_columns_are_not_named_where_what_is_left_of_them_has_a_density(tmp_path: Path, apart: dict[str, Any]) -> None:
+    pq.write_table(pa.table(dependent_columns()), tmp_path / "x.parquet")
+    assert source_of(tmp_path, "x.parquet", format="parquet", **apart).remarks == []
+
+
 def test_columns_and_context_come_in_the_order_of_the_spec_each_with_its_type(tmp_path: Path) -> None:
     columns = {"a": np.arange(50, dtype=np.int16), "b": RNG.random(50), "flag": np.arange(50) % 2 == 0}
     pq.write_table(pa.table({**columns, "name": ["x"] * 50, "half": RNG.random(50).astype(np.float16)}), tmp_path / "p")

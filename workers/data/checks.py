@@ -13,10 +13,10 @@ from symadj.workers.data.formats.columns import INEXACT, LARGEST_EXACT
 from symadj.workers.data.table import Table, pieces
 from symadj_core.transforms import FittedTransform
 
-__all__ = ["TrainingColumns", "of_file", "refuse_not_finite", "refuse_untransformable"]
+__all__ = ["LARGEST", "TrainingColumns", "of_file", "refuse_not_finite", "refuse_untransformable"]
 
 # Flows are trained in single precision unless the spec says otherwise.
-_LARGEST = np.float64(np.finfo(np.float32).max)
+LARGEST = np.float64(np.finfo(np.float32).max)
 
 
 def refuse_not_finite(table: Table) -> None:
@@ -29,7 +29,7 @@ def refuse_not_finite(table: Table) -> None:
             if whole:
                 bad = (values[piece] > LARGEST_EXACT) | (values[piece] < -LARGEST_EXACT)
             else:
-                bad = ~(np.abs(values[piece]) <= _LARGEST)
+                bad = ~(np.abs(values[piece]) <= LARGEST)
             if bad.any():
                 row, column = _first(bad, piece)
                 _refuse(table, row, columns[column], f"is {values[row, column]}, {_unfit(values[row, column])}")
@@ -39,7 +39,7 @@ def _unfit(value: Any) -> str:
     if isinstance(value, np.integer):
         return INEXACT
     if np.isfinite(value):
-        return f"too large for single precision (at most {_LARGEST:.2g}): choose another unit"
+        return f"too large for single precision (at most {LARGEST:.2g}): choose another unit"
     return "which is not finite: remove or repair such rows"
 
 
@@ -116,7 +116,7 @@ def refuse_untransformable(table: Table, transforms: tuple[FittedTransform, ...]
                 at = f"is {table.rows[row, column]:g} and comes to {kind} as {rows[row - piece.start, column]:g}"
                 _refuse(table, row, table.columns[column], f"{at}; {misfits[1]}")
             rows, _ = transform(rows)
-        bad = ~(np.abs(rows) <= _LARGEST)
+        bad = ~(np.abs(rows) <= LARGEST)
         if bad.any():
             row, column = _first(bad, piece)
             values = f"is {raw[row - piece.start, column]:g}, and {rows[row - piece.start, column]:g} when transformed"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from symadj.service.contract.data_summary import MAX_COLUMNS, DataSummary, SourceSummary
 from symadj.service.contract.spec.data import ParquetStreamData
 from symadj.workers.data.checks import TrainingColumns, refuse_not_finite, refuse_untransformable
+from symadj.workers.data.dependence import LinearDependence
 from symadj.workers.data.errors import DataError
 from symadj.workers.data.prepare import levels_of
 from symadj.workers.data.roots import DataRoots
@@ -144,6 +145,7 @@ def _check(
     context = np.empty((len(drawn), len(source.context_columns)))
     columns, context_columns = TrainingColumns(source.columns), TrainingColumns(source.context_columns)
     statistics = [ColumnStatistics(len(names)) for names in (source.columns, source.context_columns)]
+    dependence = LinearDependence(source.columns, source.total)
     by_number = np.argsort(drawn)
     try:
         for group in source.groups:
@@ -151,6 +153,8 @@ def _check(
             for seen, values in zip(statistics, (table.rows, table.context), strict=True):
                 if on_read is not None and values is not None:
                     seen.see(values)
+            if on_read is not None and not noisy:
+                dependence.see(table.rows)
             refuse_not_finite(table)
             ends = np.searchsorted(drawn[by_number], [group.first, group.first + group.rows])
             goes_to = by_number[ends[0] : ends[1]]
@@ -162,7 +166,7 @@ def _check(
                 context_columns.see(table.context[place])
     finally:  # of rows that are refused, what was read up to them
         if on_read is not None and statistics[0].rows:
-            on_read(_summary(data, source, *statistics))
+            on_read(_summary(data, source, *statistics, dependence.remarks()))
     if not noisy:  # noise gives such columns a density
         columns.refuse_constant(data.path)
         columns.refuse_repeated(data.path)
@@ -171,7 +175,11 @@ def _check(
 
 
 def _summary(
-    data: ParquetStreamData, source: ParquetRows, modelled: ColumnStatistics, context: ColumnStatistics
+    data: ParquetStreamData,
+    source: ParquetRows,
+    modelled: ColumnStatistics,
+    context: ColumnStatistics,
+    dependence: list[str],
 ) -> DataSummary:
     """Return the summary of the rows that were read."""
     dim = len(source.columns)
@@ -188,7 +196,7 @@ def _summary(
         dim=len(source.stored),
         columns=columns,
         notes=[*notes, *source.notes],
-        remarks=remarks_on(columns),
+        remarks=[*remarks_on(columns), *dependence],
     )
     return DataSummary(
         sources=[of_source], transforms=[transform.model_dump(mode="json") for transform in data.transforms]

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from symadj.service.contract.data_summary import MAX_COLUMNS, ColumnSummary, DataSummary, SourceSummary
 from symadj.service.contract.spec.data import FileData
-from symadj.workers.data.prepare import TableData, transforms_of
+from symadj.workers.data.dependence import LinearDependence
+from symadj.workers.data.prepare import TableData, levels_of, transforms_of
 from symadj.workers.data.table import Source, Table, pieces
 
 __all__ = ["ColumnStatistics", "in_words", "remarks_on", "summarise"]
@@ -101,11 +102,14 @@ def summarise(data: TableData, table: Table) -> DataSummary:
 
 def _of_source(data: TableData, table: Table, source: Source, place: slice) -> SourceSummary:
     rows, context = table.rows[place], None if table.context is None else table.context[place]
+    dependence: list[str] = []
     kinds = [rows.dtype.name] * rows.shape[1] + ([] if context is None else [context.dtype.name] * context.shape[1])
     stored = source.stored or kinds
     if table.shape is None:
         shown = min(MAX_COLUMNS, rows.shape[1])
         columns = _of_columns(rows[:, :shown]).columns(table.columns[:shown], stored[:shown])
+        if levels_of(transforms_of(data, table)) is None:  # noise makes any columns independent
+            dependence = _dependence(table.columns, rows)
     else:
         columns = _of_channels(rows, table.shape, stored[0])
     if context is not None:
@@ -117,8 +121,15 @@ def _of_source(data: TableData, table: Table, source: Source, place: slice) -> S
         dim=len(kinds),
         columns=columns,
         notes=list(source.notes),
-        remarks=remarks_on(columns),
+        remarks=[*remarks_on(columns), *dependence],
     )
+
+
+def _dependence(names: Sequence[str], rows: NDArray[Any]) -> list[str]:
+    dependence = LinearDependence(names, len(rows))
+    for piece in pieces(*rows.shape):
+        dependence.see(rows[piece])
+    return dependence.remarks()
 
 
 def _of_columns(rows: NDArray[Any]) -> ColumnStatistics:
