@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -60,11 +60,8 @@ def likelihoods(result: JobResult) -> list[RenderableType]:
     table.add_column("nats", justify="right")
     table.add_column("std. error", justify="right")
     table.add_row("[bold]this flow[/bold]", f"[bold]{_number(result.test_nll)}[/bold]", _number(result.test_nll_stderr))
-    baselines = result.baselines or Baselines()
-    if (mixture := baselines.gaussian_mixture) is not None:
-        table.add_row(f"Gaussian mixture, {mixture.components} components", _number(mixture.test_nll), "")
-    if result.baselines is not None:
-        table.add_row("Gaussian", _number(baselines.gaussian), "")
+    for name, nll in _baselines(result.baselines):
+        table.add_row(name, _number(nll), "")
     divergence = (result.test_solver or TestSolver()).divergence
     bits = result.test_bits_per_dim
     lines = [
@@ -75,6 +72,18 @@ def likelihoods(result: JobResult) -> list[RenderableType]:
         _effort(result),
     ]
     return [Text("Test negative log-likelihood"), table, Text("\n".join(lines) + "\n"), *failures]
+
+
+def _baselines(baselines: Baselines | None) -> Iterator[tuple[str, float | None]]:
+    """Yield classical densities by what they are and, beside a conditional flow, whether they know the context."""
+    if baselines is None:
+        return
+    less = ", without the context" if baselines.conditional else ""
+    if baselines.conditional:
+        yield "Gaussian, its mean linear in the context", baselines.linear_gaussian
+    if (mixture := baselines.gaussian_mixture) is not None:
+        yield f"Gaussian mixture, {mixture.components} components{less}", mixture.test_nll
+    yield f"Gaussian{less}", baselines.gaussian
 
 
 def _scores(scores: ScoresResult) -> Text:

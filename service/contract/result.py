@@ -51,8 +51,20 @@ class MixtureBaseline(_Part):
 
 
 class Baselines(_Part):
-    """Classical densities on the same test rows, in the same space as ``test_nll``."""
+    """Classical densities on the same test rows, in the same space as ``test_nll``.
 
+    Beside a conditional flow, only ``linear_gaussian`` knows the contexts of the rows.
+    """
+
+    conditional: bool = Field(
+        False,
+        description="Whether the flow is conditional: `gaussian` and `gaussian_mixture` then know less than it does.",
+    )
+    linear_gaussian: Number | None = Field(
+        None,
+        description="NLL of a Gaussian whose mean is linear in the context, nats a row; null where the flow is not "
+        "conditional, or the columns depend on each other and the context.",
+    )
     gaussian: Number | None = Field(
         None, description="NLL of a Gaussian, nats a row; null where the columns depend on each other."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -107,6 +108,16 @@ def test_a_result_with_missing_and_non_finite_figures_is_shown(capsys: pytest.Ca
     print_parts(Console(width=100), likelihoods(JobResult.model_validate(result)))
     shown = capsys.readouterr().out
     for words in ("nan", "inf", "2.500", "Gaussian mixture, 90 components"):
+        assert words in shown
+
+
+def test_the_report_says_which_baselines_of_a_conditional_flow_know_its_context(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    baselines = {"conditional": True, "linear_gaussian": 1.75, "gaussian": 2.5, "gaussian_mixture": {"components": 9}}
+    print_parts(Console(width=100), likelihoods(JobResult.model_validate({"test_nll": 1.5, "baselines": baselines})))
+    shown = re.sub(" +", " ", capsys.readouterr().out)
+    for words in ("linear in the context 1.750", "Gaussian, without the context 2.500", "9 components, without the"):
         assert words in shown
 
 

@@ -63,6 +63,22 @@ def test_baselines_have_no_figure_where_columns_depend_on_each_other() -> None:
     assert (fitted.gaussian, fitted.gaussian_mixture) == (None, MixtureBaseline(components=2, test_nll=None))
 
 
+def test_a_baseline_of_a_conditional_flow_knows_the_context_whatever_its_units_and_code() -> None:
+    rng = np.random.default_rng(0)
+    of_class, noise = rng.integers(0, 3, 3000), rng.standard_normal((3000, 2))
+    code = np.eye(3)[of_class]  # its columns sum to 1
+    rows = 1e3 * (code @ np.array([[0.0, 9.0], [5.0, -4.0], [-7.0, 1.0]]) + noise)
+    fitted = fit_baselines(
+        rows[:2000], rows[2000:], components=1, seed=0, threads=1, contexts=(code[:2000], code[2000:])
+    )
+    entropy = np.log(2 * np.pi * np.e) + 2 * np.log(1e3)  # of the noise
+    assert fitted.linear_gaussian == pytest.approx(entropy, abs=0.05)
+    assert fitted.conditional
+    assert fitted.gaussian > entropy + 1
+    alone = fit_baselines(rows[:2000], rows[2000:], components=1, seed=0, threads=1)
+    assert (alone.conditional, alone.linear_gaussian, alone.gaussian) == (False, None, fitted.gaussian)
+
+
 def test_baselines_survive_components_that_collapse() -> None:
     """Rows on few distinct points: a component of one of them has no covariance."""
     rng = np.random.default_rng(0)

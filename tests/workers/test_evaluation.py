@@ -64,7 +64,7 @@ def test_a_run_stops_while_baselines_are_fitted_or_samples_classified(
 ) -> None:
     working, released = threading.Event(), threading.Event()
 
-    def work(*_: Any) -> None:
+    def work(*_: Any, **__: Any) -> None:
         working.set()
         released.wait(60)
 
@@ -181,12 +181,19 @@ def test_an_estimated_divergence_and_fewer_rows_can_be_asked_for_in_the_test(tmp
     assert estimate.test_nll == pytest.approx(exact.test_nll, abs=5 * estimate.test_nll_stderr)
 
 
-def test_the_baselines_are_tested_on_the_same_rows_as_the_flow(tmp_path: Path) -> None:
+def test_the_baselines_are_tested_on_the_same_rows_and_contexts_as_the_flow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYMADJ_DATA_ROOTS", str(tmp_path))
+    rows = np.random.default_rng(0).normal(size=(200, 3))
+    np.savetxt(tmp_path / "x.csv", rows, delimiter=",", header="a,b,c", comments="")
+    of_file = {"kind": "file", "path": "x.csv", "columns": ["a", "b"], "context_columns": ["c"], "batch_size": 50}
     few = WITHOUT_PLOTS | {"test_rows": 10, "mixture_components": 1, "inverse_rows": 0, "two_sample_rows": 0}
-    outcome, _ = run(tmp_path, evaluation=few)
+    outcome, _ = run(tmp_path, data=of_file, evaluation=few | {"calibration_rows": 0})
     assert outcome is not None
-    data = load_data(JobSpec.model_validate(SMALL).data)
-    expected = fit_baselines(data.training.rows, data.test.rows[:10], components=1, seed=0, threads=1)
+    data = load_data(JobSpec.model_validate(SMALL | {"data": of_file}).data)
+    training, contexts = data.training.rows, (data.training.context, data.test.context[:10])
+    expected = fit_baselines(training, data.test.rows[:10], components=1, seed=0, threads=1, contexts=contexts)
     assert outcome.result.baselines == expected
 
 

@@ -166,7 +166,7 @@ def _check(
                 context_columns.see(table.context[place])
     finally:  # of rows that are refused, what was read up to them
         if on_read is not None and statistics[0].rows:
-            on_read(_summary(data, source, *statistics, dependence.remarks()))
+            on_read(_summary(data, source, dependence.remarks(), *statistics))
     if not noisy:  # noise gives such columns a density
         columns.refuse_constant(data.path)
         columns.refuse_repeated(data.path)
@@ -177,9 +177,9 @@ def _check(
 def _summary(
     data: ParquetStreamData,
     source: ParquetRows,
+    dependence: list[str],
     modelled: ColumnStatistics,
     context: ColumnStatistics,
-    dependence: list[str],
 ) -> DataSummary:
     """Return the summary of the rows that were read."""
     dim = len(source.columns)

@@ -167,13 +167,15 @@ class Evaluator:
                 compare = partial(self._two_sample, samples[:tried])
                 two_sample = parts.alone("two_sample", lambda: interruptible(self.outbox, compare))
         if ranks.rank == ranks.size - 1 and evaluation.mixture_components:
+            training, test = data.training, tested_rows(evaluation, data)
             fit = partial(
                 fit_baselines,
-                data.training.rows,
-                tested_rows(evaluation, data).rows,
+                training.rows,
+                test.rows,
                 evaluation.mixture_components,
                 self.spec.seed,
                 self._threads,
+                contexts=None if training.context is None or test.context is None else (training.context, test.context),
             )
             baselines = parts.alone("baselines", lambda: interruptible(self.outbox, fit))
         return two_sample, baselines
@@ -268,9 +270,11 @@ class Evaluator:
     ) -> None:
         known: dict[str, float | None] = {}
         if baselines is not None:
-            known["Gaussian"] = baselines.gaussian
+            less = ", no context" if baselines.conditional else ""
+            known["Gaussian, linear in the context"] = baselines.linear_gaussian
+            known[f"Gaussian{less}"] = baselines.gaussian
             if (mixture := baselines.gaussian_mixture) is not None:
-                known[f"{mixture.components} Gaussians"] = mixture.test_nll
+                known[f"{mixture.components} Gaussians{less}"] = mixture.test_nll
         lines = {name: value for name, value in known.items() if value is not None}
         self._picture("curve.png", partial(plots.draw_curve, history, validations, self.spec.name, nll, lines))
 

@@ -76,7 +76,7 @@ def _draw_loss(
         lines += axes.plot(at, value, "o-", color=SAMPLES, ms=3, lw=1.2, label="validation")
     if test_nll is not None:
         lines.append(axes.axhline(test_nll, color=TEST, lw=1.2, ls="-.", label=f"test {test_nll:.3f}"))
-    for (name, nll), style in zip(baselines.items(), ("--", ":"), strict=False):
+    for (name, nll), style in zip(baselines.items(), ("--", ":", (0, (6, 2, 1, 2))), strict=False):
         lines.append(axes.axhline(nll, color=GREY, lw=1, ls=style, label=f"{name} {nll:.2f}"))
     matched = np.isfinite(course.flow_matching_loss)
     if matched.any():
