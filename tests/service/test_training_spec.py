@@ -41,6 +41,25 @@ def test_the_usual_training_sees_no_row_often_enough_to_learn_it_by_heart(rows: 
     assert taken["stop"]["max_steps"] == steps + 50, "the likelihood keeps its steps"
 
 
+@pytest.mark.parametrize(
+    ("rows", "batch", "every"), [(142, 142, 140), (1437, 500, 402), (8000, 500, 1000), (2, 100, 2)]
+)
+def test_the_usual_training_of_few_rows_is_validated_more_often(rows: int, batch: int, every: int) -> None:
+    asked = JobSpec.model_validate({"data": {"kind": "file", "path": "rows.csv", "batch_size": batch}})
+    evaluation = asked.for_rows(rows).evaluation
+    assert evaluation is not None
+    assert evaluation.validate_every_steps == every
+
+
+@pytest.mark.parametrize("evaluation", [None, {"validate_every_steps": None}])
+def test_the_usual_training_goes_by_no_validation_where_the_spec_asks_for_none(
+    evaluation: dict[str, Any] | None,
+) -> None:
+    spec = JobSpec.model_validate(MINIMAL | {"evaluation": evaluation})
+    assert spec.early_stop is None
+    assert spec.pretraining is not None
+
+
 def test_a_spec_of_its_own_takes_the_steps_that_it_names_however_few_the_rows() -> None:
     spec = JobSpec.model_validate(MINIMAL | {"pretraining": {"steps": 1000}})
     assert spec.for_rows(50) is spec
@@ -86,7 +105,7 @@ def test_what_is_left_out_has_its_default() -> None:
         "schedule": {"kind": "constant", "warmup_steps": 0},
     }
     assert stored["ema"] == {"decay": 0.999}
-    assert stored["early_stop"] == {"patience": 30, "min_improvement": 0.0}
+    assert stored["early_stop"] == {"patience": 30, "min_improvement": 0.0, "count_pretraining": False}
     assert stored["regularisers"] == [{"kind": "kinetic", "weight": 1.0, "schedule": {"kind": "constant"}}]
 
 

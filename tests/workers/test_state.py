@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from symadj.workers.data import prepare
 from symadj.workers.distributed.ranks import AttemptFailedError
 from symadj.workers.model.build import build_flow
 from symadj.workers.training.loop import Ending, train
+from symadj.workers.training.schedules import early_stop_nlls
 from symadj.workers.training.state import TrainingState
 from symadj.workers.validation import Validation
 from tests.workers.loading import load_table
@@ -79,11 +81,12 @@ def series(*outboxes: KeepingOutbox) -> list[dict[str, float]]:
     return [by_step[step] for step in sorted(by_step)]
 
 
+@pytest.mark.parametrize("count_pretraining", [False, True])
 @pytest.mark.parametrize("interrupted_after", [1, 4, 5, 8])
 def test_a_training_that_goes_on_from_a_saved_state_makes_the_bits_of_one_never_interrupted(
-    interrupted_after: int,
+    interrupted_after: int, count_pretraining: bool
 ) -> None:
-    spec = spec_of(**BUSY)
+    spec = spec_of(**BUSY | {"early_stop": {"patience": 50, "count_pretraining": count_pretraining}})
     whole = state_of(spec)
     _, expected = go_on(spec, whole)
 
@@ -109,6 +112,37 @@ def test_a_validation_that_is_not_a_number_keeps_no_later_one_from_being_the_bes
     state = state_of(spec_of(early_stop={"patience": 50}))
     told = [state.validated(Validation(step, nll)) for step, nll in enumerate([float("nan"), 3.0, 4.0, 2.0], start=1)]
     assert told == [False, True, False, True]
+
+
+@pytest.mark.parametrize("average", [None, {"decay": 0.5}])
+def test_the_likelihood_goes_on_from_the_best_weights_of_pre_training_where_these_count(
+    average: dict[str, float] | None,
+) -> None:
+    spec = spec_of(pretraining={"steps": 3}, ema=average, early_stop={"count_pretraining": True})
+    state, kept = state_of(spec), []
+    for step, nll in enumerate([3.0, 2.0, 5.0], start=1):
+        with torch.no_grad():
+            for parameter in state.flow.parameters():
+                parameter.add_(1.0)
+        state.end_step(step)
+        state.validated(Validation(step, nll))
+        kept.append([weight.clone() for weight in weights(state)])
+    assert not all(map(torch.equal, weights(state), kept[1]))
+    state.begin_step(4)
+    assert all(map(torch.equal, weights(state), kept[1]))
+    state.end_step(4)
+    assert not state.validated(Validation(4, 2.5)), "the best of pre-training is better"
+    assert state.restore_best() == 2
+
+
+def test_early_stopping_waits_for_what_is_better_than_the_best_of_a_pre_training_that_counts() -> None:
+    counts = spec_of(pretraining={"steps": 3}, early_stop={"count_pretraining": True})
+    alone = spec_of(pretraining={"steps": 3}, early_stop={})
+    validations = [Validation(1, 2.0), Validation(2, math.nan), Validation(3, 3.0)]
+    assert early_stop_nlls(counts, validations) == early_stop_nlls(alone, validations) == []
+    validations.append(Validation(4, 2.5))
+    assert early_stop_nlls(counts, validations) == [2.0, 2.5]
+    assert early_stop_nlls(alone, validations) == [2.5]
 
 
 def test_a_training_stops_early_and_goes_back_to_its_best_weights(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from symadj.workers.model.likelihood import HeldOut, on_device
 from symadj.workers.outcome import DIVERGENCES
 from symadj.workers.rank_run import RankRun
 from symadj.workers.training.checkpointer import Checkpointer
-from symadj.workers.training.schedules import likelihood_validations
+from symadj.workers.training.schedules import early_stop_nlls
 from symadj.workers.training.state import TrainingState
 from symadj.workers.training.step import OptimiserStep
 from symadj.workers.validation import Validation, stalls
@@ -135,7 +135,7 @@ class _Training:
         stop = self.spec.early_stop
         if stop is None:
             return None
-        nlls = likelihood_validations(self.spec, self.state.validations)
+        nlls = early_stop_nlls(self.spec, self.state.validations)
         return "stopped_early" if stalls(nlls, stop.patience, stop.min_improvement) else None
 
     def _validates_after(self, step: int, ending: Ending | None) -> bool:

@@ -19,7 +19,14 @@ from symadj.service.contract.spec.training import (
 )
 from symadj.workers.validation import Validation, stalls
 
-__all__ = ["learning_rate", "likelihood_validations", "pretraining_steps", "regulariser_weights"]
+__all__ = [
+    "early_stop_nlls",
+    "learning_rate",
+    "likelihood_validations",
+    "pretraining_steps",
+    "regulariser_weights",
+    "uncounted_steps",
+]
 
 
 def pretraining_steps(spec: JobSpec) -> int:
@@ -27,10 +34,26 @@ def pretraining_steps(spec: JobSpec) -> int:
     return 0 if spec.pretraining is None else spec.pretraining.steps
 
 
+def uncounted_steps(spec: JobSpec) -> int:
+    """Return how many steps there are whose validations can't be the best: those of pre-training, unless it counts."""
+    return 0 if spec.early_stop is not None and spec.early_stop.count_pretraining else pretraining_steps(spec)
+
+
 def likelihood_validations(spec: JobSpec, validations: Sequence[Validation]) -> list[float]:
     """Return the NLLs of the validations that were made while the likelihood was trained."""
     before = pretraining_steps(spec)
     return [validation.nll for validation in validations if validation.step > before]
+
+
+def early_stop_nlls(spec: JobSpec, validations: Sequence[Validation]) -> list[float]:
+    """Return the NLLs that early stopping waits over: the likelihood's, after the best of pre-training if that counts.
+
+    Without a validation of the likelihood there are none: pre-training is never cut short.
+    """
+    nlls = likelihood_validations(spec, validations)
+    uncounted, before = uncounted_steps(spec), pretraining_steps(spec)
+    counted = [v.nll for v in validations if uncounted < v.step <= before and not math.isnan(v.nll)]
+    return [min(counted), *nlls] if nlls and counted else nlls
 
 
 def learning_rate(spec: JobSpec, step: int, validations: Sequence[Validation]) -> float:

@@ -12,7 +12,7 @@ from symadj.service.contract.spec import JobSpec
 from symadj.workers.history import History
 from symadj.workers.training.averaging import WeightAverage
 from symadj.workers.training.optimisers import build_optimizer
-from symadj.workers.training.schedules import pretraining_steps
+from symadj.workers.training.schedules import pretraining_steps, uncounted_steps
 from symadj.workers.validation import Validation
 from symadj_core.flows import Flow
 
@@ -59,8 +59,12 @@ class TrainingState:
         return self.flow if self.average is None else self.average.flow
 
     def begin_step(self, step: int) -> None:
-        """Start with a new optimiser after pre-training: moments of another loss are meaningless."""
+        """Start the likelihood with a new optimiser, as the old one's moments are of another loss.
+
+        It goes on from the best weights of pre-training, if the validations of that count.
+        """
         if step > 1 and step == pretraining_steps(self._spec) + 1:
+            self.restore_best()
             self.optimizer = build_optimizer(self._spec.optimizer, self.flow.parameters())
 
     def skip_step(self, step: int) -> None:
@@ -79,12 +83,12 @@ class TrainingState:
         """Add a validation of the current weights; with early stop in the spec, keep them if it is the best.
 
         Returns:
-            Whether it is the best one of the likelihood's so far.
+            Whether it is the best one so far of those that count.
         """
-        before = pretraining_steps(self._spec)
-        earlier = [v.nll for v in self.validations if v.step > before and not math.isnan(v.nll)]
+        uncounted = uncounted_steps(self._spec)
+        earlier = [v.nll for v in self.validations if v.step > uncounted and not math.isnan(v.nll)]
         self.validations.append(validation)
-        best = validation.step > before and validation.nll < min(earlier, default=math.inf)
+        best = validation.step > uncounted and validation.nll < min(earlier, default=math.inf)
         if best and self._spec.early_stop is not None:
             self._best = {"step": validation.step, "weights": copy.deepcopy(self._weights())}
         return best

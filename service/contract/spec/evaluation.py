@@ -50,6 +50,13 @@ class Evaluation(Section):
     validate_every_steps: int | None = Field(
         200, ge=1, le=100_000_000, description="null: no validation while training."
     )
+    validate_every_epochs: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Passes over the training rows: of few rows, validate as often as that if it is more often than "
+        "`validate_every_steps`. null: by the steps alone.",
+    )
     validation_rows: int = Field(2000, ge=2, le=MOST_ROWS, description="Use the first so many validation rows.")
     test: bool = Field(
         True,

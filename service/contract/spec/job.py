@@ -113,10 +113,10 @@ class JobSpec(AnyJob):
         return self.data.batch_size or self._usual_batch_size(self.data.usual_batch_size)
 
     def for_rows(self, training_rows: int) -> JobSpec:
-        """Return what is trained on so many rows: a batch where the spec names none, and the steps of pre-training
-        that its ``max_epochs`` leaves.
+        """Return what is trained on so many rows.
 
-        The steps of the likelihood stay as many.
+        That has a batch where the spec names none, the steps of pre-training that its ``max_epochs`` leaves, and
+        validations as often as ``validate_every_epochs`` says. The steps of the likelihood stay as many.
         """
         batch_size = self.data.batch_size or self._usual_batch_size(training_rows)
         changed: dict[str, Any] = {}
@@ -129,6 +129,11 @@ class JobSpec(AnyJob):
             if isinstance(self.stop, StopAfterSteps):
                 fewer = pretraining.steps - steps
                 changed["stop"] = self.stop.model_copy(update={"max_steps": self.stop.max_steps - fewer})
+        evaluation = self.evaluation
+        if evaluation is not None and evaluation.validate_every_steps and evaluation.validate_every_epochs:
+            steps = max(1, evaluation.validate_every_epochs * training_rows // batch_size)
+            every = min(evaluation.validate_every_steps, steps)
+            changed["evaluation"] = evaluation.model_copy(update={"validate_every_steps": every})
         return self.model_copy(update=changed) if changed else self
 
     def too_few(self, training_rows: int) -> str | None:

@@ -88,13 +88,17 @@ class MovingAverage(Section):
 class EarlyStop(Section):
     """Stop when validations bring no improvement, and return to the weights of the best one.
 
-    The best one has the lowest validation NLL; its weights are used however the training ends. Validations during
-    pre-training do not count.
+    The best one has the lowest validation NLL; its weights are used however the training ends.
     """
 
     patience: int = Field(30, ge=1, le=1_000_000, description="Validations in a row without improvement.")
     min_improvement: float = Field(
         0.0, ge=0, le=1e6, description="Of the validation NLL, in nats; less does not count."
+    )
+    count_pretraining: bool = Field(
+        False,
+        description="Whether validations during pre-training count. If so, the likelihood goes on from the best of "
+        "its weights, which stay the best until a validation is better; pre-training itself is never cut short.",
     )
 
 
