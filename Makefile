@@ -44,7 +44,8 @@ serve: install ## run the service in the foreground (HOST, PORT, DATA)
 	$(BIN)/symadj serve --host $(HOST) --port $(PORT) --data $(DATA)
 
 # Side by side, and more processes than cores: what starts a Ray or a server waits more than it computes. Each process
-# imports all test files that it is given, for a dozen seconds of a core.
+# imports all test files that it is given, for a dozen seconds of a core. Files come in the order of their names: by the
+# number of their tests, those of a few long ones would come last, and one process would end long after the others.
 test: install ## run the tests
 	$(MAKE) --no-print-directory --jobs=2 --keep-going test-with-ray test-without-ray
 
@@ -55,7 +56,7 @@ test-with-ray:
 	$(BIN)/python -m pytest -m 'ray and not slow and (not deaths or quick_death)' tests/e2e tests/deaths
 
 test-without-ray:
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile -m 'not slow and not ray'
+	$(BIN)/python -m pytest --numprocesses 6 --dist loadfile --no-loadscope-reorder -m 'not slow and not ray'
 
 test-slow: install ## run what `make test` leaves out for being like another test
 	$(BIN)/python -m pytest -m slow
