@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
@@ -43,3 +44,24 @@ class Classes(Registry[type[T]]):
             TypeError: it has no such option.
         """
         return self[given](**options) if isinstance(given, str) else given
+
+
+def refuse_options(taker: str, unknown: Collection[str], parts: Mapping[str, Classes[Any]]) -> None:
+    """Refuse options that ``taker`` does not have, and say which of its parts has the first of them.
+
+    Args:
+        taker: as an error calls it.
+        unknown: names of options that it was given.
+        parts: what it takes objects of, by the names of the options that take them.
+
+    Raises:
+        TypeError: there are any.
+    """
+    for name in unknown:
+        for part, classes in parts.items():
+            for made in classes.values():
+                if name in inspect.signature(made).parameters:
+                    raise TypeError(
+                        f"{taker} has no option {name!r}, its {part} has: {part}={made.__name__}({name}=...)"
+                    )
+        raise TypeError(f"{taker} has no option {name!r}")

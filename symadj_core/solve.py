@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from symadj_core.errors import SolverError, Status
 from symadj_core.gradients import GRADIENTS, GradientMethod
 from symadj_core.gradients.discovery import discover_parameters, modules_of
+from symadj_core.registry import refuse_options
 from symadj_core.solvers.controller import CONTROLLERS, AdaptiveController, Controller, FixedStep, IController
 from symadj_core.solvers.precision import precision_of, widened
 from symadj_core.solvers.problem import Callbacks, Problem, Stats
@@ -55,6 +56,7 @@ def solve(
     parameters: Iterable[Tensor] | None = None,
     callbacks: Callbacks | None = None,
     throw: bool = True,
+    **unknown: Never,
 ) -> Solution:
     """Integrate y' = field(t, y) from y(t[0]) = y0 over the times t.
 
@@ -83,6 +85,7 @@ def solve(
         SolverError: the end was not reached (only with `throw`).
         ValueError, TypeError: an argument is invalid; the message names it.
     """
+    refuse_options("solve", unknown, {"controller": CONTROLLERS, "gradient": GRADIENTS})
     tableau = TABLEAUS.find(solver)
     method = GRADIENTS.make(gradient)
     if not isinstance(tableau, ButcherTableau):

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, Never
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,9 @@ from symadj_core.flows.integrands import regularisers
 from symadj_core.flows.integrands.divergence import DIVERGENCES, Divergence, Exact, Hutchinson
 from symadj_core.flows.integrands.probes import ProbeKey
 from symadj_core.gradients import GRADIENTS, GradientMethod
+from symadj_core.registry import Classes, refuse_options
 from symadj_core.solve import Solution, default_controller, solve
-from symadj_core.solvers.controller import Controller
+from symadj_core.solvers.controller import CONTROLLERS, Controller
 from symadj_core.solvers.problem import Callbacks, Stats
 from symadj_core.solvers.system import Field, Quadrature
 from symadj_core.solvers.tableaus import TABLEAUS, ButcherTableau
@@ -78,6 +79,7 @@ class Block(nn.Module):
 
     Raises:
         ValueError: an invalid end_time or field_dtype; an unknown name.
+        TypeError: an option that it does not have; says which part of it does.
     """
 
     def __init__(
@@ -91,8 +93,11 @@ class Block(nn.Module):
         controller: Controller | None = None,
         gradient: str | GradientMethod = "symplectic",
         field_dtype: torch.dtype | None = None,
+        **unknown: Never,
     ) -> None:
         super().__init__()
+        parts: dict[str, Classes[Any]] = {"controller": CONTROLLERS, "divergence": DIVERGENCES, "gradient": GRADIENTS}
+        refuse_options("Block", unknown, parts)
         if not 0 < end_time < math.inf:
             raise ValueError(f"end_time must be positive and finite, not {end_time}")
         if field_dtype is torch.float16:

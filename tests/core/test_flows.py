@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -384,6 +385,21 @@ def test_a_diverged_flow_raises_with_its_reason() -> None:
 def test_what_makes_no_sense_is_refused(make: Any) -> None:
     with pytest.raises(ValueError, match=r"at least|must be|unknown|expected|has shape|make it with"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("rtol", "controller=IController(rtol=...)"),
+        ("step_size", "controller=FixedStep(step_size=...)"),
+        ("probes", "divergence=Hutchinson(probes=...)"),
+        ("keep", "gradient=Symplectic(keep=...)"),
+    ],
+)
+def test_an_option_of_a_part_is_refused_with_the_part_that_has_it(option: str, meant: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"Block has no option {option!r}, its")) as refused:
+        Block(MLPField(2), **{option: 1})
+    assert meant in str(refused.value)
 
 
 def test_log_prob_takes_any_leading_shape() -> None:

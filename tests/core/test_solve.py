@@ -196,6 +196,8 @@ def test_the_device_is_read_once_an_attempted_step_and_never_in_backward(gradien
         ({"solver": "rk4", "controller": IController()}, ValueError, "FixedStep"),
         ({"solver": "nothing"}, ValueError, "unknown solver"),
         ({"gradient": "nothing"}, ValueError, "unknown gradient"),
+        ({"rtol": 1e-3}, TypeError, r"solve has no option 'rtol', its controller has: controller=IController\(rtol="),
+        ({"tolerance": 1e-3}, TypeError, "solve has no option 'tolerance'$"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(
