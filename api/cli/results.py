@@ -16,6 +16,8 @@ from symadj.service.contract.result import Baselines, Calibration, JobResult, Sc
 
 __all__ = ["likelihoods", "memory_table", "print_parts", "size"]
 
+# Jobs that fit beside each other in a window.
+_SIDE_BY_SIDE = 3
 _DOUBTED = 0.01  # a p value below which a flow is said not to be calibrated
 
 
@@ -170,11 +172,20 @@ def _sureness(calibration: Calibration) -> str:
 def memory_table(
     jobs: Sequence[JobRead], summaries: Sequence[MemorySummary], last_step: int | None
 ) -> list[RenderableType]:
-    """Return memory by rank and phase; with several jobs, side by side and as ratios to the first."""
+    """Return memory by rank and phase: a few jobs side by side, many a line each; with ratios to the first."""
     device = any(phase.device_peak_bytes is not None for summary in summaries for phase in summary.phases)
     where = "device" if device else "host"
     span = f" of steps 1 to {last_step}" if last_step else ""
+    if len(jobs) > _SIDE_BY_SIDE:
+        told = (
+            f"Highest {where} memory of any rank{span}: by phase, above what the step began with; the peak; the highest"
+        )
+        return [Text(f"{told} phase as a ratio to the first job's"), _a_line_each(jobs, summaries, where)]
     title = Text(f"Memory by rank and phase: highest {where} peak{span}; in brackets, above what the step began with")
+    return [title, _side_by_side(jobs, summaries, where)]
+
+
+def _side_by_side(jobs: Sequence[JobRead], summaries: Sequence[MemorySummary], where: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("rank", justify="right")
     table.add_column("phase")
@@ -195,4 +206,33 @@ def memory_table(
             first, *others = above
             cells.append(", ".join(f"{other / first:.1f}" if first and other is not None else "-" for other in others))
         table.add_row(str(key[0]), key[1], *cells)
-    return [title, table]
+    return table
+
+
+def _a_line_each(jobs: Sequence[JobRead], summaries: Sequence[MemorySummary], where: str) -> Table:
+    phases = list(dict.fromkeys(phase.phase for summary in summaries for phase in summary.phases))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("job", "gradient"):
+        table.add_column(heading)
+    for heading in (*phases, "peak", "times\nthe first"):
+        table.add_column(heading, justify="right")
+    names = [job.name for job in jobs]
+    first: int | None = None
+    for number, (job, summary) in enumerate(zip(jobs, summaries, strict=True)):
+        above = {phase: _most(summary, f"{where}_above_idle_bytes", phase) for phase in phases}
+        most = _most(summary, f"{where}_above_idle_bytes")
+        first = first if number else most
+        table.add_row(
+            escape(job.name if names.count(job.name) == 1 else job.id),
+            summary.gradient or "scores",
+            *(size(value) for value in above.values()),
+            size(_most(summary, f"{where}_peak_bytes")),
+            f"{most / first:.1f}" if first and most is not None else "-",
+        )
+    return table
+
+
+def _most(summary: MemorySummary, figure: str, phase: str | None = None) -> int | None:
+    """Return the largest value of a figure over the ranks, of one phase or of all; None where there is none."""
+    of_phases = (getattr(item, figure) for item in summary.phases if phase in (None, item.phase))
+    return max((value for value in of_phases if value is not None), default=None)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from typer.testing import CliRunner
 
 from symadj.api.cli import main
 from tests.api.conftest import NOW, Run
+from tests.command import symadj
 from tests.service.lives import plan
 
 
@@ -122,6 +124,23 @@ def test_memory_is_told_by_rank_and_phase_and_by_step(run: Run) -> None:
     assert (first["steps"], first["host_peak_bytes"]) == (1, 1010)
     steps = run.get("/memory/steps", params={"rank": 1, "phase": "backward"}).json()["items"]
     assert [(point["step"], point["host_peak_bytes"]) for point in steps] == [(1, 1016), (2, 1026)]
+
+
+SHARES = {"forward": 1, "backward": 5}  # of a step's memory
+
+
+def test_the_memory_of_many_jobs_is_a_line_each_in_a_narrow_window(new_run: Callable[..., Run]) -> None:
+    runs = [new_run(name=f"width-{number}") for number in range(5)]
+    for number, run in enumerate(runs, 1):
+        taken = [(rank, phase, (rank + 1) * part * number) for rank in (0, 1) for phase, part in SHARES.items()]
+        sent = run.send(step(1), *(memory(1, rank, phase, 2**30, 2**30 + mib * 2**20) for rank, phase, mib in taken))
+        assert sent.status_code == 200, sent.text
+    ids = [run.job_id for run in runs]
+    shown = symadj(runs[0].server, "memory", *ids).stdout
+    assert all(len(line) <= 80 for line in shown.splitlines()[-15:])
+    cells = [line.split() for line in shown.splitlines() if "width-" in line]
+    assert [line[0] for line in cells] == [run.get("").json()["name"] for run in runs]
+    assert cells[2] == ["width-2", "symplectic", "6.0", "MiB", "30.0", "MiB", "1.03", "GiB", "3.0"]
 
 
 def test_what_is_set_up_once_in_the_first_step_is_not_taken_for_what_a_step_needs(run: Run) -> None:
