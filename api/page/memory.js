@@ -69,7 +69,8 @@ function beside(job, planned) {
   if (job.memory_budget) rows.push(["Budget (resources.memory_budget)", job.memory_budget, "other"]);
   const own = job.plan?.gradients ?? [];
   const others = planned.filter((item) => !own.some((known) => JSON.stringify(known.gradient) === JSON.stringify(item.gradient)));
-  for (const item of [...own, ...others.filter((item) => !item.chosen)]) {
+  // The job's own gradient stands there once: by the plan of its run, where that is known.
+  for (const item of [...own, ...others.filter((item) => !item.chosen || !own.length)]) {
     const { kind, ...options } = item.gradient;
     const told = Object.keys(options).length ? `${kind} ${JSON.stringify(options)}` : kind;
     const name = item.chosen ? `Planned for ${told}, the job's own` : `With ${told} it would be`;

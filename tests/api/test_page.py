@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -177,6 +178,36 @@ def test_memory_is_shown_by_rank_and_phase_beside_the_plan_and_what_backprop_wou
     rows = [row.text for row in page.browser.find_elements(By.CSS_SELECTOR, "main tr")]
     assert "Measured, highest of a worker 1.9 KiB" in rows
     assert "1 backward 1000 B 900 B 1.9 KiB" in rows
+
+
+def test_the_page_plans_every_gradient_at_the_press_of_a_button_beside_what_was_measured(
+    page: Page, new_run: Callable[..., Run]
+) -> None:
+    small = {"kind": "cnf", "blocks": 1, "field": {"hidden": [4]}}
+    run = new_run(name="to be planned", flow=small, solver={"kind": "fixed", "method": "euler", "steps": 2000})
+    sizes = {"host_idle_bytes": 1000, "device_idle_bytes": None, "device_peak_bytes": None, "time": NOW, "step": 1}
+    peak = {"kind": "memory", "rank": 0, "phase": "backward", "host_peak_bytes": 600 * 2**20} | sizes
+    assert run.send(*steps(1, 1, loss=1.0), peak).status_code == 200
+    page.open(f"#/jobs/{run.job_id}")
+    page.press("What every gradient would take")
+    page.see("For 2000.0 accepted steps of each block's solve.")
+    rows = [row.text for row in page.browser.find_elements(By.CSS_SELECTOR, "main tr")]
+    assert "Measured, highest of a worker 600 MiB" in rows
+    planned = run.api.post("/api/v1/plans", json=run.get("").json()["spec"]).json()["gradients"]
+    expected = []
+    for item in planned:
+        kind, *options = (json.dumps(part, separators=(",", ":")) for part in apart(item["gradient"]))
+        name = " ".join([kind.strip('"'), *options])
+        words = f"Planned for {name}, the job's own" if item["chosen"] else f"With {name} it would be"
+        expected.append(f"{words} {item['peaks'][0]['worker_bytes'] / 2**20:.0f} MiB")
+    assert set(expected) <= set(rows)
+    assert len({row.split()[-2] for row in expected}) >= 3, "what gradients take can be told apart"
+
+
+def apart(gradient: dict[str, Any]) -> list[Any]:
+    """The kind of a gradient, and its options if it has any."""
+    options = {name: value for name, value in gradient.items() if name != "kind"}
+    return [gradient["kind"], *([options] if options else [])]
 
 
 def test_a_sample_of_the_flow_is_drawn_anew_over_the_data(
