@@ -25,11 +25,12 @@ from symadj.service import keys
 from symadj.service.contract.layout import CONFIG, WEIGHTS
 from symadj.service.roles import Role
 from symadj.service.store import Database
-from symadj.workers.plots import histograms
+from symadj.workers.plots import draw_images, histograms
 from tests.api.conftest import NOW, PATIENCE_SECONDS, Run, runs_of
+from tests.api.test_data import column, record
 from tests.api.test_sweeps import RATE, Dispatching, begin
 from tests.conftest import ApiServer, running_api
-from tests.core.test_trained import config, folder
+from tests.core.test_trained import CONDITIONAL, IMAGES, config, folder
 from tests.service.lives import plan
 
 MARKUP = "<img src=x onerror=document.title='hacked'>"
@@ -213,11 +214,8 @@ def apart(gradient: dict[str, Any]) -> list[Any]:
 def test_a_sample_of_the_flow_is_drawn_anew_over_the_data(
     page: Page, new_run: Callable[..., Run], tmp_path: Path
 ) -> None:
-    run = new_run(name="sampled")
-    described = config()
-    source = folder(tmp_path / "out", described)
-    for name in (CONFIG, WEIGHTS):
-        run.store(name, (source / name).read_bytes())
+    run, described = new_run(name="sampled"), config()
+    store_flow(run, tmp_path / "out", described)
     (standardise,) = described["transforms"]
     stored = histograms(
         np.random.default_rng(0).normal(size=(500, 2)),
@@ -239,9 +237,62 @@ def test_a_sample_of_the_flow_is_drawn_anew_over_the_data(
     assert pixels(page) != drawn
 
 
-def pixels(page: Page) -> str:
+def test_a_conditional_flow_is_asked_for_samples_given_the_values_that_the_page_asks_for(
+    page: Page, new_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = new_run(name="given an age")
+    store_flow(run, tmp_path / "out", CONDITIONAL)
+    read = record(column("fsc"), column("ssc"), column("age", context=True, mean=40.0))
+    assert run.send(read, source="driver", first_seq=1).status_code == 200
+    page.open(f"#/jobs/{run.job_id}")
+    page.expand("Sample")
+    page.see("given age")
+    (given,) = (label for label in page.browser.find_elements(By.CSS_SELECTOR, "label") if "given age" in label.text)
+    box = given.find_element(By.TAG_NAME, "input")
+    assert box.get_attribute("value") == "40", "the mean of those that were read"
+    page.browser.execute_script(
+        "const send = fetch; window.fetch = (url, how) => { window.sent = how.body; return send(url, how); }"
+    )
+    box.clear()
+    box.send_keys("61.5")
+    page.press("Draw a sample")
+    page.see("1,000 samples, in the units of the data.")
+    assert json.loads(page.browser.execute_script("return window.sent")) == {"context": {"age": [61.5]}}
+
+
+def test_a_sample_of_a_flow_of_images_is_shown_as_images_beside_those_of_the_run(
+    page: Page, new_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = new_run(name="of images")
+    store_flow(run, tmp_path / "out", IMAGES)
+    read = record(column("pixels of channel 0", min=0, max=15), column("pixels of channel 1", min=0, max=15), dim=32)
+    read["summary"]["image"] = IMAGES["shape"]
+    rows = np.random.default_rng(0).integers(0, 16, (9, 32)).astype(float)
+    run.store("images.png", draw_images(rows, rows, (2, 4, 4), 16, "images"), "image/png")
+    assert run.send(read, source="driver", first_seq=1).status_code == 200
+    page.open(f"#/jobs/{run.job_id}")
+    page.expand("Sample")
+    page.see("Drawn now", "images.png")
+    stored = page.find(".pictures img[alt^='Test rows']")
+    WebDriverWait(page.browser, PATIENCE_SECONDS, poll_frequency=0.1).until(
+        lambda _: int(stored.get_attribute("naturalWidth") or 0)
+    )
+    empty = pixels(page, ".pictures")
+    page.press("Draw a sample")
+    page.see("64 samples, in the units of the data.")
+    assert pixels(page, ".pictures") != empty
+
+
+def store_flow(run: Run, place: Path, described: dict[str, Any]) -> None:
+    """Store the files of a trained flow as the run's."""
+    source = folder(place, described)
+    for name in (CONFIG, WEIGHTS):
+        run.store(name, (source / name).read_bytes())
+
+
+def pixels(page: Page, place: str = ".sample") -> str:
     """Return the picture of a sample, as an address with its bytes."""
-    made: str = page.browser.execute_script("return document.querySelector('.sample canvas').toDataURL()")
+    made: str = page.browser.execute_script(f"return document.querySelector('{place} canvas').toDataURL()")
     return made
 
 
