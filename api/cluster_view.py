@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 
-from symadj.service.ray_jobs import Node, RayJobs, RayRefusedError, RayUnreachableError
+from symadj.service.ray_jobs import NodeInUse, RayJobs, RayRefusedError, RayUnreachableError
 from symadj.service.settings import Settings
 
 __all__ = ["ClusterView"]
@@ -28,9 +28,9 @@ class ClusterView:
         self._settings = settings
         self._asking = threading.Lock()
         self._asked: float | None = None
-        self._nodes: list[Node] | None = None
+        self._nodes: list[NodeInUse] | None = None
 
-    def nodes(self) -> list[Node] | None:
+    def nodes(self) -> list[NodeInUse] | None:
         """Return the living nodes of now or of some seconds ago; None where Ray does not answer.
 
         While one thread asks, the others take what was said before: a Ray that is slow to answer holds up no more.
@@ -44,10 +44,10 @@ class ClusterView:
                 self._asking.release()
         return self._nodes
 
-    def _ask(self) -> list[Node] | None:
+    def _ask(self) -> list[NodeInUse] | None:
         token = self._settings.ray_token.get_secret_value() if self._settings.ray_token else None
         with contextlib.closing(RayJobs(self._settings.ray_address, token, timeout=_RAY_SECONDS)) as ray:
             try:
-                return ray.nodes()
+                return ray.nodes_in_use()
             except (RayUnreachableError, RayRefusedError):
                 return None

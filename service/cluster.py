@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from symadj.service.contract.spec import spec_of_stored
 from symadj.service.lifecycle import figures
-from symadj.service.ray_jobs import Node
+from symadj.service.ray_jobs import Node, NodeInUse
 from symadj.service.store import jobs
 
 __all__ = ["Cluster", "HeldByJob", "WaitingJob", "cluster"]
@@ -46,7 +46,7 @@ class WaitingJob:
 class Cluster:
     """Nodes (None: Ray does not answer), what they have in all, what active jobs hold, how many wait, and the first."""
 
-    nodes: Sequence[Node] | None
+    nodes: Sequence[NodeInUse] | None
     total: Node | None
     used: Node
     active: Sequence[HeldByJob]
@@ -55,7 +55,7 @@ class Cluster:
 
 
 def cluster(
-    session: Session, nodes: Sequence[Node] | None, *, owner: str | None = None, most_active: int | None = None
+    session: Session, nodes: Sequence[NodeInUse] | None, *, owner: str | None = None, most_active: int | None = None
 ) -> Cluster:
     """Return how the cluster is used; with ``owner`` the jobs of that owner alone are named, and counted as waiting.
 

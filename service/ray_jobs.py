@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-__all__ = ["Node", "RayJob", "RayJobs", "RayRefusedError", "RayUnreachableError"]
+__all__ = ["Node", "NodeInUse", "RayJob", "RayJobs", "RayRefusedError", "RayUnreachableError"]
 
 
 class RayUnreachableError(Exception):
@@ -26,6 +26,14 @@ class Node:
     cpus: float
     gpus: float
     memory: float
+
+
+@dataclass(frozen=True)
+class NodeInUse(Node):
+    """A living node by its name in Ray, and what of it no placement group holds: those of our workers and others'."""
+
+    name: str
+    free: Node
 
 
 @dataclass(frozen=True)
@@ -85,15 +93,33 @@ class RayJobs:
         Raises:
             RayUnreachableError: no answer.
         """
-        response = self._request("GET", "/api/v0/nodes", params={"detail": "true", "limit": 10_000})
+        return [_resources(node["resources_total"]) for node in self._listed("nodes", "ALIVE")]
+
+    def nodes_in_use(self) -> list[NodeInUse]:
+        """Return the living nodes with what is free on each.
+
+        Raises:
+            RayUnreachableError: no answer.
+        """
+        living = self._listed("nodes", "ALIVE")
+        held = {node["node_id"]: Node(0.0, 0.0, 0.0) for node in living}
+        for group in self._listed("placement_groups", "CREATED"):
+            for bundle in group["bundles"]:
+                node, more = bundle["node_id"], _resources(bundle["unit_resources"])
+                if node in held:
+                    so_far = held[node]
+                    held[node] = Node(so_far.cpus + more.cpus, so_far.gpus + more.gpus, so_far.memory + more.memory)
+        return [_in_use(node, held[node["node_id"]]) for node in living]
+
+    def _listed(self, what: str, state: str) -> list[dict[str, Any]]:
+        """Return what Ray's state interface lists of a kind, in one state."""
+        wanted = {"filter_keys": "state", "filter_predicates": "=", "filter_values": state}
+        path = f"/api/v0/{what}"
+        response = self._request("GET", path, params={"detail": "true", "limit": 10_000} | wanted)
         if response.status_code != 200:
-            raise RayUnreachableError(f"GET /api/v0/nodes: status {response.status_code}: {response.text[:500]}")
-        nodes = []
-        for node in response.json()["data"]["result"]["result"]:
-            if node["state"] == "ALIVE":
-                total = node["resources_total"]
-                nodes.append(Node(total.get("CPU", 0.0), total.get("GPU", 0.0), total.get("memory", 0.0)))
-        return nodes
+            raise RayUnreachableError(f"GET {path}: status {response.status_code}: {response.text[:500]}")
+        listed: list[dict[str, Any]] = response.json()["data"]["result"]["result"]
+        return listed
 
     def submit(
         self, submission_id: str, entrypoint: str, environment: dict[str, str], metadata: dict[str, str]
@@ -156,6 +182,18 @@ class RayJobs:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+
+def _resources(named: dict[str, float]) -> Node:
+    return Node(named.get("CPU", 0.0), named.get("GPU", 0.0), named.get("memory", 0.0))
+
+
+def _in_use(node: dict[str, Any], held: Node) -> NodeInUse:
+    total = _resources(node["resources_total"])
+    free = Node(
+        max(0.0, total.cpus - held.cpus), max(0.0, total.gpus - held.gpus), max(0.0, total.memory - held.memory)
+    )
+    return NodeInUse(total.cpus, total.gpus, total.memory, name=node["node_name"], free=free)
 
 
 def _last_line(text: str) -> str:

@@ -20,7 +20,7 @@ from symadj.api.client import Client
 from symadj.api.client.display import labels_text, newest_figures, steps_text
 from symadj.api.diagnosis import Check, Status
 from symadj.api.schemas.jobs import AttemptRead, CheckpointRead, EventRead, JobRead, JobSummary
-from symadj.api.schemas.service import ClusterRead, FieldRead, NodeRead, UsageRead
+from symadj.api.schemas.service import ClusterNodeRead, ClusterRead, FieldRead, NodeRead, UsageRead
 from symadj.api.schemas.telemetry import ArtifactRead, MetricRead
 from symadj.service.contract.finding import Finding
 from symadj.service.contract.layout import SCORES_FILE
@@ -246,16 +246,32 @@ def cluster_parts(cluster: ClusterRead) -> list[RenderableType]:
     def add(what: str, node: NodeRead, workers: str = "") -> None:
         table.add_row(what, workers, f"{node.cpus:g}", f"{node.gpus:g}", size(int(node.memory)))
 
-    for number, node in enumerate(cluster.nodes or (), 1):
-        add(f"node {number}", node)
     for job in cluster.active:
         add(f"{job.id} ({escape(job.name)}, {job.state})", job.held, str(job.workers))
     add("used by active jobs", cluster.used)
     if cluster.total is not None:
         add("of", cluster.total)
-    lines = [] if cluster.nodes is not None else [Text("Ray does not answer: its nodes are not known.")]
+    if cluster.nodes is None:
+        first: RenderableType = Text("Ray does not answer: its nodes are not known.")
+    else:
+        first = _node_table(cluster.nodes)
     queue = [Text(f"  {job.place}. {job.id} ({job.name}): {job.reason}") for job in cluster.waiting]
-    return [*lines, table, Text(f"Jobs in the queue: {cluster.queued}."), *queue]
+    return [first, table, Text(f"Jobs in the queue: {cluster.queued}."), *queue]
+
+
+def _node_table(nodes: Sequence[ClusterNodeRead]) -> Table:
+    """Return what each node has, and what of it is free."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("node", "CPUs free", "of", "GPUs free", "of", "memory free", "of"):
+        table.add_column(heading, justify="left" if heading == "node" else "right")
+    for node in nodes:
+        pairs = (
+            (f"{node.free.cpus:g}", f"{node.cpus:g}"),
+            (f"{node.free.gpus:g}", f"{node.gpus:g}"),
+            (size(int(node.free.memory)), size(int(node.memory))),
+        )
+        table.add_row(escape(node.name), *(cell for pair in pairs for cell in pair))
+    return table
 
 
 def check_table(checks: Sequence[Check]) -> Table:

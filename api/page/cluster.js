@@ -31,8 +31,9 @@ function resources({ nodes, total, used }) {
   const made = table(caption, ["", "Total", "Used", "Free", " "], rows, ["Total", "Used", "Free"]);
   for (const row of made.querySelectorAll("tbody tr")) row.lastElementChild.classList.add("bars");
   if (!nodes || nodes.length < 2) return made;
-  const each = nodes.map((node, index) => [String(index + 1), number(node.cpus), number(node.gpus), bytes(node.memory)]);
-  return element("div", {}, made, table("Each node", ["Node", "CPUs", "GPUs", "Memory"], each, ["Node", "CPUs", "GPUs", "Memory"]));
+  const each = nodes.map((node) => [node.name, ...kinds.map(([, key, told]) => `${told(node.free[key])} of ${told(node[key])}`)]);
+  const titles = kinds.map(([title]) => title);
+  return element("div", {}, made, table("Each node: what is free of what it has", ["Node", ...titles], each, titles));
 }
 
 function running({ active }) {

@@ -10,6 +10,7 @@ from symadj.api.schemas.answer import Answer
 from symadj.service.contract.states import JobState
 
 __all__ = [
+    "ClusterNodeRead",
     "ClusterRead",
     "DatasetList",
     "DatasetRead",
@@ -49,6 +50,13 @@ class NodeRead(Answer):
     memory: float = Field(description="Bytes.")
 
 
+class ClusterNodeRead(NodeRead):
+    """What a node has in all, and what of it is free."""
+
+    name: str = Field(description="As Ray calls it: its address, unless it was started with another name.")
+    free: NodeRead = Field(description="What no placement group of Ray's holds, of this service or of others.")
+
+
 class HeldByJobRead(Answer):
     """A job that holds a part of the cluster."""
 
@@ -73,7 +81,7 @@ class WaitingJobRead(Answer):
 class ClusterRead(Answer):
     """What the cluster has, and who holds what of it."""
 
-    nodes: list[NodeRead] | None = Field(description="Living nodes; null where Ray does not answer.")
+    nodes: list[ClusterNodeRead] | None = Field(description="Living nodes; null where Ray does not answer.")
     total: NodeRead | None = Field(description="Of all nodes; null where Ray does not answer.")
     used: NodeRead = Field(description="By the active jobs of all owners, as the dispatcher counts it.")
     active: list[HeldByJobRead] = Field(description="To a submitter, their own jobs.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,8 +12,12 @@ from typing import Any, cast
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from rich.console import Console
 
 from symadj.api.app import create_app
+from symadj.api.cli.render import cluster_parts
+from symadj.api.cli.results import print_parts
+from symadj.api.schemas.service import ClusterRead
 from symadj.service.lifecycle import attempts
 from symadj.service.settings import Settings
 from symadj.service.store import jobs
@@ -87,6 +92,22 @@ def test_nothing_is_said_of_files_where_the_workers_have_others(
     assert "/data/path" not in found(new_client(**settings), ABSENT)
 
 
+def test_the_cluster_says_what_is_free_on_each_node_whoever_holds_the_rest(
+    new_client: MakeClient, ray: RayServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ray.nodes = 3
+    ray.held = [("id-1", {"CPU": 1.0}), ("id-3", {"CPU": 0.5, "memory": 2.0**32}), ("id-3", {"CPU": 1.0})]
+    read = new_client().get("/api/v1/cluster").json()
+    assert [(node["name"], node["cpus"], node["free"]["cpus"]) for node in read["nodes"]] == [
+        ("10.0.0.1", 2, 1),
+        ("10.0.0.2", 2, 2),
+        ("10.0.0.3", 2, 0.5),
+    ]
+    assert [node["free"]["memory"] / node["memory"] for node in read["nodes"]] == [1, 1, 0.5]
+    print_parts(Console(width=80), cluster_parts(ClusterRead.model_validate(read)))
+    assert "10.0.0.3 0.5 2 0 0 4.00 GiB 8.00 GiB" in re.sub(" +", " ", capsys.readouterr().out)
+
+
 def test_the_cluster_is_shown_with_what_active_jobs_hold(new_client: MakeClient) -> None:
     client = new_client()
     made = client.post(JOBS, json=TOY | {"resources": {"cpus_per_worker": 2, "memory_budget": "1GiB"}}).json()
@@ -102,7 +123,7 @@ def test_the_cluster_is_shown_with_what_active_jobs_hold(new_client: MakeClient)
     with cast(FastAPI, client.app).state.database.session() as session:
         assert attempts.claim(session, jobs.lock(session, made["id"]), actor="d", lease_seconds=60)
     read = client.get("/api/v1/cluster").json()
-    assert read["nodes"] == [read["total"]]
+    assert [node["cpus"] for node in read["nodes"]] == [read["total"]["cpus"]]
     assert (read["total"]["cpus"], read["used"], read["queued"]) == (2, {"cpus": 2, "gpus": 0, "memory": 2**30}, 0)
     (active,) = read["active"]
     assert (active["id"], active["workers"], active["held"]) == (made["id"], 1, read["used"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 
 class RayServer(ThreadingHTTPServer):
@@ -14,11 +15,22 @@ class RayServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.cpus = 2.0
         self.nodes = 1
+        # Of placement groups: the id of a node ("id-1"), and what it holds of it.
+        self.held: list[tuple[str, dict[str, float]]] = []
         self.jobs: dict[str, dict[str, Any]] = {}
         self.refusal: str | None = None
         self.stopped: list[str] = []
         # Whether the API takes records is asked of this server too.
         self.api_answers = True
+
+    def listed(self, groups: bool) -> list[dict[str, Any]]:
+        """The placement groups, or the nodes, as Ray's state interface has them."""
+        if groups:
+            bundles = [{"node_id": node, "unit_resources": held} for node, held in self.held]
+            return [{"state": "CREATED", "bundles": bundles}, {"state": "REMOVED", "bundles": bundles}]
+        node = {"state": "ALIVE", "resources_total": {"CPU": self.cpus, "memory": 2.0**33}}
+        named = [node | {"node_id": f"id-{at}", "node_name": f"10.0.0.{at}"} for at in range(1, self.nodes + 1)]
+        return [*named, node | {"state": "DEAD", "node_id": "id-0", "node_name": "10.0.0.0"}]
 
     @property
     def url(self) -> str:
@@ -39,10 +51,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/ingestz":
             self._answer(200 if self.server.api_answers else 503, {})
             return
-        if self.path.startswith("/api/v0/nodes"):
-            node = {"state": "ALIVE", "resources_total": {"CPU": self.server.cpus, "memory": 2.0**33}}
-            nodes = [node] * self.server.nodes + [node | {"state": "DEAD"}]
-            self._answer(200, {"data": {"result": {"result": nodes}}})
+        if self.path.startswith("/api/v0/"):
+            listed = self.server.listed("placement_groups" in self.path)
+            (state,) = parse_qs(urlsplit(self.path).query)["filter_values"]
+            self._answer(200, {"data": {"result": {"result": [item for item in listed if item["state"] == state]}}})
             return
         _, _, _, submission_id, *rest = self.path.split("/")
         job = self.server.jobs.get(submission_id)
