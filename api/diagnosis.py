@@ -43,6 +43,8 @@ _TORCH = (
 )
 # The driver of NVIDIA says here which it is.
 _DRIVER = Path("/proc/driver/nvidia/version")
+# The limits of the container that this process is in.
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 class Status(StrEnum):
@@ -167,7 +169,7 @@ def _control_group(*names: str) -> int | None:
     """Return a figure of the container's memory; None where there is no limit."""
     for name in names:
         try:
-            return int((Path("/sys/fs/cgroup") / name).read_text())
+            return int((_CONTROL_GROUP / name).read_text())
         except (OSError, ValueError):
             continue
     return None

@@ -10,10 +10,14 @@ from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
-from symadj.api import __version__
+import pytest
+
+from symadj.api import __version__, diagnosis
 from tests.api.test_cli import SYMADJ
+from tests.command import run_symadj
 from tests.conftest import ApiServer
 
 Checks = dict[str, dict[str, Any]]
@@ -91,3 +95,53 @@ def test_without_a_server_the_rest_is_looked_at(tmp_path: Path) -> None:
     status, checks = doctor("http://127.0.0.1:9", SYMADJ_DATA=str(tmp_path / "not made"))
     assert (status, checks["server"]["status"], checks["data folder"]["status"]) == (1, "fail", "ok")
     assert not (tmp_path / "not made").exists()
+
+
+@pytest.fixture
+def small_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine on which disks, /dev/shm and memory are short, as none can be made so; return its control group."""
+    free = {"data": 3 * 2**30, "spool": 2**28, "shm": 2**26}
+    for name in ("data", "spool"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(
+        diagnosis.shutil, "disk_usage", lambda path: SimpleNamespace(free=free[Path(path).name], total=2**40)
+    )
+    monkeypatch.setattr(diagnosis.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**35, total=2**36))
+    monkeypatch.setattr(diagnosis, "_CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(diagnosis, "_TORCH", "raise SystemExit")
+    return tmp_path
+
+
+def doctor_here(folder: Path) -> Checks:
+    """The checks of a doctor in this process, whose data and spool are in a folder."""
+    environment = {f"SYMADJ_{name.upper()}": str(folder / name) for name in ("data", "spool")}
+    done = run_symadj("doctor", "--json", "--url", "http://127.0.0.1:9", environment=environment)
+    return {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+
+
+def test_disks_and_shared_memory_that_are_nearly_full_are_told_with_what_to_do(small_machine: Path) -> None:
+    checks = doctor_here(small_machine)
+    told = {name: (check["status"], check["found"]) for name, check in checks.items()}
+    assert told["data folder"] == ("warn", f"{small_machine}/data: 3.0GiB free")
+    assert told["spool folder"] == ("fail", f"{small_machine}/spool: 256.0MiB free")
+    assert told["shared memory"] == ("warn", "64.0MiB free in /dev/shm")
+    assert "symadj delete" in checks["data folder"]["advice"]
+    assert "--shm-size" in checks["shared memory"]["advice"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "used"),
+    [("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")],
+    ids=["version 2", "version 1"],
+)
+def test_a_container_with_little_memory_left_is_told_whatever_its_machine_has(
+    small_machine: Path, limit: str, used: str
+) -> None:
+    assert doctor_here(small_machine)["memory"]["status"] == "ok", "no container"
+    (small_machine / "memory").mkdir()
+    (small_machine / limit).write_text(f"{4 * 2**30}\n")
+    (small_machine / used).write_text(f"{3 * 2**30}\n")
+    memory = doctor_here(small_machine)["memory"]
+    assert memory["status"] == "warn"
+    assert "the control group allows 4.0GiB, of which 3.0GiB are taken" in memory["found"]
+    assert "raise the limit" in memory["advice"]
