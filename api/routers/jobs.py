@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -30,6 +30,7 @@ from symadj.api.dependencies import (
 )
 from symadj.api.problems import describe
 from symadj.api.same_keys import submitted_once
+from symadj.api.schemas.answer import Answer
 from symadj.api.schemas.jobs import (
     JobChange,
     JobList,
@@ -53,8 +54,6 @@ from symadj.service.store.cursors import CURSOR
 from symadj.service.store.tables import Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
-
-_JSON = "application/json"
 
 
 async def _may_submit(_owner: Owner, _json: Annotated[None, Depends(require_json)]) -> None:
@@ -81,7 +80,6 @@ async def create_job(
     flows: Flows,
     owner: Owner,
     request: Request,
-    response: Response,
     idempotency_key: IdempotencyKey = None,
     dry_run: Annotated[
         bool,
@@ -93,7 +91,7 @@ async def create_job(
     strict: Annotated[
         bool, Query(description="Look as closely as for `dry_run`, and refuse the job (422) if it would fail now.")
     ] = False,
-) -> JobSubmitted | Response:
+) -> Response:
     """Put a job into the queue. Under a key that was used with the same spec, answer 200 with that job as it is now.
 
     `findings` says what is wrong or doubtful as things stand; a job is refused for it with `strict` alone.
@@ -105,14 +103,13 @@ async def create_job(
         stored = await run_sync(submission.rehearse, spec)
         found = await look_closely(JobSpec.of_stored(stored), settings, cluster, flows)
         if dry_run:
-            return Response(SpecCheck(spec=stored, findings=found).model_dump_json(), media_type=_JSON)
+            return _answer(SpecCheck(spec=stored, findings=found))
         if wrong := [item for item in found if item.severity == "error"]:
             raise SpecWouldFailError(
                 "; ".join(item.detail for item in wrong), pointer=wrong[0].pointer, findings=_as_json(found)
             )
-    else:
-        found = await run_sync(look, spec, settings, cluster)
-    return await run_sync(submission.make, spec, found, request, response)
+        return await run_sync(submission.make, spec, found, request)
+    return await run_sync(lambda: submission.make(spec, look(spec, settings, cluster), request))
 
 
 @dataclass(frozen=True)
@@ -124,23 +121,23 @@ class _Submission:
     owner: str
     idempotency_key: str | None = None
 
-    def make(self, spec: JobSpec, findings: list[Finding], request: Request, response: Response) -> JobSubmitted:
-        """Put a job into the queue, or find the one of the key; return the answer, and fill in its headers."""
+    def make(self, spec: JobSpec, findings: list[Finding], request: Request) -> Response:
+        """Put a job into the queue, or find the one of the key; return the answer."""
 
-        def submit() -> tuple[str, bool]:
+        def submit() -> tuple[figures.JobFigures, bool]:
             with self.store.session() as session:
                 job, created = self._submit(session, spec, self.idempotency_key)
                 if created:
                     parents.adopt_checkpoint(job, self.settings.resolved_storage())
-                return job.id, created
+                session.flush()
+                return figures.of_job(session, job.id, most_active=self.settings.max_active_per_owner), created
 
-        job_id, created = submitted_once(submit)
-        if not created:
-            response.status_code = 200
-        elif (planned_later := request.app.state.submission_plans) is not None:
+        found, created = submitted_once(submit)
+        job_id = found.job.id
+        if created and (planned_later := request.app.state.submission_plans) is not None:
             planned_later.offer([job_id])
-        response.headers["Location"] = str(request.app.url_path_for("read_job", job_id=job_id))
-        return JobSubmitted(**dict(_read(self.store, self.settings, job_id)), findings=findings)
+        location = str(request.app.url_path_for("read_job", job_id=job_id))
+        return _answer(JobSubmitted.of(found, findings=findings), 201 if created else 200, {"Location": location})
 
     def rehearse(self, spec: JobSpec) -> dict[str, Any]:
         """Return what would be stored of a spec, and store nothing.
@@ -169,7 +166,7 @@ def _as_json(findings: list[Finding]) -> list[dict[str, Any]]:
     return [item.model_dump(mode="json") for item in findings]
 
 
-@router.get("")
+@router.get("", response_model=JobList)
 def list_jobs(
     store: Store,
     settings: SettingsOf,
@@ -189,11 +186,11 @@ def list_jobs(
         list[Annotated[str, Field(max_length=400, json_schema_extra={"pattern": LABEL})]] | None,
         Query(max_length=MOST_LABELS, description="`name=value`; of several, a job has all."),
     ] = None,
-) -> JobList:
+) -> Response:
     """List jobs, newest first; with a submitter's key their own."""
     if asker.confined_to is not None:
         if owner not in {None, asker.confined_to}:
-            return JobList(items=[], has_more=False, next_after=None)
+            return _answer(JobList(items=[], has_more=False, next_after=None))
         owner = asker.confined_to
     with store.read_session() as session:
         page = jobs.page(
@@ -207,11 +204,18 @@ def list_jobs(
             after=after,
         )
         found = figures.of_jobs(session, page.jobs, most_active=settings.max_active_per_owner)
-    return JobList(
-        items=[JobSummary.of(item) for item in found],
-        has_more=page.next_after is not None,
-        next_after=page.next_after,
+    return _answer(
+        JobList(
+            items=[JobSummary.of(item) for item in found],
+            has_more=page.next_after is not None,
+            next_after=page.next_after,
+        )
     )
+
+
+def _answer(made: Answer, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return an answer in JSON, made by the thread that calls: FastAPI would have another one check it first."""
+    return Response(made.model_dump_json(), status, headers, media_type="application/json")
 
 
 def _parse_label(label: str) -> tuple[str, str]:
@@ -254,6 +258,7 @@ def change_job(store: Store, settings: SettingsOf, owner: Owner, job_id: JobId, 
 @router.post(
     "/{job_id}/clone",
     status_code=201,
+    response_model=JobSubmitted,
     responses={
         200: {"model": JobSubmitted, "description": "Known by its key"},
         **describe(400, 403, 404, 409, 413, 415, 429),
@@ -267,18 +272,18 @@ def clone_job(
     job_id: JobId,
     patch: Patch,
     request: Request,
-    response: Response,
     idempotency_key: IdempotencyKey = None,
-) -> JobSubmitted:
+) -> Response:
     """Submit the spec of a job again, changed by a JSON merge patch; `{}` changes nothing. It trains from the start."""
     spec = checked(JobSpec, merged(_training_spec(store, job_id), patch.root))
     submission = _Submission(store, settings, owner, idempotency_key)
-    return submission.make(spec, look(spec, settings, cluster), request, response)
+    return submission.make(spec, look(spec, settings, cluster), request)
 
 
 @router.post(
     "/{job_id}/retry",
     status_code=201,
+    response_model=JobSubmitted,
     responses={200: {"model": JobSubmitted, "description": "Known by its key"}, **describe(403, 404, 409, 429)},
 )
 def retry_job(
@@ -288,13 +293,12 @@ def retry_job(
     owner: Owner,
     job_id: JobId,
     request: Request,
-    response: Response,
     idempotency_key: IdempotencyKey = None,
-) -> JobSubmitted:
+) -> Response:
     """Submit the spec of a failed or cancelled job again, as a new job that trains from the start."""
     spec = checked(JobSpec, _training_spec(store, job_id, after=(JobState.FAILED, JobState.CANCELLED)))
     submission = _Submission(store, settings, owner, idempotency_key)
-    return submission.make(spec, look(spec, settings, cluster), request, response)
+    return submission.make(spec, look(spec, settings, cluster), request)
 
 
 def _training_spec(store: Database, job_id: str, *, after: Collection[JobState] = tuple(JobState)) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import ByteSize, ConfigDict, Field, RootModel
 
@@ -20,7 +21,7 @@ from symadj.service.contract.states import CheckpointCause, JobState, ReasonCode
 if TYPE_CHECKING:  # the client reads these answers and needs no database for it
     from symadj.service.lifecycle.figures import JobFigures
     from symadj.service.store.plans import Comparison
-    from symadj.service.store.tables import PlanRow
+    from symadj.service.store.tables import Job, PlanRow
 
 __all__ = [
     "AttemptList",
@@ -125,11 +126,14 @@ class JobSummary(Answer):
     waiting: Waiting | None = Field(None, description="Of a queued job; else null.")
 
     @classmethod
-    def of(cls, figures: JobFigures) -> JobSummary:
-        """Return the answer for a stored job and its newest figures."""
+    def of(cls, figures: JobFigures, **more: Any) -> Self:
+        """Return the answer for a stored job and its newest figures; ``more`` are fields of which they say nothing."""
+        return cls.model_validate(cls._values(figures) | more)
+
+    @classmethod
+    def _values(cls, figures: JobFigures) -> dict[str, Any]:
         job, series = figures.job, figures.series
-        names = JobSummary.model_fields.keys() & type(job).__table__.columns.keys()
-        values = {name: getattr(job, name) for name in names}
+        values = {name: getattr(job, name) for name in _names_of_columns(type(job))}
         # As stored, whatever version stored it: this one's rules are for new specs.
         spec = job.spec
         steps = max((item.last_step for item in series), default=0)
@@ -142,19 +146,22 @@ class JobSummary(Answer):
             eta_seconds=figures.eta_seconds,
         )
         waiting = figures.waiting
-        return JobSummary.model_validate(
-            values
-            | {
-                "parent": job.parent_id and {"job": job.parent_id, "checkpoint": job.parent_checkpoint},
-                "labels": spec["labels"],
-                "progress": progress,
-                "memory_budget": spec["resources"].get("memory_budget"),
-                "planned_bytes": None if figures.planned is None else figures.planned.planned_bytes,
-                "alerts": list(figures.alerts),
-                "cancelled_by": figures.cancelled_by,
-                "waiting": waiting and Waiting(place=waiting.place, reason=waiting.reason),
-            }
-        )
+        return values | {
+            "parent": job.parent_id and {"job": job.parent_id, "checkpoint": job.parent_checkpoint},
+            "labels": spec["labels"],
+            "progress": progress,
+            "memory_budget": spec["resources"].get("memory_budget"),
+            "planned_bytes": None if figures.planned is None else figures.planned.planned_bytes,
+            "alerts": list(figures.alerts),
+            "cancelled_by": figures.cancelled_by,
+            "waiting": waiting and Waiting(place=waiting.place, reason=waiting.reason),
+        }
+
+
+@cache
+def _names_of_columns(table: type[Job]) -> frozenset[str]:
+    """Return the fields of a :class:`JobSummary` that are columns of its row."""
+    return frozenset(JobSummary.model_fields.keys() & table.__table__.columns.keys())
 
 
 class PlannedGradient(Answer):
@@ -221,8 +228,7 @@ class JobRead(JobSummary):
     result: JobResult | None = Field(description="Of a job that succeeded; else null.")
 
     @classmethod
-    def of(cls, figures: JobFigures) -> JobRead:
-        """Return the answer for a job, its newest figures and its plan."""
+    def _values(cls, figures: JobFigures) -> dict[str, Any]:
         job = figures.job
         failure = None
         if job.reason is not None and job.state == JobState.FAILED:
@@ -234,9 +240,9 @@ class JobRead(JobSummary):
         if job.result is not None:
             peaks = {"host_peak_bytes": job.host_peak_bytes, "device_peak_bytes": job.device_peak_bytes}
             result = JobResult.model_validate(job.result | peaks)
-        summary = JobSummary.of(figures).model_dump()
         changes = changes_of_stored(job.spec)
-        return cls(**summary, spec=job.spec, spec_changes=changes, plan=plan, failure=failure, result=result)
+        whole = {"spec": job.spec, "spec_changes": changes, "plan": plan, "failure": failure, "result": result}
+        return super()._values(figures) | whole
 
 
 class JobSubmitted(JobRead):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -66,26 +67,27 @@ def of_job(session: Session, job_id: str, *, most_active: int | None) -> JobFigu
 
 def of_jobs(session: Session, found: Sequence[Job], *, most_active: int | None) -> list[JobFigures]:
     """Return the figures of jobs, in their order; ``most_active`` is how many of an owner may run at once."""
-    ids = [job.id for job in found]
-    series = metrics.series_of(session, ids)
-    plan_of = {row.job_id: row for row in plans.of_jobs(session, ids)}
-    shortened = events.newest_of(session, ids, PRETRAINING_SHORTENED)
+    plan_of = {row.job_id: row for row in plans.of_jobs(session, [job.id for job in found])}
     waiting = places_of(session, found, most_active=most_active)
     cancelled_by = _cancelled_by(session, found)
-    active = alerts.active_of(session, ids)
+    begun = [job.id for job in found if job.attempt]  # of the others no run has said anything
+    series = metrics.series_of(session, begun)
+    shortened = events.newest_of(session, begun, PRETRAINING_SHORTENED)
+    active = alerts.active_of(session, begun)
     made = []
     for job in found:
+        newest = series.get(job.id, [])
         shorter = shortened.get(job.id)
         most = (job.spec.get("stop", {}) if shorter is None else shorter.data).get("max_steps")
         plan = plan_of.get(job.id)
         made.append(
             JobFigures(
                 job=job,
-                series=series[job.id],
+                series=newest,
                 max_steps=most,
-                eta_seconds=_eta_seconds(session, job, series[job.id], most),
+                eta_seconds=_eta_seconds(session, job, newest, most),
                 plan=plan,
-                planned=None if plan is None else plans.compared(plan, job, series[job.id]),
+                planned=None if plan is None else plans.compared(plan, job, newest),
                 waiting=waiting.get(job.id),
                 alerts=active.get(job.id, ()),
                 cancelled_by=cancelled_by.get(job.id),
@@ -117,7 +119,7 @@ def places_of(session: Session, found: Sequence[Job], *, most_active: int | None
     if not queued:
         return {}
     places = jobs.places(session, [job.id for job in queued])
-    active = [job.owner for job in jobs.active(session)]
+    active = jobs.active_by_owner(session)
     now = datetime.now(UTC)
     return {
         job.id: Place(places[job.id], _reason(job, places[job.id], active, most_active, now))
@@ -126,17 +128,17 @@ def places_of(session: Session, found: Sequence[Job], *, most_active: int | None
     }
 
 
-def _reason(job: Job, place: int, active: Sequence[str], most_active: int | None, now: datetime) -> str:
+def _reason(job: Job, place: int, active: Counter[str], most_active: int | None, now: datetime) -> str:
     """Say what a queued job waits for, by the rules of the dispatcher's :class:`Starter`."""
     longest = now + timedelta(seconds=jobs.LONGEST_PAUSE_SECONDS)
     if job.not_before is not None and now < job.not_before <= longest:
         return f"It is tried again after a pause, at {job.not_before:%H:%M:%S} UTC."
-    own = active.count(job.owner)
+    own = active[job.owner]
     if most_active is not None and own >= most_active:
         return f"{job.owner} has {own} jobs that run already, and may have {most_active} (SYMADJ_MAX_ACTIVE_PER_OWNER)."
     if place > 1:
         ahead = place - 1
         return f"{ahead} {'job is' if ahead == 1 else 'jobs are'} ahead of it in the queue."
     if active:
-        return f"It is the next: it starts when there is room for it beside the jobs that run now ({len(active)})."
+        return f"It is the next: it starts when there is room for it beside the jobs that run now ({active.total()})."
     return "It is the next: it starts as soon as the dispatcher and Ray take it."

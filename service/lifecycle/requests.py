@@ -56,8 +56,9 @@ def submit(
         InvalidSpecError: the memory_budget is less than any worker takes; the spec's parent has no such checkpoint, or
             trains something else; or its field is of a package that is not installed, or that refuses its options.
     """
-    body_hash = hash_of_written(spec)
+    body_hash = b""
     if idempotency_key is not None:
+        body_hash = hash_of_written(spec)
         known = jobs.idempotency_key(session, owner, idempotency_key)
         if known is not None:
             if known.body_hash != body_hash:

@@ -32,6 +32,8 @@ def find(session: Session, job_id: str) -> JobAlerts | None:
 
 def active_of(session: Session, job_ids: Collection[str]) -> dict[str, list[str]]:
     """Return the rules that hold now, of the jobs that have any."""
+    if not job_ids:
+        return {}
     rows = session.scalars(sa.select(JobAlerts).where(JobAlerts.job_id.in_(job_ids)))
     return {row.job_id: row.active for row in rows if row.active}
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pydantic_core
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
@@ -47,6 +50,14 @@ def _switch_to_wal(cursor: DBAPICursor) -> None:
             time.sleep(0.01)
 
 
+def _from_json(text: str | bytes) -> Any:
+    """Return JSON values as ``json.loads`` does, which takes three times as long."""
+    try:
+        return pydantic_core.from_json(text)
+    except ValueError:
+        return json.loads(text)  # it takes halves of characters, which earlier versions may have stored
+
+
 @dataclass(frozen=True)
 class Shape:
     """The migration that the tables are of (None: there are none), the newest, and whether this version knows it."""
@@ -80,6 +91,7 @@ class Database:
             pool_size=connections,
             max_overflow=0,
             pool_timeout=_CONNECTION_SECONDS,
+            json_deserializer=_from_json,
         )
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _configure_sqlite)

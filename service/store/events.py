@@ -60,5 +60,7 @@ def after(session: Session, job_id: str, *, after_seq: int, limit: int) -> Seque
 
 def newest_of(session: Session, job_ids: Collection[str], name: str) -> dict[str, Event]:
     """Return the newest event with this name of each of the jobs that have one, by job."""
+    if not job_ids:
+        return {}
     rows = session.scalars(sa.select(Event).where(Event.job_id.in_(job_ids), Event.name == name).order_by(Event.seq))
     return {row.job_id: row for row in rows}

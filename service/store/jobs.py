@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import orm
 from sqlalchemy.orm import Session
 
 from symadj.service.contract.states import ACTIVE, TRANSITIONS, JobState, ReasonCode
@@ -22,11 +25,13 @@ from symadj.service.store.tables import (
     Job,
     JobLabel,
     LogSource,
+    UtcDateTime,
 )
 
 __all__ = [
     "LONGEST_PAUSE_SECONDS",
     "active",
+    "active_by_owner",
     "add",
     "add_attempt",
     "attempt",
@@ -57,6 +62,7 @@ __all__ = [
 
 # Between two attempts, whatever the settings say.
 LONGEST_PAUSE_SECONDS = 300.0
+_EARLIEST = sa.literal(datetime(1, 1, 1, tzinfo=UTC), UtcDateTime())
 _QUEUE_LOCK = 0x73796D71756575  # any number of our own, for PostgreSQL's advisory lock
 
 
@@ -72,15 +78,19 @@ def add(session: Session, job: Job) -> None:
     """Store a new job, the labels of its spec and its first event."""
     session.add(job)
     session.flush()
-    put_labels(session, job)
+    session.add_all(_labels(job))
     events.append(session, job, actor=job.owner, name="queued", message="The job was accepted.")
 
 
 def put_labels(session: Session, job: Job) -> None:
     """Let a job be found by the labels of its spec, and by no others."""
     session.execute(sa.delete(JobLabel).where(JobLabel.job_id == job.id))
+    session.add_all(_labels(job))
+
+
+def _labels(job: Job) -> list[JobLabel]:
     labels = job.spec.get("labels", {})
-    session.add_all(JobLabel(job_id=job.id, name=name, value=value) for name, value in labels.items())
+    return [JobLabel(job_id=job.id, name=name, value=value) for name, value in labels.items()]
 
 
 def get(session: Session, job_id: str) -> Job:
@@ -226,11 +236,37 @@ def next_queued(
 
 
 def places(session: Session, job_ids: Collection[str]) -> dict[str, int]:
-    """Return the places of jobs in the queue, counted from 1, of those that are in it."""
-    order = sa.func.row_number().over(order_by=(Job.priority.desc(), Job.created_at, Job.id))
-    queue = sa.select(Job.id, order.label("place")).where(Job.state == JobState.QUEUED).subquery()
-    rows = session.execute(sa.select(queue.c.id, queue.c.place).where(queue.c.id.in_(job_ids))).all()
-    return {row.id: row.place for row in rows}
+    """Return the places of jobs in the queue, counted from 1, of those that are in it.
+
+    The queue is counted once, up to the last of them, in its index alone.
+    """
+    found: dict[str, int] = {}
+    for job_id, before_id, ahead in session.execute(_ahead_in_queue(), {"job_ids": [*job_ids]}):
+        # Those ahead of it; where another of them is before it, those from that one on.
+        found[job_id] = ahead + (1 if before_id is None else found[before_id])
+    return found
+
+
+@cache  # it takes longer to make than to answer
+def _ahead_in_queue() -> sa.Select[str, str | None, int]:
+    order = (Job.created_at, Job.id)
+    before = [sa.func.lag(column).over(partition_by=Job.priority, order_by=order) for column in order]
+    asked: sa.BindParameter[str] = sa.bindparam("job_ids", expanding=True)
+    own = (
+        sa.select(Job.id, Job.priority, Job.created_at, before[0].label("before_time"), before[1].label("before_id"))
+        .where(Job.state == JobState.QUEUED, Job.id.in_(asked))
+        .subquery()
+    )
+    other = orm.aliased(Job)
+    queue = sa.select(sa.func.count()).select_from(other).where(other.state == JobState.QUEUED)
+    place = sa.tuple_(other.created_at, other.id)
+    since = sa.tuple_(sa.func.coalesce(own.c.before_time, _EARLIEST), sa.func.coalesce(own.c.before_id, ""))
+    alike = queue.where(
+        other.priority == own.c.priority, place >= since, place < sa.tuple_(own.c.created_at, own.c.id)
+    ).scalar_subquery()
+    higher = queue.where(other.priority > own.c.priority).scalar_subquery()
+    ahead = sa.case((own.c.before_id.is_(None), higher + alike), else_=alike)
+    return sa.select(own.c.id, own.c.before_id, ahead).order_by(own.c.priority, own.c.created_at, own.c.id)
 
 
 def first_queued(session: Session, owner: str | None, *, limit: int) -> Sequence[Job]:
@@ -261,6 +297,14 @@ def count_queued(session: Session, owner: str | None) -> int:
 def active(session: Session) -> Sequence[Job]:
     """Return the jobs that hold a part of the cluster."""
     return session.scalars(sa.select(Job).where(Job.state.in_(ACTIVE)).order_by(Job.created_at, Job.id)).all()
+
+
+def active_by_owner(session: Session) -> Counter[str]:
+    """Return how many jobs of each owner hold a part of the cluster; of the others, none."""
+    return Counter(session.scalars(_ACTIVE_OWNERS))
+
+
+_ACTIVE_OWNERS = sa.select(Job.owner).where(Job.state.in_(ACTIVE))
 
 
 def delete(session: Session, job: Job) -> None:

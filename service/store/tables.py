@@ -135,7 +135,8 @@ class Job(Base):
 
     __table_args__ = (
         Index("ix_jobs_created", "created_at", "id"),
-        Index("ix_jobs_queue", "state", "priority", "created_at"),
+        # All by which the queue is put in order and counted.
+        Index("ix_jobs_queue", "state", "priority", "created_at", "id"),
         Index("ix_jobs_owner", "owner", "created_at", "id"),
     )
 

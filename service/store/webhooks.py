@@ -85,16 +85,19 @@ def delete(session: Session, webhook: Webhook) -> None:
     session.execute(sa.delete(Webhook).where(Webhook.id == webhook.id))
 
 
+# A webhook that is being deleted is waited for: what it is told must not stand in the way of the event.
+_INTERESTED = (
+    sa.select(Webhook)
+    .where(Webhook.disabled_at.is_(None), sa.or_(Webhook.owner == sa.bindparam("owner"), Webhook.all_owners))
+    .with_for_update(read=True, key_share=True)
+)
+
+
 def enqueue(session: Session, job: Job, event: Event) -> None:
     """Write down whom an event is to be told, in the transaction that writes the event."""
     if event.name not in _NOTICES:
         return
-    # A webhook that is being deleted is waited for: what it is told must not stand in the way of the event.
-    interested = session.scalars(
-        sa.select(Webhook)
-        .where(Webhook.disabled_at.is_(None), sa.or_(Webhook.owner == job.owner, Webhook.all_owners))
-        .with_for_update(read=True, key_share=True)
-    ).all()
+    interested = session.scalars(_INTERESTED, {"owner": job.owner}).all()
     labels = job.spec.get("labels", {})
     for webhook in interested:
         if event.name in webhook.events and webhook.labels.items() <= labels.items():

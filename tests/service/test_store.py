@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 from alembic import command
@@ -81,3 +82,21 @@ def test_labels_go_with_their_job(database: Database) -> None:
         jobs.delete(session, jobs.get(session, "job-1"))
     with database.session() as session:
         assert session.scalars(sa.select(JobLabel.value)).all() == []
+
+
+def test_places_in_the_queue_follow_its_order_whichever_of_them_are_asked_for(database: Database) -> None:
+    chosen = random.Random(0)
+    now = datetime.now(UTC)
+    with database.session() as session:
+        for number in range(60):
+            job = stored_job(f"job-{number}")
+            job.state = "queued" if number % 7 else "running"
+            job.priority = chosen.choice([-1, 0, 0, 0, 5])
+            job.created_at = now + timedelta(seconds=chosen.randrange(20))  # some at the same time
+            session.add(job)
+    with database.read_session() as session:
+        queue = [job.id for job in jobs.first_queued(session, None, limit=100)]
+        for count in (1, 2, 10, 60):
+            asked = chosen.sample([f"job-{number}" for number in range(60)], count)
+            wanted = {job_id: queue.index(job_id) + 1 for job_id in asked if job_id in queue}
+            assert jobs.places(session, asked) == wanted
