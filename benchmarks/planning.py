@@ -2,7 +2,9 @@
 
 ``python -m benchmarks.planning [FLOW ...]``. "Predicted" is what `symadj_core.planning` says from
 rehearsals of few rows and steps, for as many steps as the solve then took; "measured" is the exact peak of live tensor
-storage in one training step. The exit status is 1 where they differ by more than 10 %.
+storage in one training step. Beside them the second part of a batch whose gradient is added to that of the first, a
+step of flow matching, and rows that are scored without a gradient. The exit status is 1 where they differ by more than
+10 %.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch import Tensor
 from symadj_core import FixedStep, IController, planning
 from symadj_core.flows import Block, ConvField, Flow, HutchPlusPlus, MLPField, PotentialField, ResidualField
 from symadj_core.flows import multiscale_flow as images
+from symadj_core.flows.matching import flow_matching_loss
 from symadj_core.gradients import GRADIENTS, GradientMethod, Symplectic
 from symadj_core.gradients.keep import KEEPS, Binomial, Budget
 from symadj_core.memory import LiveTensorMeter
@@ -140,32 +143,56 @@ def methods(flow: Flow, batch: int, steps: int) -> Iterator[tuple[str, GradientM
             yield f"{name}, {keep_name}", Symplectic(bounds[keep] if keep in bounds else keep())
 
 
-def measured(flow: Flow, case: Case) -> tuple[int, list[int]]:
+def matching(flow: Flow, x: Tensor, sample_index: Tensor, context: Tensor | None) -> Tensor:
+    """Return the loss of flow matching, at times that are drawn evenly and in no order."""
+    time = (torch.randperm(len(x)) + torch.rand(len(x), dtype=x.dtype)) / len(x)
+    return flow_matching_loss(flow, x, torch.randn_like(x), time, context).mean()
+
+
+def measured(flow: Flow, batch: int, loss: planning.Loss, *, accumulates: bool = False) -> tuple[int, list[int]]:
     """Return the exact peak of a training step, and how many steps the solve of each block took."""
     torch.manual_seed(1)
     dtype = next(flow.parameters()).dtype
-    x = torch.randn(case.batch, flow.dim, dtype=dtype)
-    context = torch.randn(case.batch, flow.context_dim, dtype=dtype) if flow.context_dim else None
-    index = torch.arange(case.batch)
-    case.loss(flow, x, index, context).backward()
+    x = torch.randn(batch, flow.dim, dtype=dtype)
+    context = torch.randn(batch, flow.context_dim, dtype=dtype) if flow.context_dim else None
+    index = torch.arange(batch)
+
+    def step() -> None:
+        value = loss(flow, x, index, context)
+        if torch.is_grad_enabled():
+            value.backward()  # type: ignore[no-untyped-call]
+
+    step()
     flow.zero_grad()
     with LiveTensorMeter() as meter:
-        case.loss(flow, x, index, context).backward()
+        if accumulates:
+            for parameter in flow.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+        step()
     flow.zero_grad()
     return meter.peak_bytes, [stats.accepted for stats in flow.block_stats]
 
 
 def compared(case: Case) -> Iterator[tuple[str, list[int], int, int]]:
-    """Yield of every gradient its name, the steps of each block's solve, and the bytes predicted and measured."""
+    """Yield of every gradient, and of what else is forecast, its name, the steps of each block's solve, and the bytes
+    predicted and measured."""
     torch.manual_seed(0)
-    flow = case.make()
-    _, steps = measured(flow, case)
+    flow, batch = case.make(), case.batch
+    _, steps = measured(flow, batch, case.loss)
     rehearsal = planning.Rehearsal(flow, loss=case.loss)
-    for name, method in methods(flow, case.batch, max(steps)):
+    for name, method in methods(flow, batch, max(steps)):
         twin = flow.with_settings(gradient=method)
-        predicted = rehearsal.forecast(method, case.batch)
-        found, steps = measured(twin, case)
+        predicted = rehearsal.forecast(method, batch)
+        found, steps = measured(twin, batch, case.loss)
         yield name, steps, predicted.peak_bytes(steps), found
+    for name in ("backprop", "symplectic"):
+        added = rehearsal.forecast(name, batch, accumulates=True)
+        found, steps = measured(flow.with_settings(gradient=name), batch, case.loss, accumulates=True)
+        yield f"{name}, added", steps, added.peak_bytes(steps), found
+    yield "flow matching", [0], rehearsal.matching_bytes(batch), measured(flow, batch, matching)[0]
+    with torch.no_grad():
+        found, steps = measured(flow, batch, planning.mean_nll)
+    yield "scored", steps, rehearsal.scoring_bytes(batch), found
 
 
 def main() -> int:

@@ -19,6 +19,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+# glibc's M_MMAP_THRESHOLD: bytes from which on a block is mapped by itself, and unmapped when it is freed. By itself it
+# begins at 128 KiB and rises, to 32 MiB at most, to the size of whatever was freed.
+_MMAP_THRESHOLD = -3
+
 
 @dataclass
 class Window:
@@ -51,7 +55,7 @@ class PeakMeter:
 
     def __init__(self, device: torch.device) -> None:
         self._device = None if device.type == "cpu" else device
-        self._trim = _malloc_trim()
+        self._trim = _of_libc("malloc_trim")
         # More than once: another thread may have freed or taken as much in between.
         self._host = any(_host_mark_works(self._trim) for _ in range(3))
         if self._device is not None and not _device_peaks_work(self._device):
@@ -75,14 +79,34 @@ class PeakMeter:
                 window.device_peak_bytes = torch.accelerator.max_memory_allocated(self._device)
 
 
-def _malloc_trim() -> Callable[[int], int] | None:
+@contextmanager
+def freed_at_once() -> Iterator[None]:
+    """Let the process give memory back as soon as a tensor is freed, where the C library is glibc.
+
+    Its heap keeps what was freed of up to 32 MiB, in pieces that the next tensor need not fit into: a process whose
+    tensors took 33 MiB, of 1 and of 10 MiB each, held 160 MiB. What is given back is faulted in again, which made that
+    computation 1.4 times as long.
+    """
+    option = _of_libc("mallopt")
+    if option is None:
+        yield
+        return
+    option(_MMAP_THRESHOLD, 128 * 2**10)
+    try:
+        yield
+    finally:
+        option(_MMAP_THRESHOLD, 32 * 2**20)
+
+
+def _of_libc(name: str) -> Callable[..., int] | None:
+    """A function of the C library; None where it has none of that name."""
     if not sys.platform.startswith("linux"):
         return None
     try:
-        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+        function: Callable[..., int] = getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError):
         return None
-    return trim
+    return function
 
 
 def _reset_host_mark(trim: Callable[[int], int] | None) -> int:
@@ -95,7 +119,10 @@ def _reset_host_mark(trim: Callable[[int], int] | None) -> int:
 
 
 def resident_bytes() -> int | None:
-    """Resident memory of this process; None where the platform has no such figure."""
+    """Resident memory of this process, free heap pages given back; None where the platform has no such figure."""
+    trim = _of_libc("malloc_trim")
+    if trim is not None:
+        trim(0)
     try:
         return _status("VmRSS:")
     except OSError:

@@ -10,6 +10,11 @@ states + L for the symplectic adjoint method, ...).
     forecast = planning.forecast(flow, batch=500, gradient="backprop")
     forecast.peak_bytes(30), forecast.held_by(30)
 
+Likewise a step of flow matching, and a piece of rows that is scored without a gradient, whose peaks no N changes:
+
+    rehearsal = planning.Rehearsal(flow)
+    rehearsal.matching_bytes(500), rehearsal.scoring_bytes(500)
+
 What it does not count: weights, buffers, the optimiser's state, the data, scratch space within an operation (of a
 convolution, say), and the allocator's own losses.
 """
@@ -27,9 +32,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from symadj_core.flows import Block, Flow
+from symadj_core.flows.matching import flow_matching_loss
 from symadj_core.gradients import GRADIENTS, GradientMethod, Symplectic
 from symadj_core.gradients.keep import Binomial, Budget, Keep, Steps, parse
 from symadj_core.rehearsal import KnownResults, PartName, RehearsalMeter, Take
@@ -39,6 +46,8 @@ __all__ = ["DEVICE_ROUNDING", "Forecast", "Held", "Loss", "Part", "PartName", "R
 
 # (flow, x [B, D], sample_index [B] int64, context [B, C] or None) -> the loss, 0-dim.
 Loss = Callable[[Flow, Tensor, Tensor, Tensor | None], Tensor]
+# What is rehearsed, of the same arguments.
+_Work = Callable[[Flow, Tensor, Tensor, Tensor | None], None]
 
 # CUDA's caching allocator gives blocks of whole multiples of it (kMinBlockSize of c10/cuda/CUDACachingAllocator).
 DEVICE_ROUNDING = 512
@@ -166,10 +175,13 @@ class Rehearsal:
         blocks = flow.stack()
         few = Flow(blocks[:_ALIKE], flow.dim) if len(blocks) > _ALIKE and _alike(blocks) else flow
         self._flow, self._blocks, self._loss = copy.deepcopy(few), len(blocks), loss
+        self._whole = flow
         self._known = KnownResults()
-        self._takes: dict[tuple[GradientMethod, int, bool], tuple[Take, Take]] = {}
+        self._takes: dict[tuple[GradientMethod, int, bool, bool], tuple[Take, Take]] = {}
 
-    def forecast(self, gradient: str | GradientMethod, batch: int, *, rounding: int = 1) -> Forecast:
+    def forecast(
+        self, gradient: str | GradientMethod, batch: int, *, rounding: int = 1, accumulates: bool = False
+    ) -> Forecast:
         """What a training step takes with this gradient.
 
         Args:
@@ -177,14 +189,14 @@ class Rehearsal:
             batch: B, rows of one step on one worker.
             rounding: bytes of whose multiples the allocator makes every block: 1 on the host, `DEVICE_ROUNDING` on a
                 device of CUDA's.
+            accumulates: the gradient is added to that of other rows, which is there before.
 
         Raises:
             ValueError: an unknown gradient, or a batch below 1.
             SolverError: the rehearsal came to no end.
             RuntimeError: what is alive does not depend on the number of rows as it should.
         """
-        if batch < 1:
-            raise ValueError(f"a batch has at least 1 row, not {batch}")
+        _check(batch)
         method = GRADIENTS.make(gradient)
         keep = _keep(method)
         bounded = keep if isinstance(keep, Binomial | Budget) else None
@@ -192,7 +204,7 @@ class Rehearsal:
             method = Symplectic(Steps())
 
         def run(method: GradientMethod, steps: int, *, backward: bool = True) -> _Run:
-            return self._run(method, steps, backward, batch, rounding)
+            return self._run(method, steps, backward, accumulates, batch, rounding)
 
         if method.holds_graph:
             few = run(method, _FEW)
@@ -207,45 +219,106 @@ class Rehearsal:
             again = run(Symplectic(Binomial(_FEW)), _FEW + 1)
             taken = {(name, block): peak for name, block, peak in again.peaks}
             lines = [line.at_least(_FEW, taken[line.name, line.block]) for line in lines]
-        parts = _parts(self._stretched(lines, rounding), bounded, self._flow.stack()[0].settings.solver.stages)
+        lines = self._stretched(lines, rounding, accumulates)
+        parts = _parts(lines, bounded, self._flow.stack()[0].settings.solver.stages)
         # Each step of the solve takes as long as any other, and all else hardly anything beside.
         step_seconds = few.seconds / few.steps * self._blocks / len(self._flow.stack())
         return Forecast(tuple(parts), step_seconds)
 
-    def _run(self, gradient: GradientMethod, steps: int, backward: bool, batch: int, rounding: int) -> _Run:
-        key = gradient, steps, backward
+    def matching_bytes(self, batch: int, *, rounding: int = 1, accumulates: bool = False) -> int:
+        """The most bytes of tensors alive at once in a step of flow matching, its base samples and times among them.
+
+        Its times are spread evenly, as `flow_matching_loss` is best given them: so each block has an equal share of the
+        rows, and the rehearsals are on as many rows for every block. With times of another law the peak is another one
+        where blocks have more rows than their share.
+
+        Args:
+            batch, rounding, accumulates: as for `forecast`.
+
+        Raises:
+            ValueError, RuntimeError: as `forecast`.
+        """
+        _check(batch)
+
+        def step(flow: Flow, x: Tensor, sample_index: Tensor, context: Tensor | None) -> None:
+            time = (sample_index + 0.5).to(x.dtype) / len(x)
+            loss = flow_matching_loss(flow, x, torch.randn_like(x), time, context).mean()
+            loss.backward()  # type: ignore[no-untyped-call]
+
+        flow, (few, many) = copy.deepcopy(self._whole), (rows * self._blocks for rows in _ROWS)
+        low, high = (self._metered(flow, rows, step, accumulates=accumulates) for rows in (few, many))
+        return _peak(low, high, (few, many), batch, rounding)
+
+    def scoring_bytes(self, batch: int, *, rounding: int = 1) -> int:
+        """The most bytes of tensors alive at once while the log-likelihood of rows is computed without a gradient.
+
+        A solve without a graph drops each step behind it: no N changes its peak.
+
+        Args:
+            batch: rows that are computed at once.
+            rounding: as for `forecast`.
+
+        Raises:
+            ValueError, SolverError, RuntimeError: as `forecast`.
+        """
+        _check(batch)
+
+        @torch.no_grad()
+        def score(flow: Flow, x: Tensor, sample_index: Tensor, context: Tensor | None) -> None:
+            flow(x, seed=0, sample_index=sample_index, context=context)
+
+        flow = self._paced(None, _STEADY)
+        low, high = (self._metered(flow, rows, score) for rows in _ROWS)
+        return _peak(low, high, _ROWS, batch, rounding)
+
+    def _run(
+        self, gradient: GradientMethod, steps: int, backward: bool, accumulates: bool, batch: int, rounding: int
+    ) -> _Run:
+        key = gradient, steps, backward, accumulates
         if key not in self._takes:
-            low, high = (self._rehearsed(gradient, steps, backward, rows) for rows in _ROWS)
-            if (low.moments, low.marks, low.passed) != (high.moments, high.marks, high.passed):
-                raise RuntimeError("the tensors of a step can't be foretold: they depend on the number of its rows")
+
+            def step(flow: Flow, x: Tensor, sample_index: Tensor, context: Tensor | None) -> None:
+                loss = self._loss(flow, x, sample_index, context)
+                if backward:
+                    loss.backward()  # type: ignore[no-untyped-call]
+
+            flow = self._paced(gradient, steps)
+            low, high = (self._metered(flow, rows, step, accumulates=accumulates) for rows in _ROWS)
             self._takes[key] = low, high
         return _on_batch(*self._takes[key], steps, batch, rounding)
 
-    def _rehearsed(self, gradient: GradientMethod, steps: int, backward: bool, rows: int) -> Take:
-        flow = Flow([_paced(block, gradient, steps) for block in self._flow.stack()], self._flow.dim)
+    def _paced(self, gradient: GradientMethod | None, steps: int) -> Flow:
+        return Flow([_paced(block, gradient, steps) for block in self._flow.stack()], self._flow.dim)
+
+    def _metered(self, flow: Flow, rows: int, work: _Work, *, accumulates: bool = False) -> Take:
+        """Let the flow do the work on so many random rows, and return what a meter noted."""
+        flow = flow.with_settings()  # another one for every meter that watches it
         flow.zero_grad()
         weight = next(flow.parameters(), torch.empty(0))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             x = torch.randn(rows, flow.dim, dtype=weight.dtype)
             context = torch.randn(rows, flow.context_dim, dtype=weight.dtype) if flow.context_dim else None
+            index = torch.arange(rows)
             meter = RehearsalMeter(self._known)
             for number, block in enumerate(flow.stack()):
                 meter.watch(block, number)
             with _no_collection(), meter:
-                loss = self._loss(flow, x, torch.arange(rows), context)
-                if backward:
-                    loss.backward()  # type: ignore[no-untyped-call]
+                if accumulates:
+                    for parameter in flow.parameters():
+                        parameter.grad = torch.zeros_like(parameter)
+                work(flow, x, index, context)
         return meter.take(flow.last_stats.checkpoint_bytes)
 
-    def _stretched(self, lines: list[_Line], rounding: int) -> list[_Line]:
+    def _stretched(self, lines: list[_Line], rounding: int, accumulates: bool) -> list[_Line]:
         """The lines of all blocks from those of the three that were rehearsed, where there are more."""
         more = self._blocks - len(self._flow.stack())
         if more == 0:
             return lines
         found = {(line.name, line.block): line for line in lines}
         middle, last = found["forward", _ALIKE - 2], found["forward", _ALIKE - 1]
-        # Of each block before: what it has left; of each block behind, in backward: its weights' gradients.
+        # Of each block before: what it has left; of each block behind, in backward: its weights' gradients. Those that
+        # are there before the step are of all blocks, and at all times.
         left, slope = last.fixed - middle.fixed, last.slope - middle.slope
         gradients = sum(_rounded(p.nbytes, rounding) for p in self._flow.stack()[0].parameters())
         stretched = []
@@ -253,7 +326,7 @@ class Rehearsal:
             for block in range(self._blocks):
                 at = min(block, _ALIKE - 2) if block < self._blocks - 1 else _ALIKE - 1
                 line, before = found[name, at], block - at
-                behind = (more - before) if name == "backward" else 0
+                behind = more if accumulates else (more - before) if name == "backward" else 0
                 fixed = line.fixed + before * left + behind * gradients
                 stretched.append(_Line(line.name, block, fixed, line.slope + before * slope))
         return stretched
@@ -385,27 +458,51 @@ def _alike(blocks: Sequence[Block]) -> bool:
 
 def _on_batch(low: Take, high: Take, steps: int, batch: int, rounding: int) -> _Run:
     """What two rehearsals say of a batch."""
-
-    def on_batch(few: Any, many: Any) -> Any:
-        return few + (many - few) * (batch - _ROWS[0]) / (_ROWS[1] - _ROWS[0])
-
-    sizes = on_batch(np.array(low.sizes, np.float64), np.array(high.sizes, np.float64))
-    sizes = np.ceil(sizes / rounding) * rounding
-    moments = np.array(low.moments)
-    made = moments >= 0
-    alive = np.cumsum(np.where(made, sizes[np.where(made, moments, -1 - moments)], -sizes[-1 - moments]))
-    ends = [*(begin for _, _, begin in low.marks[1:]), len(moments)]
+    alive = _alive(low, high, _ROWS, batch, rounding)
+    ends = [*(begin for _, _, begin in low.marks[1:]), len(alive)]
     # A part begins with what is alive at the end of the one before.
     peaks = [
         (name, block, round(alive[max(0, begin - 1) : end].max()))
         for (name, block, begin), end in zip(low.marks, ends, strict=True)
     ]
     left = [round(alive[end - 1]) for end in low.passed]
-    return _Run(peaks, left, steps, low.kept_bytes > 0, on_batch(low.seconds, high.seconds))
+    seconds = _at(batch, _ROWS, low.seconds, high.seconds)
+    return _Run(peaks, left, steps, low.kept_bytes > 0, seconds)
 
 
-def _paced(block: Block, gradient: GradientMethod, steps: int) -> Block:
-    """The block, solved with that gradient in so many equal steps, whatever their errors are."""
+def _alive(low: Take, high: Take, rows: tuple[int, int], batch: int, rounding: int) -> NDArray[np.float64]:
+    """The bytes that are alive on a batch, at every moment, from what was noted on two numbers of rows.
+
+    Raises:
+        RuntimeError: what is alive does not depend on the number of rows as it should.
+    """
+    if (low.moments, low.marks, low.passed) != (high.moments, high.marks, high.passed):
+        raise RuntimeError("the tensors of a step can't be foretold: they depend on the number of its rows")
+    sizes = _at(batch, rows, np.array(low.sizes, np.float64), np.array(high.sizes, np.float64))
+    sizes = np.ceil(sizes / rounding) * rounding
+    moments = np.array(low.moments)
+    made = moments >= 0
+    of = np.where(made, moments, -1 - moments)
+    alive: NDArray[np.float64] = np.cumsum(np.where(made, sizes[of], -sizes[of]))
+    return alive
+
+
+def _peak(low: Take, high: Take, rows: tuple[int, int], batch: int, rounding: int) -> int:
+    return round(float(_alive(low, high, rows, batch, rounding).max()))
+
+
+def _at(batch: int, rows: tuple[int, int], few: Any, many: Any) -> Any:
+    """What a line through the figures of two numbers of rows says of a batch."""
+    return few + (many - few) * (batch - rows[0]) / (rows[1] - rows[0])
+
+
+def _check(batch: int) -> None:
+    if batch < 1:
+        raise ValueError(f"a batch has at least 1 row, not {batch}")
+
+
+def _paced(block: Block, gradient: GradientMethod | None, steps: int) -> Block:
+    """The block, solved with that gradient, or its own, in so many equal steps, whatever their errors are."""
     controller: Controller = block.settings.controller
     if isinstance(controller, AdaptiveController):
         # A little longer, so that rounding leaves no rest that would be split in two.
@@ -413,7 +510,8 @@ def _paced(block: Block, gradient: GradientMethod, steps: int) -> Block:
         controller = replace(controller, min_step=size, max_step=size, accept_at_min_step=True)
     else:
         controller = FixedStep(grid=EvenGrid(steps))
-    return block.with_settings(replace(block.settings, gradient=gradient, controller=controller))
+    settings = replace(block.settings, gradient=gradient or block.settings.gradient, controller=controller)
+    return block.with_settings(settings)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import platform
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ from symadj.workers.files.checkpoints import CorruptCheckpointError, StoredCheck
 from symadj.workers.files.model_card import CARD, model_card
 from symadj.workers.model.build import build_flow, validation_flow
 from symadj.workers.outcome import LESS_MEMORY, Failure
-from symadj.workers.planning import make_plan
+from symadj.workers.planning import idle_bytes, make_plan
 from symadj.workers.rank_run import RankRun
 from symadj.workers.scores.run import ScoresRun
 from symadj.workers.training.checkpointer import Checkpointer
@@ -51,7 +52,6 @@ from symadj.workers.training.loop import train
 from symadj.workers.training.schedules import pretraining_steps
 from symadj.workers.training.state import TrainingState
 from symadj_core.flows import Flow
-from symadj_core.memory import resident_bytes
 from symadj_core.trained.folder import CONFIG, FORMAT, WEIGHTS
 
 __all__ = ["AttemptRun", "run_worker"]
@@ -179,7 +179,7 @@ class AttemptRun:
         measured = EvaluationResult()
         if self.spec.evaluation is not None:
             evaluator = Evaluator(self.rank_run, self.spec.evaluation, state.evaluated, data)
-            measured = evaluator.run(state.history, state.validations)
+            measured = evaluator.run(state.step, state.history, state.validations)
         result = JobResult(
             **dict(measured),
             steps=state.step,
@@ -286,10 +286,8 @@ class AttemptRun:
 
     def _plan(self, flow: Flow) -> Plan | None:
         """Return what a rank will take, None where its field can't be rehearsed."""
-        held = resident_bytes()
-        weights = sum(x.nbytes for x in (*flow.parameters(), *flow.buffers()))
-        idle = None if held is None else held - weights
         try:
+            idle = partial(idle_bytes, self.spec, flow)
             return make_plan(self.spec, flow, idle_bytes=idle, workers=self.ranks.size, all_gradients=False)
         except Exception as error:
             # A plugin's field may refuse the random rows of a rehearsal: it is trained without a plan.

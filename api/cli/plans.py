@@ -34,6 +34,8 @@ def plan_parts(plan: Plan) -> list[RenderableType]:
     sizes.add_row("weights", f"{size(plan.weights_bytes)} ({plan.parameters:,} parameters, {plan.blocks} blocks)")
     sizes.add_row("optimiser", size(plan.optimizer_bytes))
     sizes.add_row("interpreter and libraries", size(plan.idle_bytes))
+    for phase in plan.phases:
+        sizes.add_row(phase.words, size(phase.peak_bytes))
     sizes.add_row("one state of a solve", size(plan.state_bytes))
     sizes.add_row("graph of one use of the field", size(plan.graph_bytes))
     sizes.add_row("resources.memory_budget", size(plan.memory_budget))
@@ -69,6 +71,7 @@ def planned_beside_measured(read: PlanRead) -> Text:
         more = "" if beyond is None else f"Too much: {beyond}.\n"
         return Text(f"Planned peak of a worker: {peaks}.\n{more}")
     line = f"Planned peak of a worker, for {read.steps:g} steps of a block: {size(read.planned_bytes)}"
+    line += f" in {read.limited_by}"
     if read.error is None:
         return Text(f"{line}.\n")
     return Text(f"{line}; measured {size(read.measured_bytes)} (the plan is off by {read.error:+.1%}).\n")

@@ -23,11 +23,12 @@ export async function showMemory(place, now, signal) {
     try {
       const read = await post(`/plans${await columns(now(), signal)}`, now().spec, { signal });
       const steps = now().plan?.steps ?? read.gradients[0].peaks[0].steps;
-      const stepBytes = (item) => Math.max(...item.parts.map((part) => partBytes(part, steps)));
+      const others = read.phases.map((phase) => phase.peak_bytes);
+      const runBytes = (item) => Math.max(...item.parts.map((part) => partBytes(part, steps)), ...others);
       // Beside the plan of the run, which knows what its process holds at rest.
-      const own = stepBytes(read.gradients.find((item) => item.chosen));
+      const own = runBytes(read.gradients.find((item) => item.chosen));
       const resting = now().plan?.planned_bytes ? now().plan.planned_bytes - own : read.idle_bytes + read.weights_bytes + read.optimizer_bytes;
-      planned = read.gradients.map((item) => ({ ...item, planned_bytes: resting + stepBytes(item) }));
+      planned = read.gradients.map((item) => ({ ...item, planned_bytes: resting + runBytes(item) }));
       said.textContent = `For ${steps.toFixed(1)} accepted steps of each block's solve.`;
       draw();
     } catch (error) {
@@ -73,7 +74,8 @@ function beside(job, planned) {
   for (const item of [...own, ...others.filter((item) => !item.chosen || !own.length)]) {
     const { kind, ...options } = item.gradient;
     const told = Object.keys(options).length ? `${kind} ${JSON.stringify(options)}` : kind;
-    const name = item.chosen ? `Planned for ${told}, the job's own` : `With ${told} it would be`;
+    const most = item.chosen && job.plan?.limited_by ? `: most in ${job.plan.limited_by}` : "";
+    const name = item.chosen ? `Planned for ${told}, the job's own${most}` : `With ${told} it would be`;
     rows.push([name, item.planned_bytes, item.chosen ? "plan" : "other"]);
   }
   const known = rows.filter(([, value]) => value !== null && value !== undefined);

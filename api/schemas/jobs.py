@@ -181,6 +181,7 @@ class PlanRead(Answer):
     plan: Plan
     steps: float | None = Field(description="Accepted steps of a block's solve in the newest step, on the average.")
     planned_bytes: int | None = Field(description="What a worker holds at its peak by the plan, for so many steps.")
+    limited_by: str | None = Field(None, description="In what of the run that is: a part of a step, or another phase.")
     measured_bytes: int | None = Field(description="Highest peak of any worker so far: of the device with GPUs.")
     error: Number | None = Field(description="planned_bytes / measured_bytes - 1.")
     gradients: list[PlannedGradient] = Field(
@@ -196,7 +197,7 @@ class PlanRead(Answer):
                 gradient=item.gradient,
                 chosen=item.chosen,
                 exact=item.exact,
-                planned_bytes=plan.resting_bytes + item.step_bytes(found.steps),
+                planned_bytes=plan.worker_bytes(item, found.steps),
             )
             for item in plan.gradients
             if found.steps is not None
@@ -208,6 +209,7 @@ class PlanRead(Answer):
             gradients=gradients,
             steps=found.steps,
             planned_bytes=found.planned_bytes,
+            limited_by=None if found.steps is None else plan.limit(plan.chosen, found.steps).words,
             measured_bytes=found.measured_bytes,
             error=found.error,
         )

@@ -10,11 +10,26 @@ from pydantic import BaseModel, ConfigDict, Field
 from symadj.service.contract.sizes import readable
 from symadj.service.contract.storable import Details, Message
 
-__all__ = ["IDLE_BYTES", "PLANNED_STEPS", "GradientPlan", "HeldBytes", "Plan", "PlannedPart", "PlannedPeak"]
+__all__ = [
+    "IDLE_BYTES",
+    "PAIRING_BYTES",
+    "PLANNED_STEPS",
+    "STEP_BYTES",
+    "GradientPlan",
+    "HeldBytes",
+    "Plan",
+    "PlannedPart",
+    "PlannedPeak",
+    "PlannedPhase",
+]
 
 # Resident memory of a worker on a CPU before it has any rows or weights: interpreter and libraries, as measured for
 # docs/operations.md (0.4 GiB).
 IDLE_BYTES = 410 * 2**20
+# What a training's first step adds for good: what torch's optimisers import (65 MiB), buffers of the linear algebra.
+STEP_BYTES = 80 * 2**20
+# And the library that pairs by optimal transport.
+PAIRING_BYTES = 33 * 2**20
 
 # Accepted steps N of each block's solve for which a plan has figures; with fixed steps there is one N.
 PLANNED_STEPS = (10, 30, 100, 300)
@@ -54,14 +69,37 @@ class PlannedPart(_Part):
         return f"{what} block {self.block}"
 
 
+class PlannedPhase(_Part):
+    """What a run does beside the steps of the likelihood: its peak is of any gradient and number of solver steps."""
+
+    phase: Literal["pretraining", "validation", "evaluation"]
+    rows: int = Field(description="That a worker computes at once.")
+    peak_bytes: int = Field(description="Tensors alive at once, beside weights and optimiser.")
+
+    def bytes(self, _steps: float) -> float:
+        """Return that peak, as `PlannedPart.bytes` does."""
+        return self.peak_bytes
+
+    @property
+    def words(self) -> str:
+        """What it is called."""
+        what = {"pretraining": "a step of flow matching", "validation": "a validation", "evaluation": "the evaluation"}
+        return f"{what[self.phase]}, of {self.rows} rows at once"
+
+
 class PlannedPeak(_Part):
-    """The most that a training step holds if each block's solve takes so many steps."""
+    """The most that a run holds if each block's solve takes so many steps."""
 
     steps: int = Field(description="Accepted steps N of each block's solve.")
-    step_bytes: int = Field(description="Tensors of the step alive at once, beside weights and optimiser.")
-    worker_bytes: int = Field(description="All that one worker then holds; of a GPU, all that its memory does.")
+    step_bytes: int = Field(
+        description="Tensors of a step of the likelihood alive at once, beside weights and optimiser."
+    )
+    worker_bytes: int = Field(
+        description="All that one worker then holds in that step or in another phase of its run, whichever is more; of "
+        "a GPU, all that its memory does."
+    )
     relative_time: float = Field(description="Time of a step, divided by that of the spec's own gradient; an estimate.")
-    limited_by: Message = Field(description="The part of a step that holds the most.")
+    limited_by: Message = Field(description="The part of a step, or the phase of the run, that holds the most.")
     fits_budget: bool | None = Field(description="Within resources.memory_budget; null where there is none.")
     fits_workers: bool | None = Field(
         description="Whether the cluster, empty, has room for the job's workers of that size; null where unknown."
@@ -106,9 +144,10 @@ class Plan(_Part):
         description="The most that each worker could have on the cluster, empty; null where unknown."
     )
     gradients: list[GradientPlan]
+    phases: list[PlannedPhase] = Field([], description="Of the run, beside the steps of the likelihood.")
     largest_batch: dict[int, int] | None = Field(
-        description="By N: rows of a step, over all workers, with which the spec's own gradient still fits; null where "
-        "nothing limits it.",
+        description="By N: rows of a step, over all workers, with which the steps of the training, by the spec's own "
+        "gradient, still fit; null where nothing limits it.",
         json_schema_extra={"propertyNames": {"pattern": "^[1-9][0-9]{0,8}$"}},
     )
 
@@ -129,16 +168,21 @@ class Plan(_Part):
         if self.memory_budget is None or least.fits_budget:
             return None
         return (
-            f"by its plan a worker holds {readable(least.worker_bytes)} in a step of {least.steps} solver steps a "
+            f"by its plan a worker holds {readable(least.worker_bytes)}, where a solve takes {least.steps} steps a "
             f"block ({readable(self.idle_bytes)} of interpreter, libraries and data, "
             f"{readable(self.weights_bytes + self.optimizer_bytes)} of weights and optimiser, "
-            f"{readable(least.step_bytes)} in {least.limited_by}), and resources.memory_budget is "
-            f"{readable(self.memory_budget)}"
+            f"{readable(least.worker_bytes - self.resting_bytes)} in {least.limited_by}), and resources.memory_budget "
+            f"is {readable(self.memory_budget)}"
         )
 
-    def worker_bytes(self, steps: float) -> int:
-        """Return what a worker holds at its peak with the spec's own gradient and so many steps of each solve."""
-        return self.resting_bytes + self.chosen.step_bytes(steps)
+    def limit(self, gradient: GradientPlan, steps: float) -> PlannedPart | PlannedPhase:
+        """Return what of a run holds the most, with one of the gradients and so many steps of each solve."""
+        parts: list[PlannedPart | PlannedPhase] = [gradient.part(steps), *self.phases]
+        return max(parts, key=lambda part: part.bytes(steps))
+
+    def worker_bytes(self, gradient: GradientPlan, steps: float) -> int:
+        """Return all that a worker then holds."""
+        return self.resting_bytes + round(self.limit(gradient, steps).bytes(steps))
 
     def stored(self) -> dict[str, Any]:
         """Return the plan as JSON values."""

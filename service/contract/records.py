@@ -93,7 +93,7 @@ Time = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_i
 # A result keeps the fields of other versions, which may hold anything.
 Result = Annotated[JobResult, BeforeValidator(storable_details), AfterValidator(_checked_result)]
 EndState = Literal[JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.PAUSED]
-Phase = Literal["forward", "backward", "optimizer"]
+Phase = Literal["forward", "backward", "optimizer", "validation", "evaluation"]
 # `output` is both in one: a driver's.
 Stream = Literal["stdout", "stderr", "output"]
 
@@ -121,7 +121,8 @@ class StepRecord(_Record):
 class MemoryRecord(_Record):
     """Memory of one rank in one phase of one step, in bytes.
 
-    ``idle`` is what the process held when the step began, ``peak`` the most that it held within the phase: the
+    A validation or the evaluation has the step that it follows. ``idle`` is what the process held when the step, or
+    that phase, began, ``peak`` the most that it held within the phase: the
     kernel's high-water mark of resident memory for the host, the allocator's for the device. ``null`` where the
     platform gives no such figure.
     """

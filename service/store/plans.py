@@ -62,6 +62,6 @@ def compared(row: PlanRow, job: Job, series: Sequence[MetricSeries]) -> Comparis
     steps = None if accepted is None or math.isnan(accepted) else accepted / plan.blocks
     return Comparison(
         steps=steps,
-        planned_bytes=None if steps is None else plan.worker_bytes(steps),
+        planned_bytes=None if steps is None else plan.worker_bytes(plan.chosen, steps),
         measured_bytes=job.device_peak_bytes if job.spec["resources"]["kind"] == "gpu" else job.host_peak_bytes,
     )

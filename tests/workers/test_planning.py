@@ -39,9 +39,28 @@ def test_a_plan_has_every_gradient_with_everything_that_it_may_keep() -> None:
     assert plan.chosen.gradient["keep"] == {"kind": "binomial", "states": 3}
     for item in plan.gradients:
         assert [peak.steps for peak in item.peaks] == list(PLANNED_STEPS)
-        assert [peak.worker_bytes - peak.step_bytes for peak in item.peaks] == [plan.resting_bytes] * 4
+        assert [peak.worker_bytes for peak in item.peaks] == [plan.worker_bytes(item, n) for n in PLANNED_STEPS]
         assert [item.step_bytes(peak.steps) for peak in item.peaks] == [peak.step_bytes for peak in item.peaks]
         assert all(peak.fits_budget for peak in item.peaks)
+
+
+def test_a_plan_is_of_the_phase_that_holds_the_most_and_names_it() -> None:
+    of_training = {"optimizer": {"kind": "adam"}, "stop": {"kind": "steps", "max_steps": 9}, "evaluation": None}
+    wide = {"flow": {"kind": "cnf", "blocks": 3, "field": {"hidden": [64] * 3}}}
+    matching = {"pretraining": {"kind": "flow_matching", "steps": 5}}
+    validating = {"evaluation": {"validate_every_steps": 2, "validation_rows": 2000, "test": False}}
+    testing = {"evaluation": {"validate_every_steps": None}}
+    for phase, words, changes in (
+        ("pretraining", "the pass backward through block 0", wide | matching),
+        ("validation", "a validation, of 2000 rows at once", validating),
+        ("evaluation", "the evaluation, of 5000 rows at once", testing),
+    ):
+        plan = planned(all_gradients=False, **of_training | changes)
+        assert [item.phase for item in plan.phases] == [phase]
+        least = plan.chosen.peaks[0]
+        assert least.limited_by == words
+        held = max([least.step_bytes, *(item.peak_bytes for item in plan.phases)])
+        assert least.worker_bytes == plan.resting_bytes + held
 
 
 def test_with_fixed_steps_a_plan_is_of_their_number() -> None:

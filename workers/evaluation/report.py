@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +31,14 @@ from symadj.workers.model.build import evaluation_flow
 from symadj.workers.model.likelihood import HeldOut, on_device
 from symadj.workers.plane_density import PlaneDensity
 from symadj.workers.rank_run import RankRun
+from symadj.workers.step_memory import StepMemory
 from symadj.workers.validation import Validation
 from symadj_core.flows import Flow
 
 __all__ = ["Evaluator"]
 
 Rows = NDArray[np.float64]
+T = TypeVar("T")
 
 _MOST_DRAWN = 5000
 _CARRIED = 100  # rows whose trajectories are drawn
@@ -57,9 +60,15 @@ class Evaluator:
         self.rank_run, self.evaluation, self.flow, self.data = run, evaluation, flow, data
         self.spec, self.ranks, self.outbox = run.spec, run.ranks, run.outbox
         self.parts = ReportParts(run)
+        budget = run.spec.resources.memory_budget
+        self.memory = StepMemory(run.ranks.device, run.ranks.rank, None if budget is None else int(budget))
 
-    def run(self, history: History, validations: list[Validation]) -> EvaluationResult:
+    def run(self, step: int, history: History, validations: list[Validation]) -> EvaluationResult:
         """Return the evaluation's part of the job's result, and which parts could not be made.
+
+        Args:
+            step: that it follows.
+            history, validations: of the training.
 
         Raises:
             AttemptFailedError: on all ranks, when the API asked to stop.
@@ -70,7 +79,9 @@ class Evaluator:
         run.event("evaluation_started", "test likelihood, baselines and plots")
         score, density, inverse, gradient, calibration = None, None, None, None, None
         if evaluation.test:
-            score = parts.shared("test", lambda: score_test_rows(run, evaluation, self.flow, data))
+            score = parts.shared(
+                "test", lambda: self._measured(lambda: score_test_rows(run, evaluation, self.flow, data))
+            )
         if score is not None:
             run.event(
                 "test_scored",
@@ -88,9 +99,12 @@ class Evaluator:
                 "gradient_error", lambda: gradient_error(run, evaluation.gradient_rows, self.flow, data)
             )
         if evaluation.calibration_rows and data.context_dim and data.shape is None:
-            calibration = parts.shared("calibration", lambda: measure_calibration(run, evaluation, self.flow, data))
+            calibration = parts.shared(
+                "calibration", lambda: self._measured(lambda: measure_calibration(run, evaluation, self.flow, data))
+            )
         if evaluation.plots and data.dim == 2 and not data.context_dim:
-            density = parts.shared("density.png", self._density)
+            density = parts.shared("density.png", lambda: self._measured(self._density))
+        self.memory.report(step, self.outbox)
         # Divided so that both take about as long: the first rank samples and draws while the last one fits.
         shares = ranks.gather(ranks.together(partial(self._share, density, calibration), phase="evaluation"))
         two_sample, baselines = shares[0][0], shares[-1][1]
@@ -140,6 +154,11 @@ class Evaluator:
                 raise
             message = f"the test fails on its first row with the weights as they are now: {error.failure.message}"
             self.rank_run.event("evaluation_doubtful", message, reason=error.failure.reason, **error.failure.data)
+
+    def _measured(self, part: Callable[[], T]) -> T:
+        """Return what the flow is made to compute for a part, its memory measured."""
+        with self.memory.phase("evaluation"):
+            return part()
 
     def _density(self) -> PlaneDensity:
         def exact() -> Flow:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from symadj.workers.data import Batch, Part
 from symadj_core.flows import Flow
+from symadj_core.memory import freed_at_once
 
 __all__ = ["DeviceRows", "HeldOut", "on_device"]
 
@@ -69,8 +70,9 @@ class HeldOut:
             SolverError: a row could not be carried to the base.
         """
         values, counts = [self.rows.x.new_zeros(0, dtype=torch.float64)], []
-        for piece in self.rows.split(self.piece):
-            before_piece()
-            values.append(-flow(piece.x, seed=self.seed, sample_index=piece.index, context=piece.context).double())
-            counts.append(flow.last_stats.nfe_forward)
+        with freed_at_once():
+            for piece in self.rows.split(self.piece):
+                before_piece()
+                values.append(-flow(piece.x, seed=self.seed, sample_index=piece.index, context=piece.context).double())
+                counts.append(flow.last_stats.nfe_forward)
         return torch.cat(values), counts

@@ -28,7 +28,7 @@ from symadj.workers.outcome import Failure
 from symadj.workers.rank_run import RankRun
 from symadj.workers.scores.pieces import Piece, PieceFolder, cut, digest, share
 from symadj.workers.scores.rows import flow_files, rows_of, spec_of
-from symadj.workers.training.step_memory import StepMemory
+from symadj.workers.step_memory import StepMemory
 from symadj_core import TrainedFlow
 from symadj_core.errors import LoadError
 

@@ -149,9 +149,13 @@ class _Training:
         """Return the mean NLL of the validation rows, with training's tolerances."""
         held_out = self.validation
         assert held_out is not None
-        mine = self.ranks.together(
-            lambda: float(held_out.nll(self.validated, self.outbox.raise_if_stopped)[0].sum()),
-            step=step,
-            phase="validation",
-        )
+
+        def score() -> float:
+            with memory.phase("validation"):
+                return float(held_out.nll(self.validated, self.outbox.raise_if_stopped)[0].sum())
+
+        memory = self.step.memory
+        memory.begin()
+        mine = self.ranks.together(score, step=step, phase="validation")
+        memory.report(step, self.outbox)
         return self.ranks.sum([mine])[0] / self.validation_rows

@@ -24,11 +24,11 @@ from symadj.workers.distributed.ranks import AttemptFailedError, DataParallel
 from symadj.workers.model.likelihood import on_device
 from symadj.workers.outcome import DIVERGENCES, Failure
 from symadj.workers.rank_run import RankRun
+from symadj.workers.step_memory import StepMemory
 from symadj.workers.training.auto_gradient import AutoGradient, budget_of_device
 from symadj.workers.training.objective import Objective, microbatches
 from symadj.workers.training.schedules import learning_rate, pretraining_steps
 from symadj.workers.training.state import TrainingState
-from symadj.workers.training.step_memory import StepMemory
 
 __all__ = ["OptimiserStep"]
 

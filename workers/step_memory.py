@@ -1,4 +1,4 @@
-"""The memory of one training step, phase by phase."""
+"""The memory of one training step, phase by phase; or of what follows a step."""
 
 from __future__ import annotations
 
@@ -48,8 +48,10 @@ class StepMemory:
                 self._windows[phase] = _together(before, window)
 
     def report(self, step: int, outbox: Outbox) -> None:
-        """Report the memory of the step, and once when it exceeds the budget."""
-        idle = self._windows["forward"]
+        """Report the memory of the step, or of what follows it, and once when it exceeds the budget."""
+        idle = next(iter(self._windows.values()), None)
+        if idle is None:
+            return
         for phase, window in self._windows.items():
             outbox.put(
                 MemoryRecord(
