@@ -85,7 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.flow_process = FlowProcess(settings)
     app.state.submission_plans = None
     app.state.key_secret = key_secret
-    app.state.prometheus = make_registry(database)
+    app.state.prometheus = make_registry(database, settings)
     app.add_middleware(AddEtags)
     app.add_middleware(AnswerHead)
     app.add_middleware(RefuseForeignRequests, allowed_hosts=allowed_hosts(settings))

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from symadj.service import usage
+from symadj.service.settings import Settings
 from symadj.service.store import Database, jobs, metrics, plans
 
 __all__ = ["RequestMetrics", "make_registry"]
@@ -118,12 +119,37 @@ class _Store(Collector):
         ]
 
 
-def make_registry(database: Database) -> CollectorRegistry:
-    """Return a registry with the figures that come from the store."""
+class _Disks(Collector):
+    """The disks of the folders on this machine; the same figures several times where one disk has several of them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def collect(self) -> Iterable[Metric]:
+        """Ask the disks when Prometheus asks."""
+        size, free = gauges = self.describe()
+        for folder, place in usage.folders(self._settings).items():
+            bytes_, free_bytes = usage.disk_of(place)
+            size.add_metric([folder], bytes_)
+            free.add_metric([folder], free_bytes)
+        return gauges
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        """Name the metrics."""
+        of = "of the disk that has the data, the store's file, the jobs' files, or the spools."
+        return [
+            GaugeMetricFamily("symadj_disk_bytes", f"Bytes {of}", labels=["folder"]),
+            GaugeMetricFamily("symadj_disk_free_bytes", f"Free bytes {of}", labels=["folder"]),
+        ]
+
+
+def make_registry(database: Database, settings: Settings) -> CollectorRegistry:
+    """Return a registry with the figures that come from the store and from this machine's disks."""
     registry = CollectorRegistry()
     registry.register(_JobsByState(database))
     registry.register(_ActiveJobs(database))
     registry.register(_Store(database))
+    registry.register(_Disks(settings))
     return registry
 
 

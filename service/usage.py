@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from symadj.service.contract.layout import UPLOADS
+from symadj.service.contract.storage import is_url
 from symadj.service.settings import Settings
 from symadj.service.store import Database
 from symadj.service.store.tables import Base
 
-__all__ = ["JobBytes", "Usage", "rows_by_table", "store_bytes", "usage"]
+__all__ = ["JobBytes", "Usage", "disk_of", "folders", "rows_by_table", "store_bytes", "usage"]
 
 LARGEST_JOBS = 100
 
@@ -56,6 +59,27 @@ def usage(session: Session, database: Database, settings: Settings) -> Usage:
         jobs_bytes=sum(job.bytes for job in folders),
         free_bytes=storage.free_bytes(),
     )
+
+
+def folders(settings: Settings) -> dict[str, Path]:
+    """Return the folders on this machine that fill, by what they are for; neither a bucket nor a server is one."""
+    found = {"data": settings.data}
+    store = sa.make_url(settings.resolved_store_url())
+    if store.get_backend_name() == "sqlite" and store.database:
+        found["store"] = Path(store.database)
+    storage = settings.storage or str(settings.data / "jobs")
+    if not is_url(storage):
+        found["storage"] = Path(storage)
+    if settings.spool is not None:
+        found["spool"] = settings.spool
+    return found
+
+
+def disk_of(place: Path) -> tuple[int, int]:
+    """Return the bytes, and the free ones, of the disk that has a file or folder, or will have it."""
+    there = place.resolve()
+    total, _, free = shutil.disk_usage(next(path for path in (there, *there.parents) if path.exists()))
+    return total, free
 
 
 def rows_by_table(session: Session) -> dict[str, int]:

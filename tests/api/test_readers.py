@@ -169,3 +169,40 @@ def test_what_a_client_that_has_left_asked_for_is_ended(database: Database, serv
     began = time.monotonic()
     until(ended, "they are counted as left")
     assert time.monotonic() - began < 29, "they would have waited 30 s"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def either(request: pytest.FixtureRequest) -> Iterator[tuple[ApiServer, Database]]:
+    """An API on either kind of store, and the store."""
+    if request.param == "postgresql":
+        yield request.getfixturevalue("server"), request.getfixturevalue("database")
+        return
+    api_server: ApiServer = request.getfixturevalue("api_server")
+    with closing(Database(f"sqlite:///{api_server.data / 'symadj.sqlite'}")) as store:
+        yield api_server, store
+
+
+def test_ranks_that_send_the_same_metrics_in_opposite_orders_each_batch_twice_wait_for_each_other(
+    either: tuple[ApiServer, Database], threads: ThreadPoolExecutor
+) -> None:
+    server, database = either
+    job_id = submit(database)
+    headers = {"Authorization": f"Bearer {claim(database, job_id).token}"}
+    names = [f"metric_{number}" for number in range(8)]
+
+    def send(rank: int) -> set[int]:
+        order = names if rank == 0 else names[::-1]
+        found = set()
+        with httpx.Client(base_url=server.url, timeout=60, headers=headers) as client:
+            for first in range(1, 31, 5):
+                records = [step(number) | {"metrics": dict.fromkeys(order, rank)} for number in range(first, first + 5)]
+                batch = {"source": f"rank-{rank}", "first_seq": first, "records": records}
+                found |= {client.post("/api/v1/ingest/batches", json=batch).status_code for _ in range(2)}
+        return found
+
+    assert [*threads.map(send, (0, 1))] == [{200}, {200}]
+    series = get(server, f"/api/v1/jobs/{job_id}/metrics").json()["items"]
+    assert {item["name"]: item["points"] for item in series} == dict.fromkeys(names, 30)
+    for name in names:
+        points = get(server, f"/api/v1/jobs/{job_id}/metrics/{name}").json()["points"]
+        assert sorted(point["step"] for point in points) == [*range(1, 31)]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import resource
+import shutil
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,12 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from symadj.service import usage
+from symadj.service.contract.records import StepRecord
+from symadj.service.settings import Settings
+from symadj.workers.delivery.sender import Sender
+from symadj.workers.delivery.spool import Spool
+from tests.api.conftest import runs_of
 from tests.conftest import ApiServer, running_api
 
 
@@ -35,6 +44,34 @@ def test_readiness_says_when_the_store_answers_and_stores_nothing(tmp_path: Path
         assert api.get("/api/v1/jobs").status_code == 200
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, limits)
         assert api.get("/readyz").json()["store"] == "ok"
+
+
+def test_while_the_stores_disk_is_full_a_run_goes_on_and_what_its_spool_takes_is_stored_later(tmp_path: Path) -> None:
+    with (
+        running_api(tmp_path) as server,
+        httpx.Client(base_url=server.url, timeout=60) as api,
+        runs_of(server, api) as new_run,
+    ):
+        run = new_run()
+        with closing(Sender(Spool(tmp_path / "rank-0.jsonl"), server.url, run.token, "rank-0")) as sender:
+            limits = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+            for number in range(1, 51):
+                sender.put(StepRecord(time=datetime.now(UTC), step=number, metrics={"loss": float(number)}))
+            assert not sender.flush(0.3), "the store took records without room"
+            sender.raise_if_stopped()
+            resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, limits)
+            assert sender.flush(60)
+        points = run.get("/metrics/loss").json()["points"]
+        assert [point["step"] for point in points] == [*range(1, 51)]
+
+
+def test_prometheus_is_told_how_full_the_disk_of_each_folder_is(api_server: ApiServer, api: httpx.Client) -> None:
+    lines = api.get("/metrics").text.splitlines()
+    told = dict(line.rsplit(" ", 1) for line in lines if line.startswith("symadj_disk_"))
+    total = shutil.disk_usage(api_server.data).total
+    for folder in usage.folders(Settings(data=api_server.data)):
+        assert float(told[f'symadj_disk_bytes{{folder="{folder}"}}']) == total
+        assert 0 < float(told[f'symadj_disk_free_bytes{{folder="{folder}"}}']) < total
 
 
 @pytest.mark.parametrize("backend", ["postgresql"])
