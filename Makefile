@@ -17,7 +17,7 @@ SIZE ?= full
 TARGET ?= docs
 SECONDS ?= 60
 
-.PHONY: help install demo serve test test-with-ray test-without-ray test-slow test-peers test-cluster test-deaths soak fuzz attack check bench-core \
+.PHONY: help install demo serve test test-with-ray test-without-ray test-slow test-peers test-mlflow test-cluster test-deaths soak fuzz attack check bench-core \
 	bench-density bench-toys bench-pairing bench-plan bench-auto bench-load bench-followers bench-api bench-page screenshots paper format lock sbom swagger-ui uplot clean
 
 help: ## list the targets
@@ -63,6 +63,9 @@ test-slow: install ## run what `make test` leaves out for being like another tes
 
 test-peers: $(VENV)-peers/.installed ## trained flows beside and within other libraries, in an environment of its own
 	SYMADJ_TEST_PEERS=1 $(VENV)-peers/bin/python -m pytest -s --confcutdir tests/peers tests/peers
+
+test-mlflow: install $(VENV)-mlflow/.installed ## the MLflow sink beside a real MLflow server, of an environment of its own
+	SYMADJ_TEST_MLFLOW=$(VENV)-mlflow/bin/mlflow $(BIN)/python -m pytest tests/mlflow
 
 $(VENV)-peers/.installed: requirements.lock requirements-torch.lock tests/peers/requirements.lock
 	$(PYTHON) -m venv $(VENV)-peers
@@ -202,4 +205,4 @@ uplot: ## put the files of uPlot, which draws the page's curves, into api/uplot 
 	cd api/uplot && sha256sum LICENSE uPlot.iife.min.js uPlot.min.css > SHA256SUMS
 
 clean: ## remove the environment and caches (not the data)
-	rm -rf $(VENV) $(VENV)-bench $(VENV)-peers build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-peers $(VENV)-mlflow build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

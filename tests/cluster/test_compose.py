@@ -59,7 +59,7 @@ FOLDERS = {name: source.removeprefix("secrets-") for name, source in SOURCES.ite
 
 def test_only_the_service_that_makes_the_secrets_has_them_all() -> None:
     assert [name for name in SERVICES if SECRET in mounts(name).values()] == ["secrets"]
-    assert set(FOLDERS) == {"postgres", "migrate", "api", "dispatcher", "head", "worker"}
+    assert set(FOLDERS) == {"postgres", "migrate", "api", "dispatcher", "sinks", "head", "worker"}
     given_to = {folder: volume for folder, volume in mounts("secrets").items() if folder != "/secrets"}
     assert given_to == {f"/secrets-for/{folder}": f"secrets-{folder}" for folder in FOLDERS.values()}
 
@@ -78,7 +78,7 @@ def test_who_has_the_secret_of_the_keys_and_who_the_password_of_the_database(tmp
         return {folder for folder in FOLDERS.values() if name in given(files, folder)}
 
     assert having("key-secret") == {"api", "migrate"}
-    assert having("pgpass") == {"api", "migrate", "dispatcher"}
+    assert having("pgpass") == {"api", "migrate", "dispatcher", "sinks"}
     assert having("postgres-password") == {"postgres"}
 
 
