@@ -24,10 +24,11 @@ ANSWERS_PER_SECOND = 100.0
 
 @dataclass(frozen=True)
 class State:
-    """How far a series is: the number of its newest item, and whether its job has ended."""
+    """How far a series is: the number of its newest item, whether its job has ended, and was thinned since."""
 
     last_seq: int
     ended: bool
+    thinned: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Page:
         empty: it has no item.
         full: it has as many items as were asked for.
         complete: the job has ended, and nothing comes after this answer.
+        thinned: some of what came before was removed since.
     """
 
     body: bytes
@@ -45,6 +47,7 @@ class Page:
     empty: bool
     full: bool
     complete: bool
+    thinned: bool = False
 
 
 class Growing(Protocol):

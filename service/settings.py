@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
+from pydantic import ByteSize, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
@@ -163,6 +163,26 @@ class Settings(BaseSettings):
         "taken (500GiB); default: no limit.",
     )
 
+    telemetry_keep_days: float | None = Field(
+        None,
+        gt=0,
+        le=36_500,
+        description="Days after the end of a job for which its telemetry (every step's metrics and memory) is kept. "
+        "Its newest values, result, events and files stay. Default: as long as the job.",
+    )
+    telemetry_thin_days: float | None = Field(
+        None,
+        gt=0,
+        le=36_500,
+        description="Days after the end of a job after which its telemetry is thinned, spikes kept. Default: never.",
+    )
+    telemetry_thin_records: int = Field(
+        1000, ge=100, description="Records that a longer series has left when it is thinned, at most."
+    )
+    telemetry_keep_last: int = Field(
+        0, ge=0, description="Jobs of each owner, those that ended last, whose telemetry stays whole, however old."
+    )
+
     audit_days: float = Field(
         90.0, gt=0, le=36_500, description="Days after which an entry of the audit log is removed."
     )
@@ -244,6 +264,24 @@ class Settings(BaseSettings):
     def _are_hosts(cls, text: str | None) -> str | None:
         AllowedHosts.parse(text or "")
         return text
+
+    @field_validator("telemetry_thin_days")
+    @classmethod
+    def _comes_before_removal(cls, days: float | None, info: ValidationInfo) -> float | None:
+        kept = info.data.get("telemetry_keep_days")
+        if days is not None and kept is not None and days >= kept:
+            raise ValueError(f"{days:g} is not below SYMADJ_TELEMETRY_KEEP_DAYS, {kept:g}: nothing would be thinned")
+        return days
+
+    @field_validator("telemetry_keep_last")
+    @classmethod
+    def _keeps_from_something(cls, jobs: int, info: ValidationInfo) -> int:
+        if jobs and not any(info.data.get(name) for name in ("telemetry_keep_days", "telemetry_thin_days")):
+            raise ValueError(
+                "says which jobs are kept from SYMADJ_TELEMETRY_KEEP_DAYS and SYMADJ_TELEMETRY_THIN_DAYS: set one of "
+                "them, or all telemetry is kept"
+            )
+        return jobs
 
     @property
     def names_ray(self) -> bool:

@@ -15,7 +15,7 @@ from symadj.api.schemas.telemetry import MemoryPhase, MemoryPointRead, MemoryPoi
 from symadj.service.contract.flow_question import MediaType
 from symadj.service.contract.records import Phase
 from symadj.service.contract.spec import TRAINING, kind_of
-from symadj.service.store import Database, jobs, memory
+from symadj.service.store import Database, jobs, memory, retention
 from symadj.service.store.export import MEMORY_COLUMNS, memory_rows
 
 router = APIRouter(prefix="/jobs/{job_id}/memory", tags=["memory"])
@@ -38,16 +38,19 @@ async def summarise_memory(store: Store, costly: Costly, job_id: JobId, steps: S
             gradient=job.spec["gradient"]["kind"] if kind_of(job.spec) == TRAINING else None,
             ranks=len({row["rank"] for row in rows}),
             phases=[MemoryPhase.model_validate(dict(row)) for row in rows],
+            thinned=retention.is_thinned(job),
         )
         return summary.model_dump_json().encode()
 
-    key = ("memory", job_id, await run_sync(_last_seq, store, job_id), steps)
+    key = ("memory", job_id, await run_sync(_state, store, job_id), steps)
     return Response(await costly.read(key, read), media_type="application/json")
 
 
-def _last_seq(store: Database, job_id: str) -> int:
+def _state(store: Database, job_id: str) -> tuple[int, bool]:
+    """Return the number of the newest record, and whether records were removed."""
     with store.read_session() as session:
-        return jobs.get(session, job_id).memory_seq
+        job = jobs.get(session, job_id)
+        return job.memory_seq, retention.is_thinned(job)
 
 
 @router.get(
@@ -69,16 +72,17 @@ async def list_memory_steps(
 ) -> Response:
     """List the records behind the summary: one for every step, rank and phase."""
     if best_of(accept, (MediaType.JSON, MediaType.CSV)) == MediaType.CSV:
-        await run_sync(_last_seq, store, job_id)  # 404 where there is no such job
+        await run_sync(_state, store, job_id)  # 404 where there is no such job
         return csv_answer(MEMORY_COLUMNS, memory_rows(store, job_id, rank=rank, phase=phase, after_seq=after_seq))
 
     def read() -> bytes:
         with store.read_session() as session:
-            jobs.get(session, job_id)
+            job = jobs.get(session, job_id)
             rows = memory.points(session, job_id, rank=rank, phase=phase, after_seq=after_seq, limit=limit)
         points = MemoryPoints(
             items=[MemoryPointRead.model_validate(row) for row in rows],
             next_after_seq=rows[-1].seq if rows else after_seq,
+            thinned=retention.is_thinned(job),
         )
         return points.model_dump_json().encode()
 

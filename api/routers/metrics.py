@@ -17,7 +17,7 @@ from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import BucketRead, MetricList, MetricPointRead, MetricRead, MetricSeriesRead
 from symadj.service.contract.states import TERMINAL, JobState
 from symadj.service.errors import NotFoundError
-from symadj.service.store import Database, jobs, metrics
+from symadj.service.store import Database, jobs, metrics, retention
 from symadj.service.store.downsampling import Downsampler
 
 router = APIRouter(prefix="/jobs/{job_id}/metrics", tags=["metrics"])
@@ -86,7 +86,7 @@ async def read_metric(
         if wait and state.last_seq == 0 and not state.ended:
             with polls.waiting_for(series.key) as awaited:
                 state = await next_state(polls, awaited, series, after=0, deadline=deadline) or state
-        etag = f'"{state.last_seq}-{after_seq}-{limit}-{points}-{int(state.ended)}"'
+        etag = f'"{state.last_seq}-{after_seq}-{limit}-{points}-{int(state.ended)}{int(state.thinned)}"'
         if holds(known, etag):
             return _unchanged(etag)
         key = (job_id, name, state, points)
@@ -95,7 +95,7 @@ async def read_metric(
         page = await awaited_page(polls, series, after_seq, limit, deadline)
     else:
         page = await run_sync(series.page, after_seq, limit)
-    etag = f'"{page.next_after}-{after_seq}-{limit}-0-{int(page.complete)}"'
+    etag = f'"{page.next_after}-{after_seq}-{limit}-0-{int(page.complete)}{int(page.thinned)}"'
     return _unchanged(etag) if holds(known, etag) else _answer(etag, page.body)
 
 
@@ -135,7 +135,7 @@ class _Series:
         if series is None and ended:
             known = ", ".join(item.name for item in metrics.series(session, self.job_id)) or "none"
             raise NotFoundError(f"job {self.job_id!r} has no metric {self.name!r}; it has: {known}")
-        return State(series.last_seq if series is not None else 0, ended)
+        return State(series.last_seq if series is not None else 0, ended, retention.is_thinned(job))
 
     def picture(self, downsampler: Downsampler, state: State, points: int) -> bytes:
         """Return the whole series, downsampled."""
@@ -146,6 +146,7 @@ class _Series:
             buckets=[BucketRead(**vars(bucket)) for bucket in drawn],
             next_after_seq=state.last_seq,
             complete=state.ended,
+            thinned=state.thinned,
         )
         return series.model_dump_json().encode()
 
@@ -162,7 +163,13 @@ class _Series:
             buckets=[],
             next_after_seq=next_after,
             complete=complete,
+            thinned=state.thinned,
         )
         return Page(
-            series.model_dump_json().encode(), next_after, empty=not rows, full=len(rows) == limit, complete=complete
+            series.model_dump_json().encode(),
+            next_after,
+            empty=not rows,
+            full=len(rows) == limit,
+            complete=complete,
+            thinned=state.thinned,
         )

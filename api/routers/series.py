@@ -22,10 +22,11 @@ from symadj.service.contract.flow_question import MediaType
 from symadj.service.contract.records import MAX_METRICS
 from symadj.service.contract.states import TERMINAL, JobState
 from symadj.service.errors import NotFoundError
-from symadj.service.store import Database, jobs, metrics
+from symadj.service.store import Database, jobs, metrics, retention
 from symadj.service.store.downsampling import Downsampler
 from symadj.service.store.export import metric_rows
 from symadj.service.store.step_range import StepRange
+from symadj.service.store.tables import Job
 
 router = APIRouter(prefix="/jobs/{job_id}/series", tags=["metrics"])
 
@@ -75,23 +76,23 @@ async def read_series(
     """
     deadline = anyio.current_time() + wait
     media_type = best_of(accept, _OFFERED)
-    names, last_seq, ended = await run_sync(_known, store, job_id, name)
+    names, state = await run_sync(_known, store, job_id, name)
     if after_seq is not None and media_type == MediaType.JSON:
         page = await awaited_page(polls, _New(store, job_id, tuple(names), steps), after_seq, limit, deadline)
         return Response(page.body, media_type=MediaType.JSON, headers={"Vary": "Accept"})
     if media_type == MediaType.CSV:
         return csv_answer(["step", *names], metric_rows(store, job_id, names, steps))
-    etag = f'"{last_seq}-{points}-{int(ended)}-{len(names)}-{steps.first}-{steps.last}"'
+    etag = f'"{state.last_seq}-{points}-{int(state.ended)}{int(state.thinned)}-{len(names)}-{steps.first}-{steps.last}"'
     headers = {"ETag": etag, "Vary": "Accept"}
     if holds(if_none_match or "", etag):
         return Response(status_code=304, headers=headers)
-    key = ("series", job_id, tuple(names), last_seq, ended, points, steps)
-    body = await costly.read(key, lambda: _drawn(downsampler, job_id, names, points, steps, last_seq, ended))
+    key = ("series", job_id, tuple(names), state, points, steps)
+    body = await costly.read(key, lambda: _drawn(downsampler, job_id, names, points, steps, state))
     return Response(body, media_type=MediaType.JSON, headers=headers)
 
 
-def _known(store: Database, job_id: str, names: list[str] | None) -> tuple[list[str], int, bool]:
-    """Return the metrics that are asked for, the number of the newest value of the job, and whether it has ended.
+def _known(store: Database, job_id: str, names: list[str] | None) -> tuple[list[str], State]:
+    """Return the metrics that are asked for, and how far those of the job are.
 
     Raises:
         NotFoundError: there is no such metric, or no such job.
@@ -102,7 +103,11 @@ def _known(store: Database, job_id: str, names: list[str] | None) -> tuple[list[
     wanted = list(dict.fromkeys(known if names is None else names))
     if absent := [item for item in wanted if item not in known]:
         raise NotFoundError(f"job {job_id!r} has no metric {absent[0]!r}; it has: {', '.join(known) or 'none'}")
-    return wanted, job.metric_seq, JobState(job.state) in TERMINAL
+    return wanted, _state_of(job)
+
+
+def _state_of(job: Job) -> State:
+    return State(job.metric_seq, JobState(job.state) in TERMINAL, retention.is_thinned(job))
 
 
 @dataclass(frozen=True)
@@ -128,8 +133,7 @@ class _New:
             return self._state_in(session)
 
     def _state_in(self, session: Session) -> State:
-        job = jobs.get(session, self.job_id)
-        return State(job.metric_seq, JobState(job.state) in TERMINAL)
+        return _state_of(jobs.get(session, self.job_id))
 
     def page(self, after: int, limit: int) -> Page:
         """Return the values after a number, metric by metric."""
@@ -156,6 +160,7 @@ class _New:
                 buckets=[],
                 next_after_seq=next_after,
                 complete=complete,
+                thinned=state.thinned,
             )
             for name in self.names
         ]
@@ -164,7 +169,7 @@ class _New:
 
 
 def _drawn(
-    downsampler: Downsampler, job_id: str, names: list[str], points: int, steps: StepRange, last_seq: int, ended: bool
+    downsampler: Downsampler, job_id: str, names: list[str], points: int, steps: StepRange, state: State
 ) -> bytes:
     items = [
         MetricSeriesRead(
@@ -173,8 +178,9 @@ def _drawn(
             buckets=[
                 BucketRead(**vars(bucket)) for bucket in downsampler.buckets(job_id, name, count=points, steps=steps)
             ],
-            next_after_seq=last_seq,
-            complete=ended,
+            next_after_seq=state.last_seq,
+            complete=state.ended,
+            thinned=state.thinned,
         )
         for name in names
     ]

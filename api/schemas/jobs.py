@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import ByteSize, ConfigDict, Field, RootModel
 
@@ -124,6 +124,9 @@ class JobSummary(Answer):
         description="What a worker holds at its peak by its run's plan, for the steps that its solves take now."
     )
     waiting: Waiting | None = Field(None, description="Of a queued job; else null.")
+    telemetry: Literal["whole", "thinned", "removed"] = Field(
+        "whole", description="What the server's retention has left of every step's metrics and memory."
+    )
 
     @classmethod
     def of(cls, figures: JobFigures, **more: Any) -> Self:
@@ -147,6 +150,7 @@ class JobSummary(Answer):
         )
         waiting = figures.waiting
         return values | {
+            "telemetry": _TELEMETRY.get(job.telemetry, job.telemetry),
             "parent": job.parent_id and {"job": job.parent_id, "checkpoint": job.parent_checkpoint},
             "labels": spec["labels"],
             "progress": progress,
@@ -156,6 +160,10 @@ class JobSummary(Answer):
             "cancelled_by": figures.cancelled_by,
             "waiting": waiting and Waiting(place=waiting.place, reason=waiting.reason),
         }
+
+
+# Of a row whose turn it was not yet, or is just now.
+_TELEMETRY: dict[str | None, str] = {None: "whole", "thinning": "thinned"}
 
 
 @cache

@@ -29,6 +29,11 @@ __all__ = [
 ]
 
 
+Thinned = Annotated[
+    bool, Field(description="The server's retention has removed records of this job: not all that it made are here.")
+]
+
+
 class MetricRead(Answer):
     """One metric of a job."""
 
@@ -75,6 +80,7 @@ class MetricSeriesRead(Answer):
     buckets: list[BucketRead] = Field(description="Empty where none were asked for.")
     next_after_seq: int = Field(description="Pass as `after_seq` for what comes later.")
     complete: bool = Field(description="The job has ended and nothing comes after this answer.")
+    thinned: Thinned = False
 
 
 class SeriesList(Answer):
@@ -117,6 +123,7 @@ class MemorySummary(Answer):
     gradient: str | None = Field(description="Of a training; null of a job that scores rows.")
     ranks: int
     phases: list[MemoryPhase]
+    thinned: Thinned = False
 
 
 class MemoryPointRead(Answer):
@@ -138,6 +145,7 @@ class MemoryPoints(Answer):
 
     items: list[MemoryPointRead]
     next_after_seq: int
+    thinned: Thinned = False
 
 
 class LogLineRead(Answer):

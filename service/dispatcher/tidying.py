@@ -14,7 +14,7 @@ from symadj.service.identifiers import made_at
 from symadj.service.lifecycle import requests
 from symadj.service.ray_jobs import RayJobs
 from symadj.service.settings import Settings
-from symadj.service.store import Database, jobs
+from symadj.service.store import Database, jobs, retention
 
 __all__ = ["Tidier"]
 
@@ -22,6 +22,9 @@ log = logging.getLogger("symadj.dispatcher")
 
 # Between two searches for what only a crash leaves behind.
 RARE_SECONDS = 30.0
+# Between two searches for telemetry that is old enough to go; jobs of which a piece goes a round, while there are any.
+RETENTION_SECONDS = 600.0
+RETENTION_JOBS = 10
 # Time in which a run has to end after its outcome, from when it was first seen; how far back the first search goes.
 LINGER_SECONDS = 60.0
 FIRST_SEARCH = timedelta(hours=1)
@@ -32,7 +35,8 @@ OVERLAP = timedelta(minutes=1)
 
 
 class Tidier:
-    """Looks at the spools on this machine, what cut off deletions and uploads left, and runs that do not end."""
+    """Looks at the spools on this machine, what cut off deletions and uploads left, runs that do not end, and telemetry
+    that is old enough to go."""
 
     def __init__(
         self,
@@ -46,7 +50,7 @@ class Tidier:
         self._ray = ray
         self._settings = settings
         self._clock, self._wall = clock, wall
-        self._next_rare_look = clock()
+        self._next_rare_look = self._next_retention = clock()
         self._searched_until = wall() - FIRST_SEARCH
         # Attempts that are over: when each was first seen to be, by our own clock, if its run is not over yet.
         self._lingering: dict[tuple[str, int, str], float] = {}
@@ -65,6 +69,8 @@ class Tidier:
             except StorageError as error:
                 log.warning("what deletions and uploads left is not looked for now: %s", error)
             self._stop_lingering_runs()
+        if self._clock() >= self._next_retention:
+            self._retain()
 
     def deliver_all(self, job_id: str) -> None:
         """Bring in the spools of all attempts of a job, whose runs are over."""
@@ -118,6 +124,26 @@ class Tidier:
                 log.warning("%s: its submission was cut off; what came of its files is removed", job_id)
                 storage.remove(layout.job_folder(job_id))
             storage.remove_file(layout.upload_mark(job_id))
+
+    def _retain(self) -> None:
+        """Thin or remove a piece of the telemetry of some jobs that ended long enough ago."""
+        settings = self._settings
+        keep, thin = settings.telemetry_keep_days, settings.telemetry_thin_days
+        policy = retention.Policy(
+            keep=None if keep is None else timedelta(days=keep),
+            thin=None if thin is None else timedelta(days=thin),
+            thin_records=settings.telemetry_thin_records,
+            keep_last=settings.telemetry_keep_last,
+        )
+        with self._database.read_session() as session:
+            due = retention.due(session, policy, now=self._wall(), most=RETENTION_JOBS)
+        for job_id, to in due:
+            with self._database.session() as session:
+                job = jobs.find_locked(session, job_id)
+                if job is not None:
+                    (retention.remove if to == retention.REMOVED else retention.thin_some)(session, job, policy)
+        if not due:
+            self._next_retention = self._clock() + RETENTION_SECONDS
 
     def _stop_lingering_runs(self) -> None:
         """Stop the runs whose attempt is over and whose driver does not end by itself."""

@@ -17,7 +17,18 @@ from symadj.service.store.columns import Records, pack, unpack, unpack_rows
 from symadj.service.store.step_range import EVERY_STEP, StepRange
 from symadj.service.store.tables import DeletedJob, TelemetryBlock
 
-__all__ = ["after", "by_step", "delete_some", "extend", "make_room", "newest", "series_of", "whole"]
+__all__ = [
+    "after",
+    "by_step",
+    "delete_some",
+    "extend",
+    "make_room",
+    "newest",
+    "records_by_series",
+    "replace",
+    "series_of",
+    "whole",
+]
 
 Column = Literal["seqs", "steps", "times", "attempts", "values"]
 
@@ -197,6 +208,18 @@ def series_of(session: Session, job_id: str, prefix: str) -> list[str]:
         found.append(name)
         name = session.scalar(_next_series(job_id).where(TelemetryBlock.series > name))
     return found
+
+
+def records_by_series(session: Session, job_id: str) -> dict[str, int]:
+    """Return how many records each series of a job has."""
+    held = sa.select(TelemetryBlock.series, sa.func.sum(TelemetryBlock.records)).where(TelemetryBlock.job_id == job_id)
+    return {series: int(records) for series, records in session.execute(held.group_by(TelemetryBlock.series))}
+
+
+def replace(session: Session, job_id: str, series: str, records: Records) -> None:
+    """Let a series have these records and no others."""
+    session.execute(sa.delete(TelemetryBlock).where(*_of(job_id, series)), execution_options=_PLAIN)
+    extend(session, job_id, series, records)
 
 
 def delete_some(session: Session) -> bool:

@@ -57,6 +57,10 @@ class _Series:
         """What it takes of memory."""
         return self.steps.nbytes + self.values.nbytes + _SERIES_BYTES
 
+    def forget(self) -> None:
+        """Begin anew."""
+        self.last_seq, self.steps, self.values = 0, np.empty(0, np.int64), np.empty(0, np.float64)
+
     def update(self, session: Session, job_id: str, name: str, last_seq: int) -> None:
         """Add what the store has after the number that was the last one, and which is ``last_seq`` now.
 
@@ -193,6 +197,8 @@ class Downsampler:
                 series = self._series.setdefault((job_id, name), _Series())
                 self._series.move_to_end((job_id, name))
             with series.lock:
+                if known.points < len(series.steps):  # it was thinned
+                    series.forget()
                 series.update(session, job_id, name, known.last_seq)
                 part = steps.within(series.steps)
                 found = series.steps[part], series.values[part]

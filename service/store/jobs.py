@@ -309,7 +309,7 @@ _ACTIVE_OWNERS = sa.select(Job.owner).where(Job.state.in_(ACTIVE))
 
 def delete(session: Session, job: Job) -> None:
     """Delete a job and all that hangs on it, but its telemetry: call ``blocks.delete_some`` for that, afterwards."""
-    session.add(DeletedJob(job_id=job.id))
+    session.merge(DeletedJob(job_id=job.id))
     session.delete(job)
 
 

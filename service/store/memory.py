@@ -19,7 +19,7 @@ from symadj.service.store.columns import Records, as_datetime, as_microseconds
 from symadj.service.store.step_range import EVERY_STEP, StepRange
 from symadj.service.store.tables import Job
 
-__all__ = ["MemoryPoint", "append", "points", "summary"]
+__all__ = ["MemoryPoint", "append", "figures", "points", "summary"]
 
 _FIGURES = ("host_idle_bytes", "host_peak_bytes", "device_idle_bytes", "device_peak_bytes")
 _PHASES: tuple[Phase, ...] = get_args(Phase)  # in the order of their time
@@ -127,6 +127,15 @@ def summary(session: Session, job_id: str, steps: StepRange = EVERY_STEP) -> lis
         | _peaks("device", values[2], values[3], warm)
         for (rank, phase), numbers, values in found
     ]
+
+
+def figures(records: Records) -> NDArray[np.float64]:
+    """Return by which records of a series stand out (6, n): its figures, and what the phase needed of host and device;
+    NaN where there is none, and of an attempt's first step, which counts for no need."""
+    values = np.where(records.values == _NONE, np.nan, records.values)
+    needed = values[1::2] - values[::2]
+    needed[:, np.concatenate([[0], np.flatnonzero(np.diff(records.attempts)) + 1])] = np.nan
+    return np.concatenate([values, needed])
 
 
 def _peaks(where: str, idle: NDArray[np.int64], peak: NDArray[np.int64], warm: NDArray[np.bool_]) -> dict[str, Any]:

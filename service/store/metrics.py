@@ -24,6 +24,7 @@ __all__ = [
     "between",
     "by_step",
     "count",
+    "name_of",
     "newest",
     "one_series",
     "points",
@@ -32,6 +33,9 @@ __all__ = [
     "series_of",
     "values",
 ]
+
+
+_METRIC = "metric/"
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,12 @@ def append(session: Session, job: Job, attempt: int, steps: Sequence[StepRecord]
 
 
 def _series(name: str) -> str:
-    return f"metric/{name}"
+    return f"{_METRIC}{name}"
+
+
+def name_of(series: str) -> str | None:
+    """Return the metric whose values a series has, None where it has memory."""
+    return series.removeprefix(_METRIC) if series.startswith(_METRIC) else None
 
 
 def _refuse_more_names(session: Session, job_id: str, names: Iterable[str]) -> None:

@@ -124,6 +124,8 @@ class Job(Base):
     message: Mapped[str | None] = mapped_column(Text)
     reason_data: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any] | None]
+    # What the server's retention has left of its telemetry; None: it was not its turn yet.
+    telemetry: Mapped[str | None] = mapped_column(String(16))
     # The highest peak of any rank so far, so that polling for progress reads no telemetry.
     host_peak_bytes: Mapped[int | None]
     device_peak_bytes: Mapped[int | None]
@@ -138,6 +140,7 @@ class Job(Base):
         # All by which the queue is put in order and counted.
         Index("ix_jobs_queue", "state", "priority", "created_at", "id"),
         Index("ix_jobs_owner", "owner", "created_at", "id"),
+        Index("ix_jobs_retention", "telemetry", "finished_at"),
     )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from typer.testing import CliRunner
 
 from symadj.api.cli import main
+from symadj.service.store import jobs, retention
 from tests.api.conftest import NOW, Run
 from tests.command import symadj
 from tests.service.lives import plan
@@ -195,3 +197,25 @@ def test_events_tell_the_history(run: Run) -> None:
     assert [event["name"] for event in events["items"]] == ["queued", "starting", "running", "training_started"]
     assert events["items"][-1]["data"] == {"ranks": 2}
     assert run.get("/events", params={"after_seq": events["next_after_seq"]}).json()["items"] == []
+
+
+def test_answers_say_that_records_were_thinned_and_none_of_before_is_given(run: Run) -> None:
+    run.send(*(step(number) for number in range(1, 301)), *(memory(n, 0, "forward", 1, n) for n in range(1, 301)))
+    run.end("failed", reason="internal", message="x")
+    asked = ("/metrics/loss", "/metrics/loss?points=300", "/series?points=300", "/memory", "/memory/steps")
+    before = {path: run.get(path) for path in asked}
+    assert not any(answer.json().get("thinned") for answer in before.values())
+    policy = retention.Policy(keep=None, thin=timedelta(days=7), thin_records=100, keep_last=0)
+    with run.database.session() as session:
+        job = jobs.lock(session, run.job_id)
+        for _ in range(3):
+            retention.thin_some(session, job, policy)
+    for path in asked:
+        answer = run.get(path, headers={"If-None-Match": before[path].headers["etag"]})
+        assert answer.status_code == 200, path
+        found = answer.json()
+        assert found.get("thinned", found.get("items", [{}])[0].get("thinned")) is True, path
+        assert 0 < len(answer.content) < len(before[path].content) or path == "/memory"
+    (series,) = run.get("/series?points=300").json()["items"]
+    assert sum(bucket["points"] for bucket in series["buckets"]) <= 100
+    assert run.get("").json()["telemetry"] == "thinned"
