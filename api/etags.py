@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Annotated
 
+from fastapi import Header
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["AddEtags", "holds"]
+__all__ = ["AddEtags", "IfNoneMatch", "holds"]
+
+IfNoneMatch = Annotated[
+    str | None, Header(max_length=200, description="The ETag of an answer that is there: 304 if nothing is new.")
+]
 
 
 def holds(if_none_match: str, etag: str) -> bool:

@@ -29,7 +29,7 @@ def list_audit(
     id: Annotated[
         str | None, Query(max_length=200, description="In the path, or of what was made, or of the request.")
     ] = None,
-    status: Annotated[int | None, Query(ge=100, le=599)] = None,
+    status: Annotated[int | None, Query(ge=100, le=599, description="Of the answer.")] = None,
     since: Annotated[Time | None, Query(description="Only from this time on.")] = None,
     until: Annotated[Time | None, Query(description="Only before this time.")] = None,
 ) -> AuditList:

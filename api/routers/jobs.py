@@ -176,7 +176,7 @@ def list_jobs(
         str | None, Query(max_length=500, pattern=CURSOR, description="`next_after` of the page before.")
     ] = None,
     state: Annotated[list[JobState] | None, Query(description="One of these.")] = None,
-    name: Annotated[str | None, Query(max_length=100)] = None,
+    name: Annotated[str | None, Query(max_length=100, description="All of it; `text` finds a part.")] = None,
     owner: Annotated[str | None, Query(max_length=100, description="The name of the key that submitted them.")] = None,
     text: Annotated[
         str | None,

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from symadj.api.accept import best_of
 from symadj.api.dependencies import JobId, Limit, Polls, Store
-from symadj.api.etags import holds
+from symadj.api.etags import IfNoneMatch, holds
 from symadj.api.long_polls import Page, State, awaited_page
 from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import LogLineRead, LogPage
@@ -58,7 +58,7 @@ async def read_logs(
     accept: Annotated[
         str, Header(max_length=1000, description=f"{JSON}, or {TEXT}: a line each, with its time and its process.")
     ] = "*/*",
-    if_none_match: Annotated[str | None, Header(max_length=200)] = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Read what the driver and the ranks of a job printed: stdout, stderr, messages of libraries, last words.
 

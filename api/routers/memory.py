@@ -62,8 +62,8 @@ async def list_memory_steps(
     store: Store,
     costly: Costly,
     job_id: JobId,
-    rank: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
-    phase: Phase | None = None,
+    rank: Annotated[int | None, Query(ge=0, lt=2**31, description="Of one worker; default: of all.")] = None,
+    phase: Annotated[Phase | None, Query(description="Of a step; default: all.")] = None,
     after_seq: AfterSeq = 0,
     limit: Limit = 1000,
     accept: Annotated[

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import anyio
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 from sqlalchemy.orm import Session
 
 from symadj.api.dependencies import AfterSeq, Costly, Drawing, JobId, Limit, Polls, Store
-from symadj.api.etags import holds
+from symadj.api.etags import IfNoneMatch, holds
 from symadj.api.long_polls import Page, State, awaited_page, next_state
 from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import BucketRead, MetricList, MetricPointRead, MetricRead, MetricSeriesRead
@@ -72,7 +72,7 @@ async def read_metric(
             "where many wait, unless there are `limit` of them.",
         ),
     ] = 0.0,
-    if_none_match: Annotated[str | None, Header(max_length=200)] = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Read the values of one metric: all after `after_seq` for polling, or the whole series downsampled.
 

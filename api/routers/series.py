@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from symadj.api.accept import best_of
 from symadj.api.csv_answers import csv_answer
 from symadj.api.dependencies import Costly, Drawing, JobId, Polls, Steps, Store
-from symadj.api.etags import holds
+from symadj.api.etags import IfNoneMatch, holds
 from symadj.api.long_polls import Page, State, awaited_page
 from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import BucketRead, MetricPointRead, MetricSeriesRead, SeriesList
@@ -69,7 +69,7 @@ async def read_series(
     accept: Annotated[
         str, Header(max_length=1000, description="application/json, or text/csv: a line a step, a column a metric.")
     ] = "*/*",
-    if_none_match: Annotated[str | None, Header(max_length=200)] = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Read metrics side by side, of all steps or those asked for: downsampled in JSON, as `points` of one metric is;
     every value in csv. With `after_seq`, what is new in all of them, in one answer.

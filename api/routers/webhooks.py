@@ -115,7 +115,7 @@ def list_deliveries(
     store: Store,
     asker: Asker,
     webhook_id: WebhookId,
-    state: DeliveryState | None = None,
+    state: Annotated[DeliveryState | None, Query(description="Deliveries in this state; default: all.")] = None,
     limit: Limit = 50,
     after: Annotated[
         str | None, Query(max_length=500, pattern=CURSOR, description="`next_after` of the page before.")

@@ -21,7 +21,7 @@ class NewKey(BaseModel):
     )
 
     name: Annotated[str, Field(pattern=NAME, description="Owner of the jobs that are submitted with it.")]
-    role: Role
+    role: Role = Field(description="What the key allows.")
     expires_in_days: int | None = Field(None, strict=True, ge=1, le=3650, description="null: it does not expire.")
 
 

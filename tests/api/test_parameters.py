@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -113,3 +113,37 @@ def test_of_several_labels_a_job_has_all(api_server: ApiServer, api: httpx.Clien
     listed = symadj(api_server, "list", "--label", labels[0], "--label", labels[1]).stdout
     assert (both in listed, one in listed) == (True, False)
     assert "name=value" in symadj(api_server, "list", "--label", "team").stderr
+
+
+def undescribed(document: dict[str, Any]) -> Iterator[str]:
+    """The parameters, and the fields of bodies that a user sends, which say nothing of themselves."""
+    met: set[str] = set()
+
+    def fields(schema: Any) -> Iterator[str]:
+        if isinstance(schema, list):
+            for part in schema:
+                yield from fields(part)
+        if not isinstance(schema, dict):
+            return
+        if (name := schema.get("$ref")) and name not in met:
+            met.add(name)
+            found = document["components"]["schemas"][name.rpartition("/")[2]]
+            for field, value in found.get("properties", {}).items():
+                if field != "kind" and "description" not in value:
+                    yield f"{name.rpartition('/')[2]}.{field}"
+            yield from fields(found)
+        for part in schema.values():
+            yield from fields(part)
+
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            for parameter in operation.get("parameters", []):
+                if parameter["in"] != "path" and "description" not in parameter:
+                    yield f"{method} {path}: {parameter['name']}"
+            if "/ingest/" not in path:  # runs send these
+                yield from fields(operation.get("requestBody", {}))
+
+
+def test_every_parameter_and_every_field_of_a_body_says_what_it_is(api: httpx.Client) -> None:
+    found = list(undescribed(api.get("/openapi.json").json()))
+    assert not found, found

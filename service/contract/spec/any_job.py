@@ -30,9 +30,13 @@ class AnyJob(Section):
     """What a job is called, and what it may take of the cluster."""
 
     name: JobName
-    labels: dict[LabelName, Annotated[str, Field(max_length=256)]] = Field(default_factory=dict, max_length=MOST_LABELS)
+    labels: dict[LabelName, Annotated[str, Field(max_length=256)]] = Field(
+        default_factory=dict,
+        max_length=MOST_LABELS,
+        description="Names and values by which lists and webhooks select jobs; they can be changed later.",
+    )
     priority: int = Field(0, ge=-100, le=100, description="Higher starts first; equals in order of arrival.")
-    resources: Resources = CpuResources()
+    resources: Resources = Field(CpuResources(), description="Workers, and what each of them may take.")
     max_attempts: int = Field(
         5,
         ge=1,

@@ -84,8 +84,10 @@ class _Batches(_Data):
 class _Split(_Batches):
     """Fields of a data set that comes without a split of its own."""
 
-    validation_fraction: Fraction = 0.1
-    test_fraction: Fraction = 0.1
+    validation_fraction: Fraction = Field(
+        0.1, description="Share of the rows that is held out to validate on during the training."
+    )
+    test_fraction: Fraction = Field(0.1, description="Share of the rows that is held out for the test at the end.")
     split_seed: SplitSeed = 0
 
     @property
@@ -139,7 +141,7 @@ class BuiltinRows(_Data):
     """The rows of a data set that ships with symadj or scikit-learn, in its order."""
 
     kind: Literal["builtin"]
-    name: BuiltinName
+    name: BuiltinName = Field(description="Which of the sets that come with the service.")
 
     @property
     def may_hold_images(self) -> bool:
@@ -178,8 +180,8 @@ class ToyRows(_Data):
     """Two-dimensional points, in the order in which they are drawn from a known density by ``split_seed``."""
 
     kind: Literal["toy"]
-    name: ToyName
-    rows: int = Field(10_000, ge=100, le=10_000_000)
+    name: ToyName = Field(description="Which of the shapes in the plane.")
+    rows: int = Field(10_000, ge=100, le=10_000_000, description="How many points are drawn, held-out ones among them.")
     split_seed: SplitSeed = 0
 
     @property
@@ -191,7 +193,10 @@ class ToyRows(_Data):
 class ToyData(ToyRows, _Split):
     """Two-dimensional points drawn from a known density, for smoke tests and pictures."""
 
-    transforms: Transforms = (StandardiseTransform(kind="standardise"),)
+    transforms: Transforms = Field(
+        (StandardiseTransform(kind="standardise"),),
+        description="Applied to the rows in this order, fitted on the training rows.",
+    )
 
     @property
     def total_rows(self) -> int:
@@ -306,7 +311,7 @@ class FileRows(_Data):
         "written as rows x columns. Must be given for MATLAB's arrays.",
     )
     header: HasHeader = True
-    csv: CsvOptions = CsvOptions()
+    csv: CsvOptions = Field(CsvOptions(), description="How a csv file is written, where it is not as usual.")
     compensate: bool = Field(False, description="Whether an FCS file's own spillover matrix is applied.")
     data_set: int | None = Field(
         None, ge=1, le=100_000, description="The data set to read of an FCS file, from 1; default: its only one."
@@ -336,7 +341,9 @@ class FileData(FileRows, _Batches):
     context_columns: tuple[ColumnName, ...] = Field(
         (), max_length=1000, description="Columns that the flow is conditioned on; standardised on the training rows."
     )
-    validation_fraction: Fraction = 0.1
+    validation_fraction: Fraction = Field(
+        0.1, description="Share of the rows that is held out to validate on during the training."
+    )
     test_fraction: Fraction | None = Field(
         0.1, description="null with `test_path`, and only with it.", json_schema_extra=_without_default
     )
@@ -387,7 +394,7 @@ class MafRows(_Data):
     """The rows of one of the five tabular sets of Papamakarios et al. 2017, preprocessed, those of the test last."""
 
     kind: Literal["maf"]
-    name: Literal["power", "gas", "hepmass", "miniboone", "bsds300"]
+    name: Literal["power", "gas", "hepmass", "miniboone", "bsds300"] = Field(description="Which of the five sets.")
     path: DataPath
 
 
@@ -441,7 +448,10 @@ class ParquetStreamData(ParquetStreamRows, _Batches):
     buffer_rows: int = Field(
         1_000_000, ge=1, le=10**9, description="Rows shuffled at a time on each worker; at least one row group."
     )
-    transforms: Transforms = (StandardiseTransform(kind="standardise"),)
+    transforms: Transforms = Field(
+        (StandardiseTransform(kind="standardise"),),
+        description="Applied to the rows in this order, fitted on the training rows.",
+    )
 
     def held_out_rows(self, total: int) -> tuple[int, int]:
         """Return how many of ``total`` rows are for validation and for the test."""

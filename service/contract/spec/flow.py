@@ -29,8 +29,8 @@ class HutchinsonDivergence(BaseDivergence):
 
     kind: Literal["hutchinson"] = "hutchinson"
     gives_norm: ClassVar[bool] = True
-    distribution: Literal["rademacher", "gaussian"] = "rademacher"
-    probes: int = Field(1, ge=1, le=1024)
+    distribution: Literal["rademacher", "gaussian"] = Field("rademacher", description="Of the probe vectors' entries.")
+    probes: int = Field(1, ge=1, le=1024, description="Probe vectors of a row; its noise falls with their root.")
 
 
 class HutchPlusPlusDivergence(BaseDivergence):
@@ -38,7 +38,7 @@ class HutchPlusPlusDivergence(BaseDivergence):
 
     kind: Literal["hutchpp"]
     gives_norm: ClassVar[bool] = False
-    distribution: Literal["rademacher", "gaussian"] = "rademacher"
+    distribution: Literal["rademacher", "gaussian"] = Field("rademacher", description="Of the probe vectors' entries.")
     probes: int = Field(
         3,
         ge=3,
@@ -87,7 +87,9 @@ class MlpField(_Field):
         "128 for up to 12, and two of 8 for each column, from 128 to 1024, for more.",
     )
     time: TimeMode = "concatsquash"
-    activation: ActivationName = "tanh"
+    activation: ActivationName = Field(
+        "tanh", description="Between the layers; smooth, as the solver's order requires."
+    )
     input_scale: float = Field(
         1.0,
         gt=0,
@@ -102,10 +104,12 @@ class ResidualField(_Field):
     """A perceptron whose hidden layers, two at a time, are added to what they were given."""
 
     kind: Literal["residual"]
-    width: Width = 64
+    width: Width = Field(64, description="Units of a hidden layer.")
     depth: int = Field(2, ge=1, le=64, description="Residual blocks, of two layers each.")
     time: TimeMode = "concatsquash"
-    activation: ActivationName = "tanh"
+    activation: ActivationName = Field(
+        "tanh", description="Between the layers; smooth, as the solver's order requires."
+    )
     zero_init: ZeroInit = False
 
 
@@ -114,7 +118,7 @@ class PotentialField(_Field):
 
     kind: Literal["potential"]
     has_potential: ClassVar[bool] = True
-    width: Width = 64
+    width: Width = Field(64, description="Units of a hidden layer.")
     depth: int = Field(2, ge=2, le=64, description="Layers of the potential's residual network.")
     rank: int = Field(
         10, ge=1, le=65_536, description="Rank of the potential's quadratic term, at most the number of its inputs."
@@ -163,14 +167,19 @@ FieldDtype = Annotated[Literal["bfloat16"] | None, BeforeValidator(_not_half)]
 class _Continuous(Section):
     """What all flows have that are stacks of continuous blocks over a standard normal base."""
 
-    end_time: float = Field(1.0, ge=1e-6, le=100)
+    end_time: float = Field(
+        1.0, ge=1e-6, le=100, description="At which a block ends, which begins at 0; in the field's unit of time."
+    )
     learn_end_time: bool = Field(
         False,
         description="Learn each block's end time too; its gradient is exact, and it stays positive: what would take it "
         "below a hundredth of `end_time` brings it towards 0 more and more slowly.",
     )
-    divergence: Divergence = HutchinsonDivergence()
-    dtype: Dtype = "float32"
+    divergence: Divergence = Field(
+        HutchinsonDivergence(),
+        description="How the trace of the field's Jacobian is computed, of which the log-determinant is the integral.",
+    )
+    dtype: Dtype = Field("float32", description="Of weights and state.")
     field_dtype: FieldDtype = Field(
         None,
         description="Precision of the products of matrices within the field; state, log-determinant, weights and "
@@ -189,7 +198,7 @@ class CnfFlow(_Continuous):
 
     kind: Literal["cnf"] = "cnf"
     blocks: int = Field(2, ge=1, le=64, description="Blocks M, each with a vector field of its own.")
-    field: VectorField = MlpField()
+    field: VectorField = Field(MlpField(), description="The network f(t, y) that moves the state: dy/dt.")
     needs_images: ClassVar[bool] = False
 
     @property
@@ -229,7 +238,9 @@ class MultiscaleFlow(_Continuous):
         (64, 64, 64), min_length=1, max_length=16, description="Of the hidden layers; all convolutions are 3 x 3."
     )
     time: TimeMode = "concat"
-    activation: ActivationName = "softplus"
+    activation: ActivationName = Field(
+        "softplus", description="Between the layers; smooth, as the solver's order requires."
+    )
     zero_init: ZeroInit = False
 
     def fewest_moved(self, columns: int) -> int:

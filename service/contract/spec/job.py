@@ -55,22 +55,32 @@ class JobSpec(AnyJob):
 
     name: JobName = "flow"
     seed: int = Field(0, ge=0, lt=2**32, description="Of weights, batches and probes.")
-    data: Data
-    flow: Flow = CnfFlow()
-    solver: Solver = AdaptiveSolver()
+    data: Data = Field(description="Which rows the flow is trained on, how they are split and transformed.")
+    flow: Flow = Field(CnfFlow(), description="The model.")
+    solver: Solver = Field(AdaptiveSolver(), description="How its ODE is solved, in training.")
     gradient: Gradient = Field(
         SymplecticGradient(), description="Default: auto where resources.memory_budget is given, else symplectic."
     )
     regularisers: tuple[Regulariser, ...] = Field((), max_length=8, description="Penalties beside the NLL.")
-    pretraining: Pretraining | None = None
-    optimizer: Optimizer = AdamOptimizer()
-    ema: MovingAverage | None = None
-    stop: Stop = StopAfterSteps()
-    early_stop: EarlyStop | None = None
-    evaluation: Evaluation | None = Evaluation()
-    checkpoints: Checkpoints = Checkpoints()
-    on_divergence: OnDivergence = FailOnDivergence()
-    alerts: Alerts = Alerts()
+    pretraining: Pretraining | None = Field(
+        None, description="Flow matching, which solves no ODE, before the likelihood; null: none."
+    )
+    optimizer: Optimizer = Field(AdamOptimizer(), description="How the weights follow the gradient.")
+    ema: MovingAverage | None = Field(
+        None, description="An average of the weights, which is what is evaluated and stored; null: none."
+    )
+    stop: Stop = Field(StopAfterSteps(), description="When the training ends.")
+    early_stop: EarlyStop | None = Field(
+        None, description="End it where the validation no longer improves, and keep the best weights; null: don't."
+    )
+    evaluation: Evaluation | None = Field(Evaluation(), description="What is measured on held-out rows; null: nothing.")
+    checkpoints: Checkpoints = Field(
+        Checkpoints(), description="When training states are written, from which the job goes on after a loss."
+    )
+    on_divergence: OnDivergence = Field(
+        FailOnDivergence(), description="What follows a loss or a gradient that is not finite."
+    )
+    alerts: Alerts = Field(Alerts(), description="What of the training somebody is told before its end.")
     parent: Parent | None = Field(None, description="Go on from a checkpoint of another job.")
 
     @model_validator(mode="before")

@@ -24,10 +24,10 @@ class LinearWeight(Section):
     """
 
     kind: Literal["linear"]
-    from_step: int = Field(0, ge=0, le=100_000_000)
-    to_step: int = Field(ge=1, le=100_000_000)
-    start: float = Field(0.0, ge=0, le=1e6)
-    end: float = Field(1.0, ge=0, le=1e6)
+    from_step: int = Field(0, ge=0, le=100_000_000, description="Until this step the weight is `start`.")
+    to_step: int = Field(ge=1, le=100_000_000, description="From this step on it is `end`; in between it is linear.")
+    start: float = Field(0.0, ge=0, le=1e6, description="Factor on the regulariser's weight at first.")
+    end: float = Field(1.0, ge=0, le=1e6, description="Factor on it at last.")
 
 
 WeightSchedule = Annotated[ConstantWeight | LinearWeight, Field(discriminator="kind")]
@@ -36,7 +36,7 @@ WeightSchedule = Annotated[ConstantWeight | LinearWeight, Field(discriminator="k
 class _Regulariser(Section):
     kind: str
     weight: float = Field(gt=0, le=1e6, description="Of its mean over the rows, beside the NLL in nats.")
-    schedule: WeightSchedule = ConstantWeight()
+    schedule: WeightSchedule = Field(ConstantWeight(), description="Of the weight, over the steps.")
 
     def refused(self, flow: Flow) -> str | None:
         """Return why the regulariser makes no sense for ``flow``, None if it makes sense."""
@@ -120,7 +120,9 @@ class FlowMatching(Section):
         "samples to its own; the smaller the share, the nearer the contexts. null: only rows of the same context.",
     )
     learning_rate: float | None = Field(None, gt=0, le=100, description="null: the optimizer's.")
-    schedule: Annotated[ConstantSchedule | CosineSchedule, Field(discriminator="kind")] = ConstantSchedule()
+    schedule: Annotated[ConstantSchedule | CosineSchedule, Field(discriminator="kind")] = Field(
+        ConstantSchedule(), description="Of the learning rate, over these steps."
+    )
 
     @model_validator(mode="after")
     def _ratio_is_of_a_transport(self) -> Self:

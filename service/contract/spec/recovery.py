@@ -16,8 +16,12 @@ class Checkpoints(Section):
     training is complete.
     """
 
-    every_steps: int | None = Field(None, ge=1, le=100_000_000)
-    every_minutes: float | None = Field(5.0, gt=0, le=60 * 24 * 60)
+    every_steps: int | None = Field(
+        None, ge=1, le=100_000_000, description="Write one after so many steps; null: not by steps."
+    )
+    every_minutes: float | None = Field(
+        5.0, gt=0, le=60 * 24 * 60, description="Write one after so many minutes; null: not by time."
+    )
     keep_last: int = Field(2, ge=1, le=1000, description="How many of the newest are kept.")
     keep_best: bool = Field(True, description="Also store and keep the state after the validation with the lowest NLL.")
 
@@ -48,5 +52,10 @@ OnDivergence = Annotated[FailOnDivergence | SkipBatch | HalveRate, Field(discrim
 class Parent(Section):
     """A checkpoint of another job: this one begins with its weights, optimiser state and step count."""
 
-    job: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")
+    job: str = Field(
+        min_length=1,
+        max_length=64,
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="Id of the job that this one goes on from.",
+    )
     step: int | None = Field(None, ge=0, lt=2**63, description="null: its newest checkpoint.")

@@ -84,7 +84,7 @@ class ScoresRequest(_Scores):
         }
     )
 
-    data: StoredRows
+    data: StoredRows = Field(description="The rows to score, which lie below the data roots.")
 
 
 class UploadedRows(Section):
@@ -94,7 +94,7 @@ class UploadedRows(Section):
     name: str = Field(min_length=1, max_length=200)
     format: FormatName
     header: HasHeader = True
-    csv: CsvOptions = CsvOptions()
+    csv: CsvOptions = Field(CsvOptions(), description="How a csv file is written, where it is not as usual.")
     bytes: int = Field(ge=0)
     sha256: Sha256
 

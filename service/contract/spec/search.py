@@ -132,14 +132,14 @@ class RandomSampler(Section):
     """Every value as likely as any other, whatever came of the trials before."""
 
     kind: Literal["random"]
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(0, ge=0, lt=2**32, description="Of the draws.")
 
 
 class TpeSampler(Section):
     """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011): values like those of the better trials."""
 
     kind: Literal["tpe"] = "tpe"
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(0, ge=0, lt=2**32, description="Of the draws.")
     startup_trials: int = Field(10, ge=1, le=MOST_TRIALS, description="The first so many are drawn at random.")
 
 
@@ -183,7 +183,9 @@ class PercentilePruner(_StandingPruner):
     """Stop a trial whose best value so far is not among the best `percentile` of those that succeeded, at that step."""
 
     kind: Literal["percentile"]
-    percentile: float = Field(25.0, ge=0, le=100)
+    percentile: float = Field(
+        25.0, ge=0, le=100, description="A trial that is not among the best so many of 100 is pruned."
+    )
 
 
 class _HalvingPruner(_Pruner):
@@ -196,14 +198,14 @@ class SuccessiveHalvingPruner(_HalvingPruner):
     """Let the best of every `reduction_factor` trials train on, for as many times more steps (ASHA, Li et al. 2020)."""
 
     kind: Literal["successive_halving"]
-    reduction_factor: int = Field(4, ge=2, le=100)
+    reduction_factor: int = Field(4, ge=2, le=100, description="At each rung one of so many trials goes on.")
 
 
 class HyperbandPruner(_HalvingPruner):
     """Successive halving from several first rungs at once (Li et al. 2018), up to stop.max_steps of `base`."""
 
     kind: Literal["hyperband"]
-    reduction_factor: int = Field(3, ge=2, le=100)
+    reduction_factor: int = Field(3, ge=2, le=100, description="At each rung one of so many trials goes on.")
 
 
 Pruner = Annotated[
@@ -231,7 +233,7 @@ class Objective(Section):
         description="A number of the job's result: validation_nll, test_nll_original_units, train_seconds ... "
         "To choose by the test rows makes their likelihood too good a forecast for rows yet to come.",
     )
-    direction: Literal["minimize", "maximize"] = "minimize"
+    direction: Literal["minimize", "maximize"] = Field("minimize", description="Whether less or more of it is better.")
 
     @model_validator(mode="after")
     def _is_measured(self) -> Self:

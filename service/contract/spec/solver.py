@@ -17,9 +17,13 @@ class AdaptiveSolver(Section):
     """An embedded Runge-Kutta pair with step-size control."""
 
     kind: Literal["adaptive"] = "adaptive"
-    method: Literal["adaptive_heun", "fehlberg2", "bosh3", "dopri5", "tsit5", "dopri8"] = "dopri5"
-    rtol: float = Field(1e-5, gt=0, le=1)
-    atol: float = Field(1e-6, gt=0, le=1)
+    method: Literal["adaptive_heun", "fehlberg2", "bosh3", "dopri5", "tsit5", "dopri8"] = Field(
+        "dopri5", description="The Runge-Kutta pair, of order 2 (adaptive_heun, fehlberg2), 3, 5, 5 and 8."
+    )
+    rtol: float = Field(1e-5, gt=0, le=1, description="Relative tolerance of a step's error.")
+    atol: float = Field(
+        1e-6, gt=0, le=1, description="Absolute tolerance of a step's error, in the units of the transformed rows."
+    )
     max_steps: int = Field(1000, ge=1, le=MOST_ADAPTIVE_STEPS, description="Attempted steps of one solve, at most.")
 
 
@@ -27,7 +31,9 @@ class FixedSolver(Section):
     """A Runge-Kutta method with a fixed number of equal steps."""
 
     kind: Literal["fixed"]
-    method: Literal["euler", "midpoint", "heun2", "heun3", "rk4", "rk4_38"] = "rk4"
+    method: Literal["euler", "midpoint", "heun2", "heun3", "rk4", "rk4_38"] = Field(
+        "rk4", description="The Runge-Kutta method, of order 1, 2, 2, 3, 4 and 4."
+    )
     steps: int = Field(20, ge=1, le=MOST_FIXED_STEPS, description="Steps of one solve over one block.")
 
 
@@ -74,7 +80,9 @@ class SymplecticGradient(_Gradient):
     """Symplectic adjoint method (Matsubara et al. 2021): exact, one stage's graph at a time."""
 
     kind: Literal["symplectic"] = "symplectic"
-    keep: Keep = KeepStages()
+    keep: Keep = Field(
+        KeepStages(), description="What of a solve is kept for the backward pass; the rest is computed again."
+    )
 
 
 class BackpropGradient(_Gradient):

@@ -73,9 +73,9 @@ class SweepSpec(Section):
     parameters: Annotated[dict[PathName, Parameter], Field(min_length=1, max_length=MOST_PARAMETERS)] = Field(
         description="By the path of the field in the spec: `optimizer.learning_rate`, `regularisers.0.weight`."
     )
-    sampler: Sampler = TpeSampler()
-    pruner: Pruner = NoPruner()
-    objective: Objective = Objective()
+    sampler: Sampler = Field(TpeSampler(), description="Which values are tried next.")
+    pruner: Pruner = Field(NoPruner(), description="Which trials are given up before their end.")
+    objective: Objective = Field(Objective(), description="By which figure trials are compared.")
     trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] | None = Field(
         None, description="How many; null, for sampler.kind grid alone: one for every combination."
     )

@@ -18,7 +18,7 @@ class ConstantSchedule(_Schedule):
     """The full rate, after the warm-up."""
 
     kind: Literal["constant"] = "constant"
-    warmup_steps: int = Field(0, ge=0, le=100_000_000)
+    warmup_steps: int = Field(0, ge=0, le=100_000_000, description="In which the rate rises linearly from 0.")
 
 
 class CosineSchedule(_Schedule):
@@ -26,8 +26,8 @@ class CosineSchedule(_Schedule):
 
     kind: Literal["cosine"]
     needs_last_step: ClassVar[bool] = True
-    warmup_steps: int = Field(0, ge=0, le=100_000_000)
-    final_fraction: float = Field(0.0, ge=0, le=1)
+    warmup_steps: int = Field(0, ge=0, le=100_000_000, description="In which the rate rises linearly from 0.")
+    final_fraction: float = Field(0.0, ge=0, le=1, description="Of the full rate: where it ends.")
 
 
 class PlateauSchedule(_Schedule):
@@ -35,8 +35,8 @@ class PlateauSchedule(_Schedule):
 
     kind: Literal["plateau"]
     needs_validations: ClassVar[bool] = True
-    warmup_steps: int = Field(0, ge=0, le=100_000_000)
-    factor: float = Field(0.5, gt=0, lt=1)
+    warmup_steps: int = Field(0, ge=0, le=100_000_000, description="In which the rate rises linearly from 0.")
+    factor: float = Field(0.5, gt=0, lt=1, description="By which the rate is multiplied on a plateau.")
     patience: int = Field(5, ge=1, le=1_000_000, description="Validations.")
     min_improvement: float = Field(
         0.0, ge=0, le=1e6, description="Of the validation NLL, in nats; less does not count."
@@ -48,8 +48,8 @@ Schedule = Annotated[ConstantSchedule | CosineSchedule | PlateauSchedule, Field(
 
 
 class _Optimizer(Section):
-    learning_rate: float = Field(1e-3, gt=0, le=100)
-    schedule: Schedule = ConstantSchedule()
+    learning_rate: float = Field(1e-3, gt=0, le=100, description="The full rate, which the schedule changes.")
+    schedule: Schedule = Field(ConstantSchedule(), description="Of the learning rate, over the steps.")
     clip_norm: float | None = Field(
         10.0,
         gt=0,
@@ -59,18 +59,24 @@ class _Optimizer(Section):
 
 class AdamOptimizer(_Optimizer):
     kind: Literal["adam"] = "adam"
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.9, 0.999), description="Decay of the averages of the gradient and of its square."
+    )
 
 
 class AdamWOptimizer(_Optimizer):
     kind: Literal["adamw"]
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    weight_decay: float = Field(1e-2, ge=0, le=10)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.9, 0.999), description="Decay of the averages of the gradient and of its square."
+    )
+    weight_decay: float = Field(
+        1e-2, ge=0, le=10, description="Times the learning rate: what a weight loses of itself in a step."
+    )
 
 
 class SgdOptimizer(_Optimizer):
     kind: Literal["sgd"]
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(0.9, ge=0, lt=1, description="Share of the step before that is added to the next.")
 
 
 Optimizer = Annotated[AdamOptimizer | AdamWOptimizer | SgdOptimizer, Field(discriminator="kind")]
@@ -82,7 +88,7 @@ class MovingAverage(Section):
     After n steps the decay is ``min(decay, (1 + n) / (10 + n))``, so that the initial weights are soon forgotten.
     """
 
-    decay: float = Field(0.999, gt=0, lt=1)
+    decay: float = Field(0.999, gt=0, lt=1, description="Weight of what was averaged so far, in every step.")
 
 
 class EarlyStop(Section):
@@ -106,14 +112,16 @@ class StopAfterSteps(Section):
     """Stop after a number of optimiser steps, pre-training's included: the same spec gives the same flow."""
 
     kind: Literal["steps"] = "steps"
-    max_steps: int = Field(2000, ge=1, le=100_000_000)
+    max_steps: int = Field(2000, ge=1, le=100_000_000, description="Steps of the training, pre-training included.")
 
 
 class StopAfterMinutes(Section):
     """Stop when the time for training is up (start-up and evaluation not counted)."""
 
     kind: Literal["minutes"]
-    max_minutes: float = Field(gt=0, le=60 * 24 * 60)
+    max_minutes: float = Field(
+        gt=0, le=60 * 24 * 60, description="Time of the training, in which start-up and evaluation do not count."
+    )
 
 
 Stop = Annotated[StopAfterSteps | StopAfterMinutes, Field(discriminator="kind")]
