@@ -126,8 +126,8 @@ bench-followers: install ## 50 followers and 20 open pages beside a training (LO
 bench-api: install $(VENV)-mlflow/.installed ## telemetry and jobs over HTTP beside an earlier build and MLflow (STEPS=1000000)
 	$(BIN)/python -m benchmarks.api --mlflow $(VENV)-mlflow/bin/mlflow --steps $(STEPS)
 
-bench-page: install $(VENV)-mlflow/.installed ## the page beside MLflow's in one Chromium: first paint, rows, curves (VISITS=7)
-	$(BIN)/python -m benchmarks.page --mlflow $(VENV)-mlflow/bin/mlflow --visits $(VISITS)
+bench-page: install $(VENV)-mlflow/.installed ## the page beside MLflow's in one Chromium: first paint, rows, curves (VISITS=7, SEEDED=FOLDER: its data stay there)
+	$(BIN)/python -m benchmarks.page --mlflow $(VENV)-mlflow/bin/mlflow --visits $(VISITS) $(if $(SEEDED),--data $(SEEDED))
 
 # Of 3.18.0 the package index has mlflow alone, which has all that its server needs of the packages beside it.
 $(VENV)-mlflow/.installed:

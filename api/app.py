@@ -11,7 +11,8 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import iter_route_contexts
 
-from symadj.api import __version__, problems
+from symadj import __version__
+from symadj.api import problems
 from symadj.api.audit import RecordAudit
 from symadj.api.bodies import body_of
 from symadj.api.bulkheads import CostlyReads, InFlight, IngestLane

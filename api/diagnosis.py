@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from pydantic import BaseModel, ByteSize, Field
 
-from symadj.api import __version__
+from symadj import __version__
 from symadj.api.client import ApiProblemError, Client
 from symadj.service.settings import Settings, SettingsError, read_settings
 

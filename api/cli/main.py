@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from typer.completion import completion_init, get_completion_script  # type: ignore[attr-defined]
 
-from symadj.api import __version__
+from symadj import __version__
 from symadj.api.children import ServeError
 from symadj.api.cli import comparing, flow, inspecting, keys, render, running, showing, sweeps, webhooks
 from symadj.api.cli.inspecting import InspectError

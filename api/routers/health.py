@@ -9,7 +9,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from symadj.api import __version__
+from symadj import __version__
 from symadj.api.dependencies import Joined, Lane, SettingsOf, Store
 from symadj.api.problems import describe
 from symadj.api.schemas.service import Health, Readiness

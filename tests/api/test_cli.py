@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from symadj.api import __version__
+from symadj import __version__
 from symadj.service.contract.states import ReasonCode
 from tests.api.conftest import NOW, Run, checkpoint
 from tests.command import SYMADJ, symadj
@@ -119,6 +120,7 @@ def test_a_job_is_labelled_cloned_and_tried_again(api_server: ApiServer) -> None
 
 def test_the_version_is_printed(api_server: ApiServer) -> None:
     assert symadj(api_server, "--version").stdout == f"symadj {__version__}\n"
+    assert __version__ == metadata.version("symadj")
 
 
 def test_what_show_prints_is_told_to_be_a_job_and_how_to_submit_it_again(run: Run) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from symadj.api import __version__, diagnosis
+from symadj import __version__
+from symadj.api import diagnosis
 from tests.api.test_cli import SYMADJ
 from tests.command import run_symadj
 from tests.conftest import ApiServer
