@@ -12,13 +12,14 @@ MINUTES ?= 10
 SEEDS ?= 3
 LOADS ?= 10
 VISITS ?= 7
+SUBMITS ?= 10
 STEPS ?= 1000000
 SIZE ?= full
 TARGET ?= docs
 SECONDS ?= 60
 
 .PHONY: help install demo serve test test-with-ray test-without-ray test-slow test-peers test-mlflow test-cluster test-deaths soak fuzz attack check bench-core \
-	bench-density bench-toys bench-pairing bench-plan bench-auto bench-load bench-followers bench-api bench-page screenshots paper format lock sbom swagger-ui uplot clean
+	bench-density bench-toys bench-pairing bench-plan bench-auto bench-load bench-followers bench-api bench-page bench-start screenshots paper format lock sbom swagger-ui uplot clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -125,6 +126,9 @@ bench-followers: install ## 50 followers and 20 open pages beside a training (LO
 
 bench-api: install $(VENV)-mlflow/.installed ## telemetry and jobs over HTTP beside an earlier build and MLflow (STEPS=1000000)
 	$(BIN)/python -m benchmarks.api --mlflow $(VENV)-mlflow/bin/mlflow --steps $(STEPS)
+
+bench-start: install ## from a submit to the first step, and what a rank holds, beside an earlier build (SUBMITS=10)
+	$(BIN)/python -m benchmarks.start --submits $(SUBMITS)
 
 bench-page: install $(VENV)-mlflow/.installed ## the page beside MLflow's in one Chromium: first paint, rows, curves (VISITS=7, SEEDED=FOLDER: its data stay there)
 	$(BIN)/python -m benchmarks.page --mlflow $(VENV)-mlflow/bin/mlflow --visits $(VISITS) $(if $(SEEDED),--data $(SEEDED))

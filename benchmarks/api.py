@@ -28,7 +28,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks.servers import answering, mlflow_server
+from benchmarks.servers import answering, checked_out, mlflow_server
 
 BATCH = 1000
 WIDTH = 1000
@@ -340,17 +340,6 @@ class Mlflow:
         query: dict[str, Any] = {"run_ids": self._run_id, "metric_key": "loss", "max_results": WIDTH}
         answer = self._client.get("/ajax-api/2.0/mlflow/metrics/get-history-bulk-interval", params=query)
         assert len(answer.json()["metrics"]) > WIDTH // 2, answer.text
-
-
-@contextmanager
-def checked_out(commit: str, folder: Path) -> Iterator[Path]:
-    """Check out a commit of this repository in a folder of its own until the block ends."""
-    git = ["git", "-C", str(Path(__file__).resolve().parents[1]), "worktree"]
-    subprocess.run([*git, "add", "--quiet", "--detach", folder, commit], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run([*git, "remove", "--force", folder], check=True)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-__all__ = ["answering", "mlflow_server"]
+__all__ = ["answering", "checked_out", "mlflow_server"]
 
 PATIENCE_SECONDS = 600.0
 
@@ -40,6 +40,17 @@ def answering(command: list[str], path: str, environment: dict[str, str], folder
     finally:
         process.terminate()
         process.wait()
+
+
+@contextmanager
+def checked_out(commit: str, folder: Path) -> Iterator[Path]:
+    """Check out a commit of this repository in a folder of its own until the block ends."""
+    git = ["git", "-C", str(Path(__file__).resolve().parents[1]), "worktree"]
+    subprocess.run([*git, "add", "--quiet", "--detach", folder, commit], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run([*git, "remove", "--force", folder], check=True)
 
 
 @contextmanager
