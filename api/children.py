@@ -33,7 +33,8 @@ class Child:
 
     It is ready when it answers 200 at all ``ready_urls`` (asked with ``headers``), for which it has ``start_seconds``.
     When it is asked to end, it has ``stop_seconds``. ``last_words`` is the signal that the kernel sends it should the
-    supervisor be killed (Linux).
+    supervisor be killed (Linux). Where it has a ``family``, the name of another child, what it starts belongs to that
+    one, and outlives it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Child:
     headers: dict[str, str] | None = None
     last_words: signal.Signals = signal.SIGKILL
     stop_seconds: float = STOP_SECONDS
+    family: str | None = None
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
     restart_at: float = 0.0
@@ -58,7 +60,7 @@ class Child:
     @property
     def mark(self) -> str:
         """What distinguishes its processes from others."""
-        return f"{self.name}:{self.data}"
+        return f"{self.family or self.name}:{self.data}"
 
     def start(self) -> None:
         """Start it; its output is appended to its log."""
@@ -116,8 +118,9 @@ class Child:
             )
             self.restart_at = now + pause
         elif now >= self.restart_at:
-            # What is left of its family holds the ports and the memory that the next one needs.
-            end_processes_of(self.mark)
+            if self.family is None:
+                # What is left of its processes holds the ports and the memory that the next one needs.
+                end_processes_of(self.mark)
             self.restart_at = 0.0
             self.restarts += 1
             self.start()

@@ -103,11 +103,14 @@ def serve(
         "PYTHONSAFEPATH": "1",
     }
     more = settings.environment_to_pass()
-    ray_folder = ray = None
+    ray_folder = ray = template = None
     if ray_address is None:
         ray_folder = _new_ray_folder(data)
         ray, its_settings = _local_ray(environments.for_ray(environment, more), data, ray_folder, cpus)
         environment |= {"SYMADJ_API_URL": url} | its_settings
+        if settings.warm_runs:
+            template = _template(ray.environment, data, ray_folder / "warm.sock")
+            environment |= {"SYMADJ_WARM_SOCKET": template.command[-1]}
     else:
         environment = {"SYMADJ_API_URL": url} | environment | {"SYMADJ_RAY_ADDRESS": ray_address}
     api_command = [sys.executable, "-m", "symadj.api", "--host", host, "--port", str(port)]
@@ -122,7 +125,7 @@ def serve(
         dispatcher.stop_seconds += settings.stop_grace_seconds
     feeds = [sys.executable, "-m", "symadj.service.sinks"]
     sinks = [Child("sinks", feeds, for_dispatcher, data)] if settings.sinks else []
-    children = [child for child in (ray, api, dispatcher, *sinks) if child is not None]
+    children = [child for child in (template, ray, api, dispatcher, *sinks) if child is not None]
     try:
         for child in children:
             child.start()
@@ -142,7 +145,7 @@ def serve(
                 flush=True,
             )
         # The dispatcher first: it lets the runs stop. The API last: it still takes their last records.
-        for child in (dispatcher, *([ray] if ray else []), *sinks, api):
+        for child in (dispatcher, *([ray] if ray else []), *([template] if template else []), *sinks, api):
             child.stop(lambda: stopping.asked_again)
         if ray_folder is not None:
             shutil.rmtree(ray_folder, ignore_errors=True)
@@ -217,6 +220,12 @@ def _local_ray(
         last_words=signal.SIGTERM,  # by which it ends its own processes in order, its workers among them
     )
     return head, {"SYMADJ_RAY_ADDRESS": f"http://127.0.0.1:{dashboard}", "SYMADJ_RAY_TOKEN": token}
+
+
+def _template(environment: dict[str, str], data: Path, place: Path) -> Child:
+    """Return the process of which the runs' processes are copies; Ray does not wait for it, they start cold then."""
+    command = [sys.executable, "-m", "symadj.workers.warm.template", str(place)]
+    return Child("template", command, environment, data, family="ray")
 
 
 def _check_ray(address: str, token: SecretStr | None) -> None:

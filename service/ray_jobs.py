@@ -122,11 +122,18 @@ class RayJobs:
         return listed
 
     def submit(
-        self, submission_id: str, entrypoint: str, environment: dict[str, str], metadata: dict[str, str]
+        self, submission_id: str, python: str, module: str, environment: dict[str, str], metadata: dict[str, str]
     ) -> None:
         """Start a driver. A job of this id that Ray has already is taken as the one meant.
 
         The driver itself reserves no CPU: with one each, two drivers could hold what their own workers wait for.
+
+        Args:
+            submission_id: Ray's id of the job.
+            python: shell command of the interpreter of all its processes.
+            module: that the driver runs.
+            environment: variables that its processes have besides the node's.
+            metadata: that Ray shows with it.
 
         Raises:
             RayUnreachableError: no answer: it may or may not have started.
@@ -137,9 +144,10 @@ class RayJobs:
             "/api/jobs/",
             json={
                 "submission_id": submission_id,
-                "entrypoint": entrypoint,
+                # Ray starts a shell, which is not to stand between it and the driver: it could die alone.
+                "entrypoint": f"exec {python} -m {module}",
                 "entrypoint_num_cpus": 0,
-                "runtime_env": {"env_vars": environment},
+                "runtime_env": {"env_vars": environment, "py_executable": python},
                 "metadata": metadata,
             },
         )

@@ -104,6 +104,16 @@ class Settings(BaseSettings):
         description="Seconds within which the data of a run must be read and checked, buckets' files fetched.",
     )
     worker_python: str = Field(sys.executable, description="The interpreter that has symadj, on the nodes of Ray.")
+    warm_runs: bool = Field(
+        True,
+        description="Whether `symadj serve` keeps a process that has imported what runs need, of which their processes "
+        "are copies: they start sooner, and it holds some 400 MB.",
+    )
+    warm_socket: Path | None = Field(
+        None,
+        description="Where that process (`python -m symadj.workers.warm.template SOCKET`) listens on each node of Ray; "
+        "where none does, runs start cold. Default: none does; `symadj serve` sets it.",
+    )
     cluster_may_grow: bool = Field(
         False,
         description="Whether a job that is too large for the cluster waits for it to grow, or is refused.",

@@ -157,7 +157,7 @@ class Starter:
             RayUnreachableError: no answer: the claim expires, and whether Ray has the job decides.
             RayRefusedError: Ray will not start it; the job is put back.
         """
-        storage, settings = self._settings.resolved_storage(), self._settings
+        storage = self._settings.resolved_storage()
         order = self._order(claim, spec, storage.location)
         place = layout.order_file(order.job_id, order.attempt)
         try:
@@ -178,8 +178,8 @@ class Starter:
         try:
             self._ray.submit(
                 claim.attempt.submission_id,
-                # Ray starts a shell, which is not to stand between it and the driver: it could die alone.
-                f"exec {shlex.quote(settings.worker_python)} -m symadj.workers.run",
+                self._python(),
+                "symadj.workers.run",
                 environment,
                 {"symadj_job": claim.job.id, "symadj_name": claim.job.name},
             )
@@ -194,6 +194,13 @@ class Starter:
                 events.append(current.session, current.job, actor=ACTOR, name="submitted", message=message)
         log.info("%s: attempt %d given to Ray", claim.job.id, claim.attempt.number)
         return True
+
+    def _python(self) -> str:
+        """Return the command of the interpreter that runs the processes of a run on the nodes."""
+        command = [self._settings.worker_python]
+        if self._settings.warm_socket is not None:
+            command += ["-m", "symadj.workers.warm.interpreter", str(self._settings.warm_socket)]
+        return shlex.join(command)
 
     def _order(self, claim: attempts.Claim, spec: AnySpec, storage: str) -> RunOrder:
         settings = self._settings

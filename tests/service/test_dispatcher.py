@@ -42,6 +42,22 @@ def test_a_queued_job_becomes_a_ray_job_that_reserves_nothing_for_its_driver(
     assert (order.job_id, order.attempt, order.spec.data.kind) == (job_id, 1, "toy")
 
 
+def test_all_processes_of_a_run_are_started_warm_where_a_template_listens(
+    database: Database, ray: RayServer, settings: Settings
+) -> None:
+    submit(database)
+    client = RayJobs(ray.url)
+    place = Path("/a folder/warm.sock")
+    dispatcher = Dispatcher(database, client, settings.model_copy(update={"warm_socket": place}))
+    dispatcher.round()
+    dispatcher.close()
+    client.close()
+    (job,) = ray.jobs.values()
+    python = f"{settings.worker_python} -m symadj.workers.warm.interpreter '{place}'"
+    assert job["runtime_env"]["py_executable"] == python
+    assert job["entrypoint"] == f"exec {python} -m symadj.workers.run"
+
+
 def test_only_what_the_cluster_has_room_for_is_submitted_and_nobody_overtakes(
     database: Database, ray: RayServer, dispatcher: Dispatcher
 ) -> None:

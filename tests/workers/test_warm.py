@@ -1,0 +1,154 @@
+"""A Python that has imported a run's libraries: from outside it is one that was just started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+SECONDS = 60
+LOADED = "import sys; print('torch' in sys.modules)"
+
+
+@dataclass
+class Warm:
+    """A template, and how a Python of its kind is started."""
+
+    process: subprocess.Popen[str]
+    place: Path
+
+    def command(self, script: Path, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "symadj.workers.warm.interpreter", str(self.place), str(script), *arguments]
+
+
+def template(folder: Path) -> Warm:
+    """Start a template, and wait until it answers."""
+    place = folder / "warm.sock"
+    command = [sys.executable, "-m", "symadj.workers.warm.template", str(place)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert str(place) in process.stdout.readline()
+    return Warm(process, place)
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """One template for the tests that leave it alive: its imports take seconds."""
+    started = template(tmp_path_factory.mktemp("warm"))
+    yield started
+    started.process.terminate()
+    assert started.process.wait(SECONDS) == 0
+
+
+def script(folder: Path, text: str) -> Path:
+    """Write a program."""
+    file = folder / "program.py"
+    file.write_text(text)
+    return file
+
+
+def ran(command: Sequence[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+
+
+def test_it_runs_a_program_with_the_environment_folder_and_files_of_whoever_starts_it(
+    warm: Warm, tmp_path: Path
+) -> None:
+    program = script(
+        tmp_path,
+        "import os, sys\n"
+        "print(os.environ['WANTED'], os.getcwd(), sys.argv[1:], 'torch' in sys.modules, __name__)\n"
+        "print(sys.stdin.read(), file=sys.stderr)\n",
+    )
+    answer = subprocess.run(
+        warm.command(program, "a", "b c"),
+        input="what came in",
+        env=os.environ | {"WANTED": "this"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=True,
+    )
+    assert answer.stdout.split("\n")[0] == f"this {tmp_path} ['a', 'b c'] True __main__"
+    assert answer.stderr == "what came in\n"
+
+
+def test_what_a_program_changes_no_later_one_sees(warm: Warm, tmp_path: Path) -> None:
+    changes = script(
+        tmp_path,
+        "import os, sys, types, numpy, torch\n"
+        "os.environ['OF_THE_FIRST'] = 'secret'\n"
+        "sys.modules['left_behind'] = types.ModuleType('left_behind')\n"
+        "torch.set_default_dtype(torch.float64)\n"
+        "torch.held = torch.ones(2**24)\n"
+        "print(numpy.random.random())\n",
+    )
+    first = ran(warm.command(changes), TOKEN="t" * 20)
+    looks = script(
+        tmp_path,
+        "import os, sys, numpy, torch\n"
+        "print('OF_THE_FIRST' in os.environ or 'TOKEN' in os.environ, 'left_behind' in sys.modules,\n"
+        "    torch.get_default_dtype(), hasattr(torch, 'held'), numpy.random.random())\n",
+    )
+    second = ran(warm.command(looks))
+    *seen, drawn = second.stdout.split()
+    assert seen == ["False", "False", "torch.float32", "False"]
+    assert drawn != first.stdout.strip(), "each draws numbers of its own"
+
+
+@pytest.mark.parametrize(
+    ("program", "status"),
+    [
+        ("raise SystemExit(3)", 3),
+        ("raise ValueError('wrong')", 1),
+        ("import os; os.kill(os.getpid(), 9)", -signal.SIGKILL),
+        ("import os; os.abort()", -signal.SIGABRT),
+    ],
+)
+def test_it_ends_as_the_program_does(warm: Warm, tmp_path: Path, program: str, status: int) -> None:
+    assert ran(warm.command(script(tmp_path, program))).returncode == status
+
+
+WAITS = "import os, signal, sys\nprint(os.getpid(), flush=True)\nsignal.pause()\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_that_ends_it_ends_the_program(warm: Warm, tmp_path: Path, number: signal.Signals) -> None:
+    with subprocess.Popen(warm.command(script(tmp_path, WAITS)), stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        copy = psutil.Process(int(started.stdout.readline()))
+        assert copy.pid != started.pid
+        started.send_signal(number)
+        copy.wait(SECONDS)
+        assert started.wait(SECONDS) == -number
+
+
+def test_without_a_template_it_is_python(tmp_path: Path) -> None:
+    nobody = Warm(subprocess.Popen(["true"], text=True), tmp_path / "nobody.sock")
+    assert nobody.process.wait() == 0
+    answer = ran(nobody.command(script(tmp_path, LOADED)))
+    assert (answer.stdout, answer.returncode) == ("False\n", 0)
+
+
+def test_a_killed_template_is_nobodys_loss(tmp_path: Path) -> None:
+    mortal = template(tmp_path)
+    program = script(tmp_path, "import os\nprint(os.getpid(), flush=True)\nprint(input())\n")
+    with subprocess.Popen(mortal.command(program), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        started.stdout.readline()
+        mortal.process.kill()
+        mortal.process.wait()
+        said, _ = started.communicate("it goes on\n", timeout=SECONDS)
+    assert said == "it goes on\n"
+    assert ran(mortal.command(script(tmp_path, LOADED))).stdout == "False\n", "the next one starts cold"

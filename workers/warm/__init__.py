@@ -1,0 +1,1 @@
+"""Warm starts: a run's processes are copies of one that has imported their libraries (`template`, `interpreter`)."""
