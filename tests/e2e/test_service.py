@@ -109,12 +109,15 @@ def test_a_job_trains_and_leaves_metrics_memory_and_files(service: Service, clie
         assert words in shown.stdout
 
 
-def test_the_api_may_die_in_mid_training_and_no_record_is_lost_or_doubled(
+def test_the_api_and_what_runs_are_copied_from_may_die_in_mid_training_and_no_record_is_lost_or_doubled(
     service: Service, client: Client, until: Until
 ) -> None:
     steps = 600
     job_id = client.submit(toy(steps)).id
     until(job_id, lambda job: job.progress.step >= 20)
+    template = service.child("symadj.workers.warm.template")
+    assert sum("RayTrainWorker" in " ".join(copy.cmdline()) for copy in template.children()) == 2, "it starts warm"
+    template.kill()
     for _ in range(2):
         service.child("-m symadj.api").kill()
         answered_at = _step_when_it_answers(client, job_id)
