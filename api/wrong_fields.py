@@ -34,9 +34,16 @@ def in_our_words(error: Mapping[str, Any], model: Any) -> str:
 def _unknown(name: str, known: list[str]) -> str:
     if not known:
         return f"{name[:100]!r} is not a field of this"
-    close = difflib.get_close_matches(name, known, n=1)
+    close = [field for field in known if name.lower() == _initials(field)] or difflib.get_close_matches(
+        name, known, n=1
+    )
     hint = f": did you mean {close[0]!r}? It has" if close else ", which has"
     return f"{name[:100]!r} is not a field of this{hint} {', '.join(known)}"
+
+
+def _initials(field: str) -> str:
+    """Return what people write for short: lr for learning_rate."""
+    return "".join(word[0] for word in field.split("_") if word)
 
 
 def _fields_at(model: Any, place: tuple[int | str, ...]) -> list[str]:

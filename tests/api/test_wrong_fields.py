@@ -18,7 +18,8 @@ from tests.conftest import TOY
 @pytest.mark.parametrize(
     ("changes", "pointer", "told"),
     [
-        ({"optimizer": {"lr": 1}}, "/optimizer/lr", ", ".join(AdamOptimizer.model_fields)),
+        ({"optimizer": {"rate": 1}}, "/optimizer/rate", ", ".join(AdamOptimizer.model_fields)),
+        ({"optimizer": {"lr": 1}}, "/optimizer/lr", "did you mean 'learning_rate'"),
         ({"data": TOY["data"] | {"batchsize": 3}}, "/data/batchsize", "did you mean 'batch_size'"),
         ({"pretrainin": {}}, "/pretrainin", "did you mean 'pretraining'"),
         ({"regularisers": [{"kind": "kinetic", "wieght": 1}]}, "/regularisers/0/wieght", "did you mean 'weight'"),
