@@ -1,6 +1,6 @@
 """How much memory a training step will take, known before it is taken.
 
-A step of the flow itself, as it is (its fields, solver and gradient), is rehearsed on 2 rows and on 3. A meter notes
+A step of the flow itself, as it is (its fields, solver and gradient), is rehearsed on 11 rows and on 13. A meter notes
 when each tensor is made and freed. The same happens on any number of rows, and the size of each tensor is a part that
 no row changes and so much for each row: so the two rehearsals say what is alive, at every moment, on any batch. Those
 of few steps N of the solve say what it is for any N: each block's part of the pass forward and backward holds so much,
@@ -39,7 +39,7 @@ from symadj_core.flows import Block, Flow
 from symadj_core.flows.matching import flow_matching_loss
 from symadj_core.gradients import GRADIENTS, GradientMethod, Symplectic
 from symadj_core.gradients.keep import Binomial, Budget, Keep, Steps, parse
-from symadj_core.rehearsal import KnownResults, PartName, RehearsalMeter, Take
+from symadj_core.rehearsal import KnownResults, LearntRows, PartName, RehearsalMeter, Take
 from symadj_core.solvers.controller import AdaptiveController, Controller, EvenGrid, FixedStep
 
 __all__ = ["DEVICE_ROUNDING", "Forecast", "Held", "Loss", "Part", "PartName", "Rehearsal", "forecast", "mean_nll"]
@@ -52,8 +52,8 @@ _Work = Callable[[Flow, Tensor, Tensor, Tensor | None], None]
 # CUDA's caching allocator gives blocks of whole multiples of it (kMinBlockSize of c10/cuda/CUDACachingAllocator).
 DEVICE_ROUNDING = 512
 
-# Rows of a rehearsal: of one row, some operations would do otherwise.
-_ROWS = 2, 3
+# Rows of a rehearsal: primes, which hardly any other size of a tensor is a multiple of.
+_ROWS = 11, 13
 # From the second step on, each one adds the same to what the pass backward holds,
 _FEW = 2
 # and from the fourth on, which has an earlier one's slope, to what a solve without a graph does.
@@ -176,7 +176,7 @@ class Rehearsal:
         few = Flow(blocks[:_ALIKE], flow.dim) if len(blocks) > _ALIKE and _alike(blocks) else flow
         self._flow, self._blocks, self._loss = copy.deepcopy(few), len(blocks), loss
         self._whole = flow
-        self._known = KnownResults()
+        self._known, self._learnt = KnownResults(), LearntRows()
         self._takes: dict[tuple[GradientMethod, int, bool, bool], tuple[Take, Take]] = {}
 
     def forecast(
@@ -283,7 +283,12 @@ class Rehearsal:
                     loss.backward()  # type: ignore[no-untyped-call]
 
             flow = self._paced(gradient, steps)
-            low, high = (self._metered(flow, rows, step, accumulates=accumulates) for rows in _ROWS)
+            low = self._metered(flow, _ROWS[0], step, accumulates=accumulates)
+            high = self._learnt.many(low)
+            if high is None:
+                high = self._metered(flow, _ROWS[1], step, accumulates=accumulates)
+                _check_alike(low, high)
+                self._learnt.learn(low, high)
             self._takes[key] = low, high
         return _on_batch(*self._takes[key], steps, batch, rounding)
 
@@ -476,8 +481,7 @@ def _alive(low: Take, high: Take, rows: tuple[int, int], batch: int, rounding: i
     Raises:
         RuntimeError: what is alive does not depend on the number of rows as it should.
     """
-    if (low.moments, low.marks, low.passed) != (high.moments, high.marks, high.passed):
-        raise RuntimeError("the tensors of a step can't be foretold: they depend on the number of its rows")
+    _check_alike(low, high)
     sizes = _at(batch, rows, np.array(low.sizes, np.float64), np.array(high.sizes, np.float64))
     sizes = np.ceil(sizes / rounding) * rounding
     moments = np.array(low.moments)
@@ -485,6 +489,11 @@ def _alive(low: Take, high: Take, rows: tuple[int, int], batch: int, rounding: i
     of = np.where(made, moments, -1 - moments)
     alive: NDArray[np.float64] = np.cumsum(np.where(made, sizes[of], -sizes[of]))
     return alive
+
+
+def _check_alike(low: Take, high: Take) -> None:
+    if (low.moments, low.marks, low.passed) != (high.moments, high.marks, high.passed):
+        raise RuntimeError("the tensors of a step can't be foretold: they depend on the number of its rows")
 
 
 def _peak(low: Take, high: Take, rows: tuple[int, int], batch: int, rounding: int) -> int:

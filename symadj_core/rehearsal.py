@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from symadj_core.flows.block import Carried, Integrals
 from symadj_core.memory import LiveTensorMeter, tensors_in
 from symadj_core.solvers.system import Quadrature
 
-__all__ = ["KnownResults", "PartName", "RehearsalMeter", "Take"]
+__all__ = ["KnownResults", "LearntRows", "PartName", "RehearsalMeter", "Take"]
 
 PartName = Literal["probes", "forward", "backward"]
 
@@ -53,7 +53,8 @@ class Take:
         passed: of each block, the number of moments before the end of its pass forward.
         sizes: bytes of the tensors.
         kept_bytes: of states that were kept for the pass backward.
-        seconds: the time that the step would take.
+        makers: the operations that made the tensors.
+        times: all operations, and the seconds that each would take.
     """
 
     moments: list[int]
@@ -61,7 +62,48 @@ class Take:
     passed: list[int]
     sizes: list[int]
     kept_bytes: int
-    seconds: float
+    makers: list[Any]
+    times: list[tuple[Any, float]]
+
+    @property
+    def seconds(self) -> float:
+        """The time that the step would take."""
+        return sum(seconds for _, seconds in self.times) + len(self.times) * _SECONDS_PER_OPERATION
+
+
+class LearntRows:
+    """What becomes of a rehearsal on few rows if there are more of them, learnt from those that were made on both.
+
+    Rehearsals of one flow are of the same operations, on tensors of the same sizes: what an operation made so large on
+    few rows, it makes as large on many as it did before.
+    """
+
+    def __init__(self) -> None:
+        self._sizes: dict[tuple[Any, int], int | None] = {}
+        self._seconds: dict[tuple[Any, float], float | None] = {}
+
+    def learn(self, few: Take, many: Take) -> None:
+        """Learn from two rehearsals of the same."""
+        for maker, low, high in zip(few.makers, few.sizes, many.sizes, strict=True):
+            _note(self._sizes, (maker, low), high)
+        for of_few, (_, high_seconds) in zip(few.times, many.times, strict=True):
+            _note(self._seconds, of_few, high_seconds)
+
+    def many(self, few: Take) -> Take | None:
+        """What a rehearsal on many rows would note; None where that is not known."""
+        sizes = [self._sizes.get(made) for made in zip(few.makers, few.sizes, strict=True)]
+        seconds = [self._seconds.get(taken) for taken in few.times]
+        known_sizes = [size for size in sizes if size is not None]
+        times = [(maker, taken) for (maker, _), taken in zip(few.times, seconds, strict=True) if taken is not None]
+        if len(known_sizes) < len(sizes) or len(times) < len(seconds):
+            return None
+        return replace(few, sizes=known_sizes, times=times)
+
+
+def _note(known: dict[Any, Any], key: object, value: object) -> None:
+    """Note what a key stands for; None once it has stood for two things."""
+    if known.setdefault(key, value) != value:
+        known[key] = None
 
 
 class _Layout(NamedTuple):
@@ -235,7 +277,9 @@ class RehearsalMeter(LiveTensorMeter):  # type: ignore[no-untyped-call]
         self._marks: list[tuple[PartName, int, int]] = []
         self._passed: list[int] = []
         self._sizes: list[int] = []
-        self._seconds = 0.0
+        self._makers: list[Any] = []
+        self._times: list[tuple[Any, float]] = []
+        self._maker: Any = None
 
     def watch(self, block: Block, number: int) -> None:
         """Note when the block's part begins, forward and backward."""
@@ -259,19 +303,21 @@ class RehearsalMeter(LiveTensorMeter):  # type: ignore[no-untyped-call]
 
     def take(self, kept_bytes: int) -> Take:
         """What was noted, beside the size of the states that were kept for the pass backward."""
-        return Take([*self._moments], self._marks, self._passed, self._sizes, kept_bytes, self._seconds)
+        return Take([*self._moments], self._marks, self._passed, self._sizes, kept_bytes, self._makers, self._times)
 
     def _mark(self, name: PartName, number: int) -> None:
         self._marks.append((name, number, len(self._moments)))
 
     def _result(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result, seconds = self._known.of(func, args, kwargs)
-        self._seconds += _SECONDS_PER_OPERATION + seconds
+        self._times.append((func, seconds))
+        self._maker = func
         return result
 
     def _track(self, storage: torch.UntypedStorage, size: int) -> None:
         number = len(self._sizes)
         self._sizes.append(size)
+        self._makers.append(self._maker)
         self._moments.append(number)
         key = storage._cdata
 

@@ -42,6 +42,10 @@ CASES = {
         ),
         40,
     ),
+    # The weights are as large as what so many rows of a rehearsal make.
+    "as many columns as rows": Case(
+        "", lambda: Flow(Block(MLPField(11, (11, 11, 11)), solver="midpoint", controller=SIX_STEPS), 11), 200
+    ),
     "wide": Case("", lambda: Flow(Block(Wide(6), solver="heun2", controller=SIX_STEPS), 6), 30),
     "regularised": Case(
         "",
