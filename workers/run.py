@@ -12,8 +12,10 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tenacity
@@ -172,6 +174,8 @@ def _unfit_data(order: RunOrder, outbox: Outbox) -> Failure | None:
     """Have the data checked before any worker is placed, say what they are; return why they can't be trained on."""
     from symadj.workers.ray.reading import look_at_data
 
+    # While another process reads, this one would only wait. What goes wrong here does so again where it is needed.
+    threading.Thread(target=import_module, args=("symadj.workers.ray.trainer",), daemon=True).start()
     summary, refusal = look_at_data(order, _START_TIMEOUT_S)
     if summary is not None:
         outbox.put(DataRecord(summary=summary))
