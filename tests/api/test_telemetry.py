@@ -73,7 +73,8 @@ def test_a_job_shows_its_plan_beside_what_was_measured_and_prometheus_how_far_it
     assert f'symadj_job_planned_bytes{{job_id="{run.job_id}"}} 1400.0' in text
     assert f'symadj_job_plan_error_ratio{{job_id="{run.job_id}"}} 0.25' in text
     shown = CliRunner().invoke(main.app, ["show", run.job_id, "--url", run.server.url]).stdout
-    assert "for 40 steps of a block: 1.4 KiB; measured 1.1 KiB (the plan is off by +25.0%)" in shown
+    assert "for 40 steps of a block: 1.4 KiB in the pass backward through block 0; measured 1.1 KiB" in shown
+    assert "(the plan is off by +25.0%)" in shown
 
 
 def test_an_unchanged_series_answers_304(run: Run) -> None:
