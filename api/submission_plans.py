@@ -32,6 +32,8 @@ log = logging.getLogger("symadj.api")
 
 # Of the jobs submitted meanwhile, the newest: of thousands, the others have the plan of their run alone.
 _WAITING = 8
+# Without a submission, before the first plan; however many come, no longer than this.
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 10.0
 # A plan that the service made, and no attempt.
 _BEFORE_ANY_ATTEMPT = 0
 
@@ -62,7 +64,7 @@ class SubmissionPlans:
 
     async def _work(self) -> None:
         while await self._more.wait():
-            self._more.clear()
+            await self._pause()
             while self._waiting:
                 job_id = self._waiting.popleft()
                 try:
@@ -71,6 +73,15 @@ class SubmissionPlans:
                     log.info("job %s has no plan before its run: %s", job_id, error)
                 except Exception:
                     log.exception("job %s has no plan before its run", job_id)
+
+    async def _pause(self) -> None:
+        """Return when nothing has been submitted for a moment: who submits many jobs needs the cores for that."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LONGEST_PAUSE_SECONDS):
+                while self._more.is_set():
+                    self._more.clear()
+                    await asyncio.sleep(_PAUSE_SECONDS)
+        self._more.clear()
 
     async def _plan(self, job_id: str) -> None:
         spec = await run_sync(self._spec_to_plan, job_id)

@@ -98,10 +98,11 @@ def test_of_many_jobs_at_once_the_newest_are_planned_and_the_others_by_their_run
         submitted = [submit(api) for _ in range(12)]
     finally:
         process.resume()
-    # The first was taken as it came. Of the others the newest eight waited, and of these the newest is the last.
+    # One may have been taken as it came. Of the others the newest eight waited, and of these the newest is the last.
     planned(api, submitted[-1])
     with_plan = [api.get(f"/api/v1/jobs/{job_id}").json()["plan"] is not None for job_id in submitted]
-    assert with_plan == [True, False, False, False, *[True] * 8]
+    assert all(with_plan[-8:])
+    assert sum(with_plan) <= 9
 
 
 def test_a_runs_own_plan_takes_its_place(api: httpx.Client, server: ApiServer) -> None:

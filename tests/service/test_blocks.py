@@ -28,7 +28,7 @@ from symadj.service.store.step_range import EVERY_STEP, StepRange
 from symadj.service.store.tables import DeletedJob, TelemetryBlock
 from tests.service.conftest import Clock
 from tests.service.lives import TIME, claim, end, lose, running, send, send_late, step, submit
-from tests.service.test_store import stored_job
+from tests.service.test_store import store_as_before, stored_job
 
 WHOLE = st.integers(-(2**63), 2**63 - 1)
 FIGURES = ("host_idle_bytes", "host_peak_bytes", "device_idle_bytes", "device_peak_bytes")
@@ -160,7 +160,7 @@ def test_telemetry_of_earlier_versions_is_moved_into_blocks(new_database_url: st
         old = sa.MetaData()
         old.reflect(connection, only=["jobs", "metric_points", "metric_series", "memory_points"])
     with store.session() as session:
-        session.add(stored_job("job-1"))
+        store_as_before(session, stored_job("job-1"))
         session.flush()
         session.execute(sa.update(old.tables["jobs"]).values(metric_seq=3001, memory_seq=2))
         # As a replaced step leaves them: the numbers have a hole, and the steps are not in their order.
