@@ -52,6 +52,8 @@ class Tidier:
         self._clock, self._wall = clock, wall
         self._next_rare_look = self._next_retention = clock()
         self._searched_until = wall() - FIRST_SEARCH
+        # Jobs whose telemetry can't be read, until this dispatcher is started anew.
+        self._unreadable: set[str] = set()
         # Attempts that are over: when each was first seen to be, by our own clock, if its run is not over yet.
         self._lingering: dict[tuple[str, int, str], float] = {}
         self._gone: set[tuple[str, int, str]] = set()
@@ -136,12 +138,16 @@ class Tidier:
             keep_last=settings.telemetry_keep_last,
         )
         with self._database.read_session() as session:
-            due = retention.due(session, policy, now=self._wall(), most=RETENTION_JOBS)
+            due = retention.due(session, policy, now=self._wall(), most=RETENTION_JOBS, besides=self._unreadable)
         for job_id, to in due:
-            with self._database.session() as session:
-                job = jobs.find_locked(session, job_id)
-                if job is not None:
-                    (retention.remove if to == retention.REMOVED else retention.thin_some)(session, job, policy)
+            try:
+                with self._database.session() as session:
+                    job = jobs.find_locked(session, job_id)
+                    if job is not None:
+                        (retention.remove if to == retention.REMOVED else retention.thin_some)(session, job, policy)
+            except ValueError as error:  # what is stored is damaged; the others' turn must come all the same
+                log.warning("the telemetry of %s stays as it is: %s", job_id, error)
+                self._unreadable.add(job_id)
         if not due:
             self._next_retention = self._clock() + RETENTION_SECONDS
 

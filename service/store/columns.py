@@ -92,7 +92,10 @@ def unpack(data: bytes) -> NDArray[Any]:
     Raises:
         ValueError: nothing of ours made them.
     """
-    form, length = _HEAD.unpack_from(data)
+    try:
+        form, length = _HEAD.unpack_from(data)
+    except struct.error:
+        raise ValueError(f"a stored column has {len(data)} bytes, too few for any: it is damaged") from None
     rest = _HEAD.size
     if form == b"d":
         return np.frombuffer(data, "<f8", length, rest)

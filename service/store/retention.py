@@ -6,7 +6,7 @@ blocks go in pieces, between which others may write. Whoever dies in between lea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -54,10 +54,12 @@ class Policy:
     keep_last: int
 
 
-def due(session: Session, policy: Policy, *, now: datetime, most: int) -> Sequence[tuple[str, str]]:
+def due(
+    session: Session, policy: Policy, *, now: datetime, most: int, besides: Collection[str] = ()
+) -> Sequence[tuple[str, str]]:
     """Return some jobs whose turn has come, those that ended first before others, with what they are to become.
 
-    A job with the label ``keep`` is none of them, nor one that a sink has not been told of whole.
+    A job with the label ``keep`` is none of them, nor one that a sink has not been told of whole, nor any ``besides``.
     """
     found: list[tuple[str, str]] = []
     for age, marks, to in (
@@ -68,7 +70,8 @@ def due(session: Session, policy: Policy, *, now: datetime, most: int) -> Sequen
             continue
         for mark in marks:
             if len(found) < most:
-                query = _ended_before(now - age, mark, policy.keep_last).limit(most - len(found))
+                query = _ended_before(now - age, mark, policy.keep_last).where(Job.id.not_in(besides))
+                query = query.limit(most - len(found))
                 known = {job_id for job_id, _ in found}
                 found += [(job_id, to) for job_id in session.scalars(query) if job_id not in known]
     return found

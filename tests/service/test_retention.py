@@ -6,12 +6,14 @@ import math
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from symadj.service.dispatcher import Dispatcher
 from symadj.service.dispatcher.tidying import RETENTION_SECONDS
 from symadj.service.lifecycle import requests
 from symadj.service.settings import Settings, SettingsError, read_settings
 from symadj.service.store import Database, audit, blocks, events, jobs, memory, metrics
+from symadj.service.store.tables import TelemetryBlock
 from tests.service.conftest import Clock
 from tests.service.lives import TIME, claim, end, read, send, step, submit
 
@@ -122,6 +124,20 @@ def test_what_is_older_still_is_removed_but_for_what_a_user_comes_back_for(
     assert names_of_events(database, old) == ["telemetry_removed"]
     with database.session() as session:
         requests.delete(session, jobs.lock(session, old), storage=settings.resolved_storage())
+
+
+def test_telemetry_that_is_damaged_keeps_no_other_jobs_from_being_thinned(
+    database: Database, settings: Settings, dispatcher: Dispatcher, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.telemetry_thin_days, settings.telemetry_thin_records = 7, 100
+    damaged, other = trained(database, days_ago=11), trained(database, days_ago=10)
+    with database.session() as session:
+        session.execute(
+            sa.update(TelemetryBlock).where(TelemetryBlock.job_id == damaged).values(steps=b"?", values=b"?")
+        )
+    settle(dispatcher, clock)
+    assert f"the telemetry of {damaged} stays as it is: " in caplog.text
+    assert len(losses(database, other)) <= 100
 
 
 @pytest.mark.parametrize(
