@@ -35,8 +35,9 @@ class Service:
     said: str
 
     def child(self, words: str) -> psutil.Process:
-        """Return the child whose command line has these words."""
-        (found,) = [c for c in psutil.Process(self.process.pid).children() if words in " ".join(c.cmdline())]
+        """Return the living child whose command line has these words."""
+        living = [c for c in psutil.Process(self.process.pid).children() if c.status() != psutil.STATUS_ZOMBIE]
+        (found,) = [c for c in living if words in " ".join(c.cmdline())]
         return found
 
     def ray_folder(self) -> Path:

@@ -150,14 +150,14 @@ def test_a_whole_number_in_one_file_and_a_fraction_in_another_are_both_kept(root
     np.testing.assert_array_equal(batch.rows[:, 0], np.where(batch.index < 100, batch.index, batch.index - 99.5))
 
 
-@pytest.mark.parametrize(("given", "held_out"), [({}, (92, 92)), ({"test_rows": 30}, (92, 30))])
+@pytest.mark.parametrize(("given", "held_out"), [({}, (100, 100)), ({"test_rows": 30}, (100, 30))])
 def test_of_few_rows_a_tenth_is_held_out_where_the_spec_does_not_say_how_many(
     root: Path, given: dict[str, int], held_out: tuple[int, int]
 ) -> None:
     write(root / "few")
     data = load_data(ParquetStreamData.model_validate({"kind": "parquet_stream", "path": "few", **given}))
     assert (len(data.validation), len(data.test)) == held_out
-    assert data.training_rows == 920 - sum(held_out)
+    assert data.training_rows == TOTAL - sum(held_out)
 
 
 def test_of_many_rows_ten_thousand_are_held_out_where_the_spec_does_not_say_how_many() -> None:

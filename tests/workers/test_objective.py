@@ -84,7 +84,7 @@ def test_pre_training_comes_first_with_metrics_of_its_own_in_one_series_of_steps
         assert record.metrics["learning_rate"] == 1e-2
     validated = [record.step for record in outbox.of("step") if "validation_nll" in record.metrics]
     assert validated == [4, 6], "validations go on through both"
-    assert len(outbox.of("memory")) == 18
+    assert len(outbox.of("memory")) == 6 * 3 + 2 + 1, "three phases a step, the validations, the evaluation"
 
 
 def test_few_rows_are_given_the_steps_of_their_epochs_and_the_run_says_so(tmp_path: Path) -> None:
