@@ -57,7 +57,7 @@ test-with-ray:
 	$(BIN)/python -m pytest -m 'ray and not slow and (not deaths or quick_death)' tests/e2e tests/deaths
 
 test-without-ray:
-	$(BIN)/python -m pytest --numprocesses 6 --dist loadfile --no-loadscope-reorder -m 'not slow and not ray'
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder -m 'not slow and not ray'
 
 test-slow: install ## run what `make test` leaves out for being like another test
 	$(BIN)/python -m pytest -m slow

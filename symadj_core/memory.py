@@ -22,6 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 # glibc's M_MMAP_THRESHOLD: bytes from which on a block is mapped by itself, and unmapped when it is freed. By itself it
 # begins at 128 KiB and rises, to 32 MiB at most, to the size of whatever was freed.
 _MMAP_THRESHOLD = -3
+# glibc's M_TRIM_THRESHOLD: bytes free at the heap's end from which on they are given back; by itself twice the other.
+_TRIM_THRESHOLD = -1
 
 
 @dataclass
@@ -95,7 +97,10 @@ def freed_at_once() -> Iterator[None]:
     try:
         yield
     finally:
+        # Whoever sets a threshold ends glibc's own choice of both: these are the largest that it would have chosen.
+        # Else the heap's end might be given back, and faulted in again, at every step that follows.
         option(_MMAP_THRESHOLD, 32 * 2**20)
+        option(_TRIM_THRESHOLD, 64 * 2**20)
 
 
 def _of_libc(name: str) -> Callable[..., int] | None:

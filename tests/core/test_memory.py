@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import resource
+import subprocess
 import sys
 
 import pytest
@@ -66,3 +68,26 @@ def test_the_graph_of_backward_is_counted() -> None:
         y.backward()
         del y
         assert meter.live_bytes == 2 * 4000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is about glibc's heap")
+def test_memory_that_is_given_back_while_rows_are_scored_is_kept_again_in_the_steps_that_follow() -> None:
+    program = """
+import resource, torch
+from symadj_core.memory import freed_at_once
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        [torch.ones(2**19) for _ in range(12)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+with freed_at_once():
+    print(faults())
+faults()
+print(faults())
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    inside, after = (int(line) for line in run.stdout.split())
+    assert inside >= 20 * 24 * 2**20 // resource.getpagesize(), "each tensor of 2 MiB is faulted in"
+    assert after < inside / 10
