@@ -174,18 +174,21 @@ class _Planner:
             + (PAIRING_BYTES if pretraining is not None and pretraining.optimal_transport else 0)
         )
 
-    def _forecast(self, gradient: Gradient, batch: int | None = None) -> Forecast:
-        rows = self._batch if batch is None else batch
+    def _forecast(self, gradient: Gradient, rows: int | None = None, rounding: int | None = None) -> Forecast:
+        rows = self._batch if rows is None else rows
+        rounding = self._rounding if rounding is None else rounding
         method = gradient_of(gradient)
         if isinstance(gradient, AutoGradient) and self._budget is not None:
             method = Symplectic(Budget(max(0, self._left_for_states()) // len(self._flow.stack())))
-        return self._rehearsal.forecast(method, rows, rounding=self._rounding, accumulates=self._accumulates)
+        return self._rehearsal.forecast(method, rows, rounding=rounding, accumulates=self._accumulates)
 
     def _other_phases(self) -> Iterator[PlannedPhase]:
         """Yield what the run does beside the steps of the likelihood."""
         spec, evaluation = self._spec, self._spec.evaluation
         if spec.pretraining is not None:
-            yield PlannedPhase(phase="pretraining", rows=self._batch, peak_bytes=self._matching(self._batch))
+            yield PlannedPhase(
+                phase="pretraining", rows=self._batch, peak_bytes=self._matching(self._batch, self._rounding)
+            )
         if evaluation is None:
             return
         if evaluation.validate_every_steps is not None:
@@ -195,8 +198,8 @@ class _Planner:
             tested, _ = evaluation_flow(self._flow, spec, evaluation)
             yield self._scored("evaluation", tested, evaluation.test_rows)
 
-    def _matching(self, rows: int) -> int:
-        return self._rehearsal.matching_bytes(rows, rounding=self._rounding, accumulates=self._accumulates)
+    def _matching(self, rows: int, rounding: int) -> int:
+        return self._rehearsal.matching_bytes(rows, rounding=rounding, accumulates=self._accumulates)
 
     def _scored(self, phase: Literal["validation", "evaluation"], flow: Flow, rows: int | None) -> PlannedPhase:
         """Return what the scoring of so many held-out rows takes; None: of as many as are scored at once."""
@@ -276,21 +279,30 @@ class _Planner:
         limits = [limit for limit in (self._budget, self._available) if limit is not None]
         if not limits:
             return None
-        left, double = min(limits) - resting, 2 * self._batch
-        twice = self._forecast(self._spec.gradient, double)
+        left, rows = min(limits) - resting, (self._batch, 2 * self._batch)
+        once, twice = (self._forecast(self._spec.gradient, number, rounding=1) for number in rows)
         most = math.inf
         if self._spec.pretraining is not None:
-            most = self._most_rows(self._matching(self._batch), self._matching(double), left)
+            taken = self._matching(self._batch, self._rounding)
+            most = self._most_rows(left - taken, *(self._matching(number, rounding=1) for number in rows))
         return {
-            steps: int(min(most, self._most_rows(own.peak_bytes(steps), twice.peak_bytes(steps), left))) * self._workers
+            steps: int(
+                min(
+                    most,
+                    self._most_rows(left - own.peak_bytes(steps), once.peak_bytes(steps), twice.peak_bytes(steps)),
+                )
+            )
+            * self._workers
             for steps in self._steps
         }
 
-    def _most_rows(self, once: int, twice: int, left: int) -> int:
-        """Return how many rows of a step fit into what is left, from what a worker's share and twice as many take."""
-        # A step holds a part that no row changes (gradients of weights) and so much for each row.
-        of_a_row = (twice - once) / self._batch
-        return max(0, math.floor((left - (once - of_a_row * self._batch)) / of_a_row))
+    def _most_rows(self, left: int, once: int, twice: int) -> int:
+        """Return how many rows of a step fit, if a worker's share of a batch leaves so many bytes.
+
+        ``once`` and ``twice`` are what its share and twice as many rows take, not rounded as an accelerator's allocator
+        does: a step holds a part that no row changes (gradients of weights), and so much for each row.
+        """
+        return max(0, math.floor(self._batch + left * self._batch / (twice - once)))
 
 
 def every_gradient(own: Gradient, left_for_states: int = 0) -> Iterator[Gradient]:

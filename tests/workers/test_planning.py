@@ -96,6 +96,16 @@ def test_the_largest_batch_fits_and_a_larger_one_does_not() -> None:
     assert not fits(int(largest * 1.01))
 
 
+def test_the_largest_batch_is_found_from_one_too_small_for_an_accelerators_blocks() -> None:
+    """Blocks of 512 bytes hold one row of this flow as well as two."""
+    flow = {"kind": "cnf", "blocks": 1, "field": {"kind": "mlp", "hidden": [2]}}
+    tiny = {"data": SMALL["data"] | {"batch_size": 1}, "flow": flow, "pretraining": {"steps": 1}}
+    spec = JobSpec.model_validate(SMALL | tiny | {"resources": {"kind": "gpu", "workers": 1}, "evaluation": None})
+    plan = make_plan(spec, build_flow(spec, 2), available_bytes=2**30, all_gradients=False)
+    assert plan.largest_batch is not None
+    assert all(10_000 < rows < 10_000_000 for rows in plan.largest_batch.values())
+
+
 def test_a_run_says_what_it_will_take_before_its_first_step(tmp_path: Path) -> None:
     _, outbox = run(tmp_path, evaluation=None)
     kinds = [record.kind for record in outbox.records]
