@@ -16,7 +16,6 @@ import argparse
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,6 +34,7 @@ import numpy as np
 import psutil
 
 from benchmarks import stored_answers
+from benchmarks.servers import serving
 from benchmarks.stored_answers import StoredAnswers
 from symadj.api.children import MARK
 from symadj.api.client import Client
@@ -80,21 +80,8 @@ def service(data: Path, store_url: str | None, symadj: Path = SYMADJ) -> Iterato
     """Run ``symadj serve`` with one CPU for training until the block ends; yield its URL."""
     environment = os.environ | ({"SYMADJ_STORE_URL": store_url} if store_url else {})
     command = [str(symadj), "serve", "--port", "0", "--data", str(data), "--cpus", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
-    try:
-        url = ""
-        assert process.stdout is not None
-        for line in process.stdout:
-            found = [word.rstrip(".,/") for word in line.split() if word.startswith("http://")]
-            url = url or (found[0].removesuffix("/docs") if found else "")
-            if "stop" in line:
-                break
-        if not url:
-            raise RuntimeError(f"the service did not start, status {process.wait()}")
+    with serving(command, environment) as (url, _):
         yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(180)
 
 
 def make_long_series(database: Database, client: Client, points: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-__all__ = ["answering", "checked_out", "mlflow_server"]
+__all__ = ["answering", "checked_out", "mlflow_server", "serving"]
 
 PATIENCE_SECONDS = 600.0
 
@@ -40,6 +41,36 @@ def answering(command: list[str], path: str, environment: dict[str, str], folder
     finally:
         process.terminate()
         process.wait()
+
+
+@contextmanager
+def serving(
+    command: list[str], environment: dict[str, str], folder: Path | None = None
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run ``symadj serve`` until the block ends, which begins once it is ready; yield its URL and its process.
+
+    It has a session of its own: a Ctrl-C that ends the benchmark stops it in order, not at once.
+
+    Raises:
+        RuntimeError: it did not start.
+    """
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder, start_new_session=True
+    )
+    try:
+        url = ""
+        assert process.stdout is not None
+        for line in process.stdout:
+            found = [word.rstrip(".,/") for word in line.split() if word.startswith("http://")]
+            url = url or (found[0].removesuffix("/docs") if found else "")
+            if "stop" in line:
+                break
+        if not url:
+            raise RuntimeError(f"the service did not start, status {process.wait()}")
+        yield url, process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(180)
 
 
 @contextmanager

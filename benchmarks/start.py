@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from benchmarks.servers import checked_out
+from benchmarks.servers import checked_out, serving
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINING = {
@@ -133,25 +132,12 @@ def service(tree: Path, data: Path) -> Iterator[Build]:
     program = f"import sys; sys.argv[0] = 'symadj'; from {module} import {function}; sys.exit({function}())"
     command = [sys.executable, "-c", program, "serve", "--port", "0", "--data", str(data), "--cpus", "2"]
     environment = os.environ | {"PYTHONPATH": str(tree)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=data)
-    try:
-        assert process.stdout is not None
-        url = ""
-        for line in process.stdout:
-            found = [word.rstrip(".,/") for word in line.split() if word.startswith("http://")]
-            url = url or (found[0].removesuffix("/docs") if found else "")
-            if "stop" in line:
-                break
-        if not url:
-            raise RuntimeError(f"the service did not start, status {process.wait()}")
+    with serving(command, environment, data) as (url, process):
         build = Build(url, process)
         try:
             yield build
         finally:
             build.close()
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(180)
 
 
 def main() -> None:
