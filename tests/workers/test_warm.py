@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import array
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -132,6 +135,16 @@ def test_a_signal_that_ends_it_ends_the_program(warm: Warm, tmp_path: Path, numb
         started.send_signal(number)
         copy.wait(SECONDS)
         assert started.wait(SECONDS) == -number
+
+
+def test_a_copy_that_fails_before_it_runs_anything_is_told_from_one_that_ran(warm: Warm, tmp_path: Path) -> None:
+    request = {"environment": {}, "folder": str(tmp_path / "gone"), "arguments": ["-m", "this"]}
+    files = array.array("i", (0, 1, 2))
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(SECONDS)
+        client.connect(str(warm.place))
+        client.sendmsg([json.dumps(request).encode() + b"\n"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
+        assert client.makefile().read() == "status 1\n"
 
 
 def test_without_a_template_it_is_python(tmp_path: Path) -> None:

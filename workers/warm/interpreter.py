@@ -55,9 +55,9 @@ def _run_copy(place: str, arguments: list[str]) -> int | None:
     except OSError:
         template.close()
         return None
-    if not first:
-        return None
-    pid = int(first)
+    if not first.startswith("copy "):
+        return None  # it ended before it was one, and has run nothing
+    pid = int(first.removeprefix("copy "))
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         os.kill(pid, number)
@@ -66,7 +66,9 @@ def _run_copy(place: str, arguments: list[str]) -> int | None:
         signal.signal(number, pass_on)
     template.settimeout(None)
     last = answers.readline()
-    return int(last) if last else 1  # the template was killed before the copy ended: how it ended is not known
+    return (
+        int(last.removeprefix("status ")) if last else 1
+    )  # the template was killed before the copy ended: how it ended is not known
 
 
 def _request(arguments: list[str]) -> bytes:

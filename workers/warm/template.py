@@ -135,7 +135,7 @@ class _Template:
             os.close(self._wake)
             client.settimeout(None)
             _become(request, files)
-            client.sendall(f"{os.getpid()}\n".encode())
+            client.sendall(f"copy {os.getpid()}\n".encode())
             threading.Thread(target=_end_with, args=(client,), name="symadj-warm", daemon=True).start()
             arguments: list[str] = request["arguments"]
             return arguments
@@ -155,7 +155,7 @@ class _Template:
             client = self._clients.pop(pid, None)
             if client is not None:
                 with client, contextlib.suppress(OSError):
-                    client.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+                    client.sendall(f"status {os.waitstatus_to_exitcode(status)}\n".encode())
 
 
 def _receive(client: socket.socket) -> tuple[dict[str, Any], list[int]]:
