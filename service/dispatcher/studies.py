@@ -17,6 +17,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from symadj.service.contract.spec.search import (
+    CmaEsSampler,
     GridSampler,
     HyperbandPruner,
     MedianPruner,
@@ -170,6 +171,8 @@ def _sampler(spec: SweepSpec, number: int) -> optuna.samplers.BaseSampler:
     seed = int.from_bytes(hashlib.sha256(f"{spec.sampler.seed}/{number}".encode()).digest()[:4])
     if isinstance(spec.sampler, TpeSampler):
         return optuna.samplers.TPESampler(n_startup_trials=spec.sampler.startup_trials, seed=seed)
+    if isinstance(spec.sampler, CmaEsSampler):
+        return optuna.samplers.CmaEsSampler(popsize=spec.sampler.population, seed=seed, warn_independent_sampling=False)
     return optuna.samplers.RandomSampler(seed=seed)
 
 

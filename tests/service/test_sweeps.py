@@ -153,7 +153,9 @@ def test_every_sampler_gives_the_same_trials_whichever_process_asks(
 ) -> None:
     choices = {"choices": [[8], [16, 16]]}
     parameters = {"flow.field.hidden": choices, "flow.blocks": {"low": 1, "high": 3}}
-    sampler = {"kind": kind} | ({"startup_trials": 2} if kind == "tpe" else {})
+    sampler = {"kind": kind} | {"tpe": {"startup_trials": 2}, "cmaes": {"population": 4}}.get(kind, {})
+    if kind == "cmaes":
+        parameters[RATE] = RATES
     spec = sweep_spec(parameters=parameters, sampler=sampler, trials=6, base=BASE | {"stop": {"max_steps": 1}})
     found = []
     for _ in range(2):
@@ -384,6 +386,7 @@ def test_what_a_first_job_would_be_refused_for_is_said_of_the_sweep(database: Da
         ({"parameters": {"labels.team": {"choices": ["x"]}}}, "/parameters/labels.team", "from the sweep"),
         ({"sampler": {"kind": "grid"}, "trials": None}, f"/parameters/{RATE}", "give it choices or a step"),
         ({"trials": None}, "/trials", "trials is missing"),
+        ({"sampler": {"kind": "cmaes"}}, "/sampler/kind", f"{RATE} alone has them"),
         ({"objective": {"metric": "validation"}}, "/objective/metric", "did you mean 'validation_nll'"),
         ({"objective": {"metric": "test_nll"}, "base": UNTESTED}, "/objective/metric", "set evaluation.test"),
         ({"base": BASE | {"evaluation": None}}, "/objective/metric", "nothing is validated"),

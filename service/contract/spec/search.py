@@ -16,6 +16,7 @@ from symadj.service.contract.spec.section import Section, misfit
 __all__ = [
     "MOST_TRIALS",
     "VALIDATION",
+    "CmaEsSampler",
     "GridSampler",
     "HyperbandPruner",
     "MedianPruner",
@@ -143,7 +144,24 @@ class TpeSampler(Section):
     startup_trials: int = Field(10, ge=1, le=MOST_TRIALS, description="The first so many are drawn at random.")
 
 
-Sampler = Annotated[TpeSampler | RandomSampler | GridSampler, Field(discriminator="kind")]
+class CmaEsSampler(Section):
+    """Covariance matrix adaptation (Hansen and Ostermeier 2001): a normal distribution that moves to the best values.
+
+    It is of the parameters with `low` and `high`, at least two; those with `choices` are drawn at random.
+    """
+
+    kind: Literal["cmaes"]
+    seed: int = Field(0, ge=0, lt=2**32, description="Of the draws.")
+    population: int | None = Field(
+        None,
+        ge=4,
+        le=MOST_TRIALS,
+        description="The distribution is adapted after every so many trials that have succeeded; null: "
+        "4 + 3 ln(the number of parameters).",
+    )
+
+
+Sampler = Annotated[TpeSampler | RandomSampler | GridSampler | CmaEsSampler, Field(discriminator="kind")]
 
 
 class NoPruner(Section):

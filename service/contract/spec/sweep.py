@@ -17,6 +17,7 @@ from symadj.service.contract.spec.job import JobSpec
 from symadj.service.contract.spec.search import (
     MOST_TRIALS,
     VALIDATION,
+    CmaEsSampler,
     HyperbandPruner,
     NoPruner,
     Objective,
@@ -180,6 +181,8 @@ class SweepSpec(Section):
         if self.sampler.kind != "grid":
             if self.trials is None:
                 raise misfit("/trials", f"trials is missing: say how many sampler.kind {self.sampler.kind} is to try")
+            if isinstance(self.sampler, CmaEsSampler):
+                self._check_adapted()
             return
         for path, parameter in self.parameters.items():
             if parameter.grid(whole=self.is_whole(path)) is None:
@@ -200,6 +203,15 @@ class SweepSpec(Section):
                 "/trials",
                 f"trials is {self.trials} and the grid has {count} combinations: leave trials out, or take "
                 "sampler.kind random or tpe",
+            )
+
+    def _check_adapted(self) -> None:
+        adapted = [path for path, parameter in self.parameters.items() if parameter.choices is None]
+        if len(adapted) < 2:
+            raise misfit(
+                "/sampler/kind",
+                "sampler.kind cmaes adapts the covariance of at least two parameters with low and high, and "
+                f"{f'{adapted[0]} alone has them' if adapted else 'none has them'}: take sampler.kind tpe",
             )
 
     def _combinations(self) -> int:
