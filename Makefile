@@ -18,7 +18,7 @@ SIZE ?= full
 TARGET ?= docs
 SECONDS ?= 60
 
-.PHONY: help install demo serve test test-with-ray test-without-ray test-slow test-peers test-mlflow test-cluster test-deaths soak fuzz attack check bench-core \
+.PHONY: help install demo serve test test-with-ray test-without-ray test-slow test-peers test-mlflow test-trackio test-cluster test-deaths soak fuzz attack check bench-core \
 	bench-density bench-toys bench-pairing bench-plan bench-auto bench-load bench-followers bench-api bench-page bench-start screenshots paper format lock sbom swagger-ui uplot clean
 
 help: ## list the targets
@@ -67,6 +67,14 @@ test-peers: $(VENV)-peers/.installed ## trained flows beside and within other li
 
 test-mlflow: install $(VENV)-mlflow/.installed ## the MLflow sink beside a real MLflow server, of an environment of its own
 	SYMADJ_TEST_MLFLOW=$(VENV)-mlflow/bin/mlflow $(BIN)/python -m pytest tests/mlflow
+
+test-trackio: install $(VENV)-trackio/.installed ## the Trackio sink beside a real Trackio server, of an environment of its own
+	SYMADJ_TEST_TRACKIO=$(VENV)-trackio/bin/trackio $(BIN)/python -m pytest tests/trackio
+
+$(VENV)-trackio/.installed:
+	$(PYTHON) -m venv $(VENV)-trackio
+	$(VENV)-trackio/bin/python $(PIP) trackio==0.43.0
+	@touch $@
 
 $(VENV)-peers/.installed: requirements.lock requirements-torch.lock tests/peers/requirements.lock
 	$(PYTHON) -m venv $(VENV)-peers
@@ -209,4 +217,4 @@ uplot: ## put the files of uPlot, which draws the page's curves, into api/uplot 
 	cd api/uplot && sha256sum LICENSE uPlot.iife.min.js uPlot.min.css > SHA256SUMS
 
 clean: ## remove the environment and caches (not the data)
-	rm -rf $(VENV) $(VENV)-bench $(VENV)-peers $(VENV)-mlflow build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-peers $(VENV)-mlflow $(VENV)-trackio build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

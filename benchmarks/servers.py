@@ -13,20 +13,34 @@ from pathlib import Path
 
 import httpx
 
-__all__ = ["answering", "checked_out", "mlflow_server", "serving"]
+__all__ = ["answering", "checked_out", "mlflow_server", "serving", "trackio_server"]
 
 PATIENCE_SECONDS = 600.0
 
 
 @contextmanager
-def answering(command: list[str], path: str, environment: dict[str, str], folder: Path | None = None) -> Iterator[str]:
-    """Run a server on a free port until the block ends; the block begins when it answers. Yield its URL."""
+def answering(
+    command: list[str],
+    path: str,
+    environment: dict[str, str],
+    folder: Path | None = None,
+    *,
+    port_variable: str | None = None,
+) -> Iterator[str]:
+    """Run a server on a free port until the block ends; the block begins when it answers. Yield its URL.
+
+    It is told the port by ``--port``, or by an environment variable.
+    """
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     url = f"http://127.0.0.1:{port}"
     silent = subprocess.DEVNULL
-    process = subprocess.Popen([*command, "--port", port], env=environment, cwd=folder, stdout=silent, stderr=silent)
+    if port_variable is None:
+        command = [*command, "--port", port]
+    else:
+        environment = environment | {port_variable: port}
+    process = subprocess.Popen(command, env=environment, cwd=folder, stdout=silent, stderr=silent)
     try:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
@@ -90,4 +104,13 @@ def mlflow_server(data: Path, mlflow: Path) -> Iterator[str]:
     command = [str(mlflow.absolute()), "server", "--backend-store-uri", f"sqlite:///{data}/mlflow.db"]
     command += ["--artifacts-destination", str(data / "artifacts")]
     with answering(command, "/health", dict(os.environ)) as url:
+        yield url
+
+
+@contextmanager
+def trackio_server(data: Path, trackio: Path, token: str) -> Iterator[str]:
+    """Run Trackio's server as its command line does; yield its URL."""
+    environment = dict(os.environ) | {"TRACKIO_DIR": str(data), "TRACKIO_WRITE_TOKEN": token}
+    command = [str(trackio.absolute()), "show", "--host", "127.0.0.1"]
+    with answering(command, "/version", environment, port_variable="GRADIO_SERVER_PORT") as url:
         yield url

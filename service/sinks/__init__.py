@@ -12,10 +12,15 @@ from symadj.service.settings import SettingsError
 from symadj.service.sinks.mlflow import MlflowSink
 from symadj.service.sinks.sink import Sink, SinkError
 from symadj.service.sinks.tensorboard import TensorboardSink
+from symadj.service.sinks.trackio import TrackioSink
 
 __all__ = ["SINKS", "Sink", "SinkError", "open_sinks"]
 
-SINKS: dict[str, Callable[[str], Sink]] = {"mlflow": MlflowSink, "tensorboard": TensorboardSink}
+SINKS: dict[str, Callable[[str], Sink]] = {
+    "mlflow": MlflowSink,
+    "tensorboard": TensorboardSink,
+    "trackio": TrackioSink,
+}
 
 
 def open_sinks(text: str) -> dict[str, Sink]:
@@ -29,8 +34,8 @@ def open_sinks(text: str) -> dict[str, Sink]:
         kind, _, place = item.partition(":")
         if kind not in SINKS or not place:
             raise SettingsError(
-                f"SYMADJ_SINKS: {item!r} is not a sink: write tensorboard:/folder or mlflow:http://host:5000, of "
-                f"several with a space between; the kinds are {', '.join(SINKS)}"
+                f"SYMADJ_SINKS: {item!r} is not a sink: write tensorboard:/folder, mlflow:http://host:5000 or "
+                f"trackio:http://host:7860, of several with a space between; the kinds are {', '.join(SINKS)}"
             )
         try:
             opened[item] = SINKS[kind](place)

@@ -26,7 +26,7 @@ def main() -> None:
         settings = read_settings()
         opened = open_sinks(settings.sinks or "")
         if not opened:
-            raise SettingsError("no sink is named: set SYMADJ_SINKS=tensorboard:/folder or mlflow:http://host:5000")
+            raise SettingsError("no sink is named: set SYMADJ_SINKS=tensorboard:/folder, for one")
     except SettingsError as error:
         sys.exit(str(error))
     database = Database(settings.resolved_store_url(), connections=len(opened))
