@@ -135,6 +135,8 @@ def job_header(job: JobRead) -> Table:
         table.add_row("newest", ", ".join(newest_figures(job)) or "-")
     if job.labels:
         table.add_row("labels", escape(labels_text(job.labels)))
+    if job.telemetry != "whole":
+        table.add_row("telemetry", f"[yellow]{job.telemetry}[/yellow] by the server's retention")
     return table
 
 

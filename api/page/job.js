@@ -91,6 +91,7 @@ function drawHead(head, job, buttons) {
   if (job.parent) facts.push(["Continues", element("a", { href: `#/jobs/${encodeURIComponent(job.parent.job)}` }, `${job.parent.job}, ${job.parent.checkpoint}`)]);
   const labels = Object.entries(job.labels).map(([name, value]) => element("span", { class: "label" }, `${name}=${value}`));
   if (labels.length) facts.push(["Labels", labels]);
+  if (job.telemetry !== "whole") facts.push(["Telemetry", `${job.telemetry} by the server's retention`]);
   const failure = job.failure && element("p", { class: "fault" }, [job.failure.code, job.failure.message, job.failure.data.advice].filter(Boolean).join("\n"));
   const title = head.querySelector("h1");
   const list = element("dl", {}, facts.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, ...[value].flat())]));

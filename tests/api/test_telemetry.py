@@ -220,3 +220,5 @@ def test_answers_say_that_records_were_thinned_and_none_of_before_is_given(run: 
     (series,) = run.get("/series?points=300").json()["items"]
     assert sum(bucket["points"] for bucket in series["buckets"]) <= 100
     assert run.get("").json()["telemetry"] == "thinned"
+    shown = CliRunner().invoke(main.app, ["show", run.job_id, "--url", run.server.url]).stdout
+    assert "thinned by the server's retention" in shown
