@@ -12,6 +12,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()
 SECRET = "${SYMADJ_SECRETS:-secrets}"
 
 
@@ -100,3 +101,10 @@ def test_a_container_has_no_more_rights_than_it_needs_and_a_root_that_it_cant_wr
     assert options["read_only"] is True
     assert not options.get("privileged")
     assert service == "postgres" or "cap_add" not in options, "the official image begins as root"
+
+
+def test_every_folder_of_secrets_is_made_in_the_image_for_the_user_that_writes_there() -> None:
+    (names,) = re.findall(
+        r"for service in ([a-z ]+); do install -d -o symadj -g symadj /secrets-for/\$service", DOCKERFILE
+    )
+    assert set(names.split()) == set(FOLDERS.values())
