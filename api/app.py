@@ -16,6 +16,7 @@ from symadj.api import problems
 from symadj.api.audit import RecordAudit
 from symadj.api.bodies import body_of
 from symadj.api.bulkheads import CostlyReads, InFlight, IngestLane
+from symadj.api.checks import Checks
 from symadj.api.cluster_view import ClusterView
 from symadj.api.departures import EndForDeparted
 from symadj.api.dependencies import authenticate, refuse_nul, refuse_unknown_parameters
@@ -84,6 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.long_polls = LongPolls()
     app.state.cluster = ClusterView(settings)
     app.state.flow_process = FlowProcess(settings)
+    app.state.checks = Checks(settings, app.state.cluster, app.state.flow_process)
     app.state.submission_plans = None
     app.state.key_secret = key_secret
     app.state.prometheus = make_registry(database, settings)

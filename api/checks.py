@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,81 +11,95 @@ from pydantic import TypeAdapter
 
 from symadj.api.cluster_view import ClusterView
 from symadj.api.flow_process import FlowProcess
+from symadj.api.node_checks import NodeChecks, NotLookedAtError
 from symadj.api.origins import is_loopback
 from symadj.service import capacity
 from symadj.service.contract.finding import Finding
-from symadj.service.contract.flow_question import CheckQuestion, FlowOutcome
+from symadj.service.contract.flow_question import CheckQuestion, FlowAnswer, FlowOutcome
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.storage import found_below, is_url
 from symadj.service.errors import SymadjError
+from symadj.service.ray_jobs import NodeInUse
 from symadj.service.settings import Settings
 
-__all__ = ["look", "look_closely"]
+__all__ = ["Checks"]
 
 _FINDINGS: TypeAdapter[list[Finding]] = TypeAdapter(list[Finding])
 
 
-def look(spec: JobSpec, settings: Settings, cluster: ClusterView) -> list[Finding]:
-    """Return what is found without reading any data: files that are not there, nodes that are too small or too few."""
-    return [*_missing_files(spec, settings), *_lack_of_nodes(spec, settings, cluster)]
+class Checks:
+    """Looks at specs: at once, or closely.
 
+    Args:
+        settings: which say where the data are, and so where they are read.
+        cluster: the nodes.
+        flows: the process that reads data beside the API.
+    """
 
-async def look_closely(spec: JobSpec, settings: Settings, cluster: ClusterView, flows: FlowProcess) -> list[Finding]:
-    """Return what is found by reading the data as a run would, and by planning the memory; else as :func:`look`."""
-    lack = await run_sync(lambda: list(_lack_of_nodes(spec, settings, cluster)))
-    nodes = await run_sync(cluster.nodes)
-    available = None if nodes is None else capacity.most_memory(spec.resources, nodes)
-    question = CheckQuestion(spec=spec.stored(), roots=settings.resolved_data_roots(), available_bytes=available)
-    try:
-        answer, content = await flows.ask(question)
-    except SymadjError as error:
-        return [*lack, Finding(pointer="/data", severity="warning", detail=f"The data were not checked: {error}")]
-    if answer.outcome is not FlowOutcome.DONE:
-        return [*lack, Finding(pointer="", severity="warning", detail=f"Not all was checked: {answer.message}")]
-    found = _FINDINGS.validate_json(content)
-    if not _has_the_workers_data(settings):
-        found = [_from_afar(item) for item in found]
-    if nodes is None:
-        detail = "Ray does not answer, so whether its nodes have room for the workers is not known."
-        lack = [Finding(pointer="/resources", severity="warning", detail=detail)]
-    return [*found, *lack]
+    def __init__(self, settings: Settings, cluster: ClusterView, flows: FlowProcess) -> None:
+        self._settings, self._cluster, self._flows = settings, cluster, flows
+        ray_is_here = is_loopback(urlsplit(settings.ray_address).hostname or "")
+        self._on_node = None
+        if settings.check_on == "ray" or (settings.check_on is None and not ray_is_here):
+            self._on_node = NodeChecks(settings)
 
+    def look(self, spec: JobSpec) -> list[Finding]:
+        """Return what is found without reading any data: files that are not there, nodes that are too small or few."""
+        return [*self._missing_files(spec), *self._lack_of_nodes(spec, self._cluster.nodes())]
 
-def _has_the_workers_data(settings: Settings) -> bool:
-    """Return whether the data roots of the workers are this machine's own."""
-    return is_loopback(urlsplit(settings.ray_address).hostname or "")
+    async def look_closely(self, spec: JobSpec) -> list[Finding]:
+        """Return what is found by reading the data as a run would, where they are, and by planning the memory."""
+        nodes = await run_sync(self._cluster.nodes)
+        lack = list(self._lack_of_nodes(spec, nodes))
+        if nodes is None:
+            detail = "Ray does not answer, so whether its nodes have room for the workers is not known."
+            lack = [Finding(pointer="/resources", severity="warning", detail=detail)]
+        try:
+            answer, content = await self._ask(spec, nodes)
+        except (SymadjError, NotLookedAtError) as error:
+            return [Finding(pointer="/data", severity="warning", detail=f"The data were not checked: {error}"), *lack]
+        if answer.outcome is not FlowOutcome.DONE:
+            return [Finding(pointer="", severity="warning", detail=f"Not all was checked: {answer.message}"), *lack]
+        return [*_FINDINGS.validate_json(content), *lack]
 
+    async def _ask(self, spec: JobSpec, nodes: Sequence[NodeInUse] | None) -> tuple[FlowAnswer, bytes]:
+        settings = self._settings
+        question = CheckQuestion(
+            spec=spec.stored(),
+            roots=settings.resolved_data_roots(),
+            # Beside the API such copies go with their process.
+            cache=str(settings.data_cache.resolve()) if self._on_node and settings.data_cache else None,
+            available_bytes=None if nodes is None else capacity.most_memory(spec.resources, nodes),
+        )
+        if self._on_node is None:
+            return await self._flows.ask(question)
+        return await self._on_node.ask(question, nodes)
 
-def _from_afar(finding: Finding) -> Finding:
-    if not finding.pointer.startswith("/data"):
-        return finding
-    detail = f"As far as the API sees, whose data roots may differ from the workers': {finding.detail}"
-    return finding.model_copy(update={"severity": "warning", "detail": detail})
-
-
-def _missing_files(spec: JobSpec, settings: Settings) -> Iterator[Finding]:
-    roots = settings.resolved_data_roots()
-    if not _has_the_workers_data(settings) or any(map(is_url, roots)):
-        return
-    folders = [Path(root).resolve() for root in roots]
-    for name in ("path", "test_path"):
-        path = getattr(spec.data, name, None)
-        if path is None or any(found_below(folder, path, folders) for folder in folders):
-            continue
-        yield Finding(
-            pointer=f"/data/{name}",
-            severity="error",
-            detail=(
+    def _missing_files(self, spec: JobSpec) -> Iterator[Finding]:
+        roots = self._settings.resolved_data_roots()
+        if any(map(is_url, roots)):
+            return
+        folders = [Path(root).resolve() for root in roots]
+        if self._on_node is not None and not all(folder.is_dir() for folder in folders):
+            return  # those of Ray's nodes are others
+        for name in ("path", "test_path"):
+            path = getattr(spec.data, name, None)
+            if path is None or any(found_below(folder, path, folders) for folder in folders):
+                continue
+            detail = (
                 f"{path} was not found below a data root ({', '.join(map(str, folders))}): put it there before the "
                 "job's turn comes, or submit the job again with another path"
-            ),
-        )
+            )
+            if self._on_node is None:
+                yield Finding(pointer=f"/data/{name}", severity="error", detail=detail)
+            else:
+                detail = f"As far as the API sees, whose data roots may differ from the workers': {detail}"
+                yield Finding(pointer=f"/data/{name}", severity="warning", detail=detail)
 
-
-def _lack_of_nodes(spec: JobSpec, settings: Settings, cluster: ClusterView) -> Iterator[Finding]:
-    nodes = cluster.nodes()
-    if not nodes:  # none yet: Ray is starting
-        return
-    lack = capacity.never_fits(spec.resources, nodes, spec.rows_to_share)
-    if lack is not None:
-        yield Finding(pointer="/resources", severity="warning" if settings.cluster_may_grow else "error", detail=lack)
+    def _lack_of_nodes(self, spec: JobSpec, nodes: Sequence[NodeInUse] | None) -> Iterator[Finding]:
+        if not nodes:  # none yet: Ray is starting
+            return
+        lack = capacity.never_fits(spec.resources, nodes, spec.rows_to_share)
+        if lack is not None:
+            severity = "warning" if self._settings.cluster_may_grow else "error"
+            yield Finding(pointer="/resources", severity=severity, detail=lack)

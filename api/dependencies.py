@@ -18,6 +18,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from symadj.api.audit import note_asker, note_change
 from symadj.api.bulkheads import CostlyReads, InFlight, IngestLane
+from symadj.api.checks import Checks
 from symadj.api.cluster_view import ClusterView
 from symadj.api.flow_process import FlowProcess
 from symadj.api.long_polls import LongPolls
@@ -42,6 +43,7 @@ __all__ = [
     "Asker",
     "AttemptToken",
     "Audit",
+    "Checked",
     "Cluster",
     "Costly",
     "Drawing",
@@ -109,6 +111,11 @@ async def _cluster(request: Request) -> ClusterView:
     return view
 
 
+async def _checks(request: Request) -> Checks:
+    checks: Checks = request.app.state.checks
+    return checks
+
+
 async def _audit_log(request: Request) -> AuditLog:
     audit_log: AuditLog = request.app.state.audit_log
     return audit_log
@@ -127,6 +134,7 @@ Joined = Annotated[InFlight, Depends(_in_flight)]
 Polls = Annotated[LongPolls, Depends(_long_polls)]
 Flows = Annotated[FlowProcess, Depends(_flow_process)]
 Cluster = Annotated[ClusterView, Depends(_cluster)]
+Checked = Annotated[Checks, Depends(_checks)]
 Audit = Annotated[AuditLog, Depends(_audit_log)]
 SettingsOf = Annotated[Settings, Depends(_settings)]
 

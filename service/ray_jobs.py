@@ -30,8 +30,9 @@ class Node:
 
 @dataclass(frozen=True)
 class NodeInUse(Node):
-    """A living node by its name in Ray, and what of it no placement group holds: those of our workers and others'."""
+    """A living node by its id and its name in Ray, and what of it no placement group holds: ours and others'."""
 
+    id: str
     name: str
     free: Node
 
@@ -122,7 +123,14 @@ class RayJobs:
         return listed
 
     def submit(
-        self, submission_id: str, python: str, module: str, environment: dict[str, str], metadata: dict[str, str]
+        self,
+        submission_id: str,
+        python: str,
+        module: str,
+        environment: dict[str, str],
+        metadata: dict[str, str],
+        *,
+        node: str | None = None,
     ) -> None:
         """Start a driver. A job of this id that Ray has already is taken as the one meant.
 
@@ -134,6 +142,7 @@ class RayJobs:
             module: that the driver runs.
             environment: variables that its processes have besides the node's.
             metadata: that Ray shows with it.
+            node: id of the node that the driver is to be on; None: Ray's head.
 
         Raises:
             RayUnreachableError: no answer: it may or may not have started.
@@ -147,6 +156,7 @@ class RayJobs:
                 # Ray starts a shell, which is not to stand between it and the driver: it could die alone.
                 "entrypoint": f"exec {python} -m {module}",
                 "entrypoint_num_cpus": 0,
+                "entrypoint_label_selector": None if node is None else {"ray.io/node-id": node},
                 "runtime_env": {"env_vars": environment, "py_executable": python},
                 "metadata": metadata,
             },
@@ -201,7 +211,7 @@ def _in_use(node: dict[str, Any], held: Node) -> NodeInUse:
     free = Node(
         max(0.0, total.cpus - held.cpus), max(0.0, total.gpus - held.gpus), max(0.0, total.memory - held.memory)
     )
-    return NodeInUse(total.cpus, total.gpus, total.memory, name=node["node_name"], free=free)
+    return NodeInUse(total.cpus, total.gpus, total.memory, id=node["node_id"], name=node["node_name"], free=free)
 
 
 def _last_line(text: str) -> str:

@@ -153,6 +153,14 @@ class Settings(BaseSettings):
         description="Memory that it may take, beyond what its process has with the libraries loaded (512MiB).",
     )
     flow_threads: int = Field(1, ge=1, description="Threads of that process that compute.")
+    check_on: Literal["api", "ray"] | None = Field(
+        None,
+        description="Where the data are read of a spec that is only checked: beside the API, or on a node of Ray. "
+        "Default: beside the API where Ray is on its machine, else on a node.",
+    )
+    check_seconds: float = Field(
+        30.0, gt=0, description="How long a check on a node of Ray may take, from being asked for, before it is ended."
+    )
     plan_submitted: bool = Field(
         True, description="Whether the memory of the newest jobs in the queue is planned before they start."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from pydantic import ByteSize, TypeAdapter
 
@@ -19,13 +20,16 @@ __all__ = ["FINDINGS", "check_spec"]
 FINDINGS: TypeAdapter[list[Finding]] = TypeAdapter(list[Finding])
 
 
-def check_spec(spec: JobSpec, roots: Sequence[str], available_bytes: int | None) -> list[Finding]:
+def check_spec(
+    spec: JobSpec, roots: Sequence[str], available_bytes: int | None, cache: Path | None = None
+) -> list[Finding]:
     """Read a job's data as its run would, and plan its memory. What looks wrong about the data is a warning.
 
     Args:
         spec: of the job.
         roots: the folders that the data may lie below.
         available_bytes: the most that each worker could have, where that is known.
+        cache: the folder for copies of files from buckets; None is one in the system's temporary folder.
 
     Raises:
         StorageUnreachableError: a bucket with the data does not answer.
@@ -33,7 +37,7 @@ def check_spec(spec: JobSpec, roots: Sequence[str], available_bytes: int | None)
     """
     read: list[DataSummary] = []
     try:
-        training_rows = check_data(spec.data, DataRoots(roots), read.append)
+        training_rows = check_data(spec.data, DataRoots(roots, cache), read.append)
     except DataError as error:
         return [Finding(pointer=_pointer(spec, error), severity="error", detail=str(error))]
     if (why := spec.too_few(training_rows)) is not None:

@@ -60,7 +60,7 @@ from symadj.workers.planning import make_plan
 from symadj_core import LoadError, TrainedFlow
 from symadj_core.errors import SolverError
 
-__all__ = ["Flows", "answer", "main"]
+__all__ = ["Flows", "Memory", "answer", "die_first", "main"]
 
 Array = NDArray[np.float64]
 # Columns of an answer by name, all of one length.
@@ -107,7 +107,8 @@ def answer(flows: Flows, question: Question, content: bytes) -> tuple[FlowAnswer
         if isinstance(question, PlanQuestion):
             return FlowAnswer(outcome=FlowOutcome.DONE), _planned(question).model_dump_json().encode()
         if isinstance(question, CheckQuestion):
-            found = check_spec(JobSpec.of_stored(question.spec), question.roots, question.available_bytes)
+            cache = None if question.cache is None else Path(question.cache)
+            found = check_spec(JobSpec.of_stored(question.spec), question.roots, question.available_bytes, cache)
             return FlowAnswer(outcome=FlowOutcome.DONE), FINDINGS.dump_json(found)
         flow = flows.load(question.storage, question.config, question.weights)
         return FlowAnswer(outcome=FlowOutcome.DONE), _written(_computed(flow, question, content), question)
@@ -337,13 +338,13 @@ def _receive(stream: BinaryIO, questions: SimpleQueue[tuple[bytes, bytes]]) -> N
     os._exit(0)
 
 
-def _die_first() -> None:
-    """Where memory runs out, let the kernel (Linux) end this process before the API, which may be in its container."""
+def die_first() -> None:
+    """Where memory runs out, let the kernel (Linux) end this process before others in its container."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-class _Memory:
+class Memory:
     """The memory that computations may take beyond what the process has when it is ready (Linux; elsewhere any).
 
     It counts what the process writes to (heap, stacks), not what it maps of files.
@@ -380,11 +381,11 @@ def main() -> None:
     arguments = parser.parse_args()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
-    _die_first()
+    die_first()
     torch.set_num_threads(arguments.threads)
     questions: SimpleQueue[tuple[bytes, bytes]] = SimpleQueue()
     threading.Thread(target=_receive, args=(sys.stdin.buffer, questions), daemon=True).start()
-    flows, memory = Flows(), _Memory(arguments.memory)
+    flows, memory = Flows(), Memory(arguments.memory)
     given = FlowAnswer(outcome=FlowOutcome.DONE), b""
     while True:
         answers.write(frame(*given))

@@ -14,11 +14,9 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 
 from symadj.api.bodies import checked, json_body
-from symadj.api.checks import look, look_closely
 from symadj.api.dependencies import (
     Asker,
-    Cluster,
-    Flows,
+    Checked,
     IdempotencyKey,
     JobId,
     Limit,
@@ -76,8 +74,7 @@ async def create_job(
     spec: Spec,
     store: Store,
     settings: SettingsOf,
-    cluster: Cluster,
-    flows: Flows,
+    checks: Checked,
     owner: Owner,
     request: Request,
     idempotency_key: IdempotencyKey = None,
@@ -101,7 +98,7 @@ async def create_job(
     if dry_run or strict:
         # Refuses what a submission would refuse, before anything is read.
         stored = await run_sync(submission.rehearse, spec)
-        found = await look_closely(JobSpec.of_stored(stored), settings, cluster, flows)
+        found = await checks.look_closely(JobSpec.of_stored(stored))
         if dry_run:
             return _answer(SpecCheck(spec=stored, findings=found))
         if wrong := [item for item in found if item.severity == "error"]:
@@ -109,7 +106,7 @@ async def create_job(
                 "; ".join(item.detail for item in wrong), pointer=wrong[0].pointer, findings=_as_json(found)
             )
         return await run_sync(submission.make, spec, found, request)
-    return await run_sync(lambda: submission.make(spec, look(spec, settings, cluster), request))
+    return await run_sync(lambda: submission.make(spec, checks.look(spec), request))
 
 
 @dataclass(frozen=True)
@@ -267,7 +264,7 @@ def change_job(store: Store, settings: SettingsOf, owner: Owner, job_id: JobId, 
 def clone_job(
     store: Store,
     settings: SettingsOf,
-    cluster: Cluster,
+    checks: Checked,
     owner: Owner,
     job_id: JobId,
     patch: Patch,
@@ -277,7 +274,7 @@ def clone_job(
     """Submit the spec of a job again, changed by a JSON merge patch; `{}` changes nothing. It trains from the start."""
     spec = checked(JobSpec, merged(_training_spec(store, job_id), patch.root))
     submission = _Submission(store, settings, owner, idempotency_key)
-    return submission.make(spec, look(spec, settings, cluster), request)
+    return submission.make(spec, checks.look(spec), request)
 
 
 @router.post(
@@ -289,7 +286,7 @@ def clone_job(
 def retry_job(
     store: Store,
     settings: SettingsOf,
-    cluster: Cluster,
+    checks: Checked,
     owner: Owner,
     job_id: JobId,
     request: Request,
@@ -298,7 +295,7 @@ def retry_job(
     """Submit the spec of a failed or cancelled job again, as a new job that trains from the start."""
     spec = checked(JobSpec, _training_spec(store, job_id, after=(JobState.FAILED, JobState.CANCELLED)))
     submission = _Submission(store, settings, owner, idempotency_key)
-    return submission.make(spec, look(spec, settings, cluster), request)
+    return submission.make(spec, checks.look(spec), request)
 
 
 def _training_spec(store: Database, job_id: str, *, after: Collection[JobState] = tuple(JobState)) -> dict[str, Any]:

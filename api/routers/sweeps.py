@@ -10,12 +10,10 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from symadj.api.accept import best_of
 from symadj.api.bodies import json_body
-from symadj.api.checks import look, look_closely
 from symadj.api.csv_answers import csv_answer
 from symadj.api.dependencies import (
     Asker,
-    Cluster,
-    Flows,
+    Checked,
     IdempotencyKey,
     Limit,
     Owner,
@@ -82,8 +80,7 @@ async def create_sweep(
     spec: Spec,
     store: Store,
     settings: SettingsOf,
-    cluster: Cluster,
-    flows: Flows,
+    checks: Checked,
     owner: Owner,
     request: Request,
     response: Response,
@@ -118,13 +115,13 @@ async def create_sweep(
 
     sweep_id, created = await run_sync(submitted_once, submit)
     if dry_run:
-        found = [await look_closely(corner, settings, cluster, flows) for corner in corners]
+        found = [await checks.look_closely(corner) for corner in corners]
         answer = SweepCheck(spec=spec.counted().stored(), findings=_of_base(found))
         return Response(answer.model_dump_json(), media_type=MediaType.JSON)
     if not created:
         response.status_code = 200
     response.headers["Location"] = str(request.app.url_path_for("read_sweep", sweep_id=sweep_id))
-    seen = [await run_sync(look, corner, settings, cluster) for corner in corners]
+    seen = [await run_sync(checks.look, corner) for corner in corners]
     read = await run_sync(_read, store, sweep_id)
     return SweepSubmitted(**dict(read), findings=_of_base(seen))
 

@@ -21,11 +21,13 @@ __all__ = [
     "FlowOutcome",
     "FlowQuestion",
     "MediaType",
+    "NodeCheck",
     "Operation",
     "PlanQuestion",
     "Question",
     "StoredFile",
     "frame",
+    "unframe",
 ]
 
 LENGTHS = struct.Struct(">IQ")
@@ -145,12 +147,14 @@ class CheckQuestion(_Header):
     Attributes:
         spec: of the job, as it is stored.
         roots: the folders that the data may lie below.
+        cache: the folder for copies of files from buckets; None is one in the system's temporary folder.
         available_bytes: the most that each worker could have, where that is known.
     """
 
     kind: Literal["check"] = "check"  # a plan's question has the same fields
     spec: dict[str, Any]
     roots: tuple[str, ...]
+    cache: str | None = None
     available_bytes: int | None = None
 
     ask_for_less: ClassVar[str] = "the run itself reads such data"
@@ -164,6 +168,34 @@ class FlowAnswer(_Header):
 
     outcome: FlowOutcome
     message: str = ""
+
+
+class NodeCheck(_Header):
+    """A question that a process on a node of Ray is to answer (``workers/node_check.py``).
+
+    It and the answer, a frame, are files of one folder in the storage.
+
+    Attributes:
+        question: to answer.
+        memory: bytes that this may take, beyond what the process has with the libraries loaded.
+        threads: that compute.
+    """
+
+    question: CheckQuestion
+    memory: int
+    threads: int
+
+    PLACE_VARIABLE: ClassVar[str] = "SYMADJ_NODE_CHECK"  # of the environment: the folder's path or URL
+    FILE: ClassVar[str] = "check.json"
+    ANSWER: ClassVar[str] = "answer"
+
+
+def unframe(framed: bytes) -> tuple[FlowAnswer, bytes]:
+    """Return the answer and its content that a whole frame has."""
+    of_header, of_content = LENGTHS.unpack_from(framed)
+    header, content = framed[LENGTHS.size :][:of_header], framed[LENGTHS.size + of_header :]
+    assert len(content) == of_content
+    return FlowAnswer.model_validate_json(header), content
 
 
 def frame(header: Question | FlowAnswer, content: bytes = b"") -> bytes:

@@ -14,6 +14,7 @@ __all__ = [
     "WEIGHTS",
     "CheckpointName",
     "artifact_folder",
+    "check_folder",
     "checkpoint_folder",
     "flow_folder",
     "job_folder",
@@ -79,6 +80,11 @@ def checkpoint_folder(job_id: str) -> str:
 def upload_mark(job_id: str) -> str:
     """Return the empty file that is there while files are stored of a job that is to be submitted."""
     return f"{UPLOADS}/{job_id}"
+
+
+def check_folder(job_id: str) -> str:
+    """Return the folder of a check of a spec that may be submitted as this job; it is there while it is checked."""
+    return f"{job_folder(job_id)}/check"
 
 
 def flow_folder(job_id: str) -> str:

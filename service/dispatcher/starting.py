@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
-import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from symadj.service import capacity
+from symadj.service import capacity, ray_processes
 from symadj.service.capacity import AnyResources
 from symadj.service.contract import layout
 from symadj.service.contract.order import PLACE_VARIABLE, RunOrder
@@ -36,7 +34,6 @@ MAX_REFUSALS = 10
 WINDOW = 100
 # A job for which the cluster has become too small lets others pass, and is looked at again after this time.
 SECONDS_UNTIL_IT_MAY_HAVE_GROWN = 10.0
-_BUCKETS_ARE_AT = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 UNREADABLE = "This version of symadj can't read the job's stored spec: submit the job again."
 
 
@@ -168,19 +165,12 @@ class Starter:
             log.warning("%s: its order can't be written: %s", claim.job.id, error)
             self._put_back(claim, f"The storage can't be written: {error}", ReasonCode.INTERNAL)
             return False
-        environment = {
-            PLACE_VARIABLE: storage.name(place),
-            # A folder of the user's named `symadj` must not be taken for ours.
-            "PYTHONSAFEPATH": "1",
-        }
-        # Where buckets are. Who may read them, the nodes know: Ray logs what it puts into a job's environment.
-        environment |= {name: os.environ[name] for name in _BUCKETS_ARE_AT if os.environ.get(name)}
         try:
             self._ray.submit(
                 claim.attempt.submission_id,
-                self._python(),
+                ray_processes.python(self._settings),
                 "symadj.workers.run",
-                environment,
+                ray_processes.environment({PLACE_VARIABLE: storage.name(place)}),
                 {"symadj_job": claim.job.id, "symadj_name": claim.job.name},
             )
         except RayRefusedError as error:
@@ -194,13 +184,6 @@ class Starter:
                 events.append(current.session, current.job, actor=ACTOR, name="submitted", message=message)
         log.info("%s: attempt %d given to Ray", claim.job.id, claim.attempt.number)
         return True
-
-    def _python(self) -> str:
-        """Return the command of the interpreter that runs the processes of a run on the nodes."""
-        command = [self._settings.worker_python]
-        if self._settings.warm_socket is not None:
-            command += ["-m", "symadj.workers.warm.interpreter", str(self._settings.warm_socket)]
-        return shlex.join(command)
 
     def _order(self, claim: attempts.Claim, spec: AnySpec, storage: str) -> RunOrder:
         settings = self._settings

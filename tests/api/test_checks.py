@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from symadj.api.app import create_app
 from symadj.api.cli.render import cluster_parts
 from symadj.api.cli.results import print_parts
 from symadj.api.schemas.service import ClusterRead
+from symadj.service.contract.flow_question import FlowAnswer, FlowOutcome, NodeCheck, frame
 from symadj.service.lifecycle import attempts
 from symadj.service.settings import Settings
 from symadj.service.store import jobs
@@ -90,6 +92,63 @@ def test_nothing_is_said_of_files_where_the_workers_have_others(
     new_client: MakeClient, settings: dict[str, str]
 ) -> None:
     assert "/data/path" not in found(new_client(**settings), ABSENT)
+
+
+# A path that only the workers know, and what a process on their node finds of it.
+ELSEWHERE = {"data": {"kind": "file", "path": "cells.csv"}}
+WRONG_COLUMN = {"pointer": "/data/columns", "severity": "error", "detail": "cells.csv has no column 'c'"}
+
+
+def test_on_a_cluster_the_data_are_looked_at_by_a_process_on_the_node_with_the_most_room(
+    new_client: MakeClient, ray: RayServer, tmp_path: Path
+) -> None:
+    ray.nodes, ray.held = 3, [("id-1", {"CPU": 2.0}), ("id-3", {"CPU": 1.0})]
+    asked: list[NodeCheck] = []
+
+    def answer(job: dict[str, Any]) -> None:
+        assert job["entrypoint"].endswith("symadj.workers.node_check")
+        assert job["entrypoint_label_selector"] == {"ray.io/node-id": "id-2"}
+        folder = Path(job["runtime_env"]["env_vars"][NodeCheck.PLACE_VARIABLE])
+        asked.append(NodeCheck.model_validate_json((folder / NodeCheck.FILE).read_bytes()))
+        framed = frame(FlowAnswer(outcome=FlowOutcome.DONE), json.dumps([WRONG_COLUMN]).encode())
+        (folder / NodeCheck.ANSWER).write_bytes(framed)
+
+    ray.run = answer
+    client = new_client(check_on="ray", data_roots="/data:/more")
+    checked = client.post(JOBS, params={"dry_run": True}, json=ELSEWHERE)
+    assert checked.json()["findings"] == [WRONG_COLUMN]
+    refused = client.post(JOBS, params={"strict": True}, json=ELSEWHERE)
+    assert (refused.status_code, refused.json()["findings"]) == (422, [WRONG_COLUMN])
+    assert [check.question.roots for check in asked] == [("/data", "/more")] * 2
+    assert not [*tmp_path.glob("jobs/job-*"), *tmp_path.glob("jobs/.uploads/*")], "of the checks nothing is left"
+    assert found(client, ELSEWHERE) == {}, "what takes seconds is not waited for"
+
+
+def test_data_that_no_node_looked_at_in_time_are_a_warning_and_refuse_no_job(
+    new_client: MakeClient, ray: RayServer
+) -> None:
+    client = new_client(check_on="ray", check_seconds=0.5)
+
+    def doubt() -> str:
+        answer = client.post(JOBS, params={"strict": True}, json=ELSEWHERE)
+        assert answer.status_code == 201, answer.text
+        (doubt,) = answer.json()["findings"]
+        assert (doubt["pointer"], doubt["severity"]) == ("/data", "warning")
+        return str(doubt["detail"])
+
+    assert "within 0.5 s (on node 10.0.0.1)" in doubt()
+    ray.run = lambda job: job.update(status="FAILED")
+    assert "ended: Traceback: it broke" in doubt()
+    assert ray.stopped == [*ray.jobs], "nobody waits for what they find any more"
+    ray.refusal = "Ray is not ready"
+    assert "Ray is not ready" in doubt()
+
+
+def test_where_no_node_is_for_workers_no_data_are_looked_at(new_client: MakeClient, ray: RayServer) -> None:
+    ray.cpus = 0.0
+    answer = new_client(check_on="ray", cluster_may_grow=True).post(JOBS, params={"dry_run": True}, json=ELSEWHERE)
+    assert "no node for workers" in answer.json()["findings"][0]["detail"]
+    assert not ray.jobs
 
 
 def test_the_cluster_says_what_is_free_on_each_node_whoever_holds_the_rest(

@@ -103,7 +103,8 @@ def running_service(
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service for the tests of a module: a Ray takes its time to start."""
     data = tmp_path_factory.mktemp("service")
-    with running_service(data, SYMADJ_PASS_ENVIRONMENT="OF_THE_USER, NONE", **OF_THE_SHELL) as running:
+    settings = {"SYMADJ_PASS_ENVIRONMENT": "OF_THE_USER, NONE", "SYMADJ_CHECK_ON": "ray"}
+    with running_service(data, **settings, **OF_THE_SHELL) as running:
         yield running
 
 

@@ -267,13 +267,20 @@ def test_a_diverging_job_fails_with_its_reason_and_step(service: Service, client
     assert service.run("watch", job.id).returncode == 1
 
 
-def test_a_job_on_bad_data_ends_before_any_worker_is_placed(service: Service, client: Client) -> None:
+def test_a_job_on_bad_data_is_found_out_on_rays_node_in_advance_and_ends_before_any_worker_is_placed(
+    service: Service, client: Client
+) -> None:
     rows = np.random.default_rng(0).standard_normal((300, 2))
     rows[17, 1] = np.nan
     folder = service.data / "datasets"
     folder.mkdir(exist_ok=True)
     np.save(folder / "bad.npy", rows)
     data = {"kind": "file", "path": "bad.npy", "batch_size": 50}
+    (found,) = client.validate(toy(50, data=data)).findings
+    assert (found.pointer, found.severity) == ("/data/path", "error")
+    assert "row 17 (from 0), column 'x1' of bad.npy is nan" in found.detail
+    (log,) = service.ray_folder().glob("session_latest/logs/job-driver-*-check.log")
+    assert log.name.removeprefix("job-driver-").removesuffix("-check.log") not in os.listdir(service.data / "jobs")
     job_id = client.submit(toy(50, data=data)).id
     assert service.run("watch", job_id).returncode == 1
     job = client.job(job_id)

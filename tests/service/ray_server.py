@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -19,6 +20,8 @@ class RayServer(ThreadingHTTPServer):
         self.held: list[tuple[str, dict[str, float]]] = []
         self.jobs: dict[str, dict[str, Any]] = {}
         self.refusal: str | None = None
+        # What a job does, given its row.
+        self.run: Callable[[dict[str, Any]], None] | None = None
         self.stopped: list[str] = []
         # Whether the API takes records is asked of this server too.
         self.api_answers = True
@@ -75,7 +78,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif body["submission_id"] in self.server.jobs:
             self._answer(500, f"ValueError: Job with submission_id {body['submission_id']} already exists.")
         else:
-            self.server.jobs[body["submission_id"]] = body | {"status": "RUNNING", "message": "is running"}
+            job = self.server.jobs[body["submission_id"]] = body | {"status": "RUNNING", "message": "is running"}
+            if self.server.run is not None:
+                self.server.run(job)
             self._answer(200, {"submission_id": body["submission_id"]})
 
     def log_message(self, format: str, *arguments: Any) -> None:
