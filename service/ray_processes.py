@@ -16,7 +16,7 @@ _BUCKETS_ARE_AT = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS
 def python(settings: Settings) -> str:
     """Return the shell command of the interpreter, which may be a copy of one that has imported their libraries."""
     command = [settings.worker_python]
-    if settings.warm_socket is not None:
+    if settings.warm_runs and settings.warm_socket is not None:
         command += ["-m", "symadj.workers.warm.interpreter", str(settings.warm_socket)]
     return shlex.join(command)
 

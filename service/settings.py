@@ -106,13 +106,13 @@ class Settings(BaseSettings):
     worker_python: str = Field(sys.executable, description="The interpreter that has symadj, on the nodes of Ray.")
     warm_runs: bool = Field(
         True,
-        description="Whether `symadj serve` keeps a process that has imported what runs need, of which their processes "
-        "are copies: they start sooner, and it holds some 400 MB.",
+        description="Whether the processes of runs are copies of one that has imported what they need, which "
+        "`symadj serve` and the containers of Ray's nodes keep: they start sooner, and it holds some 400 MB.",
     )
     warm_socket: Path | None = Field(
         None,
         description="Where that process (`python -m symadj.workers.warm.template SOCKET`) listens on each node of Ray; "
-        "where none does, runs start cold. Default: none does; `symadj serve` sets it.",
+        "where none does, runs start cold. Default: none does; `symadj serve` and compose.yaml set it.",
     )
     cluster_may_grow: bool = Field(
         False,

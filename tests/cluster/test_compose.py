@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from symadj.service.settings import Settings
+
 ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()
@@ -108,3 +110,34 @@ def test_every_folder_of_secrets_is_made_in_the_image_for_the_user_that_writes_t
         r"for service in ([a-z ]+); do install -d -o symadj -g symadj /secrets-for/\$service", DOCKERFILE
     )
     assert set(names.split()) == set(FOLDERS.values())
+
+
+def begin_warm(folder: Path, switch: str) -> list[str]:
+    """Begin the process that runs are copies of; it dies at once. Return what is started until its third start."""
+    fakes = {
+        "healthy": "exit 0",
+        "sleep": "exit 0",
+        "python": f'echo "$@" >>{folder}/started; test "$(wc -l <{folder}/started)" -lt 3 || kill $PPID; exit 1',
+    }
+    (folder / "started").touch()
+    for name, body in fakes.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    subprocess.run(
+        ["bash", ROOT / "docker" / "entrypoint", "warm"],
+        env={"PATH": f"{folder}:/usr/bin:/bin", "SYMADJ_WARM_SOCKET": "/tmp/warm.sock", "SYMADJ_WARM_RUNS": switch},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    return (folder / "started").read_text().splitlines()
+
+
+def test_the_process_that_runs_are_copies_of_is_started_again_when_it_dies(tmp_path: Path) -> None:
+    assert begin_warm(tmp_path, "true") == ["-m symadj.workers.warm.template /tmp/warm.sock"] * 3
+
+
+@pytest.mark.parametrize("switch", ["0", "False", "off", "no"])
+def test_where_warm_starts_are_turned_off_no_such_process_is_started(tmp_path: Path, switch: str) -> None:
+    assert begin_warm(tmp_path, switch) == []
+    assert Settings.model_validate({"warm_runs": switch}).warm_runs is False, "the service takes it for the same"

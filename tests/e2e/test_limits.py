@@ -40,7 +40,8 @@ def failure_of_the_first_attempt(service: Service, spec: dict[str, Any]) -> Fail
 def test_data_that_take_too_long_to_read_end_the_job_as_a_fault_of_the_data(tmp_path: Path) -> None:
     (tmp_path / "datasets").mkdir()
     np.save(tmp_path / "datasets/cells.npy", np.random.default_rng(0).normal(size=(1000, 2)))
-    with running_service(tmp_path, SYMADJ_DATA_TIMEOUT_S="0.0001") as service:
+    with running_service(tmp_path, SYMADJ_DATA_TIMEOUT_S="0.0001", SYMADJ_WARM_RUNS="0") as service:
+        assert not [c for c in psutil.Process(service.process.pid).children() if "warm" in " ".join(c.cmdline())]
         failure = failure_of_the_first_attempt(service, FILE)
     assert failure.code == "data_error"
     assert "cells.npy was not read within 0.0001 s" in failure.message

@@ -42,18 +42,21 @@ def test_a_queued_job_becomes_a_ray_job_that_reserves_nothing_for_its_driver(
     assert (order.job_id, order.attempt, order.spec.data.kind) == (job_id, 1, "toy")
 
 
-def test_all_processes_of_a_run_are_started_warm_where_a_template_listens(
-    database: Database, ray: RayServer, settings: Settings
+@pytest.mark.parametrize("warm", [True, False])
+def test_all_processes_of_a_run_are_started_warm_where_a_template_listens_unless_that_is_turned_off(
+    database: Database, ray: RayServer, settings: Settings, warm: bool
 ) -> None:
     submit(database)
     client = RayJobs(ray.url)
     place = Path("/a folder/warm.sock")
-    dispatcher = Dispatcher(database, client, settings.model_copy(update={"warm_socket": place}))
+    dispatcher = Dispatcher(database, client, settings.model_copy(update={"warm_socket": place, "warm_runs": warm}))
     dispatcher.round()
     dispatcher.close()
     client.close()
     (job,) = ray.jobs.values()
-    python = f"{settings.worker_python} -m symadj.workers.warm.interpreter '{place}'"
+    python = settings.worker_python
+    if warm:
+        python += f" -m symadj.workers.warm.interpreter '{place}'"
     assert job["runtime_env"]["py_executable"] == python
     assert job["entrypoint"] == f"exec {python} -m symadj.workers.run"
 
