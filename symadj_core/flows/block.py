@@ -201,7 +201,8 @@ class Block(nn.Module):
         """
         duration = self.duration()
         if isinstance(duration, float):
-            end = torch.tensor([duration], dtype=torch.float64)
+            # There whatever torch's default device is: every solve reads it.
+            end = torch.tensor([duration], dtype=torch.float64, device="cpu")
         else:
             end = duration.to(torch.promote_types(y.dtype, duration.dtype))
         start = torch.zeros_like(end)

@@ -5,9 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured, within which neither the device nor its generator can be read."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+class Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notices operations that draw random numbers, without a look at a generator.
+
+    Attributes:
+        found: whether there was one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.found = self.found or torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Interval:
 
 def _neighbour(t: Time, towards: Time, dtype: torch.dtype) -> Time:
     """The next time beside t that the dtype can tell from it."""
-    here, there = (torch.tensor(value_of(x), dtype=dtype) for x in (t, towards))
+    here, there = (torch.tensor(value_of(x), dtype=dtype, device="cpu") for x in (t, towards))
     beside = float(torch.nextafter(here, there))
     return Moving(beside, t.shift) if isinstance(t, Moving) else beside
 

@@ -17,7 +17,7 @@ from torch._C._functorch import is_batchedtensor
 
 from symadj_core.solvers.moving import Moving, Time, value_of
 from symadj_core.solvers.precision import Precision, real_dtype, time_spacing
-from symadj_core.solvers.randomness import RandomState
+from symadj_core.solvers.randomness import Draws, RandomState, capturing
 
 _Result = TypeVar("_Result")
 
@@ -78,12 +78,17 @@ class System:
         self.evaluations = 0
         self._watched_from: RandomState | None = None
         self._draws: bool | None = None
+        self._first_in_capture = False
         self._takes_fine_time = False
 
     def watch_randomness(self, device: torch.device) -> None:
-        """Record the state of the generators before every use, if the first use draws from them."""
+        """Record the state of the generators before every use, if the first use draws from them.
+
+        Where there is no such state, since a CUDA graph is captured, a first use that draws is refused.
+        """
         self._draws = None
-        self._watched_from = RandomState.now(device)
+        self._first_in_capture = capturing(device)
+        self._watched_from = None if self._first_in_capture else RandomState.now(device)
 
     def check_randomness(self) -> None:
         """Check that the field draws random numbers at its first use if at any.
@@ -100,8 +105,22 @@ class System:
         self._watched_from = None
 
     def slope(self, t: Time | Tensor, y: Tensor, *, with_quadrature: bool, random: RandomState | None = None) -> Slope:
-        """One use of the field at time t and state y; with `random`, drawing what was drawn from that state."""
+        """One use of the field at time t and state y; with `random`, drawing what was drawn from that state.
+
+        Raises:
+            RuntimeError: it draws random numbers at its first use while a CUDA graph is captured.
+        """
         self.evaluations += 1
+        if self._first_in_capture:
+            self._first_in_capture = False
+            with Draws() as draws:
+                slope = self._evaluate(t, y, with_quadrature)
+            if draws.found:
+                raise RuntimeError(
+                    "the field draws random numbers, and what is drawn in a CUDA graph can't be drawn again by "
+                    "backward: leave it out of the graph, call eval() on it, or use the gradient 'backprop'"
+                )
+            return slope
         if random is not None:
             with random.replayed():
                 return self._evaluate(t, y, with_quadrature)

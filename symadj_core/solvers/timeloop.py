@@ -20,7 +20,7 @@ from symadj_core.solvers import controller as control
 from symadj_core.solvers.controller import AdaptiveController, FixedStep
 from symadj_core.solvers.moving import Time, moving
 from symadj_core.solvers.problem import Callback, Problem, Stats
-from symadj_core.solvers.randomness import RandomState
+from symadj_core.solvers.randomness import RandomState, capturing
 from symadj_core.solvers.step import Interval, Step, Wanted, interpolate, take_step
 from symadj_core.solvers.system import Slope, System
 
@@ -161,9 +161,13 @@ def _march_fixed(
 def _check_end(problem: Problem, outputs: Outputs, step: Step, dt: float) -> None:
     """Look at the end of a solve with fixed steps, once, since every look waits for the device.
 
+    A CUDA graph that is being captured can't be looked at: whoever replays it must.
+
     Raises:
         SolverError: a state is not finite; it names the first such requested time.
     """
+    if capturing(step.y.device):
+        return
     stats, times, first = problem.stats, problem.times, step.slopes[0]
     assert first is not None
     with torch.no_grad():
