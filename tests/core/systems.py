@@ -20,6 +20,12 @@ EXACT_GRADIENTS = [
 ]
 
 
+def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Standard normal numbers, the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=dtype, device="cpu").to(torch.get_default_device())
+
+
 def gradient_of(name: str) -> GradientMethod:
     """The gradient of that name; what is kept may follow, as in "symplectic-steps"."""
     from symadj_core import gradients
@@ -44,7 +50,7 @@ class SmallField(nn.Module):
         self.outer = nn.Linear(8, 3, dtype=dtype)
         with torch.no_grad():
             for p in self.parameters():
-                p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64) * 0.5)
+                p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64, device="cpu") * 0.5)
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         return self.outer(torch.tanh(self.inner(y) * torch.cos(t))) - 0.1 * y * t
@@ -73,8 +79,7 @@ def with_rate(field: nn.Module, y: Tensor, requires_grad: bool = True) -> Quadra
 
 
 def start(dtype: torch.dtype = torch.float64, rows: int = 4) -> Tensor:
-    generator = torch.Generator().manual_seed(7)
-    return torch.randn(rows, 3, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+    return normal(rows, 3, seed=7).to(dtype).requires_grad_()
 
 
 def loss_and_gradients(

@@ -15,6 +15,7 @@ from torch import nn
 from symadj_core import FixedStep
 from symadj_core.flows import Block, ConvField, Flow, MLPField, PotentialField, ResidualField
 from symadj_core.flows.fields import closed_form
+from tests.core.systems import normal
 
 BACKEND = "aot_eager"
 
@@ -32,7 +33,7 @@ def value_and_gradients(
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     flow = Flow([Block(field, divergence=divergence, solver="midpoint", controller=FixedStep(0.5))], 4)
     field.zero_grad()
-    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+    x = normal(5, 4, seed=1, dtype=torch.float32)
     log_prob, costs = flow.regularised_log_prob(x, seed=0, context=context, regularisers=regularisers)
     loss = sum(costs.values(), log_prob).sum()
     loss.backward()

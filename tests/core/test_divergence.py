@@ -11,7 +11,7 @@ from torch import Tensor
 from symadj_core import IController
 from symadj_core.flows import Block, Exact, Flow, Hutchinson, HutchPlusPlus, MLPField, ProbeKey, ResidualField
 from symadj_core.flows.integrands import divergence
-from tests.core.systems import EXACT_GRADIENTS, gradient_of, relative_error
+from tests.core.systems import EXACT_GRADIENTS, gradient_of, normal, relative_error
 
 DIM = 7
 TIME = torch.tensor(0.3, dtype=torch.float64)
@@ -24,7 +24,7 @@ def perceptron() -> MLPField:
 
 def estimates(kind: divergence.Divergence, field: Any, rows: int) -> Tensor:
     """Estimates of one sample's divergence, by the probes of `rows` samples."""
-    y = torch.randn(1, DIM, generator=torch.Generator().manual_seed(1), dtype=torch.float64).expand(rows, DIM)
+    y = normal(1, DIM, seed=1).expand(rows, DIM)
     return kind.rates(field, ProbeKey(4), torch.arange(rows), y)(TIME, y)[1].detach()
 
 
@@ -40,7 +40,7 @@ def test_hutch_plus_plus_is_unbiased(distribution: Any, probes: int) -> None:
 
 def test_the_gradient_of_hutch_plus_plus_is_unbiased() -> None:
     field, rows = perceptron(), 20_000
-    y = torch.randn(1, DIM, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    y = normal(1, DIM, seed=1)
     weight = field.layers[1].linear.weight
     (expected,) = torch.autograd.grad(Exact().rates(field, ProbeKey(0), torch.arange(1), y)(TIME, y)[1].sum(), weight)
     parts = []
@@ -60,7 +60,7 @@ def test_hutch_plus_plus_is_exact_for_a_jacobian_of_low_rank_and_varies_less_for
     torch.testing.assert_close(found, exact.expand(50), rtol=1e-9, atol=1e-9)
 
     scales = 3.0 ** -torch.arange(DIM, dtype=torch.float64)
-    mixing = torch.linalg.qr(torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(0)).double())[0]
+    mixing = torch.linalg.qr(normal(DIM, DIM, seed=0, dtype=torch.float32).double())[0]
     matrix = mixing @ torch.diag(scales) @ mixing.T
     spreads = [
         float(estimates(kind, lambda t, y: y @ matrix, 4000).std())
@@ -71,7 +71,7 @@ def test_hutch_plus_plus_is_exact_for_a_jacobian_of_low_rank_and_varies_less_for
 
 @pytest.mark.parametrize("gradient", EXACT_GRADIENTS)
 def test_gradients_through_hutch_plus_plus_equal_backprop(gradient: str) -> None:
-    x, grads = torch.randn(4, DIM, generator=torch.Generator().manual_seed(2), dtype=torch.float64), {}
+    x, grads = normal(4, DIM, seed=2), {}
     for name in (gradient, "backprop"):
         controller = IController(rtol=1e-3, atol=1e-4)
         block = Block(perceptron(), divergence="hutchpp", gradient=gradient_of(name), controller=controller)
@@ -107,7 +107,7 @@ def test_the_likelihood_without_gradient_is_the_same_for_rows_that_require_one(k
 @pytest.mark.parametrize("kind", [Hutchinson(probes=2), HutchPlusPlus()])
 def test_the_probes_of_a_sample_follow_from_seed_step_and_its_number_alone(kind: divergence.Divergence) -> None:
     flow = Flow([Block(perceptron(), divergence=kind, solver="rk4")], DIM)
-    x = torch.randn(6, DIM, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    x = normal(6, DIM, seed=2)
     index = torch.tensor([5, 90, 3, 10**9, 0, 7])
     whole = flow(x, seed=3, step=4, sample_index=index)
     assert torch.equal(whole, flow(x, seed=3, step=4, sample_index=index))

@@ -20,7 +20,7 @@ from symadj_core.flows.fields.closed_form import PerceptronRates
 from symadj_core.flows.integrands import divergence
 from symadj_core.flows.integrands.probes import draw
 from tests.core.reads import HostReads
-from tests.core.systems import EXACT_GRADIENTS, gradient_of, relative_error
+from tests.core.systems import EXACT_GRADIENTS, gradient_of, normal, relative_error
 
 TIGHT = IController(rtol=1e-9, atol=1e-10)
 
@@ -42,7 +42,7 @@ def make_flow(
 
 
 def points(n: int = 6, dim: int = 3, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(n, dim, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    return normal(n, dim, seed=1, dtype=dtype)
 
 
 @pytest.mark.parametrize("time", ["concat", "concatsquash", "fourier"])
@@ -343,9 +343,8 @@ def test_a_flow_learns_a_shifted_and_scaled_normal() -> None:
     torch.manual_seed(0)
     flow = Flow([Block(MLPField(2, (16,)), controller=IController(rtol=1e-2, atol=1e-2))], 2)
     optimiser = torch.optim.Adam(flow.parameters(), lr=3e-2)
-    generator = torch.Generator().manual_seed(0)
     target = torch.distributions.Normal(torch.tensor([2.0, -1.0]), torch.tensor([0.5, 1.5]))
-    data = torch.randn(512, 2, generator=generator) * target.scale + target.loc
+    data = normal(512, 2, seed=0, dtype=torch.float32) * target.scale + target.loc
     for step in range(60):
         optimiser.zero_grad()
         loss = -flow(data, seed=0, step=step).mean()

@@ -25,7 +25,7 @@ from symadj_core.flows import (
 from symadj_core.flows.fields.closed_form import PerceptronRates
 from symadj_core.flows.integrands.regularisers import by_names, regularised_rates
 from tests.core.fields import steep_potential
-from tests.core.systems import EXACT_GRADIENTS, gradient_of, relative_error
+from tests.core.systems import EXACT_GRADIENTS, gradient_of, normal, relative_error
 
 OF_ANY_FIELD = ("kinetic", "jacobian_frobenius", "transport")
 FIELDS: dict[str, Any] = {
@@ -37,7 +37,7 @@ FIELDS: dict[str, Any] = {
 
 
 def double(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return normal(*shape, seed=seed)
 
 
 def flow_of(name: str, blocks: int = 2, context_dim: int = 0, **options: Any) -> Flow:
@@ -77,8 +77,9 @@ def test_regularisers_are_the_integrals_of_their_definitions(field: str) -> None
             if "hjb" in rates:
                 rates["hjb"].append(block.field.hamilton_jacobi(time, y).abs())
     for name, values in rates.items():
-        integral = simpson(torch.stack(values).detach().view(2, steps + 1, 4).numpy(), dx=1 / steps, axis=1).sum(0)
-        torch.testing.assert_close(found[name], torch.from_numpy(integral), rtol=1e-3, atol=1e-4)
+        rate = torch.stack(values).detach().view(2, steps + 1, 4).cpu().numpy()
+        integral = simpson(rate, dx=1 / steps, axis=1).sum(0)
+        torch.testing.assert_close(found[name], torch.from_numpy(integral).to(found[name]), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -159,7 +160,7 @@ def test_the_norm_of_the_jacobian_is_exact_or_unbiased(field: str, divergence: D
 
 
 def test_a_penalty_on_the_kinetic_energy_makes_straighter_and_cheaper_flows() -> None:
-    x = torch.randn(256, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.3, 2.0])
+    x = normal(256, 2, seed=0, dtype=torch.float32) * torch.tensor([0.3, 2.0])
     uses = []
     for weight in (0.0, 0.5):
         torch.manual_seed(0)
