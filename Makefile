@@ -18,8 +18,9 @@ SIZE ?= full
 TARGET ?= docs
 SECONDS ?= 60
 
-.PHONY: help install demo serve test test-with-ray test-without-ray test-slow test-peers test-mlflow test-trackio test-cluster test-deaths soak fuzz attack check bench-core \
-	bench-density bench-toys bench-pairing bench-plan bench-auto bench-load bench-followers bench-api bench-page bench-start screenshots paper format lock sbom swagger-ui uplot clean
+.PHONY: help install demo serve test test-with-ray test-without-ray test-slow test-peers test-mlflow test-trackio test-cluster test-deaths test-gpu \
+	gpu-wheels soak fuzz attack check bench-core bench-gpu bench-density bench-toys bench-pairing bench-plan bench-auto bench-load bench-followers \
+	bench-api bench-page bench-start screenshots paper format lock sbom swagger-ui uplot clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -85,6 +86,16 @@ $(VENV)-peers/.installed: requirements.lock requirements-torch.lock tests/peers/
 test-deaths: install ## kill every part of the system in turn, and check what is left (half an hour)
 	$(BIN)/python -m pytest -m deaths tests/deaths
 
+# On a machine that has torch and a GPU, and nothing of .venv: GPU_PYTHON is its Python, SYMADJ_TEST_DEVICE=cpu proves it
+# elsewhere. Of the core's tests those of what computes.
+OF_CORE := gradients solve capture checkpoints flows divergence regularisers compiled
+test-gpu: export SYMADJ_TEST_DEVICE ?= cuda
+test-gpu: ## the core and a training on a CUDA device, without a network; skipped where there is none (docs/gpu.md)
+	tests/gpu/run -m pytest --confcutdir tests/gpu tests/gpu $(OF_CORE:%=tests/core/test_%.py)
+
+gpu-wheels: install ## what test-gpu and bench-gpu need beside torch, as wheels in parts below 40 MiB, in build/gpu-wheels
+	$(BIN)/python -m tests.gpu.wheels build/gpu-wheels
+
 soak: install ## thirty short jobs and a random death every 20 s (a quarter of an hour; SEED repeats one)
 	$(BIN)/python -m tests.deaths.soak $(if $(SEED),--seed $(SEED))
 
@@ -109,6 +120,9 @@ bench-core: $(VENV)-bench/.installed ## time and memory of a training step besid
 	$(VENV)-bench/bin/python -m benchmarks.trace
 	$(VENV)-bench/bin/python -m benchmarks.keep
 	$(VENV)-bench/bin/python -m benchmarks.memory --plot docs/memory.png
+
+bench-gpu: ## a training step on a CUDA device beside torchdiffeq (DEVICE=cpu to prove it elsewhere)
+	tests/gpu/run -m benchmarks.gpu $(if $(DEVICE),--device $(DEVICE))
 
 bench-density: $(VENV)-bench/.installed ## a neural spline flow on a recipe's data (NAME=flow_cytometry MINUTES=10)
 	$(VENV)-bench/bin/python -m benchmarks.density $(NAME) --minutes $(MINUTES)
@@ -168,6 +182,8 @@ UV := $(VENV)-lock/bin/uv pip compile --quiet --no-header --no-annotate --genera
 	--constraint requirements-torch.lock $(addprefix --constraint ,$(KEEP)) pyproject.toml -
 NAMES := /^[a-zA-Z]/
 OF_TORCH := /^(torch|triton|cuda-|nvidia-)/
+# What torch brings along on any machine that has it.
+WITH_TORCH := /^(torch=|triton|cuda-|nvidia-|filelock|jinja2|markupsafe|mpmath|networkx|setuptools|sympy)/
 
 lock: ## resolve the newest allowed versions into the locks (KEEP=FILE: those that it has stay)
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
@@ -184,6 +200,9 @@ lock: ## resolve the newest allowed versions into the locks (KEEP=FILE: those th
 	{ echo '# What tests/peers needs besides: made by `make lock`.'; \
 	  awk 'NR == FNR { known[$$1]; next } $(NAMES) { skip = $$1 in known || $(OF_TORCH) } !skip' \
 	    $(VENV)-lock/users $(VENV)-lock/peers; } > tests/peers/requirements.lock
+	cat tests/gpu/requirements.in | $(subst 3.11,3.12,$(UV)) --constraint $(VENV)-lock/all > $(VENV)-lock/gpu
+	{ echo '# What tests/gpu needs beside torch, for Python 3.12: made by `make lock`.'; \
+	  awk '$(NAMES) { skip = $(WITH_TORCH) } !skip' $(VENV)-lock/gpu; } > tests/gpu/requirements.lock
 	rm -rf $(VENV)-lock
 
 sbom: ## write what users install as a bill of materials (sbom.json, CycloneDX)

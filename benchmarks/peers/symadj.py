@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
-from benchmarks.peers.torch_field import fields, finish
+from benchmarks.peers.torch_field import fields, finish, on_device
 from benchmarks.problem import ATOL, RTOL, Problem
 from benchmarks.result import Result
 from symadj_core import controllers, gradients
@@ -37,7 +35,7 @@ def make(problem: Problem, variant: str) -> Callable[[], Result]:
             field.compile()
     blocks = [Block(field, controller=controller, gradient=gradient, divergence="hutchinson") for field in made]
     flow = Flow(blocks, problem.size.dim)
-    data = torch.from_numpy(problem.data)
+    data = on_device(problem.data)
 
     def step() -> Result:
         flow.zero_grad(set_to_none=True)

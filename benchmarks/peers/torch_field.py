@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,12 @@ from benchmarks.problem import Problem
 from benchmarks.result import Result
 from symadj_core.flows import MLPField
 
-__all__ = ["Augmented", "fields", "finish", "log_normal"]
+__all__ = ["Augmented", "fields", "finish", "log_normal", "on_device"]
+
+
+def on_device(array: np.ndarray[Any, np.dtype[np.float32]]) -> Tensor:
+    """Return an array of the problem on torch's default device."""
+    return torch.from_numpy(array).to(torch.get_default_device())
 
 
 def fields(problem: Problem) -> list[MLPField]:
@@ -37,7 +44,7 @@ def log_normal(z: Tensor) -> Tensor:
 def finish(loss: Tensor, module: nn.Module, forward: int | None, backward: int | None) -> Result:
     """Return the result of a step whose backward has run."""
     gradient = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
-    return Result(float(loss.detach()), gradient.numpy(), forward, backward)
+    return Result(float(loss.detach()), gradient.cpu().numpy(), forward, backward)
 
 
 class Augmented(nn.Module):

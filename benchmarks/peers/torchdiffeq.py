@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torchdiffeq import odeint, odeint_adjoint
 
-from benchmarks.peers.torch_field import Augmented, fields, finish, log_normal
+from benchmarks.peers.torch_field import Augmented, fields, finish, log_normal, on_device
 from benchmarks.problem import ATOL, RTOL, Problem
 from benchmarks.result import Result
 
@@ -18,16 +18,16 @@ VARIANTS = {"odeint": odeint, "odeint_adjoint": odeint_adjoint}
 def make(problem: Problem, variant: str) -> Callable[[], Result]:
     """Return a training step."""
     solve = VARIANTS[variant]
-    probes = torch.from_numpy(problem.probes)
+    probes = on_device(problem.probes)
     blocks = nn.ModuleList(Augmented(field, probe) for field, probe in zip(fields(problem), probes, strict=True))
-    data = torch.from_numpy(problem.data)
+    data = on_device(problem.data)
     times = torch.tensor([0.0, 1.0])
 
     def step() -> Result:
         blocks.zero_grad(set_to_none=True)
         for block in blocks:
             block.evaluations = 0
-        y, log_det = data, torch.zeros(len(data))
+        y, log_det = data, data.new_zeros(len(data))
         for block in blocks:
             ys, log_dets = solve(block, (y, log_det), times, rtol=RTOL, atol=ATOL, method="dopri5")
             y, log_det = ys[-1], log_dets[-1]

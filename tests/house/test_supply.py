@@ -13,6 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.gpu.wheels import in_parts
 from tests.house.written import ROOT
 
 LOCKS = ("requirements.lock", "requirements-dev.lock")
@@ -38,7 +39,7 @@ def asked_for(*extras: str) -> dict[str, Requirement]:
 USERS = asked_for("service", "train", "postgresql", "s3")
 
 
-@pytest.mark.parametrize("name", [*LOCKS, "tests/peers/requirements.lock"])
+@pytest.mark.parametrize("name", [*LOCKS, "tests/peers/requirements.lock", "tests/gpu/requirements.lock"])
 def test_every_file_that_a_lock_allows_is_named_by_its_hash(name: str) -> None:
     assert [package for package, (_, hashes) in locked(name).items() if not hashes] == []
 
@@ -57,6 +58,25 @@ def test_torch_is_pinned_by_its_version_alone_so_that_every_platform_gets_its_bu
     assert re.fullmatch(r"[\d.]+", version)
     of_torch = re.compile("torch|triton|nvidia-|cuda-")
     assert [package for lock in LOCKS for package in locked(lock) if of_torch.match(package)] == []
+
+
+def test_the_gpu_part_is_tested_with_the_versions_that_users_install() -> None:
+    ours = {**locked(LOCKS[0]), **locked(LOCKS[1])}
+    there = locked("tests/gpu/requirements.lock")
+    assert {name for name in there if name in ours and there[name][0] != ours[name][0]} == set()
+    assert there.keys() - ours.keys() == {"torchdiffeq"}
+    asked = (ROOT / "tests/gpu/requirements.in").read_text().splitlines()
+    assert {name for name in asked if not name.startswith("#")} <= there.keys()
+
+
+def test_what_travels_to_a_machine_without_a_network_is_in_parts_that_a_transfer_may_have(tmp_path: Path) -> None:
+    wheels = [tmp_path / f"{size}.whl" for size in (35, 17, 9, 6, 1)]
+    for wheel in wheels:
+        with wheel.open("wb") as file:
+            file.truncate(int(wheel.stem))
+    assert [[int(wheel.stem) for wheel in part] for part in in_parts(wheels, 40)] == [[35, 1], [17, 9, 6]]
+    with pytest.raises(ValueError, match=r"35.whl has 35 bytes, more than a part may have \(34\): raise --part-mib"):
+        in_parts(wheels, 34)
 
 
 def test_images_are_pinned_to_the_digests_that_their_registries_give(tmp_path: Path) -> None:
