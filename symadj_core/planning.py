@@ -25,10 +25,10 @@ import copy
 import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,9 +37,9 @@ from torch import Tensor
 
 from symadj_core.flows import Block, Flow
 from symadj_core.flows.matching import flow_matching_loss
-from symadj_core.gradients import GRADIENTS, GradientMethod, Symplectic
+from symadj_core.gradients import GRADIENTS, Backprop, GradientMethod, Symplectic
 from symadj_core.gradients.keep import Binomial, Budget, Keep, Steps, parse
-from symadj_core.rehearsal import KnownResults, LearntRows, PartName, RehearsalMeter, Take
+from symadj_core.rehearsal import BackwardReachedError, Known, LearntRows, PartName, RehearsalMeter, Take
 from symadj_core.solvers.controller import AdaptiveController, Controller, EvenGrid, FixedStep
 
 __all__ = ["DEVICE_ROUNDING", "Forecast", "Held", "Loss", "Part", "PartName", "Rehearsal", "forecast", "mean_nll"]
@@ -48,6 +48,8 @@ __all__ = ["DEVICE_ROUNDING", "Forecast", "Held", "Loss", "Part", "PartName", "R
 Loss = Callable[[Flow, Tensor, Tensor, Tensor | None], Tensor]
 # What is rehearsed, of the same arguments.
 _Work = Callable[[Flow, Tensor, Tensor, Tensor | None], None]
+# Where a rehearsal ends: before the pass backward of the loss, before that of the last block, or with the step.
+_Until = Literal["loss", "backward", "end"]
 
 # CUDA's caching allocator gives blocks of whole multiples of it (kMinBlockSize of c10/cuda/CUDACachingAllocator).
 DEVICE_ROUNDING = 512
@@ -169,15 +171,17 @@ class Rehearsal:
         flow: on the CPU. Of its controllers it matters whether the steps are fixed or adaptive; a rejected attempt
             takes no more than an accepted one. It is only looked at: a copy is rehearsed.
         loss: what is minimised.
+        beside: rehearsals of a flow that is like this one in most of its operations, which need not be computed again.
     """
 
-    def __init__(self, flow: Flow, *, loss: Loss = mean_nll) -> None:
+    def __init__(self, flow: Flow, *, loss: Loss = mean_nll, beside: Rehearsal | None = None) -> None:
         blocks = flow.stack()
         few = Flow(blocks[:_ALIKE], flow.dim) if len(blocks) > _ALIKE and _alike(blocks) else flow
         self._flow, self._blocks, self._loss = copy.deepcopy(few), len(blocks), loss
         self._whole = flow
-        self._known, self._learnt = KnownResults(), LearntRows()
-        self._takes: dict[tuple[GradientMethod, int, bool, bool], tuple[Take, Take]] = {}
+        self._known: Known = Known() if beside is None else beside._known
+        self._learnt: LearntRows = LearntRows() if beside is None else beside._learnt
+        self._takes: dict[tuple[GradientMethod, int, _Until, bool], tuple[Take, Take]] = {}
 
     def forecast(
         self, gradient: str | GradientMethod, batch: int, *, rounding: int = 1, accumulates: bool = False
@@ -203,14 +207,16 @@ class Rehearsal:
         if bounded is not None:
             method = Symplectic(Steps())
 
-        def run(method: GradientMethod, steps: int, *, backward: bool = True) -> _Run:
-            return self._run(method, steps, backward, accumulates, batch, rounding)
+        def run(method: GradientMethod, steps: int, *, until: _Until = "end") -> _Run:
+            return self._run(method, steps, until, accumulates, batch, rounding)
 
         if method.holds_graph:
-            few = run(method, _FEW)
-            lines = _through(few, run(method, _FEW + 1))
+            few, more = run(method, _FEW), run(method, _FEW + 1, until="backward")
+            # Its pass backward through a block has that block's graph, as backpropagation has from the pass forward on.
+            graphs = [run(Backprop(), steps, until="backward") for steps in (_FEW, _FEW + 1)]
+            lines = _with_graphs(few, more, graphs[1].grown(graphs[0]))
         else:
-            forward = run(method, _STEADY, backward=False)
+            forward = run(method, _STEADY, until="loss")
             # What keeps no states solves anew as it goes back, and is not steady either before so many steps.
             few = run(method, _FEW if forward.keeps_states else _STEADY)
             lines = _with_states(forward, few, forward.grown(few))
@@ -267,36 +273,52 @@ class Rehearsal:
         def score(flow: Flow, x: Tensor, sample_index: Tensor, context: Tensor | None) -> None:
             flow(x, seed=0, sample_index=sample_index, context=context)
 
-        flow = self._paced(None, _STEADY)
-        low, high = (self._metered(flow, rows, score) for rows in _ROWS)
-        return _peak(low, high, _ROWS, batch, rounding)
+        return _peak(*self._on_both(self._paced(None, _STEADY), score), _ROWS, batch, rounding)
 
     def _run(
-        self, gradient: GradientMethod, steps: int, backward: bool, accumulates: bool, batch: int, rounding: int
+        self, gradient: GradientMethod, steps: int, until: _Until, accumulates: bool, batch: int, rounding: int
     ) -> _Run:
-        key = gradient, steps, backward, accumulates
+        key = gradient, steps, until, accumulates
+        whole: tuple[GradientMethod, int, _Until, bool] = (gradient, steps, "end", accumulates)
+        if until == "backward" and whole in self._takes:
+            few, many = (take.until_backward for take in self._takes[whole])
+            return _on_batch(few, many, steps, batch, rounding)
         if key not in self._takes:
 
             def step(flow: Flow, x: Tensor, sample_index: Tensor, context: Tensor | None) -> None:
                 loss = self._loss(flow, x, sample_index, context)
-                if backward:
+                if until != "loss":
                     loss.backward()  # type: ignore[no-untyped-call]
 
-            flow = self._paced(gradient, steps)
-            low = self._metered(flow, _ROWS[0], step, accumulates=accumulates)
-            high = self._learnt.many(low)
-            if high is None:
-                high = self._metered(flow, _ROWS[1], step, accumulates=accumulates)
-                _check_alike(low, high)
-                self._learnt.learn(low, high)
-            self._takes[key] = low, high
+            flow, to_backward = self._paced(gradient, steps), until == "backward"
+            self._takes[key] = self._on_both(flow, step, accumulates=accumulates, to_backward=to_backward)
         return _on_batch(*self._takes[key], steps, batch, rounding)
+
+    def _on_both(
+        self, flow: Flow, work: _Work, *, accumulates: bool = False, to_backward: bool = False
+    ) -> tuple[Take, Take]:
+        """Rehearse on few rows, and on more where it is not known from before what becomes of these."""
+        low = self._metered(flow, _ROWS[0], work, accumulates=accumulates, to_backward=to_backward)
+        high = self._learnt.many(low)
+        if high is None:
+            high = self._metered(flow, _ROWS[1], work, accumulates=accumulates, to_backward=to_backward)
+            _check_alike(low, high)
+            self._learnt.learn(low, high)
+        return low, high
 
     def _paced(self, gradient: GradientMethod | None, steps: int) -> Flow:
         return Flow([_paced(block, gradient, steps) for block in self._flow.stack()], self._flow.dim)
 
-    def _metered(self, flow: Flow, rows: int, work: _Work, *, accumulates: bool = False) -> Take:
-        """Let the flow do the work on so many random rows, and return what a meter noted."""
+    def _metered(
+        self, flow: Flow, rows: int, work: _Work, *, accumulates: bool = False, to_backward: bool = False
+    ) -> Take:
+        """Let the flow do the work on so many random rows, and return what a meter noted.
+
+        Args:
+            flow, rows, work: as said.
+            accumulates: gradients are there before.
+            to_backward: end before the pass backward through the last block.
+        """
         flow = flow.with_settings()  # another one for every meter that watches it
         flow.zero_grad()
         weight = next(flow.parameters(), torch.empty(0))
@@ -305,10 +327,10 @@ class Rehearsal:
             x = torch.randn(rows, flow.dim, dtype=weight.dtype)
             context = torch.randn(rows, flow.context_dim, dtype=weight.dtype) if flow.context_dim else None
             index = torch.arange(rows)
-            meter = RehearsalMeter(self._known)
+            meter = RehearsalMeter(self._known, to_backward=to_backward)
             for number, block in enumerate(flow.stack()):
                 meter.watch(block, number)
-            with _no_collection(), meter:
+            with _no_collection(), suppress(BackwardReachedError), meter:
                 if accumulates:
                     for parameter in flow.parameters():
                         parameter.grad = torch.zeros_like(parameter)
@@ -379,11 +401,22 @@ class _Line:
         return replace(self, fixed=self.fixed + max(0.0, taken - self.bytes(steps)))
 
 
-def _through(few: _Run, more: _Run) -> list[_Line]:
-    """The peaks of all parts by the number of steps, from those of two numbers of them."""
+def _with_graphs(few: _Run, forward: _Run, held: list[float]) -> list[_Line]:
+    """The peaks of all parts where every step of a block adds its graph.
+
+    Args:
+        few: a whole step.
+        forward: a step of more solver steps, before the pass backward through the last block.
+        held: the graph of a step of each block, with those before it.
+    """
+    left = [0.0, *forward.grown(few)]
     lines = []
-    for (name, block, low), (_, _, high) in zip(few.peaks, more.peaks, strict=True):
-        slope = (high - low) / (more.steps - few.steps)
+    for (name, block, low), (_, _, high) in zip(few.peaks, forward.peaks, strict=False):
+        slope = (high - low) / (forward.steps - few.steps)
+        lines.append(_Line(name, block, low - few.steps * slope, slope))
+    own = [after - before for before, after in pairwise([0.0, *held])]
+    for name, block, low in few.peaks[len(lines) :]:
+        slope = left[block] + own[block]
         lines.append(_Line(name, block, low - few.steps * slope, slope))
     return lines
 

@@ -3,25 +3,39 @@
 A rehearsal repeats the same few operations a thousand times, and wants to know of their results only how large they
 are. So a product of matrices, a convolution, or whatever touches many numbers, is computed the first time. Each later
 time, on arguments of the same shapes, its results are of the known shapes, and hold some numbers that are not theirs.
+
+So is a whole use of a field, of some fifty operations, which leaves no graph behind: without a gradient, or with its
+graph and the pass backward through that. What was noted of the first one is noted again for every other on arguments of
+the same shapes.
 """
 
 from __future__ import annotations
 
+import copy
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.flop_counter import flop_registry
 
 from symadj_core.flows import Block
 from symadj_core.flows.block import Carried, Integrals
+from symadj_core.gradients import GradientMethod
+from symadj_core.gradients.base import Cotangents, InputGradients, Replay, ReplayMethod
+from symadj_core.gradients.pullback import Pullback, StagePullback
 from symadj_core.memory import LiveTensorMeter, tensors_in
-from symadj_core.solvers.system import Quadrature
+from symadj_core.solvers.moving import Moving
+from symadj_core.solvers.problem import Problem
+from symadj_core.solvers.system import Quadrature, Slope, System
+from symadj_core.solvers.timeloop import Outputs
 
-__all__ = ["KnownResults", "LearntRows", "PartName", "RehearsalMeter", "Take"]
+__all__ = ["BackwardReachedError", "Known", "LearntRows", "PartName", "RehearsalMeter", "Take"]
 
 PartName = Literal["probes", "forward", "backward"]
 
@@ -53,8 +67,8 @@ class Take:
         passed: of each block, the number of moments before the end of its pass forward.
         sizes: bytes of the tensors.
         kept_bytes: of states that were kept for the pass backward.
-        makers: the operations that made the tensors.
-        times: all operations, and the seconds that each would take.
+        makers: the operations that made the tensors, by their `id`, which is hashed faster.
+        times: all operations, likewise, and the seconds that each would take.
     """
 
     moments: list[int]
@@ -62,13 +76,20 @@ class Take:
     passed: list[int]
     sizes: list[int]
     kept_bytes: int
-    makers: list[Any]
-    times: list[tuple[Any, float]]
+    makers: list[int]
+    times: list[tuple[int, float]]
 
     @property
     def seconds(self) -> float:
         """The time that the step would take."""
         return sum(seconds for _, seconds in self.times) + len(self.times) * _SECONDS_PER_OPERATION
+
+    @property
+    def until_backward(self) -> Take:
+        """What was noted before the pass backward through the last block."""
+        begin = next(number for name, _, number in self.marks if name == "backward")
+        marks = [mark for mark in self.marks if mark[0] != "backward"]
+        return replace(self, moments=self.moments[:begin], marks=marks)
 
 
 class LearntRows:
@@ -79,8 +100,8 @@ class LearntRows:
     """
 
     def __init__(self) -> None:
-        self._sizes: dict[tuple[Any, int], int | None] = {}
-        self._seconds: dict[tuple[Any, float], float | None] = {}
+        self._sizes: dict[tuple[int, int], int | None] = {}
+        self._seconds: dict[tuple[int, float], float | None] = {}
 
     def learn(self, few: Take, many: Take) -> None:
         """Learn from two rehearsals of the same."""
@@ -155,18 +176,18 @@ class _Operation(NamedTuple):
 
 
 class KnownResults:
-    """Results of operations by the shapes of their arguments, for as many rehearsals as use it."""
+    """Results of operations by the shapes of their arguments."""
 
-    def __init__(self) -> None:
-        self._operations: dict[Any, _Operation] = {}
+    def __init__(self, numbers: _Numbers) -> None:
+        self._operations: dict[int, _Operation] = {}
         self._results: dict[tuple[object, ...], _Result] = {}
-        self._numbers = _Numbers()
+        self._numbers = numbers
 
     def of(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, float]:
         """What the operation returns, and the seconds that it would take."""
-        operation = self._operations.get(func)
+        operation = self._operations.get(id(func))
         if operation is None:
-            operation = self._operations[func] = _Operation.of(func)
+            operation = self._operations[id(func)] = _Operation.of(func)
         if operation.writes:
             if operation.in_place and args[0].untyped_storage().nbytes() >= _LARGE:
                 # Written to, it would hold other numbers for all that share its memory.
@@ -181,7 +202,7 @@ class KnownResults:
     def _known(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], count: Callable[..., int] | None
     ) -> tuple[Any, float]:
-        key = (func, *_described(args), *_described(kwargs.items())) if kwargs else (func, *_described(args))
+        key = (id(func), *_described(args), *_described(kwargs.items())) if kwargs else (id(func), *_described(args))
         known = self._results.get(key)
         if known is not None and known.layouts is not None:
             made = tuple(None if layout is None else self._numbers.tensor(layout) for layout in known.layouts)
@@ -245,6 +266,8 @@ def _described(values: Iterable[Any]) -> list[object]:
             found += value.shape, value.stride(), value.dtype
         elif isinstance(value, list | tuple):
             found.append(tuple(_described(value)))
+        elif isinstance(value, Moving):
+            found += Moving, *_described((value.shift,))
         else:
             found.append(float if isinstance(value, float) else value)
     return found
@@ -263,34 +286,106 @@ def _seconds(result: Any) -> float:
     return 2 * (result.nbytes if isinstance(result, Tensor) else _bytes((result,))) / _BYTES_PER_SECOND
 
 
+class _Place(NamedTuple):
+    """Where a result lies: in the storage of one of a use's tensors, by its number, which has so many bytes."""
+
+    number: int
+    bytes: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    dtype: torch.dtype
+
+
+class _Use(NamedTuple):
+    """What was noted of a use of a field, as in `Take`, with its tensors numbered from 0; and what came of it.
+
+    Attributes:
+        results: in the order of a tree's leaves; what is no tensor, as it is.
+        tree: in which they are returned.
+        grads: of the weights; None where one had a gradient before, to which its own was added.
+    """
+
+    moments: list[int]
+    sizes: list[int]
+    makers: list[int]
+    times: list[tuple[int, float]]
+    results: list[Any]
+    tree: Any
+    grads: list[_Place | None]
+
+
+class Known:
+    """What is known of operations and of uses of fields, for as many rehearsals as share it."""
+
+    def __init__(self) -> None:
+        self.numbers = _Numbers()
+        self.results = KnownResults(self.numbers)
+        # By field, arguments, and what else decides; None: it must be computed each time.
+        self.uses: dict[tuple[object, ...], _Use | None] = {}
+
+
+@dataclass
+class _Used:
+    """What the uses of a block's field depend on, beside their arguments."""
+
+    what: tuple[object, ...]
+
+
+class BackwardReachedError(Exception):
+    """As much of a step as was to be rehearsed has been."""
+
+
+def _weakly(method: Any) -> Callable[..., Any]:
+    """The method of an object that it does not keep alive: what the object holds is freed as if nobody watched it."""
+    at = weakref.WeakMethod(method)
+
+    def called(*arguments: Any, **options: Any) -> Any:
+        found = at()
+        assert found is not None
+        return found(*arguments, **options)
+
+    return called
+
+
 class RehearsalMeter(LiveTensorMeter):  # type: ignore[no-untyped-call]
     """Notes when tensors are made and freed, and the time that the operations would take.
 
     Args:
-        known: results of operations, to which those of this rehearsal are added.
+        known: from rehearsals before, to which what is found out in this one is added.
+        to_backward: raise `BackwardReachedError` where the pass backward through a block begins.
     """
 
-    def __init__(self, known: KnownResults) -> None:
+    def __init__(self, known: Known, *, to_backward: bool = False) -> None:
         super().__init__()
+        self._to_backward = to_backward
         self._known = known
         self._moments: list[int] = []
         self._marks: list[tuple[PartName, int, int]] = []
+        self._blocks = 0
         self._passed: list[int] = []
         self._sizes: list[int] = []
-        self._makers: list[Any] = []
-        self._times: list[tuple[Any, float]] = []
-        self._maker: Any = None
+        self._makers: list[int] = []
+        self._times: list[tuple[int, float]] = []
+        self._maker = 0
+        # Of the storages that are alive.
+        self._numbers: dict[int, int] = {}
 
     def watch(self, block: Block, number: int) -> None:
-        """Note when the block's part begins, forward and backward."""
-        carry, quadrature = block.carry, block._quadrature
+        """Note when the block's part begins, forward and backward, and take what is known of its field as known."""
+        carry, quadrature, settings = block.carry, block._quadrature, block.settings
+        # What its uses depend on beside their arguments: these, and what is integrated.
+        fixed = block.field, str(settings.divergence), settings.field_dtype
+        used = _Used(fixed)
+        self._blocks += 1
 
         def watched(y: Tensor, *, integrals: Integrals | None = None, **options: Any) -> Carried:
+            used.what = (*fixed, *(() if integrals is None else integrals.regularisers))
             self._mark("forward" if integrals is None else "probes", number)
             carried = carry(y, integrals=integrals, **options)
             self._passed.append(len(self._moments))
             if carried.states.requires_grad:
-                carried.states.register_hook(lambda _: self._mark("backward", number))  # type: ignore[no-untyped-call]
+                carried.states.register_hook(lambda _: self._begin_backward(number))  # type: ignore[no-untyped-call]
             return carried
 
         def drawn(*arguments: Any) -> Quadrature:
@@ -300,29 +395,185 @@ class RehearsalMeter(LiveTensorMeter):  # type: ignore[no-untyped-call]
 
         block.carry = watched  # type: ignore[method-assign]
         block._quadrature = drawn  # type: ignore[method-assign, assignment]
+        block.settings = replace(settings, gradient=self._watched(settings.gradient, used))
 
     def take(self, kept_bytes: int) -> Take:
         """What was noted, beside the size of the states that were kept for the pass backward."""
         return Take([*self._moments], self._marks, self._passed, self._sizes, kept_bytes, self._makers, self._times)
 
+    def _watched(self, method: GradientMethod, used: _Used) -> GradientMethod:
+        """The method, whose uses of this field are known ones where they can be."""
+        twin, kind = copy.copy(method), type(method)
+
+        def integrate(problem: Problem, outputs: Outputs) -> tuple[Tensor, Tensor | None]:
+            self._watch_system(problem.system, used)
+            return kind.integrate(twin, problem, outputs)
+
+        object.__setattr__(twin, "integrate", integrate)
+        if isinstance(twin, ReplayMethod):
+
+            def sweep(replay: Replay, cotangents: Cotangents, pullback: Pullback) -> InputGradients:
+                self._watch_pullback(pullback, used)
+                gradients: InputGradients = kind.sweep(twin, replay, cotangents, pullback)  # type: ignore[attr-defined]
+                return gradients
+
+            object.__setattr__(twin, "sweep", sweep)
+        return twin
+
+    def _watch_system(self, system: System, used: _Used) -> None:
+        evaluate = _weakly(system._evaluate)
+
+        def evaluated(*arguments: Any) -> Slope:
+            if torch.is_grad_enabled():
+                slope: Slope = evaluate(*arguments)
+            else:
+                slope = self._used((*used.what, "slope"), evaluate, arguments)
+            return slope
+
+        system._evaluate = evaluated  # type: ignore[method-assign, assignment]
+
+    def _watch_pullback(self, pullback: Pullback, used: _Used) -> None:
+        through_stage, products = _weakly(pullback.through_stage), _weakly(pullback.products)
+        leaves = pullback.leaves
+
+        def pulled(system: System, *arguments: Any, **options: Any) -> StagePullback:
+            use = partial(through_stage, system, **options)
+            if options.get("random") is not None:
+                stage: StagePullback = use(*arguments)
+            else:
+                stage = self._used((*used.what, "stage", *options.items()), use, arguments, leaves)
+            return stage
+
+        def multiplied(system: System, *arguments: Any) -> tuple[Tensor, Sequence[Tensor | None]]:
+            found: tuple[Tensor, Sequence[Tensor | None]] = self._used(
+                (*used.what, "products"), partial(products, system), arguments
+            )
+            return found
+
+        pullback.through_stage = pulled  # type: ignore[method-assign]
+        pullback.products = multiplied  # type: ignore[method-assign, assignment]
+
+    def _used(
+        self,
+        what: tuple[object, ...],
+        use: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        leaves: Sequence[Tensor] = (),
+    ) -> Any:
+        """What a use of a field returns, computed, or known from one before it.
+
+        Args:
+            what: which use it is.
+            use: computes it.
+            arguments: that it takes.
+            leaves: to whose `.grad` it adds.
+        """
+        missing = [leaf.grad is None for leaf in leaves]
+        key = (*what, *_described(arguments), *missing)
+        known = self._known.uses.get(key)
+        if known is not None:
+            return self._repeated(known, leaves)
+        if key in self._known.uses:
+            return use(*arguments)
+        before, tensors, operations = len(self._moments), len(self._sizes), len(self._times)
+        with _disable_current_modes():
+            generator = torch.get_rng_state()
+        result = use(*arguments)
+        found = None
+        with _disable_current_modes():
+            draws = not torch.equal(generator, torch.get_rng_state())
+        if not draws:
+            grads = [leaf.grad if was else None for leaf, was in zip(leaves, missing, strict=True)]
+            found = self._noted(before, tensors, operations, result, grads)
+        self._known.uses[key] = found
+        return result
+
+    def _noted(
+        self, before: int, tensors: int, operations: int, result: Any, grads: Sequence[Tensor | None]
+    ) -> _Use | None:
+        """What was noted since then of a use; None where it can't be repeated: it left more than its results behind,
+        or wrote them to what was there before."""
+        moments = [n - tensors if n >= 0 else n + tensors for n in self._moments[before:]]
+        results, tree = tree_flatten(result)
+        places = [self._place(x, tensors) if isinstance(x, Tensor) else x for x in results]
+        of_grads = [None if x is None else self._place(x, tensors) for x in grads]
+        made = [x for x in (*results, *grads) if isinstance(x, Tensor)]
+        known = {x.number for x in (*places, *of_grads) if isinstance(x, _Place) and x.number >= 0}
+        sizes = self._sizes[tensors:]
+        left = {n for n in moments if n >= 0} - {-1 - n for n in moments if n < 0}
+        lost = any(-1 - n < 0 for n in moments if n < 0)
+        if lost or left != known or any(x.requires_grad or not x.is_floating_point() for x in made):
+            return None
+        if any(place.number < 0 for place in (*places, *of_grads) if isinstance(place, _Place)):
+            return None
+        return _Use(moments, sizes, self._makers[tensors:], self._times[operations:], places, tree, of_grads)
+
+    def _begin_backward(self, number: int) -> None:
+        if len(self._passed) < self._blocks:
+            # A block that comes later takes its field's derivative with respect to this one's states.
+            return
+        if self._to_backward:
+            raise BackwardReachedError
+        self._mark("backward", number)
+
     def _mark(self, name: PartName, number: int) -> None:
         self._marks.append((name, number, len(self._moments)))
 
     def _result(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result, seconds = self._known.of(func, args, kwargs)
-        self._times.append((func, seconds))
-        self._maker = func
+        result, seconds = self._known.results.of(func, args, kwargs)
+        self._maker = id(func)
+        self._times.append((self._maker, seconds))
         return result
 
+    def _place(self, x: Tensor, tensors: int) -> _Place:
+        """Where a tensor lies; its number is below 0 where its storage was there before so many tensors were."""
+        storage = x.untyped_storage()
+        number = self._numbers.get(storage._cdata, -1) - tensors
+        return _Place(number, storage.nbytes(), x.shape, x.stride(), int(x.storage_offset()), x.dtype)
+
+    def _repeated(self, use: _Use, leaves: Sequence[Tensor]) -> Any:
+        """Note a use once more, and return what has the shapes of its results."""
+        tensors = len(self._sizes)
+        self._moments += [n + tensors if n >= 0 else n - tensors for n in use.moments]
+        self._sizes += use.sizes
+        self._makers += use.makers
+        self._times += use.times
+        made: dict[int, Tensor] = {}
+        with _disable_current_modes():
+            results = [self._made(x, tensors, made) if isinstance(x, _Place) else x for x in use.results]
+            for leaf, place in zip(leaves, use.grads, strict=True):
+                if place is not None:
+                    leaf.grad = self._made(place, tensors, made)
+        return tree_unflatten(results, use.tree)
+
+    def _made(self, place: _Place, tensors: int, made: dict[int, Tensor]) -> Tensor:
+        """A tensor at a place among those that a use has made, which holds any numbers."""
+        if place.number not in made:
+            count = place.bytes // place.dtype.itemsize
+            whole = self._known.numbers.tensor(_Layout((count,), (1,), place.dtype, place.bytes))
+            self._follow(whole.untyped_storage(), tensors + place.number)
+            made[place.number] = whole
+        return made[place.number].as_strided(place.shape, place.stride, place.offset)
+
     def _track(self, storage: torch.UntypedStorage, size: int) -> None:
+        if size == 0:
+            key = storage._cdata
+            self._seen[key] = weakref.ref(storage, lambda _: self._seen.pop(key, None))
+            return
         number = len(self._sizes)
         self._sizes.append(size)
         self._makers.append(self._maker)
         self._moments.append(number)
+        self._follow(storage, number)
+
+    def _follow(self, storage: torch.UntypedStorage, number: int) -> None:
+        """Note when a tensor's storage is freed."""
         key = storage._cdata
 
         def freed(_: weakref.ref[torch.UntypedStorage]) -> None:
             self._seen.pop(key, None)
+            self._numbers.pop(key, None)
             self._moments.append(-1 - number)
 
+        self._numbers[key] = number
         self._seen[key] = weakref.ref(storage, freed)

@@ -206,7 +206,7 @@ class _Planner:
         piece = piece_rows(flow, self._spec.batch_size // self._workers)
         if rows is not None:
             piece = min(piece, math.ceil(rows / self._workers))
-        taken = Rehearsal(flow).scoring_bytes(piece, rounding=self._rounding)
+        taken = Rehearsal(flow, beside=self._rehearsal).scoring_bytes(piece, rounding=self._rounding)
         # The gradients of the last step are still there; and the weights once more, if this flow has its own.
         copied = 0
         if next(flow.parameters()) is not next(self._flow.parameters()):

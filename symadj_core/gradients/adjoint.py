@@ -197,20 +197,9 @@ class _AdjointFlow:
         return derivative, torch.cat(flat)
 
     def _evaluate(self, t: Tensor, z: Tensor, parameters: list[Tensor]) -> tuple[Tensor, Sequence[Tensor | None]]:
-        with torch.enable_grad():
-            y = z[0].detach().requires_grad_()
-            slope = self._system.slope(t, y, with_quadrature=self.rate is not None)
-        outs, cots = [], []
-        for out, cot in ((slope.state, z[1]), (slope.quadrature, self.rate)):
-            if out is not None and cot is not None and out.requires_grad:
-                outs.append(out)
-                cots.append(cot)
-        grads: Sequence[Tensor | None] = [None] * (1 + len(parameters))
-        if outs:
-            self._pullback.check(outs, [y])
-            grads = torch.autograd.grad(outs, [y, *parameters], cots, allow_unused=True)
-        pulled = torch.zeros_like(y) if grads[0] is None else -grads[0]
-        return torch.stack([slope.state.detach(), pulled]), grads[1:]
+        slope, grads = self._pullback.products(self._system, t, z[0], z[1], self.rate, parameters)
+        pulled = torch.zeros_like(slope) if grads[0] is None else -grads[0]
+        return torch.stack([slope, pulled]), grads[1:]
 
     def speed(self, t: Tensor, y: Tensor, state: Tensor | None, rate: Tensor | None) -> Tensor:
         """<lambda, f> + <mu, g>: how the loss changes as a time moves; 0-dim."""

@@ -138,6 +138,36 @@ class Pullback:
         self._step = [_sum(x, y) for x, y in zip(self._step, grads[len(inputs) :], strict=True)]
         return list(grads[: len(inputs)])
 
+    def products(
+        self,
+        system: System,
+        t: Tensor,
+        y: Tensor,
+        state: Tensor,
+        quadrature: Tensor | None,
+        parameters: Sequence[Tensor],
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """f without graph; and cotangents of one use of the field pulled back to y and, beside the sum, to parameters.
+
+        Args:
+            system: f (and g).
+            t, y: where it is used.
+            state, quadrature: cotangents of f and g; None is zero, and g is not evaluated then.
+            parameters: some of `leaves`.
+        """
+        with torch.enable_grad():
+            leaf = y.detach().requires_grad_()
+            slope = system.slope(t, leaf, with_quadrature=quadrature is not None)
+        outs, cots = [], []
+        for out, cot in ((slope.state, state), (slope.quadrature, quadrature)):
+            if out is not None and cot is not None and out.requires_grad:
+                outs.append(out)
+                cots.append(cot)
+        if not outs:
+            return slope.state.detach(), [None] * (1 + len(parameters))
+        self.check(outs, [leaf])
+        return slope.state.detach(), torch.autograd.grad(outs, [leaf, *parameters], cots, allow_unused=True)
+
     def check(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
         """Check, once a step, that the outputs depend on no tensors whose gradients would be dropped.
 

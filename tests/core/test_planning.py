@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.planning import MOST_OFF, Case, compared, regularised
+from benchmarks.planning import MOST_OFF, Case, compared, measured, regularised
 from symadj_core import FixedStep, IController, planning
 from symadj_core.flows import Block, Flow, MLPField
 from symadj_core.flows.fields.base import VectorField
@@ -80,6 +80,26 @@ def test_a_forecast_leaves_the_flow_and_the_generator_as_they_were() -> None:
     assert torch.equal(torch.get_rng_state(), generator)
     assert all(torch.equal(p, q) and p.grad is None for p, q in zip(flow.parameters(), before, strict=True))
     flow.log_prob(torch.zeros(2, 3)).sum().backward()
+
+
+class Drawing(VectorField):
+    """Draws random numbers at every use."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.layer = torch.nn.Linear(3, 3)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return torch.nn.functional.dropout(self.layer(y), 0.5)
+
+
+def test_a_field_that_draws_random_numbers_is_forecast_too() -> None:
+    """Each of its uses draws, in a rehearsal too: none is taken as known from another block."""
+    field = Drawing()
+    few = FixedStep(grid=EvenGrid(2))
+    flow = Flow([Block(field, solver=solver, controller=few) for solver in ("heun2", "dopri5")], 3)
+    found, steps = measured(flow, 40, planning.mean_nll)
+    assert planning.forecast(flow, 40).peak_bytes(steps) == pytest.approx(found, rel=MOST_OFF)
 
 
 def test_a_batch_without_rows_is_refused() -> None:
