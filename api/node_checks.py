@@ -22,6 +22,8 @@ __all__ = ["NodeChecks", "NotLookedAtError"]
 _MODULE = "symadj.workers.node_check"
 # That are under way; each takes a process's memory of a node that may have a run on it.
 _AT_ONCE = 4
+# For Ray to answer one request, which is waited for when the time of a check is over, too.
+_RAY_SECONDS = 10.0
 # Between two looks whether there is an answer.
 _PAUSE_SECONDS = 0.25
 
@@ -60,7 +62,7 @@ class NodeChecks:
     def _ray(self) -> RayJobs:
         settings = self._settings
         token = settings.ray_token.get_secret_value() if settings.ray_token else None
-        return RayJobs(settings.ray_address, token, timeout=settings.check_seconds)
+        return RayJobs(settings.ray_address, token, timeout=_RAY_SECONDS)
 
     async def _asked(self, ray: RayJobs, question: CheckQuestion, node: NodeInUse) -> tuple[FlowAnswer, bytes]:
         check = _Check(ray, self._settings)
