@@ -47,7 +47,7 @@ def shared_cluster() -> Iterator[Cluster]:
 
 def _down(cluster: Cluster) -> None:
     # What belongs to a profile that is not named stays.
-    cluster.run("--profile", "prometheus", "down", "--volumes", "--timeout", "10")
+    cluster.run("--profile", "prometheus", "--profile", "sinks", "down", "--volumes", "--timeout", "10")
 
 
 def _stand_in_for_prometheus(cluster: Cluster) -> None:
