@@ -1,9 +1,11 @@
 """Time and memory of a CNF training step on a CUDA device: symadj_core beside torchdiffeq, in one process.
 
+Two tables a size: with adaptive steps, and with fixed ones, which a CUDA graph can take whole.
+
 ``python -m benchmarks.gpu [--size large] [--rounds 15] [--only WORD ...] [--device cpu]``. One step of each in turn, so
 that a slow moment of the device meets them all; medians, by CUDA's events. "Peak" is the allocator's above what was
-held before the step. On the CPU, which proves the script where there is no device, time is the clock's and memory that
-of live tensors, in a step of its own.
+held before the step, which ends with the loss and the whole gradient on the host. On the CPU, which proves the script
+where there is no device, time is the clock's and memory that of live tensors, in a step of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from benchmarks.problem import SIZES, Problem
 from benchmarks.result import Result
 from symadj_core.memory import LiveTensorMeter, PeakMeter
 
-CONTENDERS = [
+ADAPTIVE = [
     ("torchdiffeq", "odeint"),
     ("torchdiffeq", "odeint_adjoint"),
     ("symadj", "symplectic"),
@@ -34,6 +36,14 @@ CONTENDERS = [
     ("symadj", "onecheckpoint"),
     ("symadj", "backprop"),
     ("symadj", "adjoint"),
+]
+FIXED = [
+    ("torchdiffeq", "odeint, fixed steps"),
+    ("torchdiffeq", "odeint_adjoint, fixed steps"),
+    ("symadj", "symplectic, fixed steps"),
+    ("symadj", "symplectic, fixed steps, field.compile()"),
+    ("symadj", "symplectic, fixed steps, CUDA graph"),
+    ("symadj", "symplectic, fixed steps, field.compile(), CUDA graph"),
 ]
 WARM_UP = 3
 
@@ -82,14 +92,13 @@ def peak_of(step: Callable[[], Result], device: torch.device) -> int:
     return window.device_peak_bytes - window.device_start_bytes
 
 
-def run(size: str, rounds: int, only: list[str], device: torch.device) -> None:
+def run(size: str, peers: list[tuple[str, str]], rounds: int, device: torch.device) -> None:
     """Measure one size and print its table."""
     problem = Problem.of(SIZES[size])
     with device:
         contenders = [
             Contender(f"{peer} {variant}", importlib.import_module(f"benchmarks.peers.{peer}").make(problem, variant))
-            for peer, variant in CONTENDERS
-            if not only or any(word in f"{peer} {variant}" for word in only)
+            for peer, variant in peers
         ]
     # Not within the default device, which costs every call of torch's something.
     results = []
@@ -145,7 +154,16 @@ def main() -> None:
     if arguments.device.type == "cpu":
         torch.set_num_threads(1)
     for size in SIZES if arguments.size == "all" else [arguments.size]:
-        run(size, arguments.rounds, arguments.only, arguments.device)
+        for table in (ADAPTIVE, FIXED):
+            names = [(peer, variant, f"{peer} {variant}") for peer, variant in table]
+            peers = [
+                (peer, variant)
+                for peer, variant, name in names
+                if (arguments.device.type == "cuda" or "CUDA" not in name)
+                and (not arguments.only or any(word in name for word in arguments.only))
+            ]
+            if peers:
+                run(size, peers, arguments.rounds, arguments.device)
 
 
 if __name__ == "__main__":

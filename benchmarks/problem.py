@@ -15,6 +15,8 @@ import numpy as np
 __all__ = ["SIZES", "Problem", "Size"]
 
 RTOL, ATOL = 1e-6, 1e-8
+# Where steps are fixed instead: of Kutta's 3/8 rule, torchdiffeq's rk4.
+FIXED_STEPS = 20
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.captured import WARM_UP, captured
 from symadj_core import FixedStep
 from symadj_core.flows import Block, Flow, MLPField
 from tests.core.systems import EXACT_GRADIENTS, gradient_of
-
-WARM_UP = 3
 
 
 class Training:
@@ -34,20 +33,6 @@ class Training:
         return loss.detach()
 
 
-def captured(training: Training) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-    """Capture the step, as torch's notes on CUDA graphs say; returns the graph and the loss that each replay writes."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(WARM_UP):
-            training.step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        loss = training.step()
-    return graph, loss
-
-
 @pytest.mark.parametrize("gradient", ["backprop", *EXACT_GRADIENTS])
 def test_a_captured_training_step_does_what_the_plain_one_does(gradient: str, cuda: torch.device) -> None:
     compare(Training(gradient, cuda), Training(gradient, cuda))
@@ -58,14 +43,13 @@ def test_a_captured_step_of_a_compiled_field_does_what_the_plain_one_does(cuda: 
 
 
 def compare(training: Training, plain: Training) -> None:
-    graph, loss = captured(training)
+    replay = captured(training.step)
     for _ in range(WARM_UP):
         plain.step()
     for seed in range(3):
         rows = torch.randn(256, 8, generator=torch.Generator().manual_seed(seed))
         for one in (training, plain):
             one.x.copy_(rows)
-        graph.replay()
-        torch.testing.assert_close(loss, plain.step(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(replay(), plain.step(), rtol=1e-4, atol=1e-5)
     weights: list[nn.Parameter] = [*training.flow.parameters()]
     torch.testing.assert_close(weights, [*plain.flow.parameters()], rtol=1e-3, atol=1e-5)
