@@ -106,9 +106,10 @@ def serve(
     ray_folder = ray = template = None
     if ray_address is None:
         ray_folder = _new_ray_folder(data)
-        ray, its_settings = _local_ray(environments.for_ray(environment, more), data, ray_folder, cpus)
+        warm = settings.warm_runs
+        ray, its_settings = _local_ray(environments.for_ray(environment, more), data, ray_folder, cpus, warm=warm)
         environment |= {"SYMADJ_API_URL": url} | its_settings
-        if settings.warm_runs:
+        if warm:
             template = _template(ray.environment, data, ray_folder / "warm.sock")
             environment |= {"SYMADJ_WARM_SOCKET": template.command[-1]}
     else:
@@ -168,7 +169,7 @@ class _StopSignal:
 
 
 def _local_ray(
-    environment: dict[str, str], data: Path, ray_folder: Path, cpus: int | None
+    environment: dict[str, str], data: Path, ray_folder: Path, cpus: int | None, *, warm: bool
 ) -> tuple[Child, dict[str, str]]:
     """Return a Ray head, and the settings by which the others reach it."""
     gcs, dashboard, client, agent_http, agent_grpc, runtime_env, metrics = _free_ports(7)
@@ -188,7 +189,8 @@ def _local_ray(
     )
     environment.pop("RAY_ADDRESS", None)  # it would send Ray's own processes elsewhere
     command = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
+        *(sys.executable, "-m", "symadj.workers.warm.ray_node" if warm else "ray.scripts.scripts"),
+        *("start", "--head", "--block", "--disable-usage-stats"),
         *(
             "--node-ip-address=127.0.0.1",
             "--dashboard-host=127.0.0.1",

@@ -4,10 +4,17 @@ In the repository these are links to the folders of the same name at the top, so
 looks for them, and an installed symadj takes no name (``api``, ``service``) that a user's own project may have.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
-try:
-    __version__ = version("symadj")
-except PackageNotFoundError:
-    # The repository itself is on Python's path, as on a machine that reaches no package index.
-    __version__ = "not installed"
+
+def __getattr__(name: str) -> Any:
+    """Look the version up when somebody asks for it: every process imports this package, and few do."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("symadj")
+    except PackageNotFoundError:
+        # The repository itself is on Python's path, as on a machine that reaches no package index.
+        return "not installed"

@@ -97,7 +97,7 @@ def _kill_something(soaked: World, chance: random.Random, *, spared: set[str]) -
 
 def _victim(soaked: World, kind: str, chance: random.Random) -> psutil.Process:
     children = psutil.Process(soaked.service.process.pid).children()
-    words = {"API": "-m symadj.api", "dispatcher": "symadj.service.dispatcher", "Ray's head": "ray.scripts"}
+    words = {"API": "-m symadj.api", "dispatcher": "symadj.service.dispatcher", "Ray's head": "--temp-dir="}
     if kind in words:
         found = [child for child in children if words[kind] in " ".join(child.cmdline())]
         if kind == "Ray's head":

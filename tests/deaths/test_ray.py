@@ -20,7 +20,7 @@ def test_a_job_outlives_rays_head(shared: World, undisturbed: str, measure: Meas
     job_id = shared.submit(toy(STEPS))
     shared.at_step(job_id, 500)
     (head,) = [
-        p for p in psutil.Process(shared.service.child("ray.scripts").pid).children() if p.name() == "gcs_server"
+        p for p in psutil.Process(shared.service.child("--temp-dir=").pid).children() if p.name() == "gcs_server"
     ]
     died_at = now()
     head.kill()

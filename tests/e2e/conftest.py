@@ -42,7 +42,7 @@ class Service:
 
     def ray_folder(self) -> Path:
         """Return the folder of its Ray."""
-        words = self.child("ray.scripts").cmdline()
+        words = self.child("--temp-dir=").cmdline()
         (found,) = [Path(word.removeprefix("--temp-dir=")) for word in words if word.startswith("--temp-dir=")]
         return found
 

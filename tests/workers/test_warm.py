@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -12,9 +13,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+
+from symadj.workers.warm import setup_worker
 
 SECONDS = 60
 LOADED = "import sys; print('torch' in sys.modules)"
@@ -147,11 +151,44 @@ def test_a_copy_that_fails_before_it_runs_anything_is_told_from_one_that_ran(war
         assert client.makefile().read() == "status 1\n"
 
 
+SETUP = Path(setup_worker.__file__)
+ENVIRONMENT = {"env_vars": {"WANTED": "${KNOWN}-${NOT_KNOWN}!"}}
+SHOWS = "import os, sys\nprint(os.environ['WANTED'], 'torch' in sys.modules, sys.argv[1:])\n"
+
+
+def as_ray_starts(warm: Warm, program: Path, **context: Any) -> list[str]:
+    """The command by which a Ray node starts a process, with our script in place of its own."""
+    interpreter = shlex.join([sys.executable, "-m", "symadj.workers.warm.interpreter", str(warm.place)])
+    context = {"py_executable": interpreter} | ENVIRONMENT | context
+    options = [f"--serialized-runtime-env-context={json.dumps(context)}", "--language=PYTHON"]
+    return [sys.executable, str(SETUP), str(program), "--port=1", *options]
+
+
+def test_a_process_of_ray_is_a_copy_with_the_environment_that_its_job_names(warm: Warm, tmp_path: Path) -> None:
+    answer = ran(as_ray_starts(warm, script(tmp_path, SHOWS)), KNOWN="this")
+    assert answer.stdout == "this-! True ['--port=1']\n", answer.stderr
+    killed = ran(as_ray_starts(warm, script(tmp_path, "import os; os.kill(os.getpid(), 9)")))
+    assert killed.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    "context",
+    [{"py_executable": sys.executable}, {"command_prefix": ["WANTED=prefixed; "]}],
+    ids=["another Python", "a prefix"],
+)
+def test_what_is_no_copys_is_left_to_rays_own_script(warm: Warm, tmp_path: Path, context: dict[str, Any]) -> None:
+    answer = ran(as_ray_starts(warm, script(tmp_path, SHOWS), **context), KNOWN="this")
+    prefixed = "command_prefix" in context
+    expected = f"{'prefixed' if prefixed else 'this-!'} {prefixed} ['--port=1']\n"
+    assert answer.stdout == expected, answer.stderr
+
+
 def test_without_a_template_it_is_python(tmp_path: Path) -> None:
     nobody = Warm(subprocess.Popen(["true"], text=True), tmp_path / "nobody.sock")
     assert nobody.process.wait() == 0
-    answer = ran(nobody.command(script(tmp_path, LOADED)))
-    assert (answer.stdout, answer.returncode) == ("False\n", 0)
+    for command in (nobody.command(script(tmp_path, LOADED)), as_ray_starts(nobody, script(tmp_path, LOADED))):
+        answer = ran(command)
+        assert (answer.stdout, answer.returncode) == ("False\n", 0)
 
 
 def test_a_killed_template_is_nobodys_loss(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ import socket
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
-__all__ = ["main"]
+__all__ = ["main", "run"]
 
 # For a template that is there to answer; it is busy for moments only.
 _ANSWER_S = 10.0
@@ -27,9 +28,14 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, sign
 def main() -> None:
     """Run the command line that follows the socket's place."""
     place, *arguments = sys.argv[1:]
+    run(sys.executable, place, arguments)
+
+
+def run(python: str, place: str, arguments: list[str]) -> NoReturn:
+    """Run a command line of Python's by the template at ``place``, or by ``python``, and end as it does."""
     status = _run_copy(place, arguments)
     if status is None:
-        os.execv(sys.executable, [sys.executable, *arguments])
+        os.execvp(python, [python, *arguments])
     if status < 0:
         # As the copy ended: Ray tells a run's driver that was killed from one that failed.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
