@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from symadj_core.gradients.concatenation import parts_that_count
 from symadj_core.gradients.discovery import leaves_of
 from symadj_core.gradients.substitution import substituted
 from symadj_core.solvers.moving import Time
@@ -62,6 +63,8 @@ class Pullback:
         self._step: list[Tensor | None] = [None] * len(parameters)
         self._total: list[Tensor | None] = [None] * len(parameters)
         self._checked = False
+        # Places of the parameters on which the field depends, even if all that was pulled to them was zero.
+        self._used: set[int] = set()
         self._places = ExitStack()
 
     def __enter__(self) -> Pullback:
@@ -129,12 +132,15 @@ class Pullback:
         ]
         if not pairs:
             return [None] * len(inputs)
-        outs, cots = [out for out, _ in pairs], [cot for _, cot in pairs]
-        self.check(outs, inputs)
+        self.check([out for out, _ in pairs], inputs)
+        parts = [part for out, cot in pairs for part in parts_that_count(out, cot)]
+        if not parts:
+            return [None] * len(inputs)
+        outs, cots = [out for out, _ in parts], [cot for _, cot in parts]
         if self._in_place:
-            torch.autograd.backward(outs, cots, inputs=[*inputs, *self._leaves])
+            torch.autograd.backward(outs, cots, inputs=[*inputs, *self._leaves])  # type: ignore[arg-type]
             return [x.grad for x in inputs]
-        grads = torch.autograd.grad(outs, [*inputs, *self._leaves], cots, allow_unused=True)
+        grads = torch.autograd.grad(outs, [*inputs, *self._leaves], cots, allow_unused=True)  # type: ignore[arg-type]
         self._step = [_sum(x, y) for x, y in zip(self._step, grads[len(inputs) :], strict=True)]
         return list(grads[: len(inputs)])
 
@@ -178,7 +184,9 @@ class Pullback:
             return
         self._checked = True
         known = {id(x) for x in (*inputs, *self._leaves)}
-        strangers = [leaf for leaf in leaves_of(outputs) if id(leaf) not in known]
+        found = {id(leaf): leaf for leaf in leaves_of(outputs)}
+        self._used.update(n for n, leaf in enumerate(self._leaves) if id(leaf) in found)
+        strangers = [leaf for name, leaf in found.items() if name not in known]
         evading = [x for x in strangers if id(x) in self._aliases]
         if evading:
             raise RuntimeError(
@@ -223,6 +231,9 @@ class Pullback:
         It includes what a sweep pulled back since it last ended a step.
         """
         self.end_step()
+        for n in self._used:
+            if self._total[n] is None:
+                self._total[n] = torch.zeros_like(self._leaves[n])
         return self._total
 
 

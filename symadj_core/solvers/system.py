@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor
+from torch._C._functorch import is_batchedtensor, maybe_current_level
+from torch.autograd.forward_ad import unpack_dual
 
 from symadj_core.solvers.moving import Moving, Time, value_of
 from symadj_core.solvers.precision import Precision, real_dtype, time_spacing
@@ -146,8 +147,8 @@ class System:
         if with_quadrature and self.rates is not None:
             state, rate = self._used(self.rates, moment, y)
             # As below: sums are made in the state's precision, even if the field computes in another.
-            return Slope(_as_slope(state, y), rate.to(real_dtype(y)))
-        return Slope(_as_slope(self._used(self.field, moment, y), y), None)
+            return Slope(_without_graph(_as_slope(state, y)), _without_graph(rate.to(real_dtype(y))))
+        return Slope(_without_graph(_as_slope(self._used(self.field, moment, y), y)), None)
 
     def _used(self, function: Callable[[Tensor, Tensor], _Result], t: Tensor, y: Tensor) -> _Result:
         if not self._casts:
@@ -170,6 +171,18 @@ class System:
             )
         self._takes_fine_time = True
         return result
+
+
+def _without_graph(x: Tensor) -> Tensor:
+    """What the field returned, as the caller's grad mode has it: a field that turns the graph on leaves it on.
+
+    A field does so for its divergence; a solve without a graph would hold those of all stages of a step at once.
+    """
+    if torch.is_grad_enabled() or not x.requires_grad:
+        return x
+    # Detaching would also drop the derivatives of forward mode.
+    forward_mode = maybe_current_level() is not None or unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
+    return x if forward_mode else x.detach()
 
 
 def _as_slope(dy: Tensor, y: Tensor) -> Tensor:
