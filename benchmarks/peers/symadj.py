@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.captured import captured
-from benchmarks.peers.torch_field import fields, finish, on_device
+from benchmarks.peers.torch_field import fields, finish, on_device, step_in_one_tensor
 from benchmarks.problem import ATOL, FIXED_STEPS, RTOL, Problem
 from benchmarks.result import Result
-from symadj_core import FixedStep, controllers, gradients
+from symadj_core import FixedStep, controllers, gradients, odeint_symplectic_adjoint
 from symadj_core.flows import Block, Flow
 from symadj_core.solvers.controller import Controller
 
@@ -33,7 +33,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def make(problem: Problem, variant: str) -> Callable[[], Result]:
-    """Return a training step of a flow: the loss is ``-flow(x).mean()``."""
+    """Return a training step of a flow: the loss is ``-flow(x).mean()``. Or one over a field as users write it."""
+    if "in one tensor" in variant:
+        return step_in_one_tensor(problem, odeint_symplectic_adjoint)
     control = "augmented" if "log-det" in variant else "state"
     controller: Controller = controllers.by_name("i", rtol=RTOL, atol=ATOL, control=control)
     solver = "dopri5"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.problem import Problem
+from benchmarks.problem import ATOL, RTOL, Problem
 from benchmarks.result import Result
 from symadj_core.flows import MLPField
 
-__all__ = ["Augmented", "fields", "finish", "log_normal", "on_device"]
+__all__ = ["Augmented", "InOneTensor", "fields", "finish", "log_normal", "on_device", "step_in_one_tensor"]
 
 
 def on_device(array: np.ndarray[Any, np.dtype[np.float32]]) -> Tensor:
@@ -63,3 +64,45 @@ class Augmented(nn.Module):
             dy = self.field(t, y)
             (row,) = torch.autograd.grad(dy, y, self.probe, create_graph=True)
             return dy, (row * self.probe).sum(-1)
+
+
+class InOneTensor(nn.Module):
+    """(f, div f) by one probe over a state [B, D + 1] whose last column is the log-determinant."""
+
+    def __init__(self, field: nn.Module, probe: Tensor) -> None:
+        super().__init__()
+        self.field = field
+        self.register_buffer("probe", probe)
+        self.evaluations = 0
+
+    def forward(self, t: Tensor, state: Tensor) -> Tensor:
+        self.evaluations += 1
+        with torch.enable_grad():
+            y = state[:, :-1]
+            if not y.requires_grad:
+                y.requires_grad_(True)
+            dy = self.field(t, y)
+            (row,) = torch.autograd.grad(dy, y, self.probe, create_graph=True)
+            return torch.cat([dy, (row * self.probe).sum(-1, keepdim=True)], dim=1)
+
+
+def step_in_one_tensor(problem: Problem, solve: Callable[..., Tensor]) -> Callable[[], Result]:
+    """Return a training step over the state in one tensor, for any function with the arguments of torchdiffeq's."""
+    probes = on_device(problem.probes)
+    blocks: Any = nn.ModuleList(InOneTensor(f, probe) for f, probe in zip(fields(problem), probes, strict=True))
+    data = on_device(problem.data)
+    times = torch.tensor([0.0, 1.0])
+
+    def step() -> Result:
+        blocks.zero_grad(set_to_none=True)
+        for block in blocks:
+            block.evaluations = 0
+        state = torch.cat([data, torch.zeros(len(data), 1)], dim=1)
+        for block in blocks:
+            state = solve(block, state, times, rtol=RTOL, atol=ATOL, method="dopri5")[-1]
+        loss = -(log_normal(state[:, :-1]) + state[:, -1]).mean()
+        forward = sum(block.evaluations for block in blocks)
+        loss.backward()
+        return finish(loss, blocks, forward, sum(block.evaluations for block in blocks) - forward)
+
+    return step

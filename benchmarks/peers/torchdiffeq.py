@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchdiffeq import odeint, odeint_adjoint
 
-from benchmarks.peers.torch_field import Augmented, fields, finish, log_normal, on_device
+from benchmarks.peers.torch_field import Augmented, fields, finish, log_normal, on_device, step_in_one_tensor
 from benchmarks.problem import ATOL, FIXED_STEPS, RTOL, Problem
 from benchmarks.result import Result
 
@@ -18,12 +18,16 @@ VARIANTS = {
     "odeint_adjoint": odeint_adjoint,
     "odeint, fixed steps": odeint,
     "odeint_adjoint, fixed steps": odeint_adjoint,
+    "odeint, in one tensor": odeint,
+    "odeint_adjoint, in one tensor": odeint_adjoint,
 }
 
 
 def make(problem: Problem, variant: str) -> Callable[[], Result]:
     """Return a training step."""
     solve = VARIANTS[variant]
+    if "in one tensor" in variant:
+        return step_in_one_tensor(problem, solve)
     probes = on_device(problem.probes)
     blocks = nn.ModuleList(Augmented(field, probe) for field, probe in zip(fields(problem), probes, strict=True))
     data = on_device(problem.data)
