@@ -168,7 +168,9 @@ class _ReplayedSolve(torch.autograd.Function):
         ctx.ambient = Ambient.now(y0.device)
         with ctx.ambient.restored():
             problem.system.watch_randomness(y0.device)
-            march(replace(problem, y0=y0, q0=q0), outputs, on_step, expect=recorder.expect)
+            # Of a tensor that requires grad, a field that turns the graph on would get views that say they do, too.
+            start = replace(problem, y0=y0.detach(), q0=None if q0 is None else q0.detach())
+            march(start, outputs, on_step, expect=recorder.expect)
             problem.system.check_randomness()
         constants.settle()
         states, quadratures = outputs.stacked()
@@ -189,7 +191,7 @@ class _ReplayedSolve(torch.autograd.Function):
         ctx.modules, ctx.closed, ctx.constants, ctx.disposed = problem.modules, problem.closed, constants, False
         # Saved so that changes in place are noticed; used as they are, since saved-tensor hooks may hand out copies.
         ctx.parameters = parameters
-        problem.stats.checkpoint_bytes = sum(x.nbytes for x in kept if x is not y0)
+        problem.stats.checkpoint_bytes = sum(x.nbytes for x in kept if x is not start.y0)
         return states, quadratures
 
     @staticmethod
