@@ -262,15 +262,18 @@ def test_a_job_without_weights_says_so_and_others_jobs_are_not_there(
 
 
 def test_the_death_of_the_process_costs_one_request_and_the_api_nothing(server: ApiServer, job: Run) -> None:
-    assert ask(job, "sample").status_code == 200
-    before = child(server)
-    idle = before.cpu_times()
-    with ThreadPoolExecutor() as threads:
-        asked = threads.submit(ask, job, "sample", params={"n": 10_000})
-        while before.cpu_times() == idle and not asked.done():
-            pass  # it has nothing else to do: when it computes, it is the request
-        before.kill()
-        answer = asked.result()
+    for _ in range(5):  # on a machine with much else to do it may have answered before it is killed
+        assert ask(job, "sample").status_code == 200
+        before = child(server)
+        idle = before.cpu_times()
+        with ThreadPoolExecutor() as threads:
+            asked = threads.submit(ask, job, "sample", params={"n": 10_000})
+            while before.cpu_times() == idle and not asked.done():
+                pass  # it has nothing else to do: when it computes, it is the request
+            before.kill()
+            answer = asked.result()
+        if answer.status_code != 200:
+            break
     problem = assert_problem(answer, 503)
     assert "signal 9" in problem["detail"]
     assert answer.headers["retry-after"]

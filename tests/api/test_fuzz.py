@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import pytest
 import schemathesis
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
@@ -101,6 +102,7 @@ def fuzz(strategy: SearchStrategy[Case], headers: dict[str, str]) -> None:
     send()
 
 
+@pytest.mark.parametrize("backend", ["postgresql", pytest.param("sqlite", marks=pytest.mark.slow)])
 def test_every_answer_is_documented_and_no_fault_of_ours(backend: str, store_url: str, tmp_path: Path) -> None:
     """SQLite without keys, PostgreSQL with an admin's."""
     asks_for_keys = backend == "postgresql"
