@@ -35,8 +35,8 @@ $(STAMP): requirements.lock requirements-dev.lock requirements-torch.lock pyproj
 	$(BIN)/python $(PIP) --no-compile --require-hashes --no-deps -r requirements.lock -r requirements-dev.lock
 	$(BIN)/python $(PIP) --no-compile -r requirements-torch.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-# On all cores, where pip takes one, and without the packages' own tests. Some bring files for other Pythons.
-	$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
+# On all cores, where pip takes one, and without what is hardly ever imported. Some bring files for other Pythons.
+	$(BIN)/python -m compileall -qq -j 0 -x '/(tests?|testing|rllib|moto|cfnlint|mypyc|setuptools|pip)/' $(VENV)/lib || true
 	@touch $@
 
 demo: install ## train a real flow through the whole system, and show what came of it

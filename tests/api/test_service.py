@@ -110,6 +110,7 @@ def test_the_data_sets_are_listed_with_their_references(api: httpx.Client) -> No
     assert items["flow_cytometry"]["reference_test_nll"]["gaussian_mixture_10"] == 3.48
 
 
+@pytest.mark.slow
 def test_jobs_outlive_a_killed_api(tmp_path: Path) -> None:
     with running_api(tmp_path) as first:
         job = httpx.post(f"{first.url}/api/v1/jobs", json={"data": {"kind": "toy", "name": "moons"}}).json()

@@ -80,6 +80,7 @@ def unfit(text: str) -> bool:
     return text != "\t" and any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in text)
 
 
+@pytest.mark.parametrize("backend", ["postgresql", pytest.param("sqlite", marks=pytest.mark.slow)])
 def test_what_is_accepted_breaks_no_list_filter_or_read(client: TestClient, tmp_path: Path) -> None:
     job_id = trained_job(client, folder(tmp_path / "out", config()))
     places = [(path, place) for path, places in bodies(client).items() for place in places]

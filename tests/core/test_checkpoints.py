@@ -116,6 +116,7 @@ def test_a_fixed_solve_and_its_gradient_use_the_field_as_little_as_possible(step
     assert slots < 4 or found <= 1.1 * per_stage(steps, optimum(steps, slots), 4)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(tolerance=st.floats(2, 9), slots=st.integers(4, 64), solver=st.sampled_from(ADAPTIVE_SOLVERS))
 @example(tolerance=9, slots=4, solver="bosh3")

@@ -191,6 +191,7 @@ def test_without_a_template_it_is_python(tmp_path: Path) -> None:
         assert (answer.stdout, answer.returncode) == ("False\n", 0)
 
 
+@pytest.mark.slow
 def test_a_killed_template_is_nobodys_loss(tmp_path: Path) -> None:
     mortal = template(tmp_path)
     program = script(tmp_path, "import os\nprint(os.getpid(), flush=True)\nprint(input())\n")
