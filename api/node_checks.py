@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Sequence
 
@@ -40,13 +39,14 @@ class NodeChecks:
         self._under_way = 0
 
     async def ask(self, question: CheckQuestion, nodes: Sequence[NodeInUse] | None) -> tuple[FlowAnswer, bytes]:
-        """Return what a process on that node answers which has the most room, within ``check_seconds``.
+        """Return what a process on that node for workers answers which has the most room, within ``check_seconds``.
 
         Raises:
             NotLookedAtError: no node for workers is there, Ray or the storage does not answer, or it takes too long.
         """
-        node = max(nodes or (), key=lambda node: (node.free.cpus, node.free.memory, node.cpus), default=None)
-        if node is None or not node.cpus:
+        for_workers = [node for node in nodes or () if node.cpus]
+        node = max(for_workers, key=lambda node: (node.free.cpus, node.free.memory), default=None)
+        if node is None:
             raise NotLookedAtError("Ray has no node for workers now, or does not answer")
         if self._under_way >= _AT_ONCE:
             raise NotLookedAtError(f"{_AT_ONCE} checks are under way, and no more at once: repeat the request")
@@ -68,10 +68,11 @@ class NodeChecks:
         check = _Check(ray, self._settings)
         seconds = self._settings.check_seconds
         try:
-            async with asyncio.timeout(seconds):
+            # Unlike asyncio's, this waits for the thread that is at work: nothing is begun after the end.
+            with anyio.fail_after(seconds):
                 await run_sync(check.start, question, node)
                 while (answer := await run_sync(check.answer)) is None:
-                    await asyncio.sleep(_PAUSE_SECONDS)
+                    await anyio.sleep(_PAUSE_SECONDS)
                 return answer
         except TimeoutError:
             raise NotLookedAtError(

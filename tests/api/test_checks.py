@@ -144,6 +144,40 @@ def test_data_that_no_node_looked_at_in_time_are_a_warning_and_refuse_no_job(
     assert "Ray is not ready" in doubt()
 
 
+def test_the_data_are_looked_at_on_a_node_for_workers_though_all_are_full_and_the_head_is_not(
+    new_client: MakeClient, ray: RayServer
+) -> None:
+    ray.head, ray.held = True, [("id-1", {"CPU": 2.0, "memory": 2.0**32})]
+    nodes: list[Any] = []
+
+    def begin(job: dict[str, Any]) -> None:
+        nodes.append(job["entrypoint_label_selector"]["ray.io/node-id"])
+        job.update(status="FAILED")
+
+    ray.run = begin
+    new_client(check_on="ray").post(JOBS, params={"dry_run": True}, json=ELSEWHERE)
+    assert nodes == ["id-1"]
+
+
+def test_a_look_that_ray_begins_when_its_time_is_over_is_stopped_after_that(
+    new_client: MakeClient, ray: RayServer
+) -> None:
+    begun = threading.Event()
+    stopped_before: list[str] = []
+
+    def begin(_: dict[str, Any]) -> None:
+        threading.Event().wait(0.5)
+        stopped_before.extend(ray.stopped)
+        begun.set()
+
+    ray.run = begin
+    checked = new_client(check_on="ray", check_seconds=0.1).post(JOBS, params={"dry_run": True}, json=ELSEWHERE)
+    assert "within 0.1 s" in checked.json()["findings"][0]["detail"]
+    assert begun.wait(10)
+    assert stopped_before == [], "Ray would know no such job yet"
+    assert ray.stopped == [*ray.jobs]
+
+
 def test_where_no_node_is_for_workers_no_data_are_looked_at(new_client: MakeClient, ray: RayServer) -> None:
     ray.cpus = 0.0
     answer = new_client(check_on="ray", cluster_may_grow=True).post(JOBS, params={"dry_run": True}, json=ELSEWHERE)

@@ -16,6 +16,8 @@ class RayServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.cpus = 2.0
         self.nodes = 1
+        # Whether there is a head beside the nodes, as a cluster's: without CPUs, with as much memory as each.
+        self.head = False
         # Of placement groups: the id of a node ("id-1"), and what it holds of it.
         self.held: list[tuple[str, dict[str, float]]] = []
         self.jobs: dict[str, dict[str, Any]] = {}
@@ -33,7 +35,8 @@ class RayServer(ThreadingHTTPServer):
             return [{"state": "CREATED", "bundles": bundles}, {"state": "REMOVED", "bundles": bundles}]
         node = {"state": "ALIVE", "resources_total": {"CPU": self.cpus, "memory": 2.0**33}}
         named = [node | {"node_id": f"id-{at}", "node_name": f"10.0.0.{at}"} for at in range(1, self.nodes + 1)]
-        return [*named, node | {"state": "DEAD", "node_id": "id-0", "node_name": "10.0.0.0"}]
+        head = {"state": "ALIVE", "resources_total": {"memory": 2.0**33}, "node_id": "head", "node_name": "head"}
+        return [*named, *[head] * self.head, node | {"state": "DEAD", "node_id": "id-0", "node_name": "10.0.0.0"}]
 
     @property
     def url(self) -> str:
