@@ -53,6 +53,9 @@ test: install ## run the tests
 
 # Whatever the environment says: else each of the hundreds of processes that the tests start compiles our modules anew.
 test-with-ray test-without-ray: export PYTHONDONTWRITEBYTECODE :=
+# Nothing here speaks TLS, and each of thousands of HTTP clients would read the authorities' certificates, for 25 ms.
+test-with-ray test-without-ray: export SSL_CERT_FILE :=
+test-with-ray test-without-ray: export SSL_CERT_DIR := /nowhere
 
 test-with-ray:
 	$(BIN)/python -m pytest -m 'ray and not slow and (not deaths or quick_death)' tests/e2e tests/deaths

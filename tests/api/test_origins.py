@@ -19,7 +19,7 @@ from symadj.service.settings import Settings
 from tests.api.conftest import Run
 from tests.api.routes import Endpoint, endpoints
 from tests.api.test_jobs import assert_problem
-from tests.conftest import TOY, ApiServer, running_api
+from tests.conftest import TOY, ApiServer
 
 Submit = Callable[..., dict[str, Any]]
 
@@ -66,8 +66,8 @@ def test_a_request_that_names_no_host_is_refused(api_server: ApiServer) -> None:
 
 
 def test_names_in_the_settings_and_the_one_that_runs_are_told_are_answered(tmp_path: Path) -> None:
-    names = {"SYMADJ_ALLOWED_HOSTS": "Lab.example, trainer", "SYMADJ_API_URL": "http://head.cluster:8000"}
-    with running_api(tmp_path, **names) as server, httpx.Client(base_url=server.url) as api:
+    names = {"allowed_hosts": "Lab.example, trainer", "api_url": "http://head.cluster:8000"}
+    with TestClient(create_app(Settings(data=tmp_path, **names))) as api:
         for host in ("lab.example", "trainer:8000", "head.cluster:8000", "127.0.0.1"):
             assert api.get("/api/v1/jobs", headers={"Host": host}).status_code == 200
         assert_problem(api.get("/api/v1/jobs", headers={"Host": "evil.example"}), 421)
@@ -101,10 +101,10 @@ def test_a_page_of_another_origin_may_ask_and_is_not_allowed_to_read(api: httpx.
     assert not api.options("/api/v1/jobs", headers=asked).is_success
 
 
-@pytest.fixture
-def with_keys(tmp_path: Path) -> Iterator[TestClient]:
+@pytest.fixture(scope="module")
+def with_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """An API that asks for keys, with a fault in it."""
-    app = create_app(Settings(data=tmp_path, auth="keys", key_secret="k" * 32))
+    app = create_app(Settings(data=tmp_path_factory.mktemp("with_keys"), auth="keys", key_secret="k" * 32))
     app.add_api_route("/fault", lambda: 1 / 0, include_in_schema=False)
     with TestClient(app, base_url="https://symadj.example", raise_server_exceptions=False) as client:
         yield client

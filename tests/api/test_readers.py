@@ -31,12 +31,13 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def database(postgresql: sa.URL, migrated_postgresql: str) -> Iterator[Database]:
+def database(postgresql: sa.URL) -> Iterator[Database]:
     """A store on PostgreSQL, where queries of a table can be made to wait."""
     with (
-        new_postgresql_database(postgresql, migrated_postgresql) as url,
+        new_postgresql_database(postgresql) as url,
         closing(Database(url.render_as_string(hide_password=False))) as store,
     ):
+        store.migrate()
         yield store
 
 
