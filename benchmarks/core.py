@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.problem import SIZES, Problem
+from benchmarks.result import HEAD, Result
+from benchmarks.table import table
 
 CONTENDERS = [
     ("symadj", "symplectic"),
@@ -100,7 +102,7 @@ def run(size: str, rounds: int, only: list[str]) -> None:
         for contender in contenders:
             target = Path(folder, f"{len(gradients)}.npy")
             contender.ask(f"gradient {target}")
-            gradients[contender.peer, contender.variant] = np.load(target).astype(np.float64)
+            gradients[contender.peer, contender.variant] = np.load(target)
             for _ in range(WARM_UP):
                 contender.ask("step")
         for _ in range(rounds):
@@ -119,37 +121,25 @@ def show(size: str, contenders: list[Contender], gradients: dict[tuple[str, str]
     print(
         f"\n{size}: D {shape.dim}, hidden {shape.hidden}, {shape.blocks} blocks, batch {shape.batch}; one core, medians"
     )
-    head = (
-        "implementation",
-        "seconds",
-        "ratio",
-        "step's peak MiB",
-        "process's",
-        "nfe fwd",
-        "nfe bwd",
-        "gradient differs",
-        "loss",
-    )
-    print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
+    head = ("implementation", "seconds", "ratio", "step's peak MiB", "process's", *HEAD)
     first = contenders[0]
-    reference = gradients[first.peer, first.variant]
+    rows = []
     for contender in contenders:
         answer = contender.answers[-1]
         gradient = gradients[contender.peer, contender.variant]
-        differs = float(np.linalg.norm(gradient - reference) / np.linalg.norm(reference))
+        result = Result(answer["loss"], gradient, answer["nfe_forward"], answer["nfe_backward"])
         seconds, peak = contender.median("seconds"), contender.median("peak_bytes")
-        cells = (
-            f"{contender.peer} {contender.variant}",
-            f"{seconds:.3f}",
-            f"{seconds / first.median('seconds'):.2f}",
-            f"{peak / 2**20:.1f}",
-            f"{answer['process_bytes'] / 2**20:.0f}",
-            answer["nfe_forward"],
-            "-" if answer["nfe_backward"] is None else answer["nfe_backward"],
-            f"{differs:.1e}",
-            f"{answer['loss']:.5f}",
+        rows.append(
+            (
+                f"{contender.peer} {contender.variant}",
+                f"{seconds:.3f}",
+                f"{seconds / first.median('seconds'):.2f}",
+                f"{peak / 2**20:.1f}",
+                f"{answer['process_bytes'] / 2**20:.0f}",
+                *result.cells(gradients[first.peer, first.variant]),
+            )
         )
-        print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
+    print(*table(head, rows), sep="\n", flush=True)
 
 
 def main() -> None:

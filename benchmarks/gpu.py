@@ -4,7 +4,8 @@ Two tables a size: with adaptive steps, and with fixed ones, which a CUDA graph 
 
 ``python -m benchmarks.gpu [--size large] [--rounds 15] [--only WORD ...] [--device cpu]``. One step of each in turn, so
 that a slow moment of the device meets them all; medians, by CUDA's events. "Peak" is the allocator's above what was
-held before the step, which ends with the loss and the whole gradient on the host. On the CPU, which proves the script
+held before the step, which ends with the loss and the whole gradient on the host; a CUDA graph holds its memory from
+its capture on, so that nothing can be said of its steps. On the CPU, which proves the script
 where there is no device, time is the clock's and memory that of live tensors, in a step of its own.
 """
 
@@ -18,11 +19,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
 from benchmarks.problem import SIZES, Problem
-from benchmarks.result import Result
+from benchmarks.result import HEAD, Result
+from benchmarks.table import table
 from symadj_core.memory import LiveTensorMeter, PeakMeter
 
 ADAPTIVE = [
@@ -79,8 +80,8 @@ def timed(seconds: list[float], device: torch.device) -> Iterator[None]:
     seconds.append(begin.elapsed_time(end) / 1000)
 
 
-def peak_of(step: Callable[[], Result], device: torch.device) -> int:
-    """Return the peak of a step above what was held before it, bytes."""
+def peak_of(step: Callable[[], object], device: torch.device) -> int:
+    """Return a step's peak above what was held before it, bytes: of the allocator, or on the CPU of live tensors."""
     if device.type == "cpu":
         with LiveTensorMeter() as meter:
             step()
@@ -122,22 +123,20 @@ def show(size: str, contenders: list[Contender], results: list[Result], device: 
         f"\n{size} on {where}, torch {torch.__version__}: D {shape.dim}, hidden {shape.hidden}, {shape.blocks} blocks, "
         f"batch {shape.batch}; medians of {len(first.seconds)}"
     )
-    head = ("implementation", "ms", "ratio", "peak MiB", "ratio", "nfe fwd", "nfe bwd", "gradient differs", "loss")
-    print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
+    head = ("implementation", "ms", "ratio", "peak MiB", "ratio", *HEAD)
+    rows = []
     for contender, result in zip(contenders, results, strict=True):
-        differs = float(np.linalg.norm(result.gradient - reference) / np.linalg.norm(reference))
-        cells = (
-            contender.name,
-            f"{contender.median * 1000:.2f}",
-            f"{contender.median / first.median:.2f}",
-            f"{contender.peak_bytes / 2**20:.1f}",
-            f"{contender.peak_bytes / first.peak_bytes:.2f}",
-            result.nfe_forward,
-            result.nfe_backward,
-            f"{differs:.1e}",
-            f"{result.loss:.5f}",
+        peak = f"{contender.peak_bytes / 2**20:.1f}", f"{contender.peak_bytes / first.peak_bytes:.2f}"
+        rows.append(
+            (
+                contender.name,
+                f"{contender.median * 1000:.2f}",
+                f"{contender.median / first.median:.2f}",
+                *(("-", "-") if "CUDA graph" in contender.name else peak),
+                *result.cells(reference),
+            )
         )
-        print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
+    print(*table(head, rows), sep="\n", flush=True)
 
 
 def main() -> None:
@@ -154,8 +153,8 @@ def main() -> None:
     if arguments.device.type == "cpu":
         torch.set_num_threads(1)
     for size in SIZES if arguments.size == "all" else [arguments.size]:
-        for table in (ADAPTIVE, FIXED):
-            names = [(peer, variant, f"{peer} {variant}") for peer, variant in table]
+        for contenders in (ADAPTIVE, FIXED):
+            names = [(peer, variant, f"{peer} {variant}") for peer, variant in contenders]
             peers = [
                 (peer, variant)
                 for peer, variant, name in names

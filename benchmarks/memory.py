@@ -7,7 +7,7 @@ equal steps. The figure is the exact peak of live tensor storage in one training
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torchdiffeq import odeint, odeint_adjoint
 
 from benchmarks.peers.torch_field import Augmented, fields, log_normal
 from benchmarks.problem import Problem, Size
+from benchmarks.table import table
 from symadj_core import controllers, gradients
 from symadj_core.flows import Block, Flow
 from symadj_core.memory import LiveTensorMeter
@@ -87,16 +88,20 @@ def main() -> None:
     torch.set_num_threads(1)
     problem = Problem.of(SIZE)
     print(f"Peak MiB of one training step; D {SIZE.dim}, hidden {SIZE.hidden}, batch {SIZE.batch}, rk4 with N steps")
-    print("| method | " + " | ".join(f"N = {n}" for n in STEPS) + " |\n|" + " --- |" * (len(STEPS) + 1))
-    table = {}
-    for label, make in contenders().items():
-        table[label] = [peak_bytes(make(problem, steps)) / 2**20 for steps in STEPS]
-        print(f"| {label} | " + " | ".join(f"{mib:.1f}" for mib in table[label]) + " |", flush=True)
+    peaks: dict[str, list[float]] = {}
+
+    def rows() -> Iterator[Sequence[str]]:
+        for label, make in contenders().items():
+            peaks[label] = [peak_bytes(make(problem, steps)) / 2**20 for steps in STEPS]
+            yield label, *(f"{mib:.1f}" for mib in peaks[label])
+
+    for line in table(["method", *(f"N = {n}" for n in STEPS)], rows()):
+        print(line, flush=True)
     if plot is not None:
-        draw(table, plot)
+        draw(peaks, plot)
 
 
-def draw(table: dict[str, list[float]], target: Path) -> None:
+def draw(peaks: dict[str, list[float]], target: Path) -> None:
     """Draw the table, both axes logarithmic."""
     import matplotlib as mpl
 
@@ -104,7 +109,7 @@ def draw(table: dict[str, list[float]], target: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for label, values in table.items():
+    for label, values in peaks.items():
         peer = label.startswith("torchdiffeq")
         axes.plot(STEPS, values, "o--" if peer else "o-", color="0.5" if peer else None, label=label, markersize=4)
     axes.set_xscale("log", base=2)

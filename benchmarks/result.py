@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Result"]
+__all__ = ["HEAD", "Result"]
+
+# Of the columns that `Result.cells` fills.
+HEAD = ("nfe fwd", "nfe bwd", "gradient differs", "loss")
 
 
 @dataclass(frozen=True)
@@ -22,3 +25,9 @@ class Result:
     nfe_forward: int | None
     nfe_backward: int | None
     peak_bytes: int | None = None
+
+    def cells(self, reference: np.ndarray[Any, np.dtype[np.float32]]) -> tuple[str, ...]:
+        """Return what a table shows of it, by ``HEAD``; the gradient's distance is relative to the reference's norm."""
+        ours, theirs = self.gradient.astype(np.float64), reference.astype(np.float64)
+        uses = ("-" if count is None else str(count) for count in (self.nfe_forward, self.nfe_backward))
+        return (*uses, f"{np.linalg.norm(ours - theirs) / np.linalg.norm(theirs):.1e}", f"{self.loss:.5f}")

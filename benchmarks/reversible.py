@@ -18,12 +18,13 @@ inverses, e^k and c^-N. Errors are deterministic: there is nothing to repeat.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from benchmarks.table import table
 from symadj_core import FixedStep, solve
 
 RATES = (1.0, 5.0, 10.0, 15.0)
@@ -118,7 +119,12 @@ def main() -> None:
     """Measure and print the table."""
     head = ["contraction", "N", "midpoint", "reversible Heun", "coupled, 0.99", "coupled, e^(-k / N)"]
     head += ["coupled, e^(-k / N): back", "and in float32"]
-    print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
+    for line in table(head, rows()):
+        print(line)
+
+
+def rows() -> Iterator[Sequence[str]]:
+    """Yield what is measured, a row a contraction and number of steps."""
     for rate in RATES:
         for steps in STEPS:
             fitted = coupled(math.exp(-rate / steps))
@@ -129,7 +135,7 @@ def main() -> None:
                 *there_and_back(*fitted, rate, steps, torch.float64),
                 there_and_back(*fitted, rate, steps, torch.float32)[1],
             ]
-            print(f"| e^{rate:g} | {steps} | " + " | ".join(f"{number:.0e}" for number in numbers) + " |")
+            yield f"e^{rate:g}", str(steps), *(f"{number:.0e}" for number in numbers)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from benchmarks.paper.exactness import FINEST, Distances, Rounding, Training
 from benchmarks.paper.memory import DIM, GRAPH, HIDDEN, ROWS, STATE, Growth
 from benchmarks.paper.methods import PLACES
 from benchmarks.paper.sizes import Size
+from benchmarks.table import table
 from symadj_core.solvers import tableaus
 
 __all__ = ["Claim", "Measured", "claims", "page"]
@@ -347,8 +348,7 @@ def _seconds(found: Measured) -> list[str]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    return "\n".join(table(head, rows))
 
 
 def _text(paragraph: str) -> str:

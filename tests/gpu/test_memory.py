@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
+from benchmarks.gpu import peak_of
 from benchmarks.planning import MOST_OFF, methods
 from symadj_core import FixedStep, planning
 from symadj_core.flows import Block, Flow, MLPField
-from symadj_core.memory import LiveTensorMeter, PeakMeter
+from symadj_core.memory import PeakMeter
 from symadj_core.solvers.controller import EvenGrid
 
 ROWS, STEPS = 4096, 6
-
-
-def taken_by(step: Callable[[], None], device: torch.device) -> int:
-    """The step's peak above what was held before it: of the allocator, or on the CPU of live tensors."""
-    if device.type == "cpu":
-        with LiveTensorMeter() as meter:
-            step()
-        return meter.peak_bytes
-    with PeakMeter(device).window() as window:
-        step()
-    assert window.device_peak_bytes is not None
-    assert window.device_start_bytes is not None
-    return window.device_peak_bytes - window.device_start_bytes
 
 
 def test_the_peak_of_every_gradient_is_planned_within_a_tenth(device: torch.device) -> None:
@@ -46,7 +32,7 @@ def test_the_peak_of_every_gradient_is_planned_within_a_tenth(device: torch.devi
 
         step()  # what libraries keep for themselves is there from the first step on
         flow.zero_grad()
-        off[name] = predicted / taken_by(step, device) - 1
+        off[name] = predicted / peak_of(step, device) - 1
         flow.zero_grad()
     assert {name: f"{by:+.1%}" for name, by in off.items() if abs(by) > MOST_OFF} == {}
 
