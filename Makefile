@@ -32,12 +32,16 @@ PIP := -m pip install --quiet --disable-pip-version-check
 # package index has for this platform (CPU or CUDA): there is no list of hashes that fits both.
 $(STAMP): requirements.lock requirements-dev.lock requirements-torch.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIP) --no-compile --require-hashes --no-deps -r requirements.lock -r requirements-dev.lock
+	$(MAKE) --no-print-directory --jobs=2 install-requirements.lock install-requirements-dev.lock
 	$(BIN)/python $(PIP) --no-compile -r requirements-torch.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 # On all cores, where pip takes one, and without what is hardly ever imported. Some bring files for other Pythons.
 	$(BIN)/python -m compileall -qq -j 0 -x '/(tests?|testing|rllib|moto|cfnlint|mypyc|setuptools|pip)/' $(VENV)/lib || true
 	@touch $@
+
+# Side by side: pip takes one core, and no package is in both.
+install-%:
+	$(BIN)/python $(PIP) --no-compile --require-hashes --no-deps -r $*
 
 demo: install ## train a real flow through the whole system, and show what came of it
 	$(BIN)/python examples/demo.py --data $(DATA)

@@ -56,7 +56,8 @@ def apply(extension: Extension, copy: Path) -> None:
 
 
 def environment(copy: Path) -> dict[str, str]:
-    return {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    """Of a process on the copy, which the first one compiles for all."""
+    return {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": ""}
 
 
 def run(copy: Path, *arguments: str) -> str:
