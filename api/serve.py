@@ -106,10 +106,9 @@ def serve(
     ray_folder = ray = template = None
     if ray_address is None:
         ray_folder = _new_ray_folder(data)
-        warm = settings.warm_runs
-        ray, its_settings = _local_ray(environments.for_ray(environment, more), data, ray_folder, cpus, warm=warm)
+        ray, its_settings = _local_ray(environments.for_ray(environment, more), data, ray_folder, cpus)
         environment |= {"SYMADJ_API_URL": url} | its_settings
-        if warm:
+        if settings.warm_runs:
             template = _template(ray.environment, data, ray_folder / "warm.sock")
             environment |= {"SYMADJ_WARM_SOCKET": template.command[-1]}
     else:
@@ -169,7 +168,7 @@ class _StopSignal:
 
 
 def _local_ray(
-    environment: dict[str, str], data: Path, ray_folder: Path, cpus: int | None, *, warm: bool
+    environment: dict[str, str], data: Path, ray_folder: Path, cpus: int | None
 ) -> tuple[Child, dict[str, str]]:
     """Return a Ray head, and the settings by which the others reach it."""
     gcs, dashboard, client, agent_http, agent_grpc, runtime_env, metrics = _free_ports(7)
@@ -189,7 +188,7 @@ def _local_ray(
     )
     environment.pop("RAY_ADDRESS", None)  # it would send Ray's own processes elsewhere
     command = [
-        *(sys.executable, "-m", "symadj.workers.warm.ray_node" if warm else "ray.scripts.scripts"),
+        *(sys.executable, "-m", "symadj.workers.warm.ray_node"),
         *("start", "--head", "--block", "--disable-usage-stats"),
         *(
             "--node-ip-address=127.0.0.1",

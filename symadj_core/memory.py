@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 _MMAP_THRESHOLD = -3
 # glibc's M_TRIM_THRESHOLD: bytes free at the heap's end from which on they are given back; by itself twice the other.
 _TRIM_THRESHOLD = -1
+# jemalloc's name, for mallctl, of giving back what is free in all its arenas (4096 is MALLCTL_ARENAS_ALL).
+_PURGE_ALL = b"arena.4096.purge"
 
 
 @dataclass
@@ -44,12 +47,13 @@ class Window:
 class PeakMeter:
     """Measures windows of the program's time: `with meter.window() as w: ...`, then read w.
 
-    Host figures are Linux's: free heap pages are given back (malloc_trim, where the C library has it), the high-water
-    mark is reset by writing 5 to /proc/self/clear_refs, and VmHWM is read afterwards. They include every thread of the
-    process and are right to about 1 MB. Cost of a window measured on a process of 730 MB, kernel 6.18: 40 us, of which
-    reading VmHWM is 12; up to 0.6 ms where freed blocks lie scattered over the heap. What was given back is faulted in
-    again by the code measured: 0.8 ms a window where that works on some 10 MB in small pieces (8.3 ms of flow matching
-    a step became 10.7). Windows must not be nested, since there is one high-water mark a process.
+    Host figures are Linux's: free heap pages are given back (by glibc's malloc_trim, or by jemalloc where that is in its
+    place), the high-water mark is reset by writing 5 to /proc/self/clear_refs, and VmHWM is read afterwards. They
+    include every thread of the process and are right to about 1 MB. Cost of a window measured on a process of 730 MB,
+    kernel 6.18: 40 us, of which reading VmHWM is 12; up to 0.6 ms where freed blocks lie scattered over the heap. What
+    was given back is faulted in again by the code measured: 0.8 ms a window where that works on some 10 MB in small
+    pieces (8.3 ms of flow matching a step became 10.7). Windows must not be nested, since there is one high-water mark
+    a process.
 
     Args:
         device: where the tensors are; the accelerator's figures are None for the CPU.
@@ -57,9 +61,9 @@ class PeakMeter:
 
     def __init__(self, device: torch.device) -> None:
         self._device = None if device.type == "cpu" else device
-        self._trim = _of_libc("malloc_trim")
+        self._give_back = _giving_back()
         # More than once: another thread may have freed or taken as much in between.
-        self._host = any(_host_mark_works(self._trim) for _ in range(3))
+        self._host = any(_host_mark_works(self._give_back) for _ in range(3))
         if self._device is not None and not _device_peaks_work(self._device):
             self._device = None
 
@@ -71,7 +75,7 @@ class PeakMeter:
             torch.accelerator.reset_peak_memory_stats(self._device)
             window.device_start_bytes = torch.accelerator.memory_allocated(self._device)
         if self._host:
-            window.host_start_bytes = _reset_host_mark(self._trim)
+            window.host_start_bytes = _reset_host_mark(self._give_back)
         try:
             yield window
         finally:
@@ -83,14 +87,14 @@ class PeakMeter:
 
 @contextmanager
 def freed_at_once() -> Iterator[None]:
-    """Let the process give memory back as soon as a tensor is freed, where the C library is glibc.
+    """Let the process give memory back as soon as a tensor is freed, where the heap is glibc's.
 
     Its heap keeps what was freed of up to 32 MiB, in pieces that the next tensor need not fit into: a process whose
     tensors took 33 MiB, of 1 and of 10 MiB each, held 160 MiB. What is given back is faulted in again, which made that
-    computation 1.4 times as long.
+    computation 1.4 times as long. jemalloc finds room for it, and needs no such thing.
     """
     option = _of_libc("mallopt")
-    if option is None:
+    if option is None or _of_libc("mallctl") is not None:
         yield
         return
     option(_MMAP_THRESHOLD, 128 * 2**10)
@@ -114,10 +118,18 @@ def _of_libc(name: str) -> Callable[..., int] | None:
     return function
 
 
-def _reset_host_mark(trim: Callable[[int], int] | None) -> int:
+def _giving_back() -> Callable[[], int] | None:
+    """What gives free pages of the heap back to the kernel; None where there is no such thing."""
+    purge, trim = _of_libc("mallctl"), _of_libc("malloc_trim")
+    if purge is not None:
+        return partial(purge, _PURGE_ALL, None, None, None, 0)
+    return None if trim is None else partial(trim, 0)
+
+
+def _reset_host_mark(give_back: Callable[[], int] | None) -> int:
     """Reset the high-water mark to the resident set, and return it."""
-    if trim is not None:
-        trim(0)
+    if give_back is not None:
+        give_back()
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")
     return _host_mark()
@@ -125,9 +137,9 @@ def _reset_host_mark(trim: Callable[[int], int] | None) -> int:
 
 def resident_bytes() -> int | None:
     """Resident memory of this process, free heap pages given back; None where the platform has no such figure."""
-    trim = _of_libc("malloc_trim")
-    if trim is not None:
-        trim(0)
+    give_back = _giving_back()
+    if give_back is not None:
+        give_back()
     try:
         return _status("VmRSS:")
     except OSError:
@@ -146,19 +158,19 @@ def _status(name: str) -> int:
     raise OSError(f"/proc/self/status has no {name.removesuffix(':')}")
 
 
-def _host_mark_works(trim: Callable[[int], int] | None) -> bool:
+def _host_mark_works(give_back: Callable[[], int] | None) -> bool:
     """Whether this kernel resets the mark: some sandboxes take the write and ignore it."""
     if not sys.platform.startswith("linux"):
         return False
     size = 32 * 2**20
     try:
-        _reset_host_mark(trim)
+        _reset_host_mark(give_back)
         # Touching every page makes it resident; a block of this size is mapped by itself and unmapped when freed.
         block = bytearray(size)
         block[:: 2**12] = b"\1" * len(range(0, size, 2**12))
         high = _host_mark()
         del block
-        low = _reset_host_mark(trim)
+        low = _reset_host_mark(give_back)
     except OSError:
         return False
     return high - low > size // 2

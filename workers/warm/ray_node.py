@@ -1,6 +1,7 @@
 """``python -m symadj.workers.warm.ray_node start ...``: Ray's command line, whose nodes start processes by our script.
 
-That is ``setup_worker.py``. Ray has no option for it, and takes its place from a constant.
+That is ``setup_worker.py``. Ray has no option for it, and takes its place from a constant. The processes' heap is that
+of ``heap.py``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from pathlib import Path
 from ray._private import ray_constants
 from ray.scripts.scripts import main as ray_main
 
+from symadj.workers.warm import heap
+
 __all__ = ["main"]
 
 
@@ -17,6 +20,7 @@ def main() -> None:
     """Run Ray's command line."""
     # Joined to a folder of Ray's, an absolute path stands for itself.
     ray_constants.SETUP_WORKER_FILENAME = str(Path(__file__).with_name("setup_worker.py"))
+    heap.workers_have_jemalloc()
     ray_main()
 
 

@@ -26,6 +26,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from symadj.workers.warm import heap
+
 __all__ = ["main"]
 
 # What the processes of a run import, which takes them seconds, and what Ray imports. Ray itself is left to each copy:
@@ -66,6 +68,7 @@ _STANDARD_FILES = 3
 def main() -> None:
     """Serve until SIGTERM; in a copy, run what was asked for."""
     (place,) = sys.argv[1:]
+    heap.restart_with_jemalloc()
     os.environ |= _NO_THREADS
     for module in _MODULES:
         importlib.import_module(module)
