@@ -106,9 +106,10 @@ def serve(
     ray_folder = ray = template = None
     if ray_address is None:
         ray_folder = _new_ray_folder(data)
-        ray, its_settings = _local_ray(environments.for_ray(environment, more), data, ray_folder, cpus)
+        warm = settings.warm_runs
+        ray, its_settings = _local_ray(environments.for_ray(environment, more), data, ray_folder, cpus, warm=warm)
         environment |= {"SYMADJ_API_URL": url} | its_settings
-        if settings.warm_runs:
+        if warm:
             template = _template(ray.environment, data, ray_folder / "warm.sock")
             environment |= {"SYMADJ_WARM_SOCKET": template.command[-1]}
     else:
@@ -168,7 +169,7 @@ class _StopSignal:
 
 
 def _local_ray(
-    environment: dict[str, str], data: Path, ray_folder: Path, cpus: int | None
+    environment: dict[str, str], data: Path, ray_folder: Path, cpus: int | None, *, warm: bool
 ) -> tuple[Child, dict[str, str]]:
     """Return a Ray head, and the settings by which the others reach it."""
     gcs, dashboard, client, agent_http, agent_grpc, runtime_env, metrics = _free_ports(7)
@@ -182,13 +183,15 @@ def _local_ray(
             "RAY_USAGE_STATS_ENABLED": "0",
             # Ray's default of 15 lets the training starve beside whatever else the machine does.
             "RAY_worker_niceness": "0",
+            # Its heap for the runs (symadj/workers/warm/heap.py), unless the user wants the C library's.
+            "RAY_LD_PRELOAD_ON_WORKERS": environment.get("RAY_LD_PRELOAD_ON_WORKERS", "1"),
             # Draining hands work over to other nodes, of which there are none.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         }
     )
     environment.pop("RAY_ADDRESS", None)  # it would send Ray's own processes elsewhere
     command = [
-        *(sys.executable, "-m", "symadj.workers.warm.ray_node"),
+        *(sys.executable, "-m", "symadj.workers.warm.ray_node" if warm else "ray.scripts.scripts"),
         *("start", "--head", "--block", "--disable-usage-stats"),
         *(
             "--node-ip-address=127.0.0.1",

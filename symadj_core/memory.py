@@ -47,8 +47,8 @@ class Window:
 class PeakMeter:
     """Measures windows of the program's time: `with meter.window() as w: ...`, then read w.
 
-    Host figures are Linux's: free heap pages are given back (by glibc's malloc_trim, or by jemalloc where that is in its
-    place), the high-water mark is reset by writing 5 to /proc/self/clear_refs, and VmHWM is read afterwards. They
+    Host figures are Linux's: free heap pages are given back (by malloc_trim of glibc, or by jemalloc where that is its
+    heap), the high-water mark is reset by writing 5 to /proc/self/clear_refs, and VmHWM is read afterwards. They
     include every thread of the process and are right to about 1 MB. Cost of a window measured on a process of 730 MB,
     kernel 6.18: 40 us, of which reading VmHWM is 12; up to 0.6 ms where freed blocks lie scattered over the heap. What
     was given back is faulted in again by the code measured: 0.8 ms a window where that works on some 10 MB in small

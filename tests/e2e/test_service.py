@@ -116,7 +116,10 @@ def test_the_api_and_what_runs_are_copied_from_may_die_in_mid_training_and_no_re
     job_id = client.submit(toy(steps)).id
     until(job_id, lambda job: job.progress.step >= 20)
     template = service.child("symadj.workers.warm.template")
-    assert sum("RayTrainWorker" in " ".join(copy.cmdline()) for copy in template.children()) == 2, "it starts warm"
+    ranks = [copy for copy in template.children() if "RayTrainWorker" in " ".join(copy.cmdline())]
+    assert len(ranks) == 2, "it starts warm"
+    for rank in ranks:
+        assert any(part.path.endswith("libjemalloc.so") for part in rank.memory_maps()), "whose heap holds no more"
     (raylet,) = (child for child in service.child("--temp-dir=").children() if child.name() == "raylet")
     assert "workers/warm/setup_worker.py" in " ".join(raylet.cmdline()), "and no process imports Ray before that"
     template.kill()

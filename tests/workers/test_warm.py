@@ -39,7 +39,8 @@ def template(folder: Path) -> Warm:
     """Start a template, and wait until it answers."""
     place = folder / "warm.sock"
     command = [sys.executable, "-m", "symadj.workers.warm.template", str(place)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    environment = os.environ | {"RAY_LD_PRELOAD_ON_WORKERS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert str(place) in process.stdout.readline()
     return Warm(process, place)

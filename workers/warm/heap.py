@@ -5,8 +5,8 @@ Backpropagation of a batch of 4,000 rows, whose tensors took 330 MiB, held 480 t
 held 45 to 105 MiB for 22. With jemalloc it was 333 and 26 MiB, in 0.8 of the processor's time. So what is planned is
 what is held.
 
-Ray starts its own processes with it, and its workers too where RAY_LD_PRELOAD_ON_WORKERS is 1: that is this module's
-switch as well, which is on if nothing else is said. Whoever has set LD_PRELOAD has chosen a heap already.
+Ray starts its own processes with it, and its workers too where RAY_LD_PRELOAD_ON_WORKERS is 1. That is the switch of
+this module as well.
 """
 
 from __future__ import annotations
@@ -16,23 +16,17 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["restart_with_jemalloc", "workers_have_jemalloc"]
-
-_SWITCH = "RAY_LD_PRELOAD_ON_WORKERS"
-
-
-def workers_have_jemalloc() -> None:
-    """Let a Ray node that this process becomes start its workers with jemalloc."""
-    os.environ.setdefault(_SWITCH, "1")
+__all__ = ["restart_with_jemalloc"]
 
 
 def restart_with_jemalloc() -> None:
-    """Become a Python that runs the same command line with jemalloc, where this one has glibc's heap.
+    """Become a Python that runs the same command line with jemalloc, where Ray's workers are to have it.
 
-    Does nothing where Ray has brought none, or the environment says no.
+    Does nothing where Ray has brought none, or LD_PRELOAD names a heap already.
     """
-    library = _library()
-    if library is None or os.environ.get(_SWITCH, "1") != "1" or "LD_PRELOAD" in os.environ:
+    wanted = os.environ.get("RAY_LD_PRELOAD_ON_WORKERS") == "1" and "LD_PRELOAD" not in os.environ
+    library = _library() if wanted else None
+    if library is None:
         return
     os.environ["LD_PRELOAD"] = str(library)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

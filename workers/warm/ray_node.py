@@ -1,7 +1,6 @@
 """``python -m symadj.workers.warm.ray_node start ...``: Ray's command line, whose nodes start processes by our script.
 
-That is ``setup_worker.py``. Ray has no option for it, and takes its place from a constant. The processes' heap is that
-of ``heap.py``.
+That is ``setup_worker.py``. Ray has no option for it, and takes its place from a constant.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ from pathlib import Path
 from ray._private import ray_constants
 from ray.scripts.scripts import main as ray_main
 
-from symadj.workers.warm import heap
-
 __all__ = ["main"]
 
 
@@ -20,7 +17,6 @@ def main() -> None:
     """Run Ray's command line."""
     # Joined to a folder of Ray's, an absolute path stands for itself.
     ray_constants.SETUP_WORKER_FILENAME = str(Path(__file__).with_name("setup_worker.py"))
-    heap.workers_have_jemalloc()
     ray_main()
 
 
