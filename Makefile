@@ -20,7 +20,7 @@ SECONDS ?= 60
 
 .PHONY: help install demo serve test test-with-ray test-without-ray test-slow test-peers test-mlflow test-trackio test-cluster test-deaths test-gpu \
 	gpu-wheels soak fuzz attack check bench-core bench-gpu bench-density bench-toys bench-pairing bench-plan bench-auto bench-load bench-followers \
-	bench-api bench-page bench-start screenshots paper format lock sbom swagger-ui uplot clean
+	bench-api bench-requests bench-page bench-start screenshots paper format lock sbom swagger-ui uplot clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -155,6 +155,9 @@ bench-followers: install ## 50 followers and 20 open pages beside a training (LO
 
 bench-api: install $(VENV)-mlflow/.installed ## telemetry and jobs over HTTP beside an earlier build and MLflow (STEPS=1000000)
 	$(BIN)/python -m benchmarks.api --mlflow $(VENV)-mlflow/bin/mlflow --steps $(STEPS)
+
+bench-requests: install ## the API's CPU for a request of each kind, beside an earlier build (BEFORE=commit)
+	$(BIN)/python -m benchmarks.requests $(if $(BEFORE),--before $(BEFORE))
 
 bench-start: install ## from a submit to the first step, and what a rank holds, beside an earlier build (SUBMITS=10)
 	$(BIN)/python -m benchmarks.start --submits $(SUBMITS)

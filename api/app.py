@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import iter_route_contexts
 
@@ -19,7 +19,7 @@ from symadj.api.bulkheads import CostlyReads, InFlight, IngestLane
 from symadj.api.checks import Checks
 from symadj.api.cluster_view import ClusterView
 from symadj.api.departures import EndForDeparted
-from symadj.api.dependencies import authenticate, refuse_nul, refuse_unknown_parameters
+from symadj.api.dependencies import authenticate, refuse_unfit_address
 from symadj.api.etags import AddEtags
 from symadj.api.flow_process import FlowProcess
 from symadj.api.head import AnswerHead
@@ -70,7 +70,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=__version__,
         description="Trains continuous normalizing flows with exact gradients at the least memory.",
         lifespan=lifespan,
-        dependencies=[Depends(refuse_unknown_parameters)],
+        dependencies=[Depends(refuse_unfit_address)],
+        openapi_tags=[{"name": "jobs"}],  # the first in the documentation
         # FastAPI's own pages load their viewers from other hosts.
         docs_url=None,
         redoc_url=None,
@@ -99,13 +100,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
 
     # 405: a path parameter with a slash in it makes another path, which may not take the method.
-    v1 = APIRouter(
-        prefix="/api/v1", dependencies=[Depends(refuse_nul)], responses=problems.describe(401, 405, 421, 422, 503)
-    )
+    described = problems.describe(401, 405, 421, 422, 503)
+    # Not by a router of their own: FastAPI would look for the route of each request in all of them twice.
+    app.include_router(ingest.router, prefix="/api/v1", responses=described)
     for router in resources():
-        v1.include_router(router, dependencies=[Depends(authenticate)])
-    v1.include_router(ingest.router)
-    app.include_router(v1)
+        app.include_router(router, prefix="/api/v1", dependencies=[Depends(authenticate)], responses=described)
     app.include_router(health.router)
     app.include_router(documentation.router)
     app.include_router(page.router)

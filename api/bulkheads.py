@@ -20,6 +20,8 @@ __all__ = ["CostlyReads", "InFlight", "IngestLane", "Pace"]
 Result = TypeVar("Result")
 
 INGEST_THREADS = 8
+# Tokens of attempts that are remembered, of the runs that have sent something last.
+MOST_TOKENS = 1000
 # A costly read takes a core for seconds, and the training may need the others.
 COSTLY_AT_ONCE = 2
 # An answer of some 200 KB, kept or not, takes 4 ms of a core here, and as long again at the client's.
@@ -37,6 +39,17 @@ class IngestLane:
     def __init__(self, store_url: str) -> None:
         self.database = Database(store_url, connections=INGEST_THREADS)
         self._limiter = CapacityLimiter(INGEST_THREADS)
+        self._tokens: OrderedDict[bytes, None] = OrderedDict()
+
+    def knows(self, token_hash: bytes) -> bool:
+        """Return whether a token of this hash has belonged to an attempt."""
+        return token_hash in self._tokens
+
+    def remember(self, token_hash: bytes) -> None:
+        """Let the hash of an attempt's token be known; of too many, the one that was found first is forgotten."""
+        self._tokens[token_hash] = None
+        if len(self._tokens) > MOST_TOKENS:
+            self._tokens.popitem(last=False)
 
     async def run(self, work: Callable[[Database], Result]) -> Result:
         """Return what ``work`` returns, when one of the threads has done it."""

@@ -32,6 +32,7 @@ from symadj.service.errors import (
     UnauthorizedError,
     UnsupportedMediaTypeError,
 )
+from symadj.service.lifecycle.attempts import hash_token
 from symadj.service.roles import LOCAL, Principal, Role
 from symadj.service.settings import Settings
 from symadj.service.store import Database, jobs, sweeps
@@ -62,8 +63,7 @@ __all__ = [
     "attempt_token",
     "authenticate",
     "owner",
-    "refuse_nul",
-    "refuse_unknown_parameters",
+    "refuse_unfit_address",
     "require_admin",
     "require_json",
     "require_merge_patch",
@@ -141,35 +141,36 @@ SettingsOf = Annotated[Settings, Depends(_settings)]
 
 async def authenticate(
     request: Request,
-    store: Store,
-    settings: SettingsOf,
     credentials: Annotated[
         HTTPAuthorizationCredentials | None,
         Depends(HTTPBearer(scheme_name="key", description="An API key, where SYMADJ_AUTH is keys.", auto_error=False)),
     ],
-) -> Principal:
-    """Return the principal to whom the request's API key belongs.
+) -> None:
+    """Find the principal to whom the request's API key belongs, before all else: :data:`Asker` is that one.
 
     Raises:
         UnauthorizedError: the key is missing or not valid.
     """
-    asker = LOCAL if settings.auth == "none" else await _owner_of_key(request, store, credentials)
-    note_asker(request, asker)
-    return asker
+    settings: Settings = request.app.state.settings
+    note_asker(request, LOCAL if settings.auth == "none" else await _owner_of_key(request, credentials))
 
 
-async def _owner_of_key(
-    request: Request, store: Database, credentials: HTTPAuthorizationCredentials | None
-) -> Principal:
+async def _owner_of_key(request: Request, credentials: HTTPAuthorizationCredentials | None) -> Principal:
     if credentials is None:
         raise UnauthorizedError(
             "send an API key: `Authorization: Bearer symadj_...`; the command line takes it from SYMADJ_API_KEY or "
             "--api-key-file, and an admin makes one with `symadj keys create`"
         )
-    return await run_sync(keys.authenticate, store, credentials.credentials, request.app.state.key_secret)
+    state = request.app.state
+    return await run_sync(keys.authenticate, state.database, credentials.credentials, state.key_secret)
 
 
-Asker = Annotated[Principal, Depends(authenticate)]
+async def _asker(request: Request) -> Principal:
+    asker: Principal = request.state.asker
+    return asker
+
+
+Asker = Annotated[Principal, Depends(_asker)]
 
 
 async def owner(request: Request, asker: Asker) -> str:
@@ -193,8 +194,9 @@ async def require_overview(asker: Asker) -> None:
         raise ForbiddenError(f"the key of {asker.name} is for their own jobs: this takes a viewer's or an admin's")
 
 
-async def _visible_job(asker: Asker, store: Store, job_id: Annotated[str, Path(max_length=64)]) -> str:
+async def _visible_job(request: Request, job_id: Annotated[str, Path(max_length=64)]) -> str:
     """Return the id of a job that the asker may see; for any other job the answer is that there is none."""
+    asker, store = await _asker(request), request.app.state.database
     if asker.confined_to is not None and await run_sync(_owner_of, store, job_id) != asker.confined_to:
         raise NotFoundError(f"there is no job {job_id!r}")
     return job_id
@@ -217,27 +219,31 @@ def _owner_of_sweep(store: Database, sweep_id: str) -> str:
         return sweeps.get(session, sweep_id).owner
 
 
-async def refuse_nul(request: Request) -> None:
-    """Refuse an address with a NUL in it: nothing has such a name, and PostgreSQL can't be asked for one."""
-    if "\0" in request.url.path:
+async def refuse_unfit_address(request: Request) -> None:
+    """Refuse a query parameter that the endpoint does not have, a second value where it takes one, and NUL anywhere.
+
+    A filter with a mistyped name would select everything, and of two values the first would count for nothing. Nothing
+    has a name with a NUL in it, and PostgreSQL can't be asked for one.
+
+    Raises:
+        InvalidParameterError: naming what has a NUL in it.
+        RequestValidationError: naming all parameters that are not as they must be.
+    """
+    if "\0" in request.scope["path"]:
         raise InvalidParameterError("the path has a NUL (%00) in it: no name has one")
-    for name, value in request.query_params.multi_items():
-        if "\0" in name or "\0" in value:
+    if not request.scope["query_string"]:
+        return
+    items = request.query_params.multi_items()
+    _refuse_unknown_parameters(Counter(name for name, _ in items), request.scope["route"].dependant)
+    for name, value in items:
+        if "\0" in value:
             raise InvalidParameterError(f"{name} has a NUL (%00) in it: no name has one", pointer=name)
 
 
-async def refuse_unknown_parameters(request: Request) -> None:
-    """Refuse a query parameter that the endpoint does not have, and a second value where it takes one.
-
-    A filter with a mistyped name would select everything, and of two values the first would count for nothing.
-
-    Raises:
-        RequestValidationError: naming all of them.
-    """
-    given = Counter(name for name, _ in request.query_params.multi_items())
-    if not given:
-        return
-    takes_many = dict(_query_parameters(request.scope["route"].dependant))
+def _refuse_unknown_parameters(given: Counter[str], dependant: Dependant) -> None:
+    takes_many = _TAKES_MANY.get(dependant.call)
+    if takes_many is None:
+        takes_many = _TAKES_MANY[dependant.call] = dict(_query_parameters(dependant))
     allowed = ", ".join(sorted(takes_many)) or "none"
     wrong = {}
     for name, count in given.items():
@@ -250,6 +256,10 @@ async def refuse_unknown_parameters(request: Request) -> None:
     if wrong:
         errors = [{"type": "query_parameter", "loc": ("query", name), "msg": told} for name, told in wrong.items()]
         raise RequestValidationError(errors)
+
+
+# The query parameters of the endpoints that were asked with some, and whether each takes several values.
+_TAKES_MANY: dict[Any, dict[str, bool]] = {}
 
 
 def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
@@ -295,7 +305,7 @@ async def attempt_token(
         Depends(HTTPBearer(scheme_name="attempt", description="An attempt's own token.", auto_error=False)),
     ],
 ) -> str:
-    """Return the token of the request, which belongs to an attempt.
+    """Return the token of the request, which belongs to an attempt, or did when it was sent before.
 
     Raises:
         UnauthorizedError: there is none, or it belongs to no attempt.
@@ -308,7 +318,11 @@ async def attempt_token(
         with database.read_session() as session:
             ingest.authenticate(session, token)
 
-    await lane.run(check)
+    # A token belongs to the same attempt for ever: only whether a body is read depends on this.
+    token_hash = hash_token(token)
+    if not lane.knows(token_hash):
+        await lane.run(check)
+        lane.remember(token_hash)
     return token
 
 

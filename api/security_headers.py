@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["SECURITY_HEADERS", "AddSecurityHeaders"]
@@ -19,6 +18,9 @@ SECURITY_HEADERS = {
 }
 
 
+_AS_SENT = {name.lower().encode(): value.encode() for name, value in SECURITY_HEADERS.items()}
+
+
 class AddSecurityHeaders:
     """ASGI middleware: adds ``SECURITY_HEADERS`` to every answer, but those that it has already."""
 
@@ -30,9 +32,9 @@ class AddSecurityHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                headers = list(message["headers"])
+                present = {name.lower() for name, _ in headers}
+                message["headers"] = headers + [item for item in _AS_SENT.items() if item[0] not in present]
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)

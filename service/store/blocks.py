@@ -42,6 +42,19 @@ _COLUMNS = (
     *(TelemetryBlock.first_seq, TelemetryBlock.steps, TelemetryBlock.seqs, TelemetryBlock.values),
     *(TelemetryBlock.times, TelemetryBlock.attempts),
 )
+# What every batch asks, for each of its series: made once, since it takes longer to make than to answer.
+_TABLE = cast(sa.Table, TelemetryBlock.__table__)
+_BLOCK = _TABLE.c
+_OF_SERIES = (_BLOCK.job_id == sa.bindparam("of_job"), _BLOCK.series == sa.bindparam("of_series"))
+_THIS = (*_OF_SERIES, _BLOCK.first_seq == sa.bindparam("of_first_seq"))
+_STORED = sa.select(*(_BLOCK[column.key] for column in _COLUMNS)).where(*_OF_SERIES)
+_NEWEST = _STORED.order_by(_BLOCK.first_seq.desc()).limit(1)
+_OVERLAPPING = _STORED.where(_BLOCK.last_step >= sa.bindparam("first"), _BLOCK.first_step <= sa.bindparam("last"))
+_AFTER = _STORED.where(_BLOCK.last_seq > sa.bindparam("known")).order_by(_BLOCK.first_seq).limit(_PAGE)
+_CELLS = ("last_seq", "first_step", "last_step", "records", *Records.__dataclass_fields__)
+_CHANGE = sa.update(_TABLE).where(*_THIS).values({name: sa.bindparam(name) for name in _CELLS})
+_ADD = sa.insert(_TABLE)
+_REMOVE = sa.delete(_TABLE).where(*_THIS)
 
 
 def make_room(
@@ -56,14 +69,8 @@ def make_room(
     """
     free = np.ones(len(steps), bool)
     removed = 0
-    found = session.execute(
-        sa.select(*_COLUMNS).where(
-            *_of(job_id, series),
-            TelemetryBlock.last_step >= int(steps[0]),
-            TelemetryBlock.first_step <= int(steps[-1]),
-        )
-    ).all()
-    for row in found:
+    store, of = session.connection(), {"of_job": job_id, "of_series": series}
+    for row in store.execute(_OVERLAPPING, of | {"first": int(steps[0]), "last": int(steps[-1])}).all():
         old = _records(row)
         places = np.searchsorted(steps, old.steps)
         goes = steps[np.minimum(places, len(steps) - 1)] == old.steps
@@ -74,41 +81,34 @@ def make_room(
         if not goes.any():
             continue
         removed += int(goes.sum())
-        this = (*_of(job_id, series), TelemetryBlock.first_seq == row.first_seq)
+        this = of | {"of_first_seq": row.first_seq}
         left = old[~goes]
         if len(left):
-            session.execute(sa.update(TelemetryBlock).where(*this).values(_cells(left)), execution_options=_PLAIN)
+            store.execute(_CHANGE, this | _cells(left))
         else:
-            session.execute(sa.delete(TelemetryBlock).where(*this), execution_options=_PLAIN)
+            store.execute(_REMOVE, this)
     return free, removed
 
 
 def extend(session: Session, job_id: str, series: str, records: Records) -> None:
     """Add records to the end of a series: their numbers are above all that it has."""
-    newest_block = session.execute(
-        sa.select(*_COLUMNS).where(*_of(job_id, series)).order_by(TelemetryBlock.first_seq.desc()).limit(1)
-    ).one_or_none()
+    store, of = session.connection(), {"of_job": job_id, "of_series": series}
+    newest_block = store.execute(_NEWEST, of).one_or_none()
     if newest_block is not None and len(old := _records(newest_block)) < MOST_RECORDS:
         room = MOST_RECORDS - len(old)
-        session.execute(
-            sa.update(TelemetryBlock)
-            .where(*_of(job_id, series), TelemetryBlock.first_seq == newest_block.first_seq)
-            .values(_cells(old + records[:room])),
-            execution_options=_PLAIN,
-        )
+        store.execute(_CHANGE, of | {"of_first_seq": newest_block.first_seq} | _cells(old + records[:room]))
         records = records[room:]
     new = [records[start : start + MOST_RECORDS] for start in range(0, len(records), MOST_RECORDS)]
     if new:
         rows = [{"job_id": job_id, "series": series, "first_seq": int(block.seqs[0])} | _cells(block) for block in new]
-        session.execute(sa.insert(TelemetryBlock), rows)
+        store.execute(_ADD, rows)
 
 
 def after(session: Session, job_id: str, series: str, after_seq: int) -> Iterator[Records]:
     """Yield the records with numbers above ``after_seq``, in the order of these, some at a time."""
-    query = sa.select(*_COLUMNS).where(*_of(job_id, series)).order_by(TelemetryBlock.first_seq).limit(_PAGE)
-    known = after_seq
+    store, known = session.connection(), after_seq
     while True:
-        rows = session.execute(query.where(TelemetryBlock.last_seq > known)).all()
+        rows = store.execute(_AFTER, {"of_job": job_id, "of_series": series, "known": known}).all()
         for row in rows:
             found = _records(row)
             known = int(found.seqs[-1])

@@ -33,6 +33,8 @@ def append(session: Session, job: Job, attempt: int, source: str, records: Seque
 
     ``job`` must be locked: the lines get the numbers after its last one.
     """
+    if not records:
+        return
     seq = last_seq(session, job.id)
     rows: list[dict[str, Any]] = []
     about = {"job_id": job.id, "attempt": attempt, "source": source}

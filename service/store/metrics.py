@@ -64,7 +64,7 @@ def append(session: Session, job: Job, attempt: int, steps: Sequence[StepRecord]
         time = as_microseconds(item.time)
         for name, value in item.metrics.items():
             by_name.setdefault(name, {})[item.step] = (time, value)
-    _refuse_more_names(session, job.id, by_name)
+    known_series = _known_series(session, job.id, by_name)
     late = attempt < job.attempt
     for name, values in by_name.items():
         numbers = np.array(sorted(values), np.int64)
@@ -84,7 +84,7 @@ def append(session: Session, job: Job, attempt: int, steps: Sequence[StepRecord]
         blocks.extend(session, job.id, _series(name), records)
         job.metric_seq += len(numbers)
         last_step, last_value = int(numbers[-1]), stored[-1][1]
-        known = session.get(MetricSeries, (job.id, name))
+        known = known_series.get(name)
         if known is None:
             known = MetricSeries(job_id=job.id, name=name, points=0, last_step=last_step, last_value=last_value)
             session.add(known)
@@ -103,11 +103,25 @@ def name_of(series: str) -> str | None:
     return series.removeprefix(_METRIC) if series.startswith(_METRIC) else None
 
 
-def _refuse_more_names(session: Session, job_id: str, names: Iterable[str]) -> None:
-    known = set(session.scalars(sa.select(MetricSeries.name).where(MetricSeries.job_id == job_id)))
-    for name in names:
-        known.add(name)
-        if len(known) > MAX_METRICS:
+def _known_series(session: Session, job_id: str, names: Collection[str]) -> dict[str, MetricSeries]:
+    """Return those of the metrics that the job has.
+
+    Raises:
+        InvalidParameterError: with the others it would have more than a job may have.
+    """
+    # Usually it has all of them: then it has no more for them.
+    query = sa.select(MetricSeries).where(MetricSeries.job_id == job_id, MetricSeries.name.in_(names))
+    known = {row.name: row for row in session.scalars(query)}
+    if len(known) < len(names):
+        of_job = sa.select(sa.func.count()).select_from(MetricSeries).where(MetricSeries.job_id == job_id)
+        _refuse_more_names(session.execute(of_job).scalar_one(), [name for name in names if name not in known])
+    return known
+
+
+def _refuse_more_names(count: int, new: Iterable[str]) -> None:
+    for name in new:
+        count += 1
+        if count > MAX_METRICS:
             raise InvalidParameterError(
                 f"{name!r} would be one metric more than the {MAX_METRICS} that a job may have: use fewer names"
             )
