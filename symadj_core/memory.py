@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -62,8 +62,7 @@ class PeakMeter:
     def __init__(self, device: torch.device) -> None:
         self._device = None if device.type == "cpu" else device
         self._give_back = _giving_back()
-        # More than once: another thread may have freed or taken as much in between.
-        self._host = any(_host_mark_works(self._give_back) for _ in range(3))
+        self._host = _host_mark_works()
         if self._device is not None and not _device_peaks_work(self._device):
             self._device = None
 
@@ -158,11 +157,21 @@ def _status(name: str) -> int:
     raise OSError(f"/proc/self/status has no {name.removesuffix(':')}")
 
 
-def _host_mark_works(give_back: Callable[[], int] | None) -> bool:
-    """Whether this kernel resets the mark: some sandboxes take the write and ignore it."""
+@cache
+def _host_mark_works() -> bool:
+    """Whether this kernel resets the mark: some sandboxes take the write and ignore it.
+
+    To find out takes 25 ms of CPU.
+    """
     if not sys.platform.startswith("linux"):
         return False
-    size = 32 * 2**20
+    # More than once: another thread may have freed or taken as much in between.
+    return any(_host_mark_follows(32 * 2**20) for _ in range(3))
+
+
+def _host_mark_follows(size: int) -> bool:
+    """Whether the mark rises by a block of so many bytes, and is reset once the block is gone."""
+    give_back = _giving_back()
     try:
         _reset_host_mark(give_back)
         # Touching every page makes it resident; a block of this size is mapped by itself and unmapped when freed.
