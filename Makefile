@@ -36,7 +36,7 @@ $(STAMP): requirements.lock requirements-dev.lock requirements-torch.lock pyproj
 	$(BIN)/python $(PIP) --no-compile -r requirements-torch.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 # On all cores, where pip takes one, and without what is hardly ever imported. Some bring files for other Pythons.
-	$(BIN)/python -m compileall -qq -j 0 -x '/(tests?|testing|rllib|moto|cfnlint|mypyc|setuptools|pip)/' $(VENV)/lib || true
+	$(BIN)/python -m compileall -qq -j 0 -x '/(tests?|testing|rllib|serve|tune|llm|moto|cfnlint|mypyc?|setuptools|pip|devtools|lexers|fontTools|graphql|physics)/' $(VENV)/lib || true
 	@touch $@
 
 # Side by side: pip takes one core, and no package is in both.

@@ -1,4 +1,4 @@
-"""Deaths of small jobs, with a reference at their side; `make test` tries some of them as well."""
+"""Deaths of small jobs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.deaths]
 
 # So many that a busy machine finds the process that must die before it has ended.
 STEPS = 1600
-
-
-@pytest.mark.quick_death
-def test_a_killed_driver_costs_the_steps_since_the_checkpoint_and_no_bit(shared: World) -> None:
-    spec = toy(STEPS, workers=1, checkpoints={"every_steps": 100})
-    in_peace, disturbed = shared.submit(spec), shared.submit(spec)
-    shared.at_step(disturbed, 150)
-    shared.process(disturbed, "driver").kill()
-    shared.ended(in_peace)
-    check_aftermath(shared, disturbed, weights=shared.weights(in_peace), attempts=2)
-    assert (shared.client.attempts(disturbed).items[1].resumed_from_step or 0) >= 100
 
 
 def test_an_api_killed_during_a_cancel_is_heeded_all_the_same(shared: World, measure: Measure) -> None:

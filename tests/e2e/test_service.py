@@ -31,6 +31,9 @@ from symadj.service.contract.order import PLACE_VARIABLE
 from symadj.service.contract.states import JobState
 from symadj.service.lifecycle.attempts import hash_token
 from symadj.service.store import Database, jobs
+from tests.deaths.aftermath import check_aftermath
+from tests.deaths.world import World
+from tests.deaths.world import toy as small_steps
 from tests.e2e.conftest import Service, ended, following
 
 pytestmark = pytest.mark.ray
@@ -331,6 +334,18 @@ def test_a_killed_run_that_has_no_more_attempts_fails_with_its_reason_and_what_i
     for rank in (0, 1):
         assert client.logs(job_id, rank=rank, limit=1).items[0].text.endswith(f"on {socket.gethostname()}")
     assert "Running entrypoint" in "".join(line.text for line in client.logs(job_id, rank="driver").items)
+
+
+def test_a_killed_driver_costs_the_steps_since_the_checkpoint_and_no_bit(service: Service, client: Client) -> None:
+    world = World(service, client)
+    # So many that a busy machine finds the process that must die before it has ended.
+    spec = small_steps(1200, workers=1, checkpoints={"every_steps": 100})
+    in_peace, disturbed = world.submit(spec), world.submit(spec)
+    world.at_step(disturbed, 150)
+    world.process(disturbed, "driver").kill()
+    world.ended(in_peace)
+    check_aftermath(world, disturbed, weights=world.weights(in_peace), attempts=2)
+    assert (client.attempts(disturbed).items[1].resumed_from_step or 0) >= 100
 
 
 def test_a_rank_that_crashes_in_native_code_is_named_and_its_last_lines_are_quoted_and_kept(
