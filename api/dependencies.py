@@ -194,7 +194,9 @@ async def require_overview(asker: Asker) -> None:
         raise ForbiddenError(f"the key of {asker.name} is for their own jobs: this takes a viewer's or an admin's")
 
 
-async def _visible_job(request: Request, job_id: Annotated[str, Path(max_length=64)]) -> str:
+async def _visible_job(
+    request: Request, job_id: Annotated[str, Path(max_length=64, description="Id of a job, `job-...`.")]
+) -> str:
     """Return the id of a job that the asker may see; for any other job the answer is that there is none."""
     asker, store = await _asker(request), request.app.state.database
     if asker.confined_to is not None and await run_sync(_owner_of, store, job_id) != asker.confined_to:
@@ -207,7 +209,9 @@ def _owner_of(store: Database, job_id: str) -> str:
         return jobs.get(session, job_id).owner
 
 
-async def _visible_sweep(asker: Asker, store: Store, sweep_id: Annotated[str, Path(max_length=64)]) -> str:
+async def _visible_sweep(
+    asker: Asker, store: Store, sweep_id: Annotated[str, Path(max_length=64, description="Id of a sweep, `swp-...`.")]
+) -> str:
     """Return the id of a sweep that the asker may see; for any other sweep the answer is that there is none."""
     if asker.confined_to is not None and await run_sync(_owner_of_sweep, store, sweep_id) != asker.confined_to:
         raise NotFoundError(f"there is no sweep {sweep_id!r}")

@@ -27,7 +27,8 @@ def in_our_words(error: Mapping[str, Any], model: Any) -> str:
             )
             return f"{given!r:.100} is given where fields with values are expected{hint}"
         case "string_type" if isinstance(given, int | float) and not isinstance(given, bool):
-            return f"{given} is given as a number and must be text: put it in quotes"
+            quotes = f"put it in quotes, which a shell takes away: --set 'FIELD=\"{given}\"'"
+            return f"{given} is given as a number and must be text: {quotes}"
     return str(error["msg"])
 
 

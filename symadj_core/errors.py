@@ -33,7 +33,8 @@ _ADVICE = {
     ),
     Status.NON_FINITE: (
         "the vector field returned NaN or infinity: look at the inputs for non-finite values, lower the learning "
-        "rate, clip gradients, or use a smaller fixed step"
+        "rate, clip gradients, or use a smaller fixed step; in float16, whose largest number is 65504, use bfloat16 or "
+        "float32"
     ),
     Status.OVERFLOW: (
         "the state left the range of its dtype, though the vector field was finite: scale the state, use more "

@@ -60,7 +60,7 @@ def download_artifact(
     store: Store,
     settings: SettingsOf,
     job_id: JobId,
-    name: Annotated[str, Path(max_length=200)],
+    name: Annotated[str, Path(max_length=200, description="Of a file, as the list of files has it.")],
     asked: Annotated[
         str | None, Header(alias="range", max_length=100, description="`bytes=1000-`; of several ranges, all is sent.")
     ] = None,

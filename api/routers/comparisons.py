@@ -26,7 +26,9 @@ router = APIRouter(prefix="/comparisons", tags=["comparisons"])
 # Steps of which medians are taken.
 _NEWEST = 1000
 
-ComparisonId = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
+ComparisonId = Annotated[
+    str, Path(max_length=64, pattern=r"^[A-Za-z0-9_-]+$", description="Id of a comparison, `cmp-...`.")
+]
 
 
 async def _may_submit(_owner: Owner, _json: Annotated[None, Depends(require_json)]) -> None:

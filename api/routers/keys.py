@@ -49,7 +49,7 @@ def list_keys(store: Store) -> KeyList:
 
 
 @router.post("/{key_id}/revoke", responses=describe(404))
-def revoke_key(store: Store, key_id: Annotated[str, Path(max_length=64)]) -> KeyRead:
+def revoke_key(store: Store, key_id: Annotated[str, Path(max_length=64, description="Id of a key.")]) -> KeyRead:
     """Revoke a key: it is refused from now on. Its jobs stay and continue to run. Repeating it changes nothing."""
     with store.session() as session:
         return KeyRead.model_validate(keys.revoke(session, key_id))

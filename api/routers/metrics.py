@@ -54,7 +54,7 @@ async def read_metric(
     downsampler: Drawing,
     polls: Polls,
     job_id: JobId,
-    name: Annotated[str, Path(max_length=100)],
+    name: Annotated[str, Path(max_length=100, description="Of a metric, as the list of metrics has it.")],
     after_seq: AfterSeq = 0,
     limit: Limit = 1000,
     points: Annotated[

@@ -27,7 +27,7 @@ from symadj.service.store.tables import WebhookDelivery
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 
-WebhookId = Annotated[str, Path(max_length=64)]
+WebhookId = Annotated[str, Path(max_length=64, description="Id of a webhook.")]
 
 
 async def _may_make(_owner: Owner, _json: Annotated[None, Depends(require_json)]) -> None:

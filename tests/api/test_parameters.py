@@ -146,7 +146,7 @@ def undescribed(document: dict[str, Any]) -> Iterator[str]:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             for parameter in operation.get("parameters", []):
-                if parameter["in"] != "path" and "description" not in parameter:
+                if "description" not in parameter:
                     yield f"{method} {path}: {parameter['name']}"
             if "/ingest/" not in path:  # runs send these
                 yield from fields(operation.get("requestBody", {}))

@@ -30,7 +30,7 @@ from tests.conftest import TOY
         ({"ema": 0.9}, "/ema", "0.9 is given where fields with values are expected"),
         ({"solver": {"kind": "dopri5"}}, "/solver", ", ".join(map(repr, kinds_of(Solver)))),
         ({"labels": {"run": 1}}, "/labels/run", "put it in quotes"),
-        ({"name": 123}, "/name", "put it in quotes"),
+        ({"name": 123}, "/name", "--set 'FIELD=\"123\"'"),
     ],
     ids=str,
 )
