@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from symadj.service.contract.states import JobState
-from symadj.service.sinks.sink import Point, SinkError, figures, flattened
+from symadj.service.sinks.sink import Point, SinkError, content_of, figures, flattened
 from symadj.service.store.tables import Job
 
 __all__ = ["MlflowSink"]
@@ -78,26 +78,19 @@ class MlflowSink:
         found = self._http_answer("GET", "experiments/get-by-name", params={"experiment_name": self._name})
         if found.status_code == httpx.codes.NOT_FOUND:
             return str(self._ask("POST", "experiments/create", json={"name": self._name})["experiment_id"])
-        return str(_content(found)["experiment"]["experiment_id"])
+        return str(content_of(found)["experiment"]["experiment_id"])
 
     def _log(self, job: Job, **what: Any) -> None:
         self._ask("POST", "runs/log-batch", json={"run_id": self._runs[job.id]} | what)
 
     def _ask(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
-        return _content(self._http_answer(method, path, **arguments))
+        return content_of(self._http_answer(method, path, **arguments))
 
     def _http_answer(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
             return self._http.request(method, path, **arguments)
         except httpx.HTTPError as error:
             raise SinkError(f"no answer ({error or type(error).__name__})") from error
-
-
-def _content(answer: httpx.Response) -> dict[str, Any]:
-    if not answer.is_success:
-        raise SinkError(f"status {answer.status_code}: {answer.text[:500]}")
-    content: dict[str, Any] = answer.json()
-    return content
 
 
 def _pairs(values: dict[str, str]) -> list[dict[str, str]]:

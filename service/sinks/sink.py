@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+import httpx
+
 from symadj.service.store.metrics import MetricPoint
 from symadj.service.store.tables import Job
 
-__all__ = ["Point", "Sink", "SinkError", "figures", "flattened"]
+__all__ = ["Point", "Sink", "SinkError", "content_of", "figures", "flattened"]
 
 # A metric's name, and a value of it.
 Point = tuple[str, MetricPoint]
@@ -41,6 +43,23 @@ class Sink(Protocol):
         Raises:
             SinkError, OSError: not now.
         """
+
+
+def content_of(answer: httpx.Response) -> dict[str, Any]:
+    """Return the JSON object that a tracker's server has answered with.
+
+    Raises:
+        SinkError: it refused, or answers with something else, as no such server does.
+    """
+    if not answer.is_success:
+        raise SinkError(f"status {answer.status_code}: {answer.text[:500]}")
+    try:
+        content = answer.json()
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise SinkError(f"{answer.url} answers with no JSON object, so no such server is there: {answer.text[:200]}")
+    return content
 
 
 def flattened(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from symadj.service.sinks.sink import Point, SinkError, figures, flattened
+from symadj.service.sinks.sink import Point, SinkError, content_of, figures, flattened
 from symadj.service.store.tables import Job
 
 __all__ = ["TrackioSink"]
@@ -68,7 +68,7 @@ class TrackioSink:
             answer = self._http.post("/bulk_log", json={"kwargs": {"logs": logs, "hf_token": None}})
         except httpx.HTTPError as error:
             raise SinkError(f"no answer ({error or type(error).__name__})") from error
-        if not answer.is_success or "error" in answer.json():
+        if not answer.is_success or "error" in content_of(answer):
             hint = f"; set {TOKEN_VARIABLE}" if "write_token" in answer.text else ""
             raise SinkError(f"status {answer.status_code}: {answer.text[:500]}{hint}")
 

@@ -7,6 +7,7 @@ import struct
 import sys
 import threading
 from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,33 @@ def test_a_sink_that_was_away_is_fed_all_of_it_when_it_is_back(
     stopping.set()
     thread.join()
     assert sink.taken == [1, 2, 3]
+
+
+class Page(BaseHTTPRequestHandler):
+    """A server of pages, which answers whatever it is asked."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<!doctype html>")
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Be quiet."""
+
+    do_GET = do_POST
+
+
+@pytest.mark.parametrize("kind", ["mlflow", "trackio"])
+def test_a_server_that_is_no_tracker_is_named(database: Database, kind: str) -> None:
+    Training(database).steps(1)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        place = f"{kind}:http://127.0.0.1:{server.server_port}"
+        (sink,) = open_sinks(place).values()
+        with pytest.raises(SinkError, match=f"127.0.0.1:{server.server_port}/.* no such server"):
+            Follower(database, place, sink, api_url="").look()
+        server.shutdown()
 
 
 @pytest.mark.parametrize("text", ["wandb:project", "tensorboard", "tensorboard:", "tensorboard:/dev/null/x"])
