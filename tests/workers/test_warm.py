@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -180,6 +181,28 @@ def test_a_copy_that_fails_before_it_runs_anything_is_told_from_one_that_ran(war
         client.connect(str(warm.place))
         client.sendmsg([json.dumps(request).encode() + b"\n"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
         assert client.makefile().read() == "status 1\n"
+
+
+def test_a_signal_that_comes_when_the_program_has_just_ended_changes_nothing_of_how(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait(SECONDS)
+    place = tmp_path / "warm.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.settimeout(SECONDS)
+        listener.bind(str(place))
+        listener.listen()
+        started = subprocess.Popen([sys.executable, "-m", "symadj.workers.warm.interpreter", str(place), "program.py"])
+        client, _ = listener.accept()
+        with client:
+            client.sendall(f"copy {ended.pid}\n".encode())
+            handlers = Path(f"/proc/{started.pid}/status")
+            while not int(re.findall(r"SigCgt:\s*(\w+)", handlers.read_text())[0], 16) >> signal.SIGUSR2 - 1 & 1:
+                assert started.poll() is None
+            started.send_signal(signal.SIGTERM)
+            while int(re.findall(r"SigPnd:\s*(\w+)|ShdPnd:\s*(\w+)", handlers.read_text())[-1][-1], 16):
+                assert started.poll() is None
+            client.sendall(b"status 3\n")
+            assert started.wait(SECONDS) == 3
 
 
 SETUP = Path(setup_worker.__file__)

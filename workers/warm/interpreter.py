@@ -8,6 +8,7 @@ becomes a Python that runs the same.
 from __future__ import annotations
 
 import array
+import contextlib
 import json
 import os
 import resource
@@ -66,15 +67,15 @@ def _run_copy(place: str, arguments: list[str]) -> int | None:
     pid = int(first.removeprefix("copy "))
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
-        os.kill(pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended, and how is on its way
+            os.kill(pid, number)
 
     for number in _PASSED_ON:
         signal.signal(number, pass_on)
     template.settimeout(None)
     last = answers.readline()
-    return (
-        int(last.removeprefix("status ")) if last else 1
-    )  # the template was killed before the copy ended: how it ended is not known
+    # Where the template was killed before the copy ended, how that ended is not known.
+    return int(last.removeprefix("status ")) if last else 1
 
 
 def _request(arguments: list[str]) -> bytes:
