@@ -16,6 +16,7 @@ No job is planned meanwhile (`SYMADJ_PLAN_SUBMITTED`): neither of the others pla
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sqlite3
 import statistics
@@ -33,6 +34,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import sqlalchemy as sa
 
 from benchmarks.servers import answering, checked_out, mlflow_server
 
@@ -56,12 +58,18 @@ class Ours:
 
     def send(self, records: list[dict[str, Any]]) -> None:
         """Send a batch as rank 0 does."""
-        batch = {"source": "rank-0", "first_seq": self.sent + 1, "records": records}
-        answer = self.client.post(
-            "/api/v1/ingest/batches", json=batch, headers={"Authorization": f"Bearer {self.token}"}
-        )
+        self.post(self.batch(records))
+
+    def batch(self, records: list[dict[str, Any]]) -> bytes:
+        """Return the next batch of rank 0 as it is sent."""
+        first, self.sent = self.sent + 1, self.sent + len(records)
+        return json.dumps({"source": "rank-0", "first_seq": first, "records": records}).encode()
+
+    def post(self, batch: bytes) -> None:
+        """Send a batch; they must be sent in their order."""
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        answer = self.client.post("/api/v1/ingest/batches", content=batch, headers=headers)
         assert answer.status_code == 200, answer.text
-        self.sent += len(records)
 
     def get(self, path: str, **query: Any) -> dict[str, Any]:
         """Read something of the job."""
@@ -76,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", default="6a79a12", help="a commit, or none")
     parser.add_argument("--mlflow", type=Path, help="the command `mlflow` of another environment; default: without it")
-    parser.add_argument("--store", help="an address under which two empty databases, `now` and `before`, are")
+    parser.add_argument("--store", help="PostgreSQL's address; two empty databases there, `now` and `before`, are used")
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--before-steps", type=int, default=100_000, help="steps of the earlier build, at most")
     parser.add_argument("--series", type=int, default=10)
@@ -106,8 +114,8 @@ def main() -> None:
             mlflow = Mlflow(stack.enter_context(client_of(url)))
 
         ingest = in_turn(
-            {name: one_metric(build) for name, build in ours.items()}
-            | ({"mlflow": mlflow.log_batch} if mlflow is not None else {}),
+            {name: prepared(build, options.rounds + 1) for name, build in ours.items()}
+            | ({"mlflow": mlflow.prepared(options.rounds + 1)} if mlflow is not None else {}),
             options.rounds,
         )
         row("a batch of 1,000 values stored, ms", ours, ingest)
@@ -219,12 +227,22 @@ def memory_records(step: int) -> list[dict[str, Any]]:
 
 def one_metric(build: Ours) -> Callable[[], None]:
     """Return a sender of 1,000 new values of one metric."""
+    return lambda: build.post(next_values(build))
 
-    def send() -> None:
-        first = build.sent + 1
-        build.send([step_record(step, {"loss": 1 / step}) for step in range(first, first + BATCH)])
 
-    return send
+def prepared(build: Ours, count: int) -> Callable[[], None]:
+    """Return the same of so many batches that are written already: what that takes is the client's, not the server's.
+
+    Nothing else may be sent before the last of them.
+    """
+    batches = iter([next_values(build) for _ in range(count)])
+    return lambda: build.post(next(batches))
+
+
+def next_values(build: Ours) -> bytes:
+    """Return the batch with the next 1,000 values of one metric."""
+    first = build.sent + 1
+    return build.batch([step_record(step, {"loss": 1 / step}) for step in range(first, first + BATCH)])
 
 
 def create(build: Ours) -> Callable[[], None]:
@@ -338,18 +356,25 @@ class Mlflow:
                 )
                 tables.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(columns))})", copies)
 
-    def log_batch(self) -> None:
-        """Send 1,000 values of one metric."""
-        self.fill(BATCH)
+    def prepared(self, count: int) -> Callable[[], None]:
+        """Return what sends the next 1,000 values of one metric, so many times, written already."""
+        batches = iter([self._next_values() for _ in range(count)])
+        return lambda: self._post(next(batches))
 
     def fill(self, steps: int) -> None:
         """Send more values of one metric."""
-        for start in range(self._steps, self._steps + steps, BATCH):
-            points = [
-                {"key": "loss", "value": 1 / (n + 1), "timestamp": n, "step": n} for n in range(start, start + BATCH)
-            ]
-            self._ask("runs/log-batch", run_id=self._run_id, metrics=points)
-        self._steps += steps
+        for _ in range(0, steps, BATCH):
+            self._post(self._next_values())
+
+    def _next_values(self) -> bytes:
+        first, self._steps = self._steps, self._steps + BATCH
+        points = [{"key": "loss", "value": 1 / (n + 1), "timestamp": n, "step": n} for n in range(first, self._steps)]
+        return json.dumps({"run_id": self._run_id, "metrics": points}).encode()
+
+    def _post(self, batch: bytes) -> None:
+        headers = {"Content-Type": "application/json"}
+        answer = self._client.post("/api/2.0/mlflow/runs/log-batch", content=batch, headers=headers)
+        assert answer.status_code == 200, answer.text
 
     def search(self) -> None:
         """Read the newest 50 runs."""
@@ -366,7 +391,10 @@ class Mlflow:
 def service(tree: Path, data: Path, name: str, store: str | None) -> Iterator[Ours]:
     """Run the API of a version on a new store."""
     data.mkdir()
-    store = f"sqlite:///{data}/symadj.sqlite" if store is None else f"{store}/{name}"
+    if store is None:
+        store = f"sqlite:///{data}/symadj.sqlite"
+    else:  # a socket's address has more behind the database's name
+        store = sa.make_url(store).set(database=name).render_as_string(hide_password=False)
     package = "symadj.api" if (tree / "symadj").exists() else "api"
     environment = os.environ | {"SYMADJ_DATA": str(data), "SYMADJ_STORE_URL": store, "PYTHONPATH": str(tree)}
     environment["SYMADJ_PLAN_SUBMITTED"] = "false"

@@ -47,7 +47,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", default="1c95834", help="a commit, or none")
-    parser.add_argument("--store", help="an address under which two empty databases, `now` and `before`, are")
+    parser.add_argument("--store", help="PostgreSQL's address; two empty databases there, `now` and `before`, are used")
     parser.add_argument("--requests", type=int, default=50, help="of a kind in a round")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--only", default="", help="kinds whose names have this in them")
@@ -64,7 +64,7 @@ def main() -> None:
             (process,) = set(psutil.Process().children()) - known
             fill(ours)
             builds[name] = Build(ours, process)
-        print(f"CPU of a request in ms, medians of {options.rounds} rounds of {options.requests}")
+        print(f"CPU of a request in ms, medians of {options.rounds} rounds of {options.requests}", flush=True)
         print(f"\n| request | {' | '.join(builds)} | to before | client |")
         print("| --- |" + " ---: |" * (len(builds) + 2))
         for kind in kinds(next(iter(builds.values())).ours):
