@@ -173,6 +173,14 @@ def test_without_its_token_nothing_is_stored(run: Run) -> None:
     assert run.get("/metrics").json()["items"] == []
 
 
+def test_a_token_that_was_taken_before_is_refused_once_its_job_is_deleted(run: Run) -> None:
+    assert run.send(step(1)).status_code == 200
+    run.end("succeeded")
+    assert run.api.delete(f"/api/v1/jobs/{run.job_id}").status_code == 204
+    response = run.send(step(2), first_seq=2)
+    assert (response.status_code, "deleted" in response.json()["detail"]) == (401, True)
+
+
 def test_an_artifact_is_listed_and_downloaded_as_it_was_written(run: Run) -> None:
     content = b"weights" * 1000
     digest = hashlib.sha256(content).hexdigest()
