@@ -20,7 +20,7 @@ from symadj.api.client import Client
 from symadj.api.client.display import labels_text, newest_figures, steps_text
 from symadj.api.diagnosis import Check, Status
 from symadj.api.schemas.jobs import AttemptRead, CheckpointRead, EventRead, JobRead, JobSummary
-from symadj.api.schemas.service import ClusterNodeRead, ClusterRead, FieldRead, NodeRead, UsageRead
+from symadj.api.schemas.service import ClusterNodeRead, ClusterRead, DatasetRead, FieldRead, NodeRead, UsageRead
 from symadj.api.schemas.telemetry import ArtifactRead, MetricRead
 from symadj.service.contract.finding import Finding
 from symadj.service.contract.layout import SCORES_FILE
@@ -225,6 +225,17 @@ def checkpoint_parts(checkpoints: Sequence[CheckpointRead]) -> list[RenderableTy
         written = _when(item.created_at)
         table.add_row(str(item.step), str(item.attempt), size(item.bytes), nll, item.cause.value, written, item.name)
     return [table, Text(f"in {Path(checkpoints[-1].path).parent}\n")]
+
+
+def dataset_table(datasets: Sequence[DatasetRead]) -> Table:
+    """Return data sets as rows."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("kind", "name", "rows", "columns", "licence", "about"):
+        table.add_column(heading)
+    for item in datasets:
+        of_rows = "-" if item.rows is None else f"{item.rows:,}"
+        table.add_row(item.kind, item.name, of_rows, str(item.dim), item.licence, escape(item.description))
+    return table
 
 
 def field_table(fields: Sequence[FieldRead]) -> Table:

@@ -78,6 +78,13 @@ def checkpoints(client: Client, job: JobId, as_json: AsJson = False) -> None:
 
 
 @client_command(app)
+def datasets(client: Client, as_json: AsJson = False) -> None:
+    """List the built-in data sets."""
+    read = client.datasets()
+    print_answer(read, [render.dataset_table(read.items)], as_json)
+
+
+@client_command(app)
 def fields(client: Client, as_json: AsJson = False) -> None:
     """List the vector fields that a spec may name, those of installed packages among them."""
     read = client.fields()

@@ -26,7 +26,7 @@ from symadj.api.schemas.jobs import (
     SpecCheck,
 )
 from symadj.api.schemas.keys import Identity
-from symadj.api.schemas.service import ClusterRead, FieldList, Health, Readiness, UsageRead
+from symadj.api.schemas.service import ClusterRead, DatasetList, FieldList, Health, Readiness, UsageRead
 from symadj.api.schemas.sweeps import SweepCheck, SweepList, SweepRead, SweepSubmitted
 from symadj.api.schemas.telemetry import (
     ArtifactList,
@@ -373,6 +373,11 @@ class Requests(Generic[JobT, JobsT]):
     def data(self, job_id: str) -> Request[DataRead]:
         """Read what a job's runs have read: rows, columns and their values."""
         return Request("GET", f"{job_path(job_id)}/data", answer(DataRead))
+
+    @asks
+    def datasets(self) -> Request[DatasetList]:
+        """List the built-in data sets."""
+        return Request("GET", "/api/v1/datasets", answer(DatasetList))
 
     @asks
     def fields(self) -> Request[FieldList]:

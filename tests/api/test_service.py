@@ -13,7 +13,9 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
+from typer.testing import CliRunner
 
+from symadj.api.cli import main
 from symadj.service import usage
 from symadj.service.contract.records import StepRecord
 from symadj.service.settings import Settings
@@ -108,6 +110,12 @@ def test_the_data_sets_are_listed_with_their_references(api: httpx.Client) -> No
     items = {item["name"]: item for item in api.get("/api/v1/datasets").json()["items"]}
     assert (items["flow_cytometry"]["rows"], items["flow_cytometry"]["dim"]) == (110_000, 10)
     assert items["flow_cytometry"]["reference_test_nll"]["gaussian_mixture_10"] == 3.48
+
+
+def test_the_command_line_lists_the_data_sets(api_server: ApiServer) -> None:
+    shown = CliRunner().invoke(main.app, ["datasets"], env={"SYMADJ_URL": api_server.url}).output
+    (line,) = [line for line in shown.splitlines() if "flow_cytometry" in line]
+    assert line.split()[:4] == ["builtin", "flow_cytometry", "110,000", "10"]
 
 
 @pytest.mark.slow
