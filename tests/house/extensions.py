@@ -291,25 +291,20 @@ assert "401" in operation["responses"]
 )
 
 COMMAND = Extension(
-    "datasets",
+    "ingestion",
     edits=(
         Edit(
             "api/client/requests.py",
             "    @asks\n    def usage(self)",
-            "    @asks\n    def datasets(self) -> Request[DatasetList]:\n"
-            '        return Request("GET", "/api/v1/datasets", answer(DatasetList))\n\n    @asks\n    def usage(self)',
-        ),
-        Edit(
-            "api/client/requests.py",
-            "service import ClusterRead, FieldList,",
-            "service import ClusterRead, DatasetList, FieldList,",
+            "    @asks\n    def ingestion(self) -> Request[Health]:\n"
+            '        return Request("GET", "/ingestz", answer(Health))\n\n    @asks\n    def usage(self)',
         ),
         Edit(
             "api/cli/showing.py",
             "@client_command(app)\ndef usage(",
-            "@client_command(app)\ndef datasets(client: Client) -> None:\n"
-            '    """List the built-in data sets."""\n'
-            '    print(*(dataset.name for dataset in client.datasets().items), sep="\\n")\n\n\n'
+            "@client_command(app)\ndef ingestion(client: Client) -> None:\n"
+            '    """Say whether the records of runs are taken."""\n'
+            "    print(client.ingestion().status)\n\n\n"
             "@client_command(app)\ndef usage(",
         ),
     ),
@@ -317,7 +312,7 @@ COMMAND = Extension(
 import sys
 from symadj.command import main
 
-sys.argv = ["symadj", "datasets", "--url", sys.argv[1]]
+sys.argv = ["symadj", "ingestion", "--url", sys.argv[1]]
 main()
 """,
 )
