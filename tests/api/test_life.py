@@ -8,8 +8,11 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+from fastapi.testclient import TestClient
 
+from symadj.api.app import create_app
 from symadj.service.contract.states import ReasonCode
+from symadj.service.settings import Settings
 from tests.api.conftest import NOW, Run, checkpoint, runs_of
 from tests.api.test_jobs import Submit, assert_problem
 from tests.conftest import TOY, running_api
@@ -96,7 +99,8 @@ def test_a_parent_that_does_not_fit_is_refused_naming_the_field(run: Run, api: h
 
 
 def test_an_owner_whose_queue_is_full_is_told_the_numbers(tmp_path: Path) -> None:
-    with running_api(tmp_path, SYMADJ_MAX_QUEUED_PER_OWNER="2") as server, httpx.Client(base_url=server.url) as api:
+    app = create_app(Settings(data=tmp_path, max_queued_per_owner=2))
+    with TestClient(app, base_url="http://127.0.0.1") as api:
         key = {"Idempotency-Key": "first"}
         first = api.post("/api/v1/jobs", json=TOY, headers=key).json()["id"]
         assert api.post("/api/v1/jobs", json=TOY).status_code == 201

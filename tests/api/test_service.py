@@ -34,34 +34,39 @@ def test_without_ray_the_api_is_ready_for_requests_and_says_what_is_missing(api:
     assert "127.0.0.1" not in readiness.text, "where Ray is concerns nobody who may ask here"
 
 
-def test_readiness_says_when_the_store_answers_and_stores_nothing(tmp_path: Path) -> None:
-    with running_api(tmp_path) as server, httpx.Client(base_url=server.url, timeout=60) as api:
+@pytest.fixture(scope="module")
+def confined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """An API whose disk is full while a test says so."""
+    with running_api(tmp_path_factory.mktemp("confined")) as server:
+        yield server
+
+
+def test_readiness_says_when_the_store_answers_and_stores_nothing(confined: ApiServer) -> None:
+    with httpx.Client(base_url=confined.url, timeout=60) as api:
         assert api.get("/readyz").json()["store"] == "ok"
         # No file of the process may grow: to SQLite it is as a full disk.
-        limits = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        limits = resource.prlimit(confined.process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
         readiness = api.get("/readyz")
         assert readiness.status_code == 503
         assert "the database answers and stores nothing" in readiness.json()["store"]
         assert api.get("/healthz").status_code == 200
         assert api.get("/api/v1/jobs").status_code == 200
-        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, limits)
+        resource.prlimit(confined.process.pid, resource.RLIMIT_FSIZE, limits)
         assert api.get("/readyz").json()["store"] == "ok"
 
 
-def test_while_the_stores_disk_is_full_a_run_goes_on_and_what_its_spool_takes_is_stored_later(tmp_path: Path) -> None:
-    with (
-        running_api(tmp_path) as server,
-        httpx.Client(base_url=server.url, timeout=60) as api,
-        runs_of(server, api) as new_run,
-    ):
+def test_while_the_stores_disk_is_full_a_run_goes_on_and_what_its_spool_takes_is_stored_later(
+    confined: ApiServer, tmp_path: Path
+) -> None:
+    with httpx.Client(base_url=confined.url, timeout=60) as api, runs_of(confined, api) as new_run:
         run = new_run()
-        with closing(Sender(Spool(tmp_path / "rank-0.jsonl"), server.url, run.token, "rank-0")) as sender:
-            limits = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        with closing(Sender(Spool(tmp_path / "rank-0.jsonl"), confined.url, run.token, "rank-0")) as sender:
+            limits = resource.prlimit(confined.process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
             for number in range(1, 51):
                 sender.put(StepRecord(time=datetime.now(UTC), step=number, metrics={"loss": float(number)}))
             assert not sender.flush(0.3), "the store took records without room"
             sender.raise_if_stopped()
-            resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, limits)
+            resource.prlimit(confined.process.pid, resource.RLIMIT_FSIZE, limits)
             assert sender.flush(60)
         points = run.get("/metrics/loss").json()["points"]
         assert [point["step"] for point in points] == [*range(1, 51)]
