@@ -99,7 +99,14 @@ def test_a_spec_of_wrong_values_without_end_is_refused_in_a_few_words(api: httpx
     assert len(answer.content) < 2000
 
 
-def test_a_client_that_does_not_end_its_request_is_cut_off(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """An API that gives a request one second to arrive."""
+    with running_api(tmp_path_factory.mktemp("impatient"), SYMADJ_REQUEST_SECONDS="1") as server:
+        yield server
+
+
+def test_a_client_that_does_not_end_its_request_is_cut_off(impatient: ApiServer) -> None:
     head = b"POST /api/v1/jobs HTTP/1.1\r\nHost: localhost\r\n"
     half_a_body = b"Content-Length: 9\r\n\r\n{"
     halves = (
@@ -108,8 +115,8 @@ def test_a_client_that_does_not_end_its_request_is_cut_off(tmp_path: Path) -> No
         head + b"Content-Type: application/json\r\n" + half_a_body,
         head + half_a_body,  # 415, before the body is there
     )
-    with running_api(tmp_path, SYMADJ_REQUEST_SECONDS="2") as server, contextlib.ExitStack() as stack:
-        host, port = server.url.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as stack:
+        host, port = impatient.url.removeprefix("http://").split(":")
         clients = []
         for half in halves * 25:
             client = stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
@@ -119,14 +126,11 @@ def test_a_client_that_does_not_end_its_request_is_cut_off(tmp_path: Path) -> No
             with contextlib.suppress(ConnectionResetError):
                 while client.recv(2**16):
                     pass
-        assert httpx.get(f"{server.url}/healthz").status_code == 200
+        assert httpx.get(f"{impatient.url}/healthz").status_code == 200
 
 
-def test_a_client_may_take_its_time_between_requests_and_for_an_answer(tmp_path: Path) -> None:
-    with (
-        running_api(tmp_path, SYMADJ_REQUEST_SECONDS="0.5") as server,
-        httpx.Client(base_url=server.url, timeout=30) as client,
-    ):
+def test_a_client_may_take_its_time_between_requests_and_for_an_answer(impatient: ApiServer) -> None:
+    with httpx.Client(base_url=impatient.url, timeout=30) as client:
         job_id = client.post("/api/v1/jobs", json=TOY).json()["id"]
         answer = client.get(f"/api/v1/jobs/{job_id}/metrics/loss", params={"wait": 2})
         assert answer.json()["points"] == []
