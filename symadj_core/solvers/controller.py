@@ -41,7 +41,9 @@ class RankReducedNorm:
     """Root mean square over all ranks of a process group.
 
     All ranks then take the same steps, and W workers follow the solution and the gradient that one worker would
-    follow on the whole batch. Costs one all-reduce of two numbers an attempted step.
+    follow on the whole batch. Costs one all-reduce of two numbers an attempted step, and three as a solve begins. All
+    must make the same solves: a rank that leaves one, by an exception of its field, leaves the others waiting, unless
+    `add_up` of a class of its own sees to it.
 
     Attributes:
         group: a torch.distributed process group; None is the default group.
@@ -52,8 +54,12 @@ class RankReducedNorm:
     def __call__(self, parts: Sequence[Tensor]) -> Tensor:
         squares, count = _squares(parts)
         totals = torch.stack([squares, torch.full_like(squares, count)])
-        dist.all_reduce(totals, group=self.group)
+        self.add_up(totals)
         return (totals[0] / totals[1].clamp(min=1)).sqrt()
+
+    def add_up(self, totals: Tensor) -> None:
+        """Replace the sum of squares and the number of entries, [2], by their sums over the ranks."""
+        dist.all_reduce(totals, group=self.group)
 
 
 def _squares(parts: Sequence[Tensor]) -> tuple[Tensor, int]:
@@ -246,10 +252,19 @@ def by_name(name: str, **options: Any) -> Controller:
     return CONTROLLERS.make(name, **options)
 
 
-def scaled(controller: AdaptiveController, error: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """error / (atol + rtol max(|before|, |after|)), elementwise and without graph."""
+def scaled(
+    controller: AdaptiveController, error: Tensor, before: Tensor, after: Tensor, doubt: Tensor | float = 0.0
+) -> Tensor:
+    """error / (atol + rtol max(|before|, |after|) + doubt), elementwise and without graph.
+
+    Args:
+        controller: tolerances.
+        error: of the step, like the states before and after it.
+        before, after: states.
+        doubt: 0, or NaN to make all NaN, and so the norm on every rank that takes part in it.
+    """
     scale = torch.maximum(before.detach().abs(), after.detach().abs())
-    return error.detach() / scale.mul_(controller.rtol).add_(controller.atol)
+    return error.detach() / scale.mul_(controller.rtol).add_(controller.atol + doubt)
 
 
 def careful(parts: Sequence[Tensor], slopes: Sequence[Tensor], ends: Sequence[Tensor] = ()) -> list[Tensor]:

@@ -19,6 +19,7 @@ from symadj_core.errors import SolverError, Status
 from symadj_core.solvers import controller as control
 from symadj_core.solvers.controller import AdaptiveController, FixedStep
 from symadj_core.solvers.moving import Time, moving
+from symadj_core.solvers.precision import real_dtype
 from symadj_core.solvers.problem import Callback, Problem, Stats
 from symadj_core.solvers.randomness import RandomState, capturing
 from symadj_core.solvers.step import Interval, Step, Wanted, interpolate, take_step
@@ -364,22 +365,38 @@ def _call(system: System, callback: Callback | None, start: float, dt: float, y:
 
 def _error_norm(settings: AdaptiveController, step: Step, y: Tensor, q: Tensor | None, *, last: bool) -> float:
     """The norm of the step's scaled error on the host: the one read of the device in an attempted step."""
-    assert step.error is not None
     with torch.no_grad():
-        parts = [control.scaled(settings, step.error, y, step.y)]
-        if step.q_error is not None and q is not None and step.q is not None:
-            parts.append(control.scaled(settings, step.q_error, q, step.q))
-        norm = settings.norm(parts)
-        if step.q_error is None and step.q is not None:
-            # Quadratures outside the error control: a NaN among them must not pass for a success.
-            norm = norm + 0.0 * step.q.sum()
-        if last:
-            # A state that overflowed has a tolerance without bound, and must not pass for a success either.
-            norm = torch.where(torch.isfinite(step.y).all(), norm, torch.nan)
-        error = float(norm)
+        error = float(settings.norm(_scaled_errors(settings, step, y, q, _doubt(step, y, last=last))))
         if not math.isfinite(error):
+            parts = _scaled_errors(settings, step, y, q, 0.0)
             error = float(settings.norm(control.careful(parts, _rates(step), [step.y])))
         return error
+
+
+def _doubt(step: Step, y: Tensor, *, last: bool) -> Tensor | float:
+    """0, or NaN where the step must not pass for a success whatever its error; 0-dim and real, or a float.
+
+    It goes into the errors, not beside their norm: ranks that share the norm must share the doubt of one of them.
+    """
+    doubt: Tensor | float = 0.0
+    if step.q_error is None and step.q is not None:
+        # Quadratures outside the error control: a NaN among them.
+        doubt = 0.0 * step.q.sum()
+    if last:
+        # A state that overflowed has a tolerance without bound.
+        doubt = torch.where(torch.isfinite(step.y).all(), doubt, torch.nan)
+    # In the tolerance's own precision, to which it is added.
+    return doubt.to(real_dtype(y)) if isinstance(doubt, Tensor) else doubt
+
+
+def _scaled_errors(
+    settings: AdaptiveController, step: Step, y: Tensor, q: Tensor | None, doubt: Tensor | float
+) -> list[Tensor]:
+    assert step.error is not None
+    parts = [control.scaled(settings, step.error, y, step.y, doubt)]
+    if step.q_error is not None and q is not None and step.q is not None:
+        parts.append(control.scaled(settings, step.q_error, q, step.q))
+    return parts
 
 
 def _outputs_between(
