@@ -52,8 +52,8 @@ class PeakMeter:
     include every thread of the process and are right to about 1 MB. Cost of a window measured on a process of 730 MB,
     kernel 6.18: 40 us, of which reading VmHWM is 12; up to 0.6 ms where freed blocks lie scattered over the heap. What
     was given back is faulted in again by the code measured: 0.8 ms a window where that works on some 10 MB in small
-    pieces (8.3 ms of flow matching a step became 10.7). Windows must not be nested, since there is one high-water mark
-    a process.
+    pieces (8.3 ms of flow matching a step became 10.7): measure one of many such steps. Windows must not be nested,
+    since there is one high-water mark a process.
 
     Args:
         device: where the tensors are; the accelerator's figures are None for the CPU.

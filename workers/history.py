@@ -24,7 +24,8 @@ class Course:
         nll: of the batches, nats a row; NaN in pre-training.
         flow_matching_loss: NaN but in pre-training.
         nfe_forward, nfe_backward: uses of the field a step; NaN in pre-training.
-        memory_bytes: peak of a step above what was held when it began; NaN where it is not known.
+        memory_bytes: peak of a step above what was held when it began, of the steps that were measured; NaN where
+            none was.
     """
 
     steps: NDArray[np.float64]
@@ -58,11 +59,11 @@ class History:
         nll = metrics.get("nll", metrics.get("loss", math.nan))  # the same where nothing is added to it
         self._open.append((nll, *figures, math.nan if memory_bytes is None else float(memory_bytes)))
         if len(self._open) == self._width:
-            self._points.append(np.mean(self._open, axis=0))
+            self._points.append(_mean_of_known(np.asarray(self._open), axis=0))
             self._open.clear()
         if len(self._points) == 2 * _MOST_POINTS:
             pairs = np.reshape(self._points, (_MOST_POINTS, 2, -1))
-            self._points = list(pairs.mean(1))
+            self._points = list(_mean_of_known(pairs, axis=1))
             self._width *= 2
 
     def state_dict(self) -> dict[str, Any]:
@@ -80,3 +81,11 @@ class History:
         points = np.asarray(self._points, np.float64).reshape(-1, 5)
         middles = np.arange(len(points), dtype=np.float64) * self._width + (self._width + 1) / 2
         return Course(middles, *points.T)
+
+
+def _mean_of_known(figures: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """Return the mean over the finite ones, NaN where none is: of a stretch of steps not every figure is known."""
+    known = np.isfinite(figures)
+    counts = known.sum(axis)
+    sums = np.where(known, figures, 0.0).sum(axis)
+    return np.divide(sums, counts, out=np.full(sums.shape, math.nan), where=counts > 0)

@@ -25,9 +25,10 @@ from symadj.workers.files.artifacts import ArtifactFolder
 from symadj.workers.history import History
 from symadj.workers.plots import draw_curve, draw_pairs
 from symadj.workers.ray import failures
+from symadj.workers.step_memory import StepMemory
 from symadj.workers.validation import Validation
 from symadj_core.errors import SolverError, Status
-from tests.workers.runs import order
+from tests.workers.runs import KeepingOutbox, order
 
 
 def test_an_artifact_appears_whole_with_its_digest_and_replaces_an_older_one(place: str) -> None:
@@ -106,6 +107,30 @@ def test_a_long_history_stays_short_and_true(steps: int) -> None:
     # The loss of a step was its number.
     np.testing.assert_allclose(course.nll, course.steps)
     assert course.steps[-1] > steps - 16
+
+
+def test_a_long_training_of_which_few_steps_were_measured_shows_their_memory() -> None:
+    history = History()
+    for step in range(8000):
+        history.add({"loss": 1.0}, 2**20 if step % 32 == 0 else None)
+    memory = history.course().memory_bytes
+    assert set(memory[np.isfinite(memory)]) == {2**20}
+    assert np.isfinite(memory).sum() == 8000 / 32
+
+
+def test_of_short_steps_the_first_and_every_64th_are_measured_so_that_measuring_takes_little() -> None:
+    memory, outbox = StepMemory(torch.device("cpu"), 0, budget=None), KeepingOutbox()
+    for step in range(1, 71):
+        memory.begin(short=True)
+        with memory.phase("forward"):
+            pass
+        memory.report(step, outbox)
+    assert [record.step for record in outbox.of("memory")] == [*range(1, 9), 65]
+    memory.begin()
+    with memory.phase("validation"):
+        pass
+    memory.report(70, outbox)
+    assert outbox.of("memory")[-1].phase == "validation", "what follows a short step is measured"
 
 
 def test_a_state_that_became_non_finite_is_diverged_and_other_solver_errors_are_stuck() -> None:

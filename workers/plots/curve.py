@@ -49,7 +49,9 @@ def draw_curve(
     # The first step also pays for what libraries set up once, and would hide the others.
     shown = slice(1 if len(course.steps) > 1 else 0, None)
     memory = course.memory_bytes[shown] / 2**20
-    memory_axes.plot(course.steps[shown], memory, color=GREY, lw=1)
+    # Not every step of pre-training is measured.
+    measured = np.isfinite(memory)
+    memory_axes.plot(course.steps[shown][measured], memory[measured], color=GREY, lw=1)
     _from_zero(memory_axes, memory)
     memory_axes.set_ylabel("memory peak\nabove idle, MiB")
     memory_axes.set_xlabel("step")

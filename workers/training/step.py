@@ -120,7 +120,7 @@ class OptimiserStep:
             TelemetryError: the API refuses the records.
         """
         began = time.perf_counter()
-        self.memory.begin()
+        self.memory.begin(short=step <= pretraining_steps(self.spec))
         self.state.begin_step(step)
         rate = learning_rate(self.spec, step, self.state.validations) * 0.5**self.state.halvings
         computed = self._forward_and_backward(step)
