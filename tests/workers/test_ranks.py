@@ -20,11 +20,14 @@ import torch.distributed as dist
 
 from symadj.service.contract.records import OutcomeRecord
 from symadj.service.contract.result import JobResult
+from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.evaluation import Evaluation
+from symadj.service.contract.spec.solver import AdaptiveSolver, FixedSolver
 from symadj.service.contract.states import StopReason
 from symadj.workers.attempt import AttemptRun
 from symadj.workers.data.batches import PartBatches
 from symadj.workers.distributed.ranks import DataParallel, PeerLostError, Ranks
+from symadj.workers.distributed.shared_steps import SharedSteps
 from symadj.workers.evaluation.calibration import measure_calibration
 from symadj.workers.model.build import build_flow
 from symadj.workers.rank_run import RankRun
@@ -32,7 +35,7 @@ from symadj.workers.training.loop import train
 from symadj.workers.training.state import TrainingState
 from symadj_core.flows import MLPField
 from tests.workers.loading import load_data
-from tests.workers.runs import KeepingOutbox, order, rank_run, run
+from tests.workers.runs import SMALL, KeepingOutbox, order, rank_run, run
 
 PATIENCE_S = 120
 
@@ -57,6 +60,7 @@ def _rank(
     told = {
         "outcome": json.loads(outcome.model_dump_json()) if isinstance(outcome, OutcomeRecord) else outcome,
         "loss": outbox.series("loss"),
+        "nfe_forward": outbox.series("nfe_forward"),
         "learning_rate": outbox.series("learning_rate"),
         "flow_matching_loss": outbox.series("flow_matching_loss"),
         "validation": outbox.series("validation_nll"),
@@ -210,12 +214,16 @@ def rank_1_is_killed(attempt: AttemptRun, rank: int) -> Any:
 
 
 def test_two_ranks_train_as_one_does_and_the_same_way_every_time(tmp_path: Path) -> None:
-    first, second = start(tmp_path / "two", twice)
+    # In float64, and loosely solved, so that steps of a rank's own would show.
+    changes: dict[str, Any] = {"flow": {"kind": "cnf", "dtype": "float64", "blocks": 1, "field": {"hidden": [8]}}}
+    first, second = start(tmp_path / "two", twice, **changes)
     assert first is not None
     assert second is not None
-    _, alone = run(tmp_path / "one")
-    # Not bit for bit: the adaptive solver chooses its steps for the rows that it sees.
-    assert first["loss"][:6] == pytest.approx(alone.series("loss"), abs=1e-2)
+    _, alone = run(tmp_path / "one", **changes)
+    # The adaptive steps of training are those of one with all rows.
+    assert first["nfe_forward"][:6] == alone.series("nfe_forward")
+    assert first["loss"][:6] == pytest.approx(alone.series("loss"), rel=1e-10)
+    # Those of a validation are of the rows that a rank sees.
     assert first["validation"][:2] == pytest.approx(alone.series("validation_nll"), abs=1e-2)
     assert first["loss"][6:] == first["loss"][:6]
     assert second["loss"] == []
@@ -378,6 +386,37 @@ def test_the_death_of_a_rank_is_noticed_by_the_others(tmp_path: Path) -> None:
     assert dead is None
     assert survivor is not None
     assert survivor["outcome"] == "peer lost"
+
+
+class CountingRanks(Ranks):
+    """The only rank, which counts what it would exchange with others."""
+
+    exchanges = 0
+
+    def add_up(self, tensor: torch.Tensor) -> None:
+        self.exchanges += 1
+
+
+@pytest.mark.parametrize("kind", ["symplectic", "adjoint"])
+def test_ranks_that_share_steps_exchange_nothing_in_the_backward_pass(kind: str) -> None:
+    spec = JobSpec.model_validate(SMALL | {"gradient": {"kind": kind}})
+    flow, ranks = build_flow(spec, 2), CountingRanks(torch.device("cpu"))
+    shared = SharedSteps(ranks).flow(flow)
+    loss = -shared(torch.randn(4, 2), seed=0).mean()
+    stats = shared.last_stats
+    # Three as the solve begins.
+    assert ranks.exchanges == 3 + stats.accepted + stats.rejected
+    loss.backward()
+    assert ranks.exchanges == 3 + stats.accepted + stats.rejected
+
+
+def test_steps_are_shared_by_several_ranks_where_the_spec_lets_them_adapt_and_does_not_refuse() -> None:
+    ranks = Ranks(torch.device("cpu"))
+    assert SharedSteps.wanted_by(AdaptiveSolver(), ranks) is None, "one rank has none to share them with"
+    ranks.size = 2
+    assert SharedSteps.wanted_by(AdaptiveSolver(), ranks) is not None
+    assert SharedSteps.wanted_by(AdaptiveSolver(shared_steps=False), ranks) is None
+    assert SharedSteps.wanted_by(FixedSolver(kind="fixed"), ranks) is None
 
 
 def test_a_peer_that_dies_while_ddp_starts_is_a_lost_peer(monkeypatch: pytest.MonkeyPatch) -> None:

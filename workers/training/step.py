@@ -20,7 +20,8 @@ from symadj.service.contract.spec.recovery import FailOnDivergence, HalveRate, S
 from symadj.service.contract.states import ReasonCode, StopReason
 from symadj.workers.data import Batches
 from symadj.workers.distributed.diagnosis import diagnose_rank, diverged, over_budget
-from symadj.workers.distributed.ranks import AttemptFailedError, DataParallel
+from symadj.workers.distributed.ranks import AttemptFailedError, DataParallel, PeerLostError
+from symadj.workers.distributed.shared_steps import PeerFailedError, SharedSteps
 from symadj.workers.model.likelihood import on_device
 from symadj.workers.outcome import DIVERGENCES, Failure
 from symadj.workers.rank_run import RankRun
@@ -78,7 +79,7 @@ class _Computed:
     Attributes:
         figures: of the objective, mean over its rows; empty if they could not all be computed.
         counts: of the solver, mean over its rows, or of the last solve if that failed; empty where none is solved.
-        failure: why the loss could not be computed or differentiated.
+        failure: why the loss could not be computed or differentiated; None too where another rank's failure ended it.
     """
 
     figures: Mapping[str, float]
@@ -100,12 +101,15 @@ class OptimiserStep:
         self.run, self.state, self.batches = run, state, batches
         self.spec, self.ranks, self.outbox = run.spec, run.ranks, run.outbox
         self.elapsed = elapsed
-        self.parallel = DataParallel(Objective(run.spec, state.flow), run.ranks)
+        self.shared = SharedSteps.wanted_by(run.spec.solver, run.ranks)
+        # What is not a training step is solved by the steps of each rank's rows: they may be in pieces.
+        self.flow = state.flow if self.shared is None else self.shared.flow(state.flow)
+        self.parallel = DataParallel(Objective(run.spec, self.flow), run.ranks)
         budget = run.spec.resources.memory_budget
         self.memory = StepMemory(run.ranks.device, run.ranks.rank, None if budget is None else int(budget))
         room = budget if run.ranks.device.type == "cpu" else budget_of_device(run.ranks.device)
         auto = run.spec.gradient.kind == "auto"
-        self.auto = AutoGradient(state.flow, int(room)) if auto and room is not None else None
+        self.auto = AutoGradient(self.flow, int(room)) if auto and room is not None else None
 
     def take(self, step: int) -> float | None:
         """Take ``step``, counted from 1, and report it.
@@ -182,7 +186,7 @@ class OptimiserStep:
         """Make ready for another forward pass; a collective."""
         # DDP waits for the gradients that a broken backward did not reach: a new one does not.
         self.state.optimizer.zero_grad()
-        self.parallel = DataParallel(Objective(self.spec, self.state.flow), self.ranks)
+        self.parallel = DataParallel(Objective(self.spec, self.flow), self.ranks)
 
     def _needs_less_now(self, step: int, *, leaner: bool) -> bool:
         """After memory ran out, make the step need less, if the spec leaves a way; the same way on all ranks."""
@@ -250,7 +254,7 @@ class OptimiserStep:
         try:
             self.state.optimizer.zero_grad()
             batch = self.batches.batch(step - 1, self.ranks.rank, self.ranks.size)
-            rows = on_device(batch, self.state.flow, self.ranks.device)
+            rows = on_device(batch, self.flow, self.ranks.device)
             pieces = list(microbatches(self.spec, rows, step, self.ranks.rank, self.microbatch))
             for microbatch in pieces:
                 model = self.parallel.model if microbatch is pieces[-1] else self.parallel.alone
@@ -266,6 +270,10 @@ class OptimiserStep:
                 with self.memory.phase(phase):
                     (microbatch.share * loss).backward()
                 counts = _added(counts, self._counts(step), microbatch.share)
+        except PeerLostError:
+            raise
+        except PeerFailedError:
+            return _Computed({}, self._counts(step))
         except Exception as error:
             return _Computed({}, self._counts(step), diagnose_rank(error, self._where(step, phase)))
         return _Computed(figures, counts)
@@ -273,6 +281,8 @@ class OptimiserStep:
     def _exchange(self, step: int, computed: _Computed) -> _Totals:
         names = Objective.metrics(self.spec, step)
         failure, excess = computed.failure, self.memory.excess()
+        if self.shared is not None and step > pretraining_steps(self.spec):
+            self.shared.finish(failed=failure is not None)
         out_of_memory = failure is not None and failure.reason is ReasonCode.OUT_OF_MEMORY
         leaner = self.auto is not None and self.auto.may_keep_less
         if leaner:
@@ -302,7 +312,7 @@ class OptimiserStep:
         """Return the counts of this rank's last solve; empty where the step solves no ODE."""
         if step <= pretraining_steps(self.spec):
             return {}
-        stats = self.state.flow.last_stats
+        stats = self.flow.last_stats
         return {
             "nfe_forward": stats.nfe_forward,
             "nfe_backward": stats.nfe_backward,
@@ -320,7 +330,7 @@ class OptimiserStep:
         Raises:
             AttemptFailedError: on all ranks, when one of them failed otherwise.
         """
-        optimizer, parameters = self.state.optimizer, list(self.state.flow.parameters())
+        optimizer, parameters = self.state.optimizer, list(self.flow.parameters())
         failure = None
         norm = math.nan
         with self.memory.phase("optimizer"):
