@@ -88,4 +88,6 @@ def _mean_of_known(figures: NDArray[np.float64], axis: int) -> NDArray[np.float6
     known = np.isfinite(figures)
     counts = known.sum(axis)
     sums = np.where(known, figures, 0.0).sum(axis)
-    return np.divide(sums, counts, out=np.full(sums.shape, math.nan), where=counts > 0)
+    means = np.full(sums.shape, math.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return means
