@@ -49,10 +49,11 @@ def submit(api: httpx.Client, **changes: Any) -> str:
 
 
 def planned(api: httpx.Client, job_id: str) -> dict[str, Any]:
-    """Return the plan of a job once it is there."""
+    """Return the plan of a job once it is there; long polls keep the pace."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while (found := api.get(f"/api/v1/jobs/{job_id}").json()["plan"]) is None:
         assert time.monotonic() < deadline, "it was not planned"
+        api.get(f"/api/v1/jobs/{job_id}/metrics/loss", params={"wait": 0.1})
     plan: dict[str, Any] = found
     return plan
 

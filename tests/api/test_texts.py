@@ -115,20 +115,20 @@ def test_what_is_accepted_breaks_no_list_filter_or_read(client: TestClient, tmp_
     assert {place.name for _, place in places} - accepted == {"/parent/job", "/url"} | of_packages
 
 
-@pytest.mark.parametrize("text", UNFIT, ids=ascii)
 @pytest.mark.parametrize("backend", ["sqlite"])
-def test_an_unfit_text_is_refused_with_its_place(client: TestClient, text: str) -> None:
+def test_an_unfit_text_is_refused_with_its_place(client: TestClient) -> None:
     data = {"kind": "file", "path": "a.csv"}
-    for body, pointer in (
-        ({"data": data | {"columns": ["x", text]}}, "/data/columns/1"),
-        ({"data": data | {"path": text}}, "/data/path"),
-        ({"data": data, "labels": {"a": text}}, "/labels/a"),
-        ({"data": data, "labels": {text: "a"}}, "/labels"),
-        ({"data": data, "resources": {"memory_budget": text}}, "/resources/memory_budget"),
-        ({"data": data, text: 1}, ""),
-    ):
-        answer = post(client, "/api/v1/jobs", body)
-        assert answer.status_code == 422, answer.text
-        (error,) = answer.json()["errors"]
-        assert error["pointer"] == pointer
-        assert "U+" in error["detail"]
+    for text in UNFIT:
+        for body, pointer in (
+            ({"data": data | {"columns": ["x", text]}}, "/data/columns/1"),
+            ({"data": data | {"path": text}}, "/data/path"),
+            ({"data": data, "labels": {"a": text}}, "/labels/a"),
+            ({"data": data, "labels": {text: "a"}}, "/labels"),
+            ({"data": data, "resources": {"memory_budget": text}}, "/resources/memory_budget"),
+            ({"data": data, text: 1}, ""),
+        ):
+            answer = post(client, "/api/v1/jobs", body)
+            assert answer.status_code == 422, (text, answer.text)
+            (error,) = answer.json()["errors"]
+            assert error["pointer"] == pointer, text
+            assert "U+" in error["detail"], text
