@@ -69,16 +69,15 @@ class NodeChecks:
         seconds = self._settings.check_seconds
         try:
             # Unlike asyncio's, this waits for the thread that is at work: nothing is begun after the end.
-            with anyio.fail_after(seconds):
+            with anyio.move_on_after(seconds):
                 await run_sync(check.start, question, node)
                 while (answer := await run_sync(check.answer)) is None:
                     await anyio.sleep(_PAUSE_SECONDS)
                 return answer
-        except TimeoutError:
             raise NotLookedAtError(
                 f"they could not be looked at within {seconds:g} s ({check.state}): the run itself reads them "
                 "(SYMADJ_CHECK_SECONDS is the bound)"
-            ) from None
+            )
         finally:
             with anyio.CancelScope(shield=True):
                 await run_sync(check.end)

@@ -129,8 +129,8 @@ def _checks(result: JobResult) -> list[str]:
         )
     if (inverse := result.inverse_error) is not None:
         lines.append(
-            f"{inverse.rows:,} rows to the base and back, by training's solver: off by {inverse.rms:.1e} (rms), "
-            f"{inverse.max:.1e} at most; smaller tolerances make it less."
+            f"{inverse.rows:,} rows to the base and back, by training's solver: their values are off by "
+            f"{inverse.rms:.1e} (rms), the worst one by {inverse.max:.1e}; smaller tolerances make it less."
         )
     if (gradient := result.gradient_error) is not None:
         lines.append(
