@@ -180,7 +180,9 @@ class Rehearsal:
         self._flow, self._blocks, self._loss = copy.deepcopy(few), len(blocks), loss
         self._whole = flow
         self._known: Known = Known() if beside is None else beside._known
-        self._learnt: LearntRows = LearntRows() if beside is None else beside._learnt
+        self._learnt: LearntRows = LearntRows(self._known.results.operations) if beside is None else beside._learnt
+        for weight in (*flow.parameters(), *flow.buffers()):
+            self._learnt.fixed(weight.nbytes)
         self._takes: dict[tuple[GradientMethod, int, _Until, bool], tuple[Take, Take]] = {}
 
     def forecast(

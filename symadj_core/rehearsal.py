@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -51,9 +51,10 @@ _EMPTY = {
     torch.ops.aten.new_empty_strided,
 }
 
-# Of one core, for the time of a step relative to another one's (bytes and operations of an element-wise operation).
+# Of one core, for the time of a step relative to another one's.
 _FLOPS_PER_SECOND = 70e9
-_BYTES_PER_SECOND = 12e9
+# An element-wise operation writes its result, and reads as much.
+_SECONDS_PER_BYTE = 2 / 12e9
 _SECONDS_PER_OPERATION = 4e-6
 
 
@@ -96,26 +97,47 @@ class LearntRows:
     """What becomes of a rehearsal on few rows if there are more of them, learnt from those that were made on both.
 
     Rehearsals of one flow are of the same operations, on tensors of the same sizes: what an operation made so large on
-    few rows, it makes as large on many as it did before.
+    few rows, it makes as large on many as it did before. What works number by number makes tensors as large as those
+    that it is given: so an operation of that kind makes, the first time that it is seen, what all others made of that
+    size.
+
+    Args:
+        operations: that are rehearsed, by their `id`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, operations: Mapping[int, Operation]) -> None:
+        self._operations = operations
         self._sizes: dict[tuple[int, int], int | None] = {}
         self._seconds: dict[tuple[int, float], float | None] = {}
+        # By the size on few rows alone.
+        self._by_size: dict[int, int | None] = {0: 0}
+
+    def fixed(self, size: int) -> None:
+        """Learn that a tensor of this size is there before, whatever the rows are."""
+        _note(self._by_size, size, size)
 
     def learn(self, few: Take, many: Take) -> None:
         """Learn from two rehearsals of the same."""
         for maker, low, high in zip(few.makers, few.sizes, many.sizes, strict=True):
             _note(self._sizes, (maker, low), high)
+            _note(self._by_size, low, high)
         for of_few, (_, high_seconds) in zip(few.times, many.times, strict=True):
             _note(self._seconds, of_few, high_seconds)
 
     def many(self, few: Take) -> Take | None:
         """What a rehearsal on many rows would note; None where that is not known."""
+        for maker, low in set(zip(few.makers, few.sizes, strict=True)) - self._sizes.keys():
+            size = self._by_size.get(low)
+            if size is not None and self._operations[maker].pointwise:
+                self._sizes[maker, low] = size
+        for maker, taken in set(few.times) - self._seconds.keys():
+            size = self._by_size.get(round(taken / _SECONDS_PER_BYTE))
+            if size is not None and self._operations[maker].flops is None:
+                self._seconds[maker, taken] = size * _SECONDS_PER_BYTE
         sizes = [self._sizes.get(made) for made in zip(few.makers, few.sizes, strict=True)]
         seconds = [self._seconds.get(taken) for taken in few.times]
         known_sizes = [size for size in sizes if size is not None]
-        times = [(maker, taken) for (maker, _), taken in zip(few.times, seconds, strict=True) if taken is not None]
+        times = [(maker, high) for (maker, _), high in zip(few.times, seconds, strict=True) if high is not None]
         if len(known_sizes) < len(sizes) or len(times) < len(seconds):
             return None
         return replace(few, sizes=known_sizes, times=times)
@@ -154,7 +176,7 @@ class _Result(NamedTuple):
     many: bool
 
 
-class _Operation(NamedTuple):
+class Operation(NamedTuple):
     """What of an operation does not depend on its arguments.
 
     Attributes:
@@ -162,32 +184,44 @@ class _Operation(NamedTuple):
         in_place: it returns its first argument, written to (what torch's names with a _ behind say).
         writes: it writes to an argument.
         empty: what it returns holds anything until it is written to, which may be left out.
+        pointwise: it works number by number, and so what it returns is as large as what it is given.
     """
 
     flops: Callable[..., int] | None
     in_place: bool
     writes: bool
     empty: bool
+    pointwise: bool
 
     @classmethod
-    def of(cls, func: Any) -> _Operation:
+    def of(cls, func: Any) -> Operation:
         packet, schema = func._overloadpacket, func._schema
-        return cls(flop_registry.get(packet), schema.name.endswith("_"), schema.is_mutable, packet in _EMPTY)
+        return cls(
+            flop_registry.get(packet),
+            schema.name.endswith("_"),
+            schema.is_mutable,
+            packet in _EMPTY,
+            torch.Tag.pointwise in func.tags,
+        )
 
 
 class KnownResults:
-    """Results of operations by the shapes of their arguments."""
+    """Results of operations by the shapes of their arguments.
+
+    Attributes:
+        operations: that there have been, by their `id`.
+    """
 
     def __init__(self, numbers: _Numbers) -> None:
-        self._operations: dict[int, _Operation] = {}
+        self.operations: dict[int, Operation] = {}
         self._results: dict[tuple[object, ...], _Result] = {}
         self._numbers = numbers
 
     def of(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, float]:
         """What the operation returns, and the seconds that it would take."""
-        operation = self._operations.get(id(func))
+        operation = self.operations.get(id(func))
         if operation is None:
-            operation = self._operations[id(func)] = _Operation.of(func)
+            operation = self.operations[id(func)] = Operation.of(func)
         if operation.writes:
             if operation.in_place and args[0].untyped_storage().nbytes() >= _LARGE:
                 # Written to, it would hold other numbers for all that share its memory.
@@ -283,7 +317,7 @@ def _bytes(values: Iterable[Any]) -> int:
 
 def _seconds(result: Any) -> float:
     """How long it takes to write a result, and to read as much."""
-    return 2 * (result.nbytes if isinstance(result, Tensor) else _bytes((result,))) / _BYTES_PER_SECOND
+    return (result.nbytes if isinstance(result, Tensor) else _bytes((result,))) * _SECONDS_PER_BYTE
 
 
 class _Place(NamedTuple):
