@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.scaling [--rows same|different] [--workers 1 2] [--rounds 7] [--steps 8]``. A step is what a run
 does: the mean NLL, its gradient by the symplectic adjoint, the agreement of the ranks and the exchange of gradients as
-in `symadj.workers.distributed` (gloo), an Adam step. Every worker is a process pinned to a core of its own. Beside them stand
-as many runs of one worker each at the same time: what those lose is the machine's doing (shared caches, memory,
+in `symadj.workers.distributed` (gloo), an Adam step. Every worker is a process pinned to a core of its own. Beside them
+stand as many runs of one worker each at the same time: what those lose is the machine's doing (shared caches, memory,
 hyperthreads), and what is lost beyond that is the exchange's. Rounds alternate; ratios are taken within a round;
 medians.
 

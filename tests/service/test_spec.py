@@ -20,19 +20,12 @@ def test_every_default_is_written_out_in_the_stored_spec() -> None:
     stored = JobSpec.model_validate(MINIMAL | {"stop": {}}).stored()
     assert stored["gradient"] == {"kind": "symplectic", "keep": {"kind": "stages"}}
     numbers = {"rtol": 1e-5, "atol": 1e-6, "max_steps": 1000}
-    assert stored["solver"] == {"kind": "adaptive", "method": "dopri5", **numbers, "shared_steps": True}
+    assert stored["solver"] == {"kind": "adaptive", "method": "dopri5", **numbers, "shared_steps": False}
     assert stored["optimizer"]["schedule"] == {"kind": "constant", "warmup_steps": 0}
     assert stored["data"]["transforms"] == [
         {"kind": "arcsinh", "scale": 150.0, "columns": None},
         {"kind": "standardise", "columns": None},
     ]
-
-
-def test_a_job_stored_before_workers_shared_steps_goes_on_with_steps_of_their_own() -> None:
-    stored = JobSpec.model_validate(MINIMAL).stored()
-    assert JobSpec.of_stored(stored).stored() == stored
-    del stored["solver"]["shared_steps"]
-    assert JobSpec.of_stored(stored).stored()["solver"]["shared_steps"] is False
 
 
 positive = st.floats(1e-8, 1)

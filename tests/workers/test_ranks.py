@@ -216,6 +216,7 @@ def rank_1_is_killed(attempt: AttemptRun, rank: int) -> Any:
 def test_two_ranks_train_as_one_does_and_the_same_way_every_time(tmp_path: Path) -> None:
     # In float64, and loosely solved, so that steps of a rank's own would show.
     changes: dict[str, Any] = {"flow": {"kind": "cnf", "dtype": "float64", "blocks": 1, "field": {"hidden": [8]}}}
+    changes["solver"] = SMALL["solver"] | {"shared_steps": True}
     first, second = start(tmp_path / "two", twice, **changes)
     assert first is not None
     assert second is not None
@@ -410,12 +411,13 @@ def test_ranks_that_share_steps_exchange_nothing_in_the_backward_pass(kind: str)
     assert ranks.exchanges == 3 + stats.accepted + stats.rejected
 
 
-def test_steps_are_shared_by_several_ranks_where_the_spec_lets_them_adapt_and_does_not_refuse() -> None:
+def test_steps_are_shared_by_several_ranks_where_the_spec_lets_them_adapt_and_asks_for_it() -> None:
     ranks = Ranks(torch.device("cpu"))
-    assert SharedSteps.wanted_by(AdaptiveSolver(), ranks) is None, "one rank has none to share them with"
+    asked = AdaptiveSolver(shared_steps=True)
+    assert SharedSteps.wanted_by(asked, ranks) is None, "one rank has none to share them with"
     ranks.size = 2
-    assert SharedSteps.wanted_by(AdaptiveSolver(), ranks) is not None
-    assert SharedSteps.wanted_by(AdaptiveSolver(shared_steps=False), ranks) is None
+    assert SharedSteps.wanted_by(asked, ranks) is not None
+    assert SharedSteps.wanted_by(AdaptiveSolver(), ranks) is None
     assert SharedSteps.wanted_by(FixedSolver(kind="fixed"), ranks) is None
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import Field
 
-from symadj.service.contract.spec.section import STORED, MemorySize, Section
+from symadj.service.contract.spec.section import MemorySize, Section
 
 # Of one solve; more than any training needs.
 MOST_ADAPTIVE_STEPS = 1_000_000
@@ -26,16 +26,11 @@ class AdaptiveSolver(Section):
     )
     max_steps: int = Field(1000, ge=1, le=MOST_ADAPTIVE_STEPS, description="Attempted steps of one solve, at most.")
     shared_steps: bool = Field(
-        True,
+        False,
         description="All workers take the same steps in training, by the error over all of their rows, so that the "
-        "gradient is that of one worker with the whole batch; false: each takes those of its own rows.",
+        "gradient is that of one worker with the whole batch; it costs an exchange in every step. false: each takes "
+        "those of its own rows.",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_it_was(cls, values: Any, info: ValidationInfo) -> Any:
-        """A spec that was stored before workers could share steps had each take its own."""
-        return {"shared_steps": False, **values} if info.context == STORED else values
 
 
 class FixedSolver(Section):
