@@ -36,7 +36,7 @@ import httpx
 import numpy as np
 import sqlalchemy as sa
 
-from benchmarks.servers import answering, checked_out, mlflow_server
+from benchmarks.servers import answering, compared, mlflow_server
 
 BATCH = 1000
 WIDTH = 1000
@@ -93,9 +93,7 @@ def main() -> None:
     options = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="symadj-bench-")))
-        trees = {"now": Path(__file__).resolve().parents[1]}
-        if options.before != "none":
-            trees["before"] = stack.enter_context(checked_out(options.before, folder / "before"))
+        trees = stack.enter_context(compared(options.before, folder))
         ours = {
             name: stack.enter_context(service(tree, folder / f"{name}-data", name, options.store))
             for name, tree in trees.items()

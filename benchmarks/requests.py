@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from benchmarks.api import TIME, Ours, create, memory_records, one_metric, service, step_record
-from benchmarks.servers import checked_out
+from benchmarks.servers import compared
 
 CURVES = ["loss", "nfe_forward", "nfe_backward", "step_seconds"]
 STEPS = 3000
@@ -54,9 +54,7 @@ def main() -> None:
     options = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="symadj-bench-")))
-        trees = {"now": Path(__file__).resolve().parents[1]}
-        if options.before != "none":
-            trees["before"] = stack.enter_context(checked_out(options.before, folder / "before"))
+        trees = stack.enter_context(compared(options.before, folder))
         builds = {}
         for name, tree in trees.items():
             known = set(psutil.Process().children())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-__all__ = ["answering", "checked_out", "mlflow_server", "serving", "trackio_server"]
+__all__ = ["answering", "checked_out", "compared", "mlflow_server", "serving", "trackio_server"]
 
 PATIENCE_SECONDS = 600.0
 
@@ -96,6 +96,17 @@ def checked_out(commit: str, folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run([*git, "remove", "--force", folder], check=True)
+
+
+@contextmanager
+def compared(before: str, folder: Path) -> Iterator[dict[str, Path]]:
+    """Yield the trees of the builds to compare: ``now``, and ``before`` at that commit unless it is "none"."""
+    now = {"now": Path(__file__).resolve().parents[1]}
+    if before == "none":
+        yield now
+        return
+    with checked_out(before, folder / "before") as earlier:
+        yield now | {"before": earlier}
 
 
 @contextmanager
