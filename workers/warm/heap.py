@@ -2,8 +2,8 @@
 
 glibc cuts what a large tensor has left into pieces for small ones, and asks the kernel for more for the next large one.
 Backpropagation of a batch of 4,000 rows, whose tensors took 330 MiB, held 480 to 520; the symplectic adjoint method
-held 45 to 105 MiB for 22. With jemalloc it was 333 and 26 MiB, in 0.8 of the processor's time. So what is planned is
-what is held.
+held 45 to 105 MiB for 22. With jemalloc it was 333 and 26 MiB, in 0.8 and 1.0 of the processor's time. So what is
+planned is what is held.
 
 Ray starts its own processes with it, and its workers too where RAY_LD_PRELOAD_ON_WORKERS is 1. That is the switch of
 this module as well.
