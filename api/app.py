@@ -86,7 +86,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.long_polls = LongPolls()
     app.state.cluster = ClusterView(settings)
     app.state.flow_process = FlowProcess(settings)
-    app.state.checks = Checks(settings, app.state.cluster, app.state.flow_process)
+    app.state.checks = Checks(settings, database, app.state.cluster, app.state.flow_process)
     app.state.submission_plans = None
     app.state.key_secret = key_secret
     app.state.prometheus = make_registry(database, settings)
@@ -120,12 +120,14 @@ def _describe_bodies(app: FastAPI, document: dict[str, Any]) -> None:
         if body is None:
             continue
         model = body.model
-        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        for name, definition in (schema.pop("$defs", {}) | {model.__name__: schema}).items():
-            schemas.setdefault(name, definition)
-        read = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
-        content: dict[str, Any] = {"application/json": read}
-        content |= {media_type: read if media_type.endswith("json") else {} for media_type in body.beside}
+        content: dict[str, Any] = {}
+        if model is not None:
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            for name, definition in (schema.pop("$defs", {}) | {model.__name__: schema}).items():
+                schemas.setdefault(name, definition)
+            read = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
+            content = {kind: read for kind in ("application/json", *body.beside) if kind.endswith("json")}
+        content |= {kind: {} for kind in body.beside if kind not in content}
         for method in route.methods or ():
             operation = document["paths"][route.path][method.lower()]
             operation["requestBody"] = {"required": body.required, "content": content}

@@ -22,9 +22,24 @@ from symadj.api.wrong_fields import in_our_words
 from symadj.service.contract.flow_question import MediaType
 from symadj.service.errors import ContentTooLargeError, UnsupportedMediaTypeError
 
-__all__ = ["Body", "InvalidBodyError", "Table", "Upload", "body_of", "checked", "file_body", "json_body", "table_body"]
+__all__ = [
+    "BYTES",
+    "Body",
+    "InvalidBodyError",
+    "Table",
+    "Upload",
+    "body_of",
+    "bytes_body",
+    "checked",
+    "file_body",
+    "json_body",
+    "table_body",
+]
 
 Model = TypeVar("Model", bound=BaseModel)
+
+# A file whose name says what it is.
+BYTES = "application/octet-stream"
 
 # That check the bodies of one endpoint.
 THREADS = 4
@@ -38,9 +53,9 @@ _TABLES = tuple(map(str, MediaType))
 
 @dataclass(frozen=True)
 class Body:
-    """What an endpoint reads: JSON as ``model``, or content of one of the media types ``beside`` it."""
+    """What an endpoint reads: JSON as ``model`` (None: no JSON), or content of one of the media types ``beside`` it."""
 
-    model: type[BaseModel]
+    model: type[BaseModel] | None
     beside: tuple[str, ...] = ()
     required: bool = True
 
@@ -64,7 +79,7 @@ class Upload:
         media_type: as above.
     """
 
-    def __init__(self, request: Request, media_type: MediaType) -> None:
+    def __init__(self, request: Request, media_type: str) -> None:
         self.media_type = media_type
         self._request = request
 
@@ -184,13 +199,32 @@ def file_body(model: type[BaseModel], *, after: Callable[..., Any], most_bytes: 
                 "which it is"
             )
         if media_type != MediaType.JSON:
-            return Upload(request, MediaType(media_type))
+            return Upload(request, media_type)
         text = await _bounded(request, most_bytes)
         if not text:
             raise _missing()
         return await run_sync(parse, text, limiter=threads)
 
     setattr(read, _BODY, Body(model, _TABLES[1:]))
+    return Depends(read)
+
+
+def bytes_body(*, after: Callable[..., Any]) -> Any:
+    """Return the dependency that gives the body of a request as an :class:`Upload`, whatever it holds.
+
+    Args:
+        after: as in :func:`json_body`.
+    """
+
+    async def read(request: Request, _refused: Any = Depends(after)) -> Upload:
+        given = request.headers.get("content-type", "")
+        if given.partition(";")[0].strip().lower() != BYTES:
+            raise UnsupportedMediaTypeError(
+                f"Content-Type is {given or 'missing'}: send the file as it is, with the header `Content-Type: {BYTES}`"
+            )
+        return Upload(request, BYTES)
+
+    setattr(read, _BODY, Body(None, (BYTES,)))
     return Depends(read)
 
 

@@ -16,11 +16,16 @@ from symadj.api.origins import is_loopback
 from symadj.service import capacity
 from symadj.service.contract.finding import Finding
 from symadj.service.contract.flow_question import CheckQuestion, FlowAnswer, FlowOutcome
+from symadj.service.contract.layout import upload_of
 from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec.data import paths_of
 from symadj.service.contract.storage import found_below, is_url
+from symadj.service.contract.uploaded import UploadedFile
 from symadj.service.errors import SymadjError
+from symadj.service.lifecycle import uploads
 from symadj.service.ray_jobs import NodeInUse
 from symadj.service.settings import Settings
+from symadj.service.store import Database
 
 __all__ = ["Checks"]
 
@@ -32,12 +37,13 @@ class Checks:
 
     Args:
         settings: which say where the data are, and so where they are read.
+        store: of the uploads, which are data too.
         cluster: the nodes.
         flows: the process that reads data beside the API.
     """
 
-    def __init__(self, settings: Settings, cluster: ClusterView, flows: FlowProcess) -> None:
-        self._settings, self._cluster, self._flows = settings, cluster, flows
+    def __init__(self, settings: Settings, store: Database, cluster: ClusterView, flows: FlowProcess) -> None:
+        self._settings, self._store, self._cluster, self._flows = settings, store, cluster, flows
         ray_is_here = is_loopback(urlsplit(settings.ray_address).hostname or "")
         self._on_node = None
         if settings.check_on == "ray" or (settings.check_on is None and not ray_is_here):
@@ -67,6 +73,7 @@ class Checks:
         question = CheckQuestion(
             spec=spec.stored(),
             roots=settings.resolved_data_roots(),
+            uploads=await run_sync(self._uploads_of, spec),
             # Beside the API such copies go with their process.
             cache=str(settings.data_cache.resolve()) if self._on_node and settings.data_cache else None,
             available_bytes=None if nodes is None else capacity.most_memory(spec.resources, nodes),
@@ -75,6 +82,10 @@ class Checks:
             return await self._flows.ask(question)
         return await self._on_node.ask(question, nodes)
 
+    def _uploads_of(self, spec: JobSpec) -> tuple[UploadedFile, ...]:
+        with self._store.read_session() as session:
+            return uploads.files_of(session, spec, self._settings.resolved_storage())
+
     def _missing_files(self, spec: JobSpec) -> Iterator[Finding]:
         roots = self._settings.resolved_data_roots()
         if any(map(is_url, roots)):
@@ -82,9 +93,9 @@ class Checks:
         folders = [Path(root).resolve() for root in roots]
         if self._on_node is not None and not all(folder.is_dir() for folder in folders):
             return  # those of Ray's nodes are others
-        for name in ("path", "test_path"):
-            path = getattr(spec.data, name, None)
-            if path is None or any(found_below(folder, path, folders) for folder in folders):
+        for name, path in paths_of(spec.data).items():
+            # An upload that is not there was refused.
+            if upload_of(path) is not None or any(found_below(folder, path, folders) for folder in folders):
                 continue
             detail = (
                 f"{path} was not found below a data root ({', '.join(map(str, folders))}): put it there before the "

@@ -35,7 +35,7 @@ from symadj.service.errors import (
 from symadj.service.lifecycle.attempts import hash_token
 from symadj.service.roles import LOCAL, Principal, Role
 from symadj.service.settings import Settings
-from symadj.service.store import Database, jobs, sweeps
+from symadj.service.store import Database, jobs, sweeps, uploads
 from symadj.service.store.downsampling import Downsampler
 from symadj.service.store.step_range import StepRange
 
@@ -60,6 +60,7 @@ __all__ = [
     "Steps",
     "Store",
     "SweepId",
+    "UploadId",
     "attempt_token",
     "authenticate",
     "owner",
@@ -223,6 +224,22 @@ def _owner_of_sweep(store: Database, sweep_id: str) -> str:
         return sweeps.get(session, sweep_id).owner
 
 
+async def _visible_upload(
+    asker: Asker,
+    store: Store,
+    upload_id: Annotated[str, Path(max_length=64, description="Id of an upload, `upl-...`.")],
+) -> str:
+    """Return the id of an upload that the asker may see; for any other upload the answer is that there is none."""
+    if asker.confined_to is not None and await run_sync(_owner_of_upload, store, upload_id) != asker.confined_to:
+        raise NotFoundError(f"there is no upload {upload_id!r}")
+    return upload_id
+
+
+def _owner_of_upload(store: Database, upload_id: str) -> str:
+    with store.read_session() as session:
+        return uploads.get(session, upload_id).owner
+
+
 async def refuse_unfit_address(request: Request) -> None:
     """Refuse a query parameter that the endpoint does not have, a second value where it takes one, and NUL anywhere.
 
@@ -351,6 +368,7 @@ Owner = Annotated[str, Depends(owner)]
 AttemptToken = Annotated[str, Depends(attempt_token)]
 JobId = Annotated[str, Depends(_visible_job)]
 SweepId = Annotated[str, Depends(_visible_sweep)]
+UploadId = Annotated[str, Depends(_visible_upload)]
 Steps = Annotated[StepRange, Depends(_steps)]
 IdempotencyKey = Annotated[
     str | None,

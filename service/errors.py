@@ -23,6 +23,7 @@ __all__ = [
     "NotFoundError",
     "RangeNotSatisfiableError",
     "SpecWouldFailError",
+    "StorageFullError",
     "SymadjError",
     "TooManyRequestsError",
     "TooManyRowsError",
@@ -117,6 +118,14 @@ class NoRoomError(SymadjError):
     status = 429
     code = "no-room"
     title = "The owner's share of the disk is used up"
+
+
+class StorageFullError(SymadjError):
+    """The disk of the files has no room for what is sent."""
+
+    status = 507
+    code = "storage-full"
+    title = "The storage is full"
 
 
 class BusyError(SymadjError):

@@ -16,6 +16,7 @@ __all__ = [
     "new_delivery_id",
     "new_job_id",
     "new_sweep_id",
+    "new_upload_id",
     "new_webhook_id",
 ]
 
@@ -50,6 +51,11 @@ def new_sweep_id() -> str:
     return f"swp-{_new()}"
 
 
+def new_upload_id() -> str:
+    """Return ``upl-`` + the same digits; :mod:`.contract.layout` knows them by that."""
+    return f"upl-{_new()}"
+
+
 def new_webhook_id() -> str:
     """Return ``whk-`` + the same digits."""
     return f"whk-{_new()}"
@@ -60,13 +66,13 @@ def new_delivery_id() -> str:
     return f"dlv-{_new()}"
 
 
-def made_at(job_id: str) -> datetime:
-    """Return when ``new_job_id`` made an id, by the clock of its machine.
+def made_at(identifier: str) -> datetime:
+    """Return when an id was made, by the clock of its machine.
 
     Raises:
-        ValueError: it did not.
+        ValueError: it is none of ours.
     """
-    digits = job_id.removeprefix("job-")[:10]
+    digits = identifier.partition("-")[2][:10]
     milliseconds = sum(_ALPHABET.index(digit) * 32**place for place, digit in enumerate(reversed(digits)))
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 

@@ -165,7 +165,9 @@ class Settings(BaseSettings):
         True, description="Whether the memory of the newest jobs in the queue is planned before they start."
     )
     upload_bytes: ByteSize = Field(
-        ByteSize(2**30), gt=0, description="Bytes that a file of rows to score may have that is sent to the API (1GiB)."
+        ByteSize(2**30),
+        gt=0,
+        description="Bytes that a file may have that is sent, to be trained on or to be scored (1GiB).",
     )
     max_active_per_owner: int | None = Field(
         None, ge=1, description="Jobs of one owner that may be on the cluster at once; default: no limit."
@@ -177,8 +179,8 @@ class Settings(BaseSettings):
     owner_disk_bytes: ByteSize | None = Field(
         None,
         gt=0,
-        description="Bytes of checkpoints and artifacts that the jobs of one owner may have before no more of them are "
-        "taken (500GiB); default: no limit.",
+        description="Bytes that the uploads of one owner, and the checkpoints and artifacts of their jobs, may have "
+        "before no more of them are taken (500GiB); default: no limit.",
     )
 
     telemetry_keep_days: float | None = Field(

@@ -1,4 +1,4 @@
-"""What the service has stored: rows, bytes of the store, bytes of the jobs' folders, and what is free."""
+"""What the service has stored: rows, bytes of the store, bytes of the jobs' folders and the uploads, what is free."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from symadj.service.contract.layout import UPLOADS
+from symadj.service.contract.layout import UPLOADS, upload_of
 from symadj.service.contract.storage import is_url
 from symadj.service.settings import Settings
 from symadj.service.store import Database
@@ -31,7 +31,7 @@ class JobBytes:
 
 @dataclass(frozen=True)
 class Usage:
-    """``jobs`` are the largest folders, the largest first; ``jobs_bytes`` is of all.
+    """``jobs`` are the largest folders, the largest first; ``jobs_bytes`` is of all, ``uploads_bytes`` of all uploads.
 
     ``free_bytes`` is of the disk; None in a bucket, which has no such figure.
     """
@@ -40,6 +40,7 @@ class Usage:
     store_bytes: int
     jobs: list[JobBytes]
     jobs_bytes: int
+    uploads_bytes: int
     free_bytes: int | None
 
 
@@ -50,13 +51,16 @@ def usage(session: Session, database: Database, settings: Settings) -> Usage:
         OSError: the storage can't be read, or does not answer.
     """
     storage = settings.resolved_storage()
-    folders = [JobBytes(name, size) for name, size in storage.sizes().items() if name != UPLOADS]
+    sizes = storage.sizes()
+    uploads_bytes = sum(size for name, size in sizes.items() if upload_of(name) is not None)
+    folders = [JobBytes(name, size) for name, size in sizes.items() if name != UPLOADS and upload_of(name) is None]
     folders.sort(key=lambda job: (-job.bytes, job.job_id))
     return Usage(
         rows=rows_by_table(session),
         store_bytes=store_bytes(session, database),
         jobs=folders[:LARGEST_JOBS],
         jobs_bytes=sum(job.bytes for job in folders),
+        uploads_bytes=uploads_bytes,
         free_bytes=storage.free_bytes(),
     )
 

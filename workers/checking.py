@@ -11,6 +11,7 @@ from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.finding import Finding
 from symadj.service.contract.plan import Plan
 from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.uploaded import UploadedFile
 from symadj.workers.data import DataError, DataRoots, check_data
 from symadj.workers.model.build import build_flow
 from symadj.workers.planning import make_plan
@@ -21,7 +22,11 @@ FINDINGS: TypeAdapter[list[Finding]] = TypeAdapter(list[Finding])
 
 
 def check_spec(
-    spec: JobSpec, roots: Sequence[str], available_bytes: int | None, cache: Path | None = None
+    spec: JobSpec,
+    roots: Sequence[str],
+    available_bytes: int | None,
+    cache: Path | None = None,
+    uploads: Sequence[UploadedFile] = (),
 ) -> list[Finding]:
     """Read a job's data as its run would, and plan its memory. What looks wrong about the data is a warning.
 
@@ -30,6 +35,7 @@ def check_spec(
         roots: the folders that the data may lie below.
         available_bytes: the most that each worker could have, where that is known.
         cache: the folder for copies of files from buckets; None is one in the system's temporary folder.
+        uploads: those that the spec names.
 
     Raises:
         StorageUnreachableError: a bucket with the data does not answer.
@@ -37,7 +43,7 @@ def check_spec(
     """
     read: list[DataSummary] = []
     try:
-        training_rows = check_data(spec.data, DataRoots(roots, cache), read.append)
+        training_rows = check_data(spec.data, DataRoots(roots, cache, uploads=uploads), read.append)
     except DataError as error:
         return [Finding(pointer=_pointer(spec, error), severity="error", detail=str(error))]
     if (why := spec.too_few(training_rows)) is not None:

@@ -108,7 +108,8 @@ def answer(flows: Flows, question: Question, content: bytes) -> tuple[FlowAnswer
             return FlowAnswer(outcome=FlowOutcome.DONE), _planned(question).model_dump_json().encode()
         if isinstance(question, CheckQuestion):
             cache = None if question.cache is None else Path(question.cache)
-            found = check_spec(JobSpec.of_stored(question.spec), question.roots, question.available_bytes, cache)
+            spec = JobSpec.of_stored(question.spec)
+            found = check_spec(spec, question.roots, question.available_bytes, cache, question.uploads)
             return FlowAnswer(outcome=FlowOutcome.DONE), FINDINGS.dump_json(found)
         flow = flows.load(question.storage, question.config, question.weights)
         return FlowAnswer(outcome=FlowOutcome.DONE), _written(_computed(flow, question, content), question)
@@ -142,7 +143,7 @@ def _planned(question: PlanQuestion) -> Plan:
     columns, context_columns, image = question.columns, question.context_columns, question.image
     if columns is None:
         read: list[DataSummary] = []
-        check_data(spec.data, DataRoots(question.roots), read.append)
+        check_data(spec.data, DataRoots(question.roots, uploads=question.uploads), read.append)
         source = read[0].sources[0]
         context_columns = sum(column.context for column in source.columns)
         columns, image = source.dim - context_columns, read[0].image

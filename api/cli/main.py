@@ -13,7 +13,7 @@ from typer.completion import completion_init, get_completion_script  # type: ign
 
 from symadj import __version__
 from symadj.api.children import ServeError
-from symadj.api.cli import comparing, flow, inspecting, keys, render, running, showing, sweeps, webhooks
+from symadj.api.cli import comparing, flow, inspecting, keys, render, running, showing, sweeps, uploads, webhooks
 from symadj.api.cli.inspecting import InspectError
 from symadj.api.cli.shared import console, errors
 from symadj.api.cli.tables import TableError
@@ -29,6 +29,8 @@ app.add_typer(showing.app)
 app.add_typer(comparing.app)
 app.add_typer(sweeps.app, name="sweep")
 app.add_typer(sweeps.lists)
+app.add_typer(uploads.sends)
+app.add_typer(uploads.app, name="uploads")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(webhooks.lists)
 app.add_typer(flow.app)

@@ -310,7 +310,8 @@ def usage_parts(usage: UsageRead) -> list[RenderableType]:
     folders.add_column("files", justify="right")
     for folder in usage.jobs:
         folders.add_row(folder.job_id, size(folder.bytes))
-    sums = f"Store {size(usage.store_bytes)}, files of the jobs {size(usage.jobs_bytes)}, " + (
+    sums = f"Store {size(usage.store_bytes)}, files of the jobs {size(usage.jobs_bytes)}, "
+    sums += f"uploads {size(usage.uploads_bytes)}, " + (
         f"left on their disk {size(usage.free_bytes)}." if usage.free_bytes is not None else "in a bucket."
     )
     return [Text(sums), table, *([folders] if usage.jobs else [])]

@@ -5,7 +5,9 @@ Commands that only read are in :mod:`symadj.api.cli.showing`.
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +36,14 @@ def submit(
     spec: SpecFile,
     watch: Watch = False,
     settings: Settings = None,
+    uploads: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--upload",
+            metavar="FIELD=FILE",
+            help="Send a file here, and name it in this field, e.g. --upload data.path=cells.parquet",
+        ),
+    ] = None,
     trial: Annotated[
         bool,
         typer.Option(
@@ -48,7 +58,7 @@ def submit(
 ) -> None:
     """Submit a job; print its id."""
     document = read_spec(spec)
-    set_fields(document, settings)
+    set_fields(document, [*(settings or ()), *_sent(client, uploads or ())])
     _submit(client, trial_of(document) if trial else document, key, watch, as_json, strict=strict)
 
 
@@ -162,6 +172,18 @@ def score(
         if not as_json:
             console.print(str(download), soft_wrap=True)
     sys.exit(status)
+
+
+def _sent(client: Client, uploads: Sequence[str]) -> Iterator[str]:
+    """Send files, each FIELD=FILE; yield the settings that name them in a spec."""
+    files = [(field, Path(file)) for field, _, file in (upload.partition("=") for upload in uploads)]
+    for field, file in files:
+        if not field or not file.is_file():
+            raise typer.BadParameter(
+                f"{field}={file} is not of the form FIELD=FILE with a file here", param_hint="--upload"
+            )
+    for field, file in files:
+        yield f"{field}={json.dumps(client.upload(file).path)}"
 
 
 def _stored_rows(path: str) -> dict[str, Any]:

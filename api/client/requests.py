@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from datetime import datetime
@@ -37,6 +38,7 @@ from symadj.api.schemas.telemetry import (
     MetricSeriesRead,
     SeriesList,
 )
+from symadj.api.schemas.uploads import UploadList, UploadRead
 from symadj.api.schemas.webhooks import DeliveryList, DeliveryRead, WebhookCreated, WebhookList, WebhookRead
 from symadj.service.contract.flow_question import ENDINGS, MediaType, Operation
 from symadj.service.contract.notices import Notice
@@ -283,6 +285,49 @@ class Requests(Generic[JobT, JobsT]):
             return _making_a_job(path, self._read_job, idempotency_key, headers, content=rows, params=given)
         given |= {} if workers is None else {"resources": {"kind": "cpu", "workers": workers}}
         return _making_a_job(path, self._read_job, idempotency_key, json={"data": rows} | given)
+
+    @asks
+    def upload(self, file: Path, *, name: str | None = None) -> Request[UploadRead]:
+        """Send a file here to be trained on; a spec names it by the answer's ``path``.
+
+        What was sent before, the same bytes in the same format, is not stored again: that upload is the answer.
+
+        Args:
+            file: in a format that `data.kind: file` reads.
+            name: that it has there, with the ending that says its format; default: its own.
+
+        Raises:
+            ApiProblemError: the format is not known (422), the file is too large (413), or there is no room for it (429
+                of the owner's share, 507).
+            OSError: the file can't be read.
+        """
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(file.stat().st_size)}
+        # macOS takes letters with accents apart.
+        parameters = {"name": unicodedata.normalize("NFC", name or file.name)}
+        more: dict[str, Any] = {"params": parameters, "headers": headers, "timeout": FLOW_SECONDS}
+        return Request("POST", "/api/v1/uploads", answer(UploadRead), content=file, **more)
+
+    @asks
+    def uploads(self, *, limit: int | None = None, after: str | None = None) -> Request[UploadList]:
+        """List uploads, newest first.
+
+        Args:
+            limit: uploads of one answer, at most.
+            after: ``next_after`` of the page before.
+        """
+        asked = _given({"limit": limit, "after": after})
+        return Request("GET", "/api/v1/uploads", answer(UploadList), params=asked)
+
+    @asks
+    def delete_upload(self, upload_id: str) -> Request[None]:
+        """Delete an upload.
+
+        Raises:
+            ApiProblemError: a job or a sweep that has not ended names it (409).
+        """
+        if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", upload_id) is None:
+            raise BadRequestError(f"{upload_id!r} is not an upload's id; `symadj uploads` shows them")
+        return Request("DELETE", f"/api/v1/uploads/{upload_id}", lambda _content: None)
 
     @asks
     def plan(

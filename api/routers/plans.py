@@ -10,14 +10,18 @@ from pydantic import Field
 
 from symadj.api.bodies import json_body
 from symadj.api.cluster_view import ClusterView
-from symadj.api.dependencies import Asker, Cluster, Flows, SettingsOf, require_json
+from symadj.api.dependencies import Asker, Cluster, Flows, SettingsOf, Store, require_json
 from symadj.api.flow_process import raise_unless_done
 from symadj.api.problems import describe
 from symadj.service import capacity, plugins
 from symadj.service.contract.flow_question import PlanQuestion
 from symadj.service.contract.plan import Plan
 from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.uploaded import UploadedFile
 from symadj.service.errors import InvalidSpecError
+from symadj.service.lifecycle import uploads
+from symadj.service.settings import Settings
+from symadj.service.store import Database
 
 router = APIRouter(prefix="/plans", tags=["plans"])
 
@@ -32,6 +36,8 @@ Spec = Annotated[JobSpec, json_body(JobSpec, after=_may_plan, most_bytes=2**20, 
 @router.post("", response_model=Plan, responses=describe(400, 413, 415, 504))
 async def make_plan(
     spec: Spec,
+    asker: Asker,
+    store: Store,
     settings: SettingsOf,
     flows: Flows,
     cluster: Cluster,
@@ -58,11 +64,19 @@ async def make_plan(
         context_columns=context_columns,
         image=shape,
         roots=settings.resolved_data_roots(),
+        uploads=await run_sync(_uploads_of, spec, asker.confined_to, store, settings),
         available_bytes=await run_sync(_most_memory, spec, cluster),
     )
     answer, content = await flows.ask(question)
     raise_unless_done(answer, refused=InvalidSpecError)
     return Response(content, media_type="application/json")
+
+
+def _uploads_of(spec: JobSpec, owner: str | None, store: Database, settings: Settings) -> tuple[UploadedFile, ...]:
+    """Return the uploads that a spec names, all of which must be there, and this owner's (None: anybody's)."""
+    with store.read_session() as session:
+        uploads.check_named(session, spec, owner=owner)
+        return uploads.files_of(session, spec, settings.resolved_storage())
 
 
 def _most_memory(spec: JobSpec, cluster: ClusterView) -> int | None:

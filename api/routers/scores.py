@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from contextlib import suppress
 from typing import Annotated, Any
 
-from anyio import CancelScope, CapacityLimiter, from_thread
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query, Request, Response
 
@@ -14,6 +11,7 @@ from symadj.api.bodies import Upload, file_body
 from symadj.api.csv_parameters import CsvFile, CsvParameters
 from symadj.api.dependencies import IdempotencyKey, JobId, Owner, SettingsOf, Store
 from symadj.api.problems import describe
+from symadj.api.receiving import Incoming, incoming
 from symadj.api.same_keys import submitted_once
 from symadj.api.schemas.jobs import JobRead
 from symadj.service.contract import layout
@@ -32,13 +30,11 @@ from symadj.service.store import Database, artifacts
 
 router = APIRouter(prefix="/jobs/{job_id}/scores", tags=["scores"])
 
-_FORMATS: dict[MediaType, FormatName] = {
+_FORMATS: dict[str, FormatName] = {
     MediaType.NPY: "npy",
     MediaType.CSV: "csv",
     MediaType.PARQUET: "parquet",
 }
-# Each has a thread for as long as its file comes in.
-_UPLOADS_AT_ONCE = CapacityLimiter(4)
 
 
 async def _may_score(_owner: Owner, _job: JobId) -> None:
@@ -56,7 +52,7 @@ _OF_A_FILE = "Of a file that is sent; with JSON it is a field of the body."
     status_code=201,
     responses={
         200: {"model": JobRead, "description": "Known by its key"},
-        **describe(400, 403, 404, 409, 413, 415, 429),
+        **describe(400, 403, 404, 409, 413, 415, 429, 507),
     },
 )
 async def score_rows(
@@ -84,12 +80,11 @@ async def score_rows(
     given: dict[str, Any] = {field: value for field, value in named.items() if value is not None}
     trained = await run_sync(_trained, store, job_id)
     storage, new_id = settings.resolved_storage(), new_job_id()
-    created = False
-    try:
+    async with incoming(storage, new_id) as files:
         if isinstance(body, Upload):
             if "workers" in given:
                 given["resources"] = {"kind": "cpu", "workers": given.pop("workers")}
-            written = given | {"data": await _received(body, csv_file, storage, new_id, settings.upload_bytes)}
+            written = given | {"data": await _received(body, csv_file, files, new_id, settings.upload_bytes)}
         elif given:
             pointer = next(iter(given))
             raise InvalidParameterError(
@@ -98,23 +93,13 @@ async def score_rows(
         else:
             written = body.model_dump(exclude_unset=True)
         spec = ScoresSpec.model_validate(written | {"trained": trained})
-        read, created = await run_sync(
+        read, files.kept = await run_sync(
             submitted_once, lambda: _submit(store, settings, storage, spec, owner, new_id, idempotency_key)
         )
-    finally:
-        with CancelScope(shield=True), suppress(OSError):
-            await run_sync(_tidy_up, storage, new_id, created)
-    if not created:
+    if not files.kept:
         response.status_code = 200
     response.headers["Location"] = str(request.app.url_path_for("read_job", job_id=read.id))
     return read
-
-
-def _tidy_up(storage: Storage, job_id: str, created: bool) -> None:
-    """Remove what was stored for a job that was not made, and say of any that nothing more comes."""
-    if not created:
-        storage.remove(layout.job_folder(job_id))
-    storage.remove_file(layout.upload_mark(job_id))
 
 
 def _trained(store: Database, job_id: str) -> TrainedFiles:
@@ -156,32 +141,22 @@ def _submit(
         return JobRead.of(figures.of_job(session, job_id, most_active=settings.max_active_per_owner)), created
 
 
-async def _received(upload: Upload, csv_file: CsvFile, storage: Storage, job_id: str, most_bytes: int) -> UploadedRows:
+async def _received(upload: Upload, csv_file: CsvFile, files: Incoming, job_id: str, most_bytes: int) -> UploadedRows:
     """Store the file of a request as an artifact, as it comes.
 
     Raises:
-        ContentTooLargeError: it has more bytes than one may have.
-        InvalidRowsError: it has none.
+        InvalidRowsError: it has no bytes; and what ``Incoming.receive`` raises.
     """
     format = _FORMATS[upload.media_type]
-    name, pieces = f"rows.{format}", upload.pieces(most_bytes)
-
-    async def following() -> bytes:
-        return await anext(pieces, b"")
-
-    def store() -> UploadedRows:
-        size, sha256 = 0, hashlib.sha256()
-        # By which the dispatcher finds it, should this process die.
-        storage.mark(layout.upload_mark(job_id))
-        with storage.writing(f"{layout.artifact_folder(job_id, 0)}/{name}") as file:
-            while piece := from_thread.run(following):
-                file.write(piece)
-                sha256.update(piece)
-                size += len(piece)
-            if not size:
-                raise InvalidRowsError("the body is empty: send the file with the rows")
-        return UploadedRows(
-            kind="uploaded", name=name, format=format, bytes=size, sha256=sha256.hexdigest(), **csv_file.fields()
-        )
-
-    return await run_sync(store, limiter=_UPLOADS_AT_ONCE)
+    name = f"rows.{format}"
+    received = await files.receive(upload, f"{layout.artifact_folder(job_id, 0)}/{name}", most_bytes)
+    if not received.bytes:
+        raise InvalidRowsError("the body is empty: send the file with the rows")
+    return UploadedRows(
+        kind="uploaded",
+        name=name,
+        format=format,
+        bytes=received.bytes,
+        sha256=received.sha256,
+        **csv_file.fields(),
+    )

@@ -33,11 +33,12 @@ class FolderUsage(Answer):
 
 
 class UsageRead(Answer):
-    """What the service takes: rows, bytes of the store, bytes of the jobs' folders."""
+    """What the service takes: rows, bytes of the store, bytes of the jobs' folders and of the uploads."""
 
     rows: dict[str, int] = Field(description="By table of the store.")
     store_bytes: int = Field(description="Of the database: SQLite's file with its log, or PostgreSQL's own figure.")
     jobs_bytes: int = Field(description="Of the files of all jobs.")
+    uploads_bytes: int = Field(description="Of all uploads.")
     jobs: list[FolderUsage] = Field(description="The largest folders, largest first.")
     free_bytes: int | None = Field(description="Left on the disk of the jobs' folders; null in a bucket.")
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from symadj.service.contract.spec.data import CsvOptions
+from symadj.service.contract.uploaded import UploadedFile
 
 __all__ = [
     "ENDINGS",
@@ -124,6 +125,7 @@ class PlanQuestion(_Header):
         context_columns: beside these.
         image: channels, height and width of the image in a row, or None.
         roots: the folders that the data may lie below.
+        uploads: those that the spec names.
         available_bytes: the most that each worker could have, where that is known.
         all_gradients: every way to make the gradient, or the spec's own alone.
     """
@@ -133,6 +135,7 @@ class PlanQuestion(_Header):
     context_columns: int = 0
     image: tuple[int, int, int] | None = None
     roots: tuple[str, ...] = ()
+    uploads: tuple[UploadedFile, ...] = ()
     available_bytes: int | None = None
     all_gradients: bool = True
 
@@ -147,6 +150,7 @@ class CheckQuestion(_Header):
     Attributes:
         spec: of the job, as it is stored.
         roots: the folders that the data may lie below.
+        uploads: those that the spec names.
         cache: the folder for copies of files from buckets; None is one in the system's temporary folder.
         available_bytes: the most that each worker could have, where that is known.
     """
@@ -154,6 +158,7 @@ class CheckQuestion(_Header):
     kind: Literal["check"] = "check"  # a plan's question has the same fields
     spec: dict[str, Any]
     roots: tuple[str, ...]
+    uploads: tuple[UploadedFile, ...] = ()
     cache: str | None = None
     available_bytes: int | None = None
 

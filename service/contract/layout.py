@@ -1,4 +1,4 @@
-"""Where the files of a job lie in the storage, by paths from its root, and what they are called."""
+"""Where the files of jobs and the uploads lie in the storage, by paths from its root, and what they are called."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ __all__ = [
     "ray_folder",
     "token_file",
     "upload_mark",
+    "upload_of",
+    "uploaded_file",
 ]
 
 # The file of a checkpoint that says what it is, with the size and SHA-256 of the others. It is written last and removed
@@ -31,7 +33,7 @@ MANIFEST = "manifest.json"
 # Artifacts: of a training the files that its flow is loaded from, of a job that scores rows the scores.
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 SCORES_FILE = "scores.parquet"
-# The folder at the root, of no job, that names those of which files come in.
+# The folder at the root, of no job, that names the jobs and uploads of which files come in.
 UPLOADS = ".uploads"
 
 
@@ -77,9 +79,20 @@ def checkpoint_folder(job_id: str) -> str:
     return f"{job_folder(job_id)}/checkpoints"
 
 
-def upload_mark(job_id: str) -> str:
-    """Return the empty file that is there while files are stored of a job that is to be submitted."""
-    return f"{UPLOADS}/{job_id}"
+def upload_mark(identifier: str) -> str:
+    """Return the empty file that is there while files are stored of a job, or an upload, that is to be."""
+    return f"{UPLOADS}/{identifier}"
+
+
+def uploaded_file(upload_id: str, name: str) -> str:
+    """Return the file of an upload, which a spec names by the same path; the upload's folder has its id."""
+    return f"{upload_id}/{name}"
+
+
+def upload_of(path: str) -> str | None:
+    """Return the id of the upload whose file, or folder, has a path; None: it is no upload's."""
+    match = re.fullmatch(r"(upl-[0-9a-z]{16})(/[^/]+)?", path)
+    return match[1] if match else None
 
 
 def check_folder(job_id: str) -> str:

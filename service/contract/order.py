@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from symadj.service.contract.spec import AnySpec, JobSpec
 from symadj.service.contract.spec.section import STORED
 from symadj.service.contract.storage import Storage, StorageError, open_storage
+from symadj.service.contract.uploaded import UploadedFile
 
 __all__ = [
     "DATA_TIMEOUT_S",
@@ -43,6 +44,7 @@ class RunOrder(BaseModel):
     workers: int = Field(description="Ranks of this attempt.")
     checkpoints_asked: int = Field(0, description="As in BatchAnswer, when the attempt began.")
     data_roots: tuple[str, ...] = Field((), description="Folders on the nodes and URLs that the data may lie below.")
+    uploads: tuple[UploadedFile, ...] = Field((), description="The uploads that the spec names, and no others.")
     data_cache: str | None = Field(
         None, description="Folder on each node for copies of files from buckets; null: in the temporary folder."
     )

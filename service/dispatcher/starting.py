@@ -15,10 +15,11 @@ from symadj.service.contract import layout
 from symadj.service.contract.order import PLACE_VARIABLE, RunOrder
 from symadj.service.contract.spec import AnySpec
 from symadj.service.contract.states import JobState, ReasonCode
+from symadj.service.contract.storage import Storage
 from symadj.service.dispatcher.settling import ACTOR, Settler
 from symadj.service.dispatcher.stored_specs import StoredSpecs
 from symadj.service.dispatcher.tidying import Tidier
-from symadj.service.lifecycle import attempts
+from symadj.service.lifecycle import attempts, uploads
 from symadj.service.ray_jobs import Node, RayJobs, RayRefusedError
 from symadj.service.settings import Settings
 from symadj.service.store import Database, events, jobs
@@ -155,7 +156,7 @@ class Starter:
             RayRefusedError: Ray will not start it; the job is put back.
         """
         storage = self._settings.resolved_storage()
-        order = self._order(claim, spec, storage.location)
+        order = self._order(claim, spec, storage)
         place = layout.order_file(order.job_id, order.attempt)
         try:
             storage.write(place, order.model_dump_json().encode(), private=True)
@@ -185,16 +186,19 @@ class Starter:
         log.info("%s: attempt %d given to Ray", claim.job.id, claim.attempt.number)
         return True
 
-    def _order(self, claim: attempts.Claim, spec: AnySpec, storage: str) -> RunOrder:
+    def _order(self, claim: attempts.Claim, spec: AnySpec, storage: Storage) -> RunOrder:
         settings = self._settings
+        with self._database.read_session() as session:
+            sent = uploads.files_of(session, spec, storage)
         return RunOrder(
             job_id=claim.job.id,
             attempt=claim.attempt.number,
             api_url=settings.api_url,
-            storage=storage,
+            storage=storage.location,
             workers=claim.attempt.workers,
             checkpoints_asked=claim.job.checkpoints_asked,
             data_roots=settings.resolved_data_roots(),
+            uploads=sent,
             data_cache=None if settings.data_cache is None else str(settings.data_cache.resolve()),
             spool=None if settings.spool is None else str(settings.spool.resolve()),
             storage_patience_seconds=settings.storage_patience_s,

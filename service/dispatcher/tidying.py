@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from sqlalchemy.orm import Session
+
 from symadj.service import spools
 from symadj.service.contract import layout
 from symadj.service.contract.states import ACTIVE, JobState
@@ -14,7 +16,8 @@ from symadj.service.identifiers import made_at
 from symadj.service.lifecycle import requests
 from symadj.service.ray_jobs import RayJobs
 from symadj.service.settings import Settings
-from symadj.service.store import Database, jobs, retention
+from symadj.service.store import Database, jobs, retention, uploads
+from symadj.service.store.tables import Job, Upload
 
 __all__ = ["Tidier"]
 
@@ -104,28 +107,28 @@ class Tidier:
     def _settle_folders(self) -> None:
         """Settle the folders that a deletion set aside and did not remove."""
         storage = self._settings.resolved_storage()
-        for job_id in storage.all_set_aside():
-            # A deletion locks the job's row: once we hold the lock, it has either committed or failed.
+        for folder in storage.all_set_aside():
+            # A deletion locks the row: once we hold the lock, it has either committed or failed.
             with self._database.session() as session:
-                job = jobs.find_locked(session, job_id)
-                if job is not None:
-                    log.warning("%s: its deletion was cut off; its folder is put back", job_id)
-                    storage.put_back(layout.job_folder(job_id))
-            if job is None:
-                storage.discard(layout.job_folder(job_id))
+                row = _row_of(session, folder)
+                if row is not None:
+                    log.warning("%s: its deletion was cut off; its folder is put back", folder)
+                    storage.put_back(folder)
+            if row is None:
+                storage.discard(folder)
 
     def _remove_cut_off_uploads(self) -> None:
-        """Remove what came in of files whose API died before their job was submitted."""
+        """Remove what came in of files whose API died before their job, or their upload, was stored."""
         storage = self._settings.resolved_storage()
-        for job_id in storage.children(layout.UPLOADS):
-            if self._wall() - made_at(job_id) < LONGEST_UPLOAD:
+        for folder in storage.children(layout.UPLOADS):
+            if self._wall() - made_at(folder) < LONGEST_UPLOAD:
                 continue
-            with self._database.read_session() as session:
-                submitted = jobs.find(session, job_id) is not None
-            if not submitted:
-                log.warning("%s: its submission was cut off; what came of its files is removed", job_id)
-                storage.remove(layout.job_folder(job_id))
-            storage.remove_file(layout.upload_mark(job_id))
+            with self._database.session() as session:
+                stored = _row_of(session, folder) is not None
+            if not stored:
+                log.warning("%s: its submission was cut off; what came of its files is removed", folder)
+                storage.remove(folder)
+            storage.remove_file(layout.upload_mark(folder))
 
     def _retain(self) -> None:
         """Thin or remove a piece of the telemetry of some jobs that ended long enough ago."""
@@ -174,3 +177,10 @@ class Tidier:
             elif self._clock() - first_seen >= LINGER_SECONDS:
                 log.warning("%s: attempt %d is over and its run is not: Ray stops it", job_id, number)
                 self._ray.stop(submission_id)
+
+
+def _row_of(session: Session, folder: str) -> Job | Upload | None:
+    """Return the job or the upload that a folder at the root of the storage belongs to, its row locked, or None."""
+    if layout.upload_of(folder) is not None:
+        return uploads.find_locked(session, folder)
+    return jobs.find_locked(session, folder)

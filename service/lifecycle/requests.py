@@ -19,12 +19,12 @@ from symadj.service.errors import (
     ConflictError,
     IdempotencyMismatchError,
     InvalidSpecError,
-    NoRoomError,
     TooManyRequestsError,
 )
 from symadj.service.identifiers import new_job_id
-from symadj.service.lifecycle import parents
+from symadj.service.lifecycle import parents, uploads
 from symadj.service.lifecycle.idempotency import hash_of_written
+from symadj.service.lifecycle.shares import check_disk
 from symadj.service.store import Database, blocks, events, jobs
 from symadj.service.store.tables import IdempotencyKey, Job
 
@@ -52,9 +52,10 @@ def submit(
     Raises:
         IdempotencyMismatchError: the key was used before with another spec.
         TooManyRequestsError: ``max_queued`` jobs of this owner wait already.
-        NoRoomError: files of this owner's jobs have ``max_bytes`` already.
+        NoRoomError: files of this owner have ``max_bytes`` already.
         InvalidSpecError: the memory_budget is less than any worker takes; the spec's parent has no such checkpoint, or
-            trains something else; or its field is of a package that is not installed, or that refuses its options.
+            trains something else; an upload that it names is not this owner's; or its field is of a package that is
+            not installed, or that refuses its options.
     """
     body_hash = b""
     if idempotency_key is not None:
@@ -73,8 +74,8 @@ def submit(
     _check_budget(spec)
     if max_queued is not None:
         _check_room(session, owner, max_queued)
-    if max_bytes is not None:
-        _check_disk(session, owner, max_bytes)
+    check_disk(session, owner, max_bytes)
+    uploads.check_named(session, spec, owner=owner)
     checkpoint = parents.checkpoint_of(session, spec, owner=owner) if isinstance(spec, JobSpec) else None
     now = datetime.now(UTC)
     job = Job(
@@ -118,18 +119,6 @@ def _check_room(session: Session, owner: str, max_queued: int) -> None:
             "cancel one",
             queued=queued,
             max_queued=max_queued,
-        )
-
-
-def _check_disk(session: Session, owner: str, max_bytes: int) -> None:
-    held = jobs.bytes_of(session, owner)
-    if held >= max_bytes:
-        raise NoRoomError(
-            f"{owner}'s jobs have {held:,} bytes of checkpoints and artifacts, and {max_bytes:,} are the owner's share "
-            "(SYMADJ_OWNER_DISK_BYTES): delete jobs that are not needed (symadj delete), then submit again. Jobs that "
-            "were taken before may still write",
-            held_bytes=held,
-            max_bytes=max_bytes,
         )
 
 

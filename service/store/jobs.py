@@ -25,6 +25,7 @@ from symadj.service.store.tables import (
     Job,
     JobLabel,
     LogSource,
+    Upload,
     UtcDateTime,
 )
 
@@ -278,12 +279,14 @@ def first_queued(session: Session, owner: str | None, *, limit: int) -> Sequence
 
 
 def bytes_of(session: Session, owner: str) -> int:
-    """Return the bytes of the checkpoints, artifacts and logs of an owner's jobs."""
+    """Return the bytes of the checkpoints, artifacts and logs of an owner's jobs, and of the owner's uploads."""
     queries = (
         sa.select(sa.func.coalesce(sa.func.sum(table.bytes), 0)).join(Job, Job.id == table.job_id)
         for table in (Checkpoint, Artifact, LogSource)
     )
-    return sum(int(session.execute(query.where(Job.owner == owner)).scalar_one()) for query in queries)
+    uploads = sa.select(sa.func.coalesce(sa.func.sum(Upload.bytes), 0)).where(Upload.owner == owner)
+    of_all = (*(query.where(Job.owner == owner) for query in queries), uploads)
+    return sum(int(session.execute(query).scalar_one()) for query in of_all)
 
 
 def count_queued(session: Session, owner: str | None) -> int:

@@ -45,6 +45,7 @@ __all__ = [
     "Sweep",
     "SweepTrial",
     "TelemetryBlock",
+    "Upload",
     "Webhook",
     "WebhookDelivery",
 ]
@@ -351,6 +352,26 @@ class IdempotencyKey(Base):
     body_hash: Mapped[bytes] = mapped_column(LargeBinary(32))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     created_at: Mapped[datetime]
+
+
+class Upload(Base):
+    """A file that an owner has sent to be trained on; what it holds never changes."""
+
+    __tablename__ = "uploads"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(100))
+    name: Mapped[str] = mapped_column(String(200))
+    format: Mapped[str] = mapped_column(String(16))
+    bytes: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+
+    __table_args__ = (
+        # One for the same content, however often and at whatever times it is sent.
+        Index("ix_uploads_content", "owner", "sha256", "format", unique=True),
+        Index("ix_uploads_created", "created_at", "id"),
+    )
 
 
 class Sweep(Base):

@@ -26,7 +26,7 @@ from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.states import ReasonCode
 from symadj.service.lifecycle import attempts, requests
 from symadj.service.store import Database, artifacts, jobs
-from symadj.service.store.tables import Webhook
+from symadj.service.store.tables import Upload, Webhook
 from tests.conftest import TOY, ApiServer
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -148,6 +148,13 @@ def leave_a_webhook(run: Run) -> None:
     values = {"owner": "local", "url": "http://127.0.0.1:1/", "secret": "", "events": ["failed"], "labels": {}}
     with run.database.session() as session:
         session.merge(Webhook(id="none", created_at=datetime.now(UTC), all_owners=False, failures=0, **values))
+
+
+def leave_an_upload(run: Run) -> None:
+    """Store the upload `none`, without its file."""
+    values = {"owner": "local", "name": "a.csv", "format": "csv", "bytes": 0, "sha256": "0" * 64}
+    with run.database.session() as session:
+        session.merge(Upload(id="none", created_at=datetime.now(UTC), **values))
 
 
 def trained_job(client: TestClient, files: Path) -> str:

@@ -18,7 +18,7 @@ __all__ = ["Endpoint", "endpoints"]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A method of a path; ``dependant`` is None for the pages that FastAPI adds, ``has_body`` is of the request."""
+    """A method of a path; ``dependant`` is None for the pages that FastAPI adds, ``has_body``: its request has JSON."""
 
     method: str
     path: str
@@ -31,8 +31,14 @@ class Endpoint:
     def at(self, job_id: str, sweep_id: str = "none") -> str:
         """Return its address, for the things of a job that has the metric `loss` and the file `a`, or of a sweep."""
         name = "loss" if "/metrics/" in self.path else "a"
-        others = {"key_id": "none", "comparison_id": "none", "webhook_id": "none"}
+        others = {"key_id": "none", "comparison_id": "none", "webhook_id": "none", "upload_id": "none"}
         return self.path.format(job_id=job_id, sweep_id=sweep_id, name=name, **others)
+
+
+def takes_json(dependant: Dependant | None) -> bool:
+    """Return whether the body of a request may be JSON."""
+    body = body_of(dependant)
+    return body is not None and body.model is not None
 
 
 @cache
@@ -42,5 +48,5 @@ def endpoints() -> tuple[Endpoint, ...]:
     for route in iter_route_contexts(create_app(Settings(data=Path("not-made"))).routes):
         for method in sorted((route.methods or set()) - {"HEAD"}):
             dependant = getattr(route, "dependant", None)
-            found.append(Endpoint(method, str(route.path), dependant, body_of(dependant) is not None))
+            found.append(Endpoint(method, str(route.path), dependant, takes_json(dependant)))
     return tuple(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,8 @@ from symadj.service.contract.storage import Storage
 from symadj.service.lifecycle import attempts, requests, sweeps
 from symadj.service.roles import Role
 from symadj.service.settings import Settings
-from symadj.service.store import Database, jobs
+from symadj.service.store import Database, jobs, uploads
+from symadj.service.store.tables import Upload
 from tests.api.conftest import NOW, checkpoint
 from tests.api.test_jobs import assert_problem
 from tests.conftest import TOY
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from schemathesis.schemas import APIOperation
 
 SWEEP = {"base": TOY, "parameters": {"seed": {"choices": [1, 2]}}, "trials": 2}
+UPLOAD = {"id": "upl-01m81p4tjxp2pr8w", "name": "a.csv", "format": "csv", "bytes": 0, "sha256": "0" * 64}
 SECRET = "a secret of the server's for tests"
 EXAMPLES = settings(
     max_examples=3, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
@@ -114,16 +117,18 @@ def test_every_answer_is_documented_and_no_fault_of_ours(backend: str, store_url
     app = create_app(configured)
     with TestClient(app) as client, contextlib.closing(Database(store_url)) as database:
         job_id, token = running_job(database, client, configured.resolved_storage())
+        upload = Upload(owner="local", created_at=datetime.fromisoformat(NOW), **UPLOAD)
         with database.session() as session:
             _, admin = keys.create(session, SECRET.encode(), name="root", role=Role.ADMIN)
             sweep_id, _ = sweeps.submit(session, SweepSpec.model_validate(SWEEP), owner="local")
+            uploads.add(session, upload)
             other, _ = keys.create(session, SECRET.encode(), name="other", role=Role.VIEWER)
         for result in schemathesis.openapi.from_asgi("/openapi.json", app).get_all_operations():
             operation = result.ok()
             if operation.path == "/api/v1/plans":
                 continue  # whatever is right enough is planned, by a process with torch: tests/api/test_flow.py does it
             headers = bearer(token if "ingest" in operation.path else admin)
-            for place in places(operation, job_id=job_id, key_id=other.id, sweep_id=sweep_id):
+            for place in places(operation, job_id=job_id, key_id=other.id, sweep_id=sweep_id, upload_id=upload.id):
                 modes = [GenerationMode.POSITIVE]
                 if operation.path.startswith("/api/") and place is not None:  # else there is nothing to get wrong
                     modes.append(GenerationMode.NEGATIVE)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from symadj.service.contract.spec.comparison import COMPARISON
-from tests.api.conftest import NOW, Run, checkpoint, leave_a_webhook
+from tests.api.conftest import NOW, Run, checkpoint, leave_a_webhook, leave_an_upload
 from tests.api.routes import Endpoint, endpoints
 from tests.conftest import TOY
 
@@ -43,6 +43,7 @@ def test_head_answers_as_get_does_without_a_body(new_run: Callable[..., Run], en
     run.send({"kind": "step", "time": NOW, "step": 1, "metrics": {"loss": 1.0}}, checkpoint(1))
     leave_a_file(run, b"content")
     leave_a_webhook(run)
+    leave_an_upload(run)
     spec = {"base": TOY, "parameters": {"seed": {"choices": [1]}}, "trials": 1}
     sweep = run.api.post("/api/v1/sweeps", json=spec, headers={"Idempotency-Key": "head"}).json()["id"]
     address = endpoint.at(run.job_id, sweep)

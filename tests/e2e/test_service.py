@@ -275,18 +275,17 @@ def test_a_diverging_job_fails_with_its_reason_and_step(service: Service, client
     assert service.run("watch", job.id).returncode == 1
 
 
-def test_a_job_on_bad_data_is_found_out_on_rays_node_in_advance_and_ends_before_any_worker_is_placed(
-    service: Service, client: Client
+def test_a_job_on_bad_data_that_were_sent_is_found_out_in_advance_and_ends_before_any_worker_is_placed(
+    service: Service, client: Client, tmp_path: Path
 ) -> None:
     rows = np.random.default_rng(0).standard_normal((300, 2))
     rows[17, 1] = np.nan
-    folder = service.data / "datasets"
-    folder.mkdir(exist_ok=True)
-    np.save(folder / "bad.npy", rows)
-    data = {"kind": "file", "path": "bad.npy", "batch_size": 50}
+    np.save(tmp_path / "bad.npy", rows)
+    path = client.upload(tmp_path / "bad.npy").path
+    data = {"kind": "file", "path": path, "batch_size": 50}
     (found,) = client.validate(toy(50, data=data)).findings
     assert (found.pointer, found.severity) == ("/data/path", "error")
-    assert "row 17 (from 0), column 'x1' of bad.npy is nan" in found.detail
+    assert f"row 17 (from 0), column 'x1' of {path} is nan" in found.detail
     (log,) = service.ray_folder().glob("session_latest/logs/job-driver-*-check.log")
     assert log.name.removeprefix("job-driver-").removesuffix("-check.log") not in os.listdir(service.data / "jobs")
     job_id = client.submit(toy(50, data=data)).id
@@ -294,8 +293,8 @@ def test_a_job_on_bad_data_is_found_out_on_rays_node_in_advance_and_ends_before_
     job = client.job(job_id)
     assert job.failure is not None
     assert job.failure.code == "data_error"
-    assert "row 17 (from 0), column 'x1' of bad.npy is nan" in job.failure.message
-    place = {"phase": "data", "file": "bad.npy", "column": "x1", "row": 17}
+    assert f"row 17 (from 0), column 'x1' of {path} is nan" in job.failure.message
+    place = {"phase": "data", "file": path, "column": "x1", "row": 17}
     assert place.items() <= job.failure.data.items()
     summary = client.data(job.id).summary
     assert summary is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from datetime import UTC, datetime
 from typing import Any
 
 from symadj.service import ingest
@@ -9,9 +11,10 @@ from symadj.service.contract.plan import Plan
 from symadj.service.contract.records import BatchAnswer, OutcomeRecord, RecordBatch
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.states import JobState, ReasonCode
-from symadj.service.lifecycle import attempts, requests
+from symadj.service.identifiers import new_upload_id
+from symadj.service.lifecycle import attempts, requests, uploads
 from symadj.service.store import Database, events, jobs
-from symadj.service.store.tables import Attempt, Job
+from symadj.service.store.tables import Attempt, Job, Upload
 
 TIME = "2026-01-01T00:00:00Z"
 RETRY_SECONDS = 5.0
@@ -25,6 +28,17 @@ def toy_spec(**changes: object) -> JobSpec:
 def submit(database: Database, *, owner: str = "ada", **changes: object) -> str:
     with database.session() as session:
         return requests.submit(session, toy_spec(**changes), owner=owner)[0].id
+
+
+def upload(database: Database, *, owner: str = "ada", **changes: Any) -> Upload:
+    """Store an upload, not its file."""
+    identifier = new_upload_id()
+    # Any content of its own: the same would be the same upload.
+    sha256 = hashlib.sha256(identifier.encode()).hexdigest()
+    values = {"id": identifier, "name": "cells.csv", "format": "csv", "bytes": 1, "sha256": sha256} | changes
+    with database.session() as session:
+        row = Upload(owner=owner, created_at=datetime.now(UTC), **values)
+        return uploads.keep(session, row, max_bytes=None)[0]
 
 
 def claim(database: Database, job_id: str) -> attempts.Claim:

@@ -11,13 +11,13 @@ import pytest
 from symadj.service.contract import layout
 from symadj.service.dispatcher import Dispatcher
 from symadj.service.dispatcher.tidying import RARE_SECONDS
-from symadj.service.identifiers import made_at, new_job_id
+from symadj.service.identifiers import made_at, new_job_id, new_upload_id
 from symadj.service.ray_jobs import RayRefusedError
 from symadj.service.settings import Settings
 from symadj.service.store import Database, blocks, jobs
 from tests.buckets import BucketServer
 from tests.service.conftest import Clock
-from tests.service.lives import ask, claim, end, lose, read, running, step, submit
+from tests.service.lives import ask, claim, end, lose, read, running, step, submit, upload
 from tests.service.ray_server import RayServer
 
 
@@ -85,14 +85,14 @@ def test_a_deletion_that_was_cut_off_is_undone_if_the_job_is_there_and_finished_
 ) -> None:
     settings.storage = place
     storage = settings.resolved_storage()
-    kept = submit(database)
-    for job_id in (kept, "job-gone"):
-        storage.write(f"{layout.job_folder(job_id)}/weights", b"w")
-        assert storage.set_aside(layout.job_folder(job_id))
+    kept, kept_upload = submit(database), upload(database).id
+    for folder in (kept, "job-gone", kept_upload, new_upload_id()):
+        storage.write(f"{folder}/weights", b"w")
+        assert storage.set_aside(folder)
     dispatcher.round()
-    assert storage.read(f"{layout.job_folder(kept)}/weights") == b"w"
+    assert storage.read(f"{kept}/weights") == storage.read(f"{kept_upload}/weights") == b"w"
     assert storage.read(layout.order_file(kept, 1)), "the job was started before it was tidied up"
-    assert storage.children("") == [kept]
+    assert storage.children("") == [kept, kept_upload]
     assert storage.all_set_aside() == []
 
 
@@ -135,12 +135,14 @@ def test_a_file_whose_api_died_while_it_came_in_is_removed_after_a_day(
 ) -> None:
     storage = settings.resolved_storage()
     old, new, kept = "job-01k0000000abcdef", new_job_id(), submit(database)
-    for job_id in (old, new, kept):
-        storage.mark(layout.upload_mark(job_id))
-        storage.write(f"{layout.artifact_folder(job_id, 0)}/rows.csv", b"x")
+    old_upload, new_upload = "upl-01k0000000abcdef", new_upload_id()
+    stored_upload = upload(database, id="upl-01k0000000stored").id  # whose API died before it removed the mark
+    for folder in (old, new, kept, old_upload, new_upload, stored_upload):
+        storage.mark(layout.upload_mark(folder))
+        storage.write(f"{folder}/rows.csv", b"x")
     clock.now += RARE_SECONDS
     dispatcher.round()
-    assert storage.children(old) == []
-    assert all("artifacts" in storage.children(job_id) for job_id in (new, kept))
-    assert storage.children(layout.UPLOADS) == sorted([new, kept])
+    assert storage.children(old) == storage.children(old_upload) == []
+    assert all("rows.csv" in storage.children(folder) for folder in (new, kept, new_upload, stored_upload))
+    assert storage.children(layout.UPLOADS) == sorted([new, kept, new_upload])
     assert made_at(old) < made_at(new) <= made_at(kept)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from symadj.service.contract.order import RunOrder
 from symadj.service.contract.storage import Bucket, StorageError, StorageUnreachableError, found_below, open_storage
+from symadj.service.contract.uploaded import UploadedFile
 from symadj.workers.data.copies import fetch
 from symadj.workers.data.errors import DataError
 from symadj.workers.data.formats.raw import InputFile
@@ -53,17 +55,46 @@ def _in_bucket(root: Bucket, path: str) -> InBucket | None:
     return InBucket(root, below, is_folder=False)
 
 
+def _uploaded(upload: UploadedFile) -> Path | InBucket:
+    root = _root(upload.storage)
+    found = _in_bucket(root, upload.path) if isinstance(root, Bucket) else found_below(root, upload.path, [root])
+    if found is None:
+        raise DataError(f"{upload.path} was sent and is gone from {upload.storage}: send it again", file=upload.path)
+    return found
+
+
+def _check_content(file: Path, upload: UploadedFile) -> None:
+    """Refuse a file that is not what the user has sent."""
+    if file.stat().st_size == upload.bytes:
+        with file.open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() == upload.sha256:
+                return
+    raise DataError(
+        f"{upload.path} is not what was sent ({upload.bytes:,} bytes, SHA-256 {upload.sha256}): its file in "
+        f"{upload.storage} was changed; delete the upload and send it again",
+        file=upload.path,
+    )
+
+
 class DataRoots:
-    """The folders and places in buckets that the files of specs are taken from, and from nowhere else.
+    """The folders and places in buckets that the files of specs are taken from, the uploads, and nothing else.
 
     Args:
         places: folders of this node, and URLs of places in buckets.
         cache: folder for copies of files from buckets; None is one in the system's temporary folder.
         budget: most bytes that the values of a file may take; None: what is free.
+        uploads: files that a user has sent, which are no file of a root whatever its name is.
     """
 
-    def __init__(self, places: Sequence[str] = (), cache: Path | None = None, budget: int | None = None) -> None:
+    def __init__(
+        self,
+        places: Sequence[str] = (),
+        cache: Path | None = None,
+        budget: int | None = None,
+        uploads: Sequence[UploadedFile] = (),
+    ) -> None:
         self._places, self._cache, self._budget = tuple(places), cache, budget
+        self._uploads = {upload.path: upload for upload in uploads}
 
     def _roots(self) -> tuple[Path | Bucket, ...]:
         try:
@@ -80,6 +111,8 @@ class DataRoots:
             DataError: there is no such file below a root, or a root can't be read.
             StorageUnreachableError: a bucket does not answer.
         """
+        if path in self._uploads:
+            return _uploaded(self._uploads[path])
         roots = self._roots()
         folders = [root.resolve() for root in roots if isinstance(root, Path)]
         for root in roots:
@@ -111,13 +144,15 @@ class DataRoots:
             )
         if isinstance(found, InBucket):
             try:
-                return InputFile(fetch(found.bucket, found.path, name, self._cache), name, self._budget)
+                found = fetch(found.bucket, found.path, name, self._cache)
             except StorageUnreachableError:
                 raise
             except OSError as error:
                 raise DataError(f"{name} can't be fetched to this node: {error}", file=name) from error
         if not found.is_file():  # opening a pipe would wait for ever
             raise DataError(f"{name} is not a regular file", file=name)
+        if name in self._uploads:
+            _check_content(found, self._uploads[name])
         return InputFile(found, name, self._budget)
 
     def names_below(self, path: str, ending: str) -> list[PurePosixPath] | None:
@@ -142,4 +177,5 @@ class DataRoots:
 def data_roots(order: RunOrder, places: Sequence[str] | None = None) -> DataRoots:
     """Return the places that a run may take its data from (others: ``places``), and the memory of each worker."""
     cache = None if order.data_cache is None else Path(order.data_cache)
-    return DataRoots(order.data_roots if places is None else places, cache, order.spec.resources.memory_budget)
+    budget = order.spec.resources.memory_budget
+    return DataRoots(order.data_roots if places is None else places, cache, budget, order.uploads)

@@ -257,6 +257,7 @@ FORMATS: dict[FormatName, FileFormat] = {
     "fcs": FileFormat((".fcs",), ("compensate", "data_set")),
     "idx": FileFormat(("-ubyte", "-ubyte.gz", ".idx", ".idx.gz"), images=True, transforms=IMAGE_TRANSFORMS),
 }
+ENDINGS: dict[str, FormatName] = {ending: name for name, format in FORMATS.items() for ending in format.endings}
 FORMATS_OF_IMAGES = tuple(name for name, format in FORMATS.items() if format.images)
 # The error for an option that the file's format does not have.
 OPTIONS_OF_FORMATS = {
@@ -269,21 +270,26 @@ OPTIONS_OF_FORMATS = {
 }
 
 
+def format_of(name: str) -> FormatName | None:
+    """Return the format of a file according to its name's ending, None where that is not known."""
+    # The longest ending first: .csv.gz, not .gz.
+    for ending in sorted(ENDINGS, key=len, reverse=True):
+        if name.lower().endswith(ending):
+            return ENDINGS[ending]
+    return None
+
+
 def _with_format(values: dict[str, Any]) -> dict[str, Any]:
     """Return what was written about a file, with its format, which its ending says where it is not given."""
     filled = dict(values)
     if "format" not in filled and isinstance(filled.get("path"), str):
-        name = filled["path"].lower()
-        # The longest ending first: .csv.gz, not .gz.
-        endings = {ending: known for known, format in FORMATS.items() for ending in format.endings}
-        found = next((ending for ending in sorted(endings, key=len, reverse=True) if name.endswith(ending)), None)
-        if found is None:
+        filled["format"] = format_of(filled["path"])
+        if filled["format"] is None:
             raise misfit(
                 "",
                 f"the format of {filled['path'][:200]!r} can't be recognised by its ending (known: "
-                f"{', '.join(endings)}): set data.format",
+                f"{', '.join(ENDINGS)}): set data.format",
             )
-        filled["format"] = endings[found]
     return filled
 
 
@@ -468,3 +474,9 @@ class ParquetStreamData(ParquetStreamRows, _Batches):
 
 
 Data = Annotated[BuiltinData | ToyData | FileData | MafData | ParquetStreamData, Field(discriminator="kind")]
+
+
+def paths_of(data: Section) -> dict[str, str]:
+    """Return the paths that a section ``data`` names, of a training or of rows to score, by their fields."""
+    named = {field: getattr(data, field, None) for field in ("path", "test_path")}
+    return {field: path for field, path in named.items() if path is not None}
