@@ -7,14 +7,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from anyio.to_thread import run_sync
-from pydantic import TypeAdapter
 
 from symadj.api.cluster_view import ClusterView
 from symadj.api.flow_process import FlowProcess
 from symadj.api.node_checks import NodeChecks, NotLookedAtError
 from symadj.api.origins import is_loopback
 from symadj.service import capacity
-from symadj.service.contract.finding import Finding
+from symadj.service.contract.finding import CheckedSpec, Finding
 from symadj.service.contract.flow_question import CheckQuestion, FlowAnswer, FlowOutcome
 from symadj.service.contract.layout import upload_of
 from symadj.service.contract.spec import JobSpec
@@ -28,8 +27,6 @@ from symadj.service.settings import Settings
 from symadj.service.store import Database
 
 __all__ = ["Checks"]
-
-_FINDINGS: TypeAdapter[list[Finding]] = TypeAdapter(list[Finding])
 
 
 class Checks:
@@ -53,7 +50,7 @@ class Checks:
         """Return what is found without reading any data: files that are not there, nodes that are too small or few."""
         return [*self._missing_files(spec), *self._lack_of_nodes(spec, self._cluster.nodes())]
 
-    async def look_closely(self, spec: JobSpec) -> list[Finding]:
+    async def look_closely(self, spec: JobSpec) -> CheckedSpec:
         """Return what is found by reading the data as a run would, where they are, and by planning the memory."""
         nodes = await run_sync(self._cluster.nodes)
         lack = list(self._lack_of_nodes(spec, nodes))
@@ -63,10 +60,13 @@ class Checks:
         try:
             answer, content = await self._ask(spec, nodes)
         except (SymadjError, NotLookedAtError) as error:
-            return [Finding(pointer="/data", severity="warning", detail=f"The data were not checked: {error}"), *lack]
+            doubt = Finding(pointer="/data", severity="warning", detail=f"The data were not checked: {error}")
+            return CheckedSpec(findings=[doubt, *lack])
         if answer.outcome is not FlowOutcome.DONE:
-            return [Finding(pointer="", severity="warning", detail=f"Not all was checked: {answer.message}"), *lack]
-        return [*_FINDINGS.validate_json(content), *lack]
+            doubt = Finding(pointer="", severity="warning", detail=f"Not all was checked: {answer.message}")
+            return CheckedSpec(findings=[doubt, *lack])
+        checked = CheckedSpec.model_validate_json(content)
+        return CheckedSpec(findings=[*checked.findings, *lack], data=checked.data)
 
     async def _ask(self, spec: JobSpec, nodes: Sequence[NodeInUse] | None) -> tuple[FlowAnswer, bytes]:
         settings = self._settings

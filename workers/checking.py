@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pydantic import ByteSize, TypeAdapter
+from pydantic import ByteSize
 
 from symadj.service.contract.data_summary import DataSummary
-from symadj.service.contract.finding import Finding
+from symadj.service.contract.finding import CheckedSpec, Finding
 from symadj.service.contract.plan import Plan
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.uploaded import UploadedFile
@@ -16,9 +16,7 @@ from symadj.workers.data import DataError, DataRoots, check_data
 from symadj.workers.model.build import build_flow
 from symadj.workers.planning import make_plan
 
-__all__ = ["FINDINGS", "check_spec"]
-
-FINDINGS: TypeAdapter[list[Finding]] = TypeAdapter(list[Finding])
+__all__ = ["check_spec"]
 
 
 def check_spec(
@@ -27,7 +25,7 @@ def check_spec(
     available_bytes: int | None,
     cache: Path | None = None,
     uploads: Sequence[UploadedFile] = (),
-) -> list[Finding]:
+) -> CheckedSpec:
     """Read a job's data as its run would, and plan its memory. What looks wrong about the data is a warning.
 
     Args:
@@ -42,8 +40,14 @@ def check_spec(
         ValueError: a figure of the plan makes no sense.
     """
     read: list[DataSummary] = []
+    findings = _findings(spec, DataRoots(roots, cache, uploads=uploads), available_bytes, read)
+    return CheckedSpec(findings=findings, data=next(iter(read), None))
+
+
+def _findings(spec: JobSpec, roots: DataRoots, available_bytes: int | None, read: list[DataSummary]) -> list[Finding]:
+    """Return what is found, and leave in ``read`` what is read."""
     try:
-        training_rows = check_data(spec.data, DataRoots(roots, cache, uploads=uploads), read.append)
+        training_rows = check_data(spec.data, roots, read.append)
     except DataError as error:
         return [Finding(pointer=_pointer(spec, error), severity="error", detail=str(error))]
     if (why := spec.too_few(training_rows)) is not None:

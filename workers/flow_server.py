@@ -48,7 +48,7 @@ from symadj.service.contract.flow_question import (
 from symadj.service.contract.plan import Plan
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.storage import StorageError, open_storage
-from symadj.workers.checking import FINDINGS, check_spec
+from symadj.workers.checking import check_spec
 from symadj.workers.data import DataError, DataRoots, check_data
 from symadj.workers.data.formats.arrays import read_npy
 from symadj.workers.data.formats.delimited import names_without_header, read_csv
@@ -110,7 +110,7 @@ def answer(flows: Flows, question: Question, content: bytes) -> tuple[FlowAnswer
             cache = None if question.cache is None else Path(question.cache)
             spec = JobSpec.of_stored(question.spec)
             found = check_spec(spec, question.roots, question.available_bytes, cache, question.uploads)
-            return FlowAnswer(outcome=FlowOutcome.DONE), FINDINGS.dump_json(found)
+            return FlowAnswer(outcome=FlowOutcome.DONE), found.model_dump_json().encode()
         flow = flows.load(question.storage, question.config, question.weights)
         return FlowAnswer(outcome=FlowOutcome.DONE), _written(_computed(flow, question, content), question)
     except FileNotFoundError as error:

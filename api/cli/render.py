@@ -22,6 +22,7 @@ from symadj.api.diagnosis import Check, Status
 from symadj.api.schemas.jobs import AttemptRead, CheckpointRead, EventRead, JobRead, JobSummary
 from symadj.api.schemas.service import ClusterNodeRead, ClusterRead, DatasetRead, FieldRead, NodeRead, UsageRead
 from symadj.api.schemas.telemetry import ArtifactRead, MetricRead
+from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.finding import Finding
 from symadj.service.contract.layout import SCORES_FILE
 from symadj.service.contract.spec import SCORES, kind_of
@@ -68,6 +69,15 @@ def findings(items: Sequence[Finding]) -> list[Text]:
         Text.assemble((item.severity, colours[item.severity]), f" {item.pointer or '/'}: {item.detail}")
         for item in items
     ]
+
+
+def read_data(read: DataSummary | None, found: Sequence[Finding]) -> list[RenderableType]:
+    """Return what was read before there is a job, and what was found besides."""
+    if read is None:
+        return [*findings(found)]
+    # What is unusual about the data stands beside them.
+    besides = [item for item in found if (item.pointer, item.severity) != ("/data", "warning")]
+    return [*data_parts(read, "--json prints them all"), *findings(besides)]
 
 
 _KEY_HEADER = ' -H "Authorization: Bearer $SYMADJ_API_KEY"'

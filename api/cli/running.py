@@ -64,14 +64,15 @@ def submit(
 
 @client_command(app)
 def validate(client: Client, spec: SpecFile, settings: Settings = None, as_json: AsJson = False) -> None:
-    """Say what speaks against a job, its data, memory and nodes included, without submitting it.
+    """Show what a job would read, and what speaks against it, memory and nodes included, without submitting it.
 
     The exit status is 1 if the job would fail.
     """
     document = read_spec(spec)
     set_fields(document, settings)
     found = client.validate(document)
-    print_answer(found, render.findings(found.findings) or [Text("Nothing speaks against it.")], as_json)
+    nothing = [] if found.findings else [Text("Nothing speaks against it.")]
+    print_answer(found, [*render.read_data(found.data, found.findings), *nothing], as_json)
     if found.failed:
         sys.exit(1)
 

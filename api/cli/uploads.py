@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from symadj.api.cli.results import size
+from symadj.api.cli import render
+from symadj.api.cli.results import print_parts, size
 from symadj.api.cli.shared import AsJson, client_command, console, errors, print_answer
-from symadj.api.client import Client
+from symadj.api.client import ApiProblemError, Client
 
 __all__ = ["app", "sends"]
 
@@ -44,16 +46,27 @@ def upload(
         ),
     ],
     name: Annotated[str | None, typer.Option(help="That it has there; default: its own.")] = None,
+    look: Annotated[bool, typer.Option(help="Whether the server reads it at once, to say what is in it.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Send a file to be trained on; print the path by which a spec names it."""
+    """Send a file to be trained on; print the path by which a spec names it, and on standard error what is in it."""
     sent = client.upload(file, name=name)
     if as_json:
         print_answer(sent, [], as_json)
         return
-    print(sent.path)
-    told = f"{size(sent.bytes)}, {sent.format}, SHA-256 {sent.sha256}; `symadj inspect {file}` shows what is in it"
-    errors.print(escape(told), soft_wrap=True)
+    print(sent.path, flush=True)
+    if look:
+        print_parts(errors, _what_is_in(client, sent.path))
+
+
+def _what_is_in(client: Client, path: str) -> list[RenderableType]:
+    """Return what a job that names a file, and says nothing else, would read of it."""
+    try:
+        found = client.validate({"data": {"kind": "file", "path": path}})
+    except ApiProblemError as problem:  # as where the queue is full: the file is there all the same
+        return [Text(f"It was not looked at: {problem.detail}")]
+    about = [item for item in found.findings if item.pointer.startswith("/data") or not item.pointer]
+    return render.read_data(found.data, about)
 
 
 @client_command(app, _LIST)

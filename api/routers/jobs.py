@@ -98,9 +98,10 @@ async def create_job(
     if dry_run or strict:
         # Refuses what a submission would refuse, before anything is read.
         stored = await run_sync(submission.rehearse, spec)
-        found = await checks.look_closely(JobSpec.of_stored(stored))
+        looked = await checks.look_closely(JobSpec.of_stored(stored))
+        found = looked.findings
         if dry_run:
-            return _answer(SpecCheck(spec=stored, findings=found))
+            return _answer(SpecCheck(spec=stored, findings=found, data=looked.data))
         if wrong := [item for item in found if item.severity == "error"]:
             raise SpecWouldFailError(
                 "; ".join(item.detail for item in wrong), pointer=wrong[0].pointer, findings=_as_json(found)

@@ -115,7 +115,7 @@ async def create_sweep(
 
     sweep_id, created = await run_sync(submitted_once, submit)
     if dry_run:
-        found = [await checks.look_closely(corner) for corner in corners]
+        found = [(await checks.look_closely(corner)).findings for corner in corners]
         answer = SweepCheck(spec=spec.counted().stored(), findings=_of_base(found))
         return Response(answer.model_dump_json(), media_type=MediaType.JSON)
     if not created:

@@ -270,6 +270,7 @@ class SpecCheck(Answer):
 
     spec: dict[str, Any] = Field(description="As it would be stored, with every default written out.")
     findings: list[Finding] = Field(description="Empty: nothing speaks against it.")
+    data: DataSummary | None = Field(None, description="What was read of its data; null where nothing could be.")
 
     @property
     def failed(self) -> bool:

@@ -6,9 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.storable import Message
 
-__all__ = ["Finding"]
+__all__ = ["CheckedSpec", "Finding"]
 
 
 class Finding(BaseModel):
@@ -21,3 +22,15 @@ class Finding(BaseModel):
         description="error: the job would fail if it started now; warning: it may, or this could not be found out."
     )
     detail: Message = Field(description="What was found, and what to do.")
+
+
+class CheckedSpec(BaseModel):
+    """What a close look at a spec has found.
+
+    Attributes:
+        findings: empty where nothing speaks against it.
+        data: what was read; None where nothing could be.
+    """
+
+    findings: list[Finding]
+    data: DataSummary | None = None

@@ -145,7 +145,7 @@ class PlanQuestion(_Header):
 
 
 class CheckQuestion(_Header):
-    """The header of a question whether a job's data, flow and memory fit; the answer's content is a list of findings.
+    """The header of a question whether a job's data, flow and memory fit; the answer's content is a ``CheckedSpec``.
 
     Attributes:
         spec: of the job, as it is stored.

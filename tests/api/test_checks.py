@@ -110,7 +110,7 @@ def test_on_a_cluster_the_data_are_looked_at_by_a_process_on_the_node_with_the_m
         assert job["entrypoint_label_selector"] == {"ray.io/node-id": "id-2"}
         folder = Path(job["runtime_env"]["env_vars"][NodeCheck.PLACE_VARIABLE])
         asked.append(NodeCheck.model_validate_json((folder / NodeCheck.FILE).read_bytes()))
-        framed = frame(FlowAnswer(outcome=FlowOutcome.DONE), json.dumps([WRONG_COLUMN]).encode())
+        framed = frame(FlowAnswer(outcome=FlowOutcome.DONE), json.dumps({"findings": [WRONG_COLUMN]}).encode())
         (folder / NodeCheck.ANSWER).write_bytes(framed)
 
     ray.run = answer

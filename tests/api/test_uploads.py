@@ -238,7 +238,7 @@ def test_a_full_disk_is_said_to_be_full_and_keeps_nothing(
 def test_the_client_and_the_command_line_send_a_file(api_server: ApiServer, tmp_path: Path) -> None:
     file = tmp_path / "cells.csv"
     file.write_bytes(ROWS)
-    sent = symadj(api_server, "upload", str(file))
+    sent = symadj(api_server, "upload", "--no-look", str(file))
     assert sent.returncode == 0, sent.stderr
     path = sent.stdout.strip()
     with Client(api_server.url) as client:

@@ -261,14 +261,14 @@ def test_more_workers_than_training_rows_are_refused_before_they_are_placed(
     assert failure is not None
     assert failure.reason == "data_error"
     assert "resources.workers 17 is more than the 16 training rows" in failure.message
-    (finding,) = check_spec(JobSpec.model_validate(few), [str(tmp_path)], None)
+    (finding,) = check_spec(JobSpec.model_validate(few), [str(tmp_path)], None).findings
     assert (finding.pointer, finding.detail) == ("/resources/workers", failure.message)
 
 
 def test_what_looks_wrong_about_the_data_is_a_warning_before_there_is_a_job(tmp_path: Path) -> None:
     np.save(tmp_path / "classes.npy", np.eye(3)[np.random.default_rng(0).integers(0, 3, 60)])
     spec = {"data": {"kind": "file", "path": "classes.npy"}, "flow": {"field": {"hidden": [4]}}}
-    (finding,) = check_spec(JobSpec.model_validate(spec), [str(tmp_path)], None)
+    (finding,) = check_spec(JobSpec.model_validate(spec), [str(tmp_path)], None).findings
     assert (finding.pointer, finding.severity) == ("/data", "warning")
     assert finding.detail.startswith("classes.npy: linearly dependent columns: 'x0', 'x1', 'x2'")
 
