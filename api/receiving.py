@@ -14,12 +14,13 @@ from anyio.to_thread import run_sync
 from symadj.api.bodies import Upload
 from symadj.service.contract import layout
 from symadj.service.contract.storage import Storage
-from symadj.service.errors import StorageFullError
+from symadj.service.errors import BusyError, StorageFullError
 
-__all__ = ["Incoming", "ReceivedFile", "incoming"]
+__all__ = ["MOST_AT_ONCE", "Incoming", "ReceivedFile", "incoming"]
 
-# Each has a thread for as long as its file comes in.
-_AT_ONCE = CapacityLimiter(4)
+# Files that come in at once: each has a thread until it is there, which may take minutes.
+MOST_AT_ONCE = 16
+_threads = CapacityLimiter(MOST_AT_ONCE)
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -46,10 +47,16 @@ class Incoming:
         """Store the file of a request at ``path``, a part at a time.
 
         Raises:
+            BusyError: as many files come in as may.
             ContentTooLargeError: it has more than ``most_bytes``.
             StorageFullError: the disk has no room for it.
             HTTPException: the connection ended before the file did (400).
         """
+        if not _threads.available_tokens:  # a client whose file is not read would be cut off for its silence
+            raise BusyError(
+                f"{MOST_AT_ONCE} files come in now, and no more at once: repeat the request after the seconds that "
+                "Retry-After says"
+            )
         pieces = upload.pieces(most_bytes)
 
         async def following() -> bytes:
@@ -67,7 +74,7 @@ class Incoming:
             return ReceivedFile(size, sha256.hexdigest())
 
         try:
-            return await run_sync(store, limiter=_AT_ONCE)
+            return await run_sync(store, limiter=_threads)
         except OSError as error:
             if error.errno in _NO_ROOM:
                 raise StorageFullError(

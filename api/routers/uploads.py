@@ -54,6 +54,7 @@ async def upload_file(
             min_length=1,
             max_length=_MOST_BYTES_OF_A_NAME,
             pattern=r"^\w[\w ()+,.=-]*$",
+            examples=["cells.fcs"],
             description="Of the file, with the ending that says its format: letters of any script, digits, space and "
             "`_ ( ) + , . = -`.",
         ),

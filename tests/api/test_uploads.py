@@ -5,17 +5,21 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import ByteSize
 
 from symadj.api.app import create_app
 from symadj.api.client import Client
+from symadj.api.receiving import MOST_AT_ONCE
 from symadj.service import keys
 from symadj.service.contract.spec.data import FORMATS
 from symadj.service.contract.storage import Folder
@@ -233,6 +237,32 @@ def test_a_full_disk_is_said_to_be_full_and_keeps_nothing(
     answer = client.post(UPLOADS, params={"name": "a.csv"}, content=b"too,much\n1,2\n", headers=ada | BYTES)
     assert "no room" in assert_problem(answer, 507)["detail"]
     assert stored(data) == before
+
+
+def test_more_files_at_once_than_may_come_in_are_refused_for_now_and_clients_that_leave_leave_nothing(
+    api_server: ApiServer, api: httpx.Client
+) -> None:
+    marks = api_server.data / "jobs" / ".uploads"
+    deadline = time.monotonic() + 30
+
+    def wait_for(files: int) -> None:
+        while sum(1 for _ in marks.glob("upl-*")) != files and time.monotonic() < deadline:
+            api.get("/healthz")
+        assert sum(1 for _ in marks.glob("upl-*")) == files
+
+    host, port = api_server.url.removeprefix("http://").split(":")
+    half = f"POST {UPLOADS}?name=a.npy HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n".encode()
+    half += b"Content-Type: application/octet-stream\r\n\r\nx"
+    with ExitStack() as stack:
+        for _ in range(MOST_AT_ONCE):
+            client = stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
+            client.sendall(half)
+        wait_for(MOST_AT_ONCE)
+        refused = api.post(UPLOADS, params={"name": "a.npy"}, content=ROWS, headers=BYTES)
+        assert f"{MOST_AT_ONCE} files come in now" in assert_problem(refused, 503)["detail"]
+        assert refused.headers["retry-after"] == "2"
+    wait_for(0)
+    assert not [*(api_server.data / "jobs").glob("upl-*/.*")]
 
 
 def test_the_client_and_the_command_line_send_a_file(api_server: ApiServer, tmp_path: Path) -> None:
