@@ -19,7 +19,8 @@ from tests.api.conftest import NOW, Run
 from tests.api.test_head import leave_a_file
 
 # They print no answer of the API: a service, tables of rows, a script for a shell; a deletion has none.
-WITHOUT = {"serve", "logprob", "sample", "completion", "delete", "sweep delete", "webhooks remove", "keys bootstrap"}
+WITHOUT = {"serve", "logprob", "sample", "completion", "keys bootstrap"}
+WITHOUT |= {"delete", "sweep delete", "uploads delete", "webhooks remove"}
 SWEEP = SweepSpec.model_json_schema()["examples"][0]
 # They compute for seconds, or need a server that may call others; tests of their own run them.
 ELSEWHERE = {"doctor", "plan", "validate", "inspect", "score"}
@@ -75,9 +76,10 @@ def test_what_a_command_prints_with_json_is_json(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SYMADJ_DATA", str(run.server.data))
     monkeypatch.setenv("SYMADJ_KEY_SECRET", "a secret of the server's for tests")
+    Path("cells.csv").write_text("a,b\n1,2\n")
     Path("spec.yaml").write_text("data: {kind: toy, name: moons}\n")
     given = {"job": run.job_id, "jobs": run.job_id, "spec": "spec.yaml", "labels": "a=b", "comparison_id": "one"}
-    given |= {"name": "ada", "role": "viewer"}
+    given |= {"name": "ada", "role": "viewer", "file": "cells.csv"}
     if name == "keys revoke":
         made = CliRunner().invoke(main.app, ["keys", "create", "ada", "--role", "viewer", "--json"])
         given["key"] = json.loads(made.stdout)["id"]
