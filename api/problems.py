@@ -36,16 +36,16 @@ class FieldError(BaseModel):
 
     location: str = Field(description="body, query, path or header.")
     pointer: str = Field(description="In the body a JSON pointer (RFC 6901); elsewhere the parameter's name.")
-    detail: str
+    detail: str = Field(description="What is wrong there, and what is allowed.")
 
 
 class Problem(BaseModel):
     """An error, in the form of RFC 9457."""
 
     type: str = Field(description="urn:symadj:problem: and a short code.")
-    title: str
-    status: int
-    detail: str
+    title: str = Field(description="What is wrong, in a few words.")
+    status: int = Field(description="HTTP status of the answer.")
+    detail: str = Field(description="What is wrong with this request, and what to do.")
     instance: str = Field(description="The path of the request.")
     errors: list[FieldError] = Field(default_factory=list, description=f"The first {MOST_ERRORS}.")
     error_count: int = Field(0, description="How many there are in all.")

@@ -18,10 +18,10 @@ class ComparedGradient(Answer):
 
     job: str = Field(description="The job that trains by it.")
     gradient: dict[str, Any] = Field(description="With its options, as in the job's spec.")
-    state: JobState
+    state: JobState = Field(description="Of that job.")
     step: int = Field(description="Optimiser steps completed.")
     test_nll: Number | None = Field(description="Nats a row.")
-    test_nll_stderr: Number | None
+    test_nll_stderr: Number | None = Field(description="Its standard error over the rows, nats.")
     gradient_error: Number | None = Field(
         description="Of the trained weights' gradient against backpropagation in float64, relative (2-norm)."
     )
@@ -40,5 +40,5 @@ class ComparedGradient(Answer):
 class ComparisonRead(Answer):
     """One spec trained by several gradients."""
 
-    id: str
+    id: str = Field(description="Id of the comparison, `cmp-...`.")
     gradients: list[ComparedGradient] = Field(description="In the order in which they were asked for.")

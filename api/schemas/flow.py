@@ -62,4 +62,6 @@ class FlowRows(_Sent):
 class FlowTable(Answer):
     """The columns of a table by name, all of one length."""
 
-    columns: dict[str, list[float]]
+    columns: dict[str, list[float]] = Field(
+        description="Values by column, in the units of the data; of densities the one column `log_prob`, nats."
+    )

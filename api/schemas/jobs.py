@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Self, TypeVa
 
 from pydantic import ByteSize, ConfigDict, Field, RootModel
 
-from symadj.api.schemas.answer import Answer
+from symadj.api.schemas.answer import Answer, HasMore, NextAfter, NextAfterSeq, OwnerName
 from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.finding import Finding
 from symadj.service.contract.plan import Plan
@@ -52,8 +52,8 @@ __all__ = [
 class Failure(Answer):
     """Why a job failed."""
 
-    code: ReasonCode
-    message: str
+    code: ReasonCode = Field(description="Why, in a word for programs.")
+    message: str = Field(description="What went wrong, in words.")
     data: dict[str, Any] = Field(description="Where it happened, and advice.")
 
 
@@ -66,12 +66,16 @@ class Progress(Answer):
         "(`pretraining.max_epochs`); null where something else than steps ends the job."
     )
     latest: dict[str, Number] = Field(description="Every metric's newest value.")
-    host_peak_bytes: int | None = Field(description="Highest host peak of any rank so far.")
-    device_peak_bytes: int | None = Field(description="Highest device peak of any rank so far.")
+    host_peak_bytes: int | None = Field(
+        description="Highest resident memory of any rank so far, bytes; null: not measured yet."
+    )
+    device_peak_bytes: int | None = Field(
+        description="Highest memory of any rank on its accelerator so far, bytes; null without one."
+    )
     eta_seconds: float | None = Field(
         None,
-        description="Until its last step, at the pace of its newest steps and the pauses between them; null where it "
-        "does not run, or its steps are too few.",
+        description="Seconds until its last step, at the pace of its newest steps and the pauses between them; null "
+        "where it does not run, or its steps are too few.",
     )
 
 
@@ -85,43 +89,46 @@ class Waiting(Answer):
 class ParentRead(Answer):
     """The checkpoint of another job that a job began with."""
 
-    job: str
-    checkpoint: str
+    job: str = Field(description="Id of that job, which may be deleted by now.")
+    checkpoint: str = Field(description="Name of the checkpoint, as that job had it.")
 
 
 class JobSummary(Answer):
     """A job in a list."""
 
-    id: str
-    name: str
-    owner: str
-    state: JobState
-    priority: int
+    id: str = Field(description="Id of the job, `job-...`.")
+    name: str = Field(description="As the spec says, unless it was changed; several jobs may have one name.")
+    owner: OwnerName
+    state: JobState = Field(description="Where the job is in its life.")
+    priority: int = Field(description="As the spec says: of the jobs in the queue, the highest is the first.")
     attempt: int = Field(description="Tries so far, counted from 1; 0 before the first.")
     attempts_lost: int = Field(description="Of these, how many ended because workers or the cluster were lost.")
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
+    created_at: datetime = Field(description="When the job was submitted.")
+    started_at: datetime | None = Field(description="When a worker of it reported first; null: none has.")
+    finished_at: datetime | None = Field(description="When it succeeded, failed or was cancelled; null before.")
     not_before: datetime | None = Field(
-        description="Of a job that waits after a lost attempt: when the next may start."
+        description="Of a job that waits after an attempt that was lost or did not start: when the next may; else null."
     )
-    stop_requested: StopReason | None = Field(description="It must stop at its next step, for this reason.")
-    stop_requested_at: datetime | None
+    stop_requested: StopReason | None = Field(description="It must stop at its next step, for this reason; else null.")
+    stop_requested_at: datetime | None = Field(description="Since when; null: it need not stop.")
     alerts: list[str] = Field(
         default_factory=list,
         description="Rules of the spec's section `alerts` that hold now, or held at the job's end: diverged, plateau, "
         "nfe, over_budget, stalled.",
     )
     cancelled_by: str | None = Field(
-        None, description="Who asked for the end of a job that is cancelled, or will be at its next step."
+        None, description="Who asked for the end of a job that is cancelled, or will be at its next step; else null."
     )
     parent: ParentRead | None = Field(description="null: the job began from random weights.")
-    reason: ReasonCode | None
-    labels: dict[str, str]
-    progress: Progress
-    memory_budget: ByteSize | None = Field(description="resources.memory_budget of its spec: bytes of each worker.")
+    reason: ReasonCode | None = Field(description="Why it failed, or that its sweep pruned it; else null.")
+    labels: dict[str, str] = Field(description="Its labels by name.")
+    progress: Progress = Field(description="How far it is.")
+    memory_budget: ByteSize | None = Field(
+        description="resources.memory_budget of its spec: bytes of each worker; null: it has none."
+    )
     planned_bytes: int | None = Field(
-        description="What a worker holds at its peak by its run's plan, for the steps that its solves take now."
+        description="Bytes that a worker holds at its peak by its run's plan, for the steps that its solves take now; "
+        "null before it has a plan and has taken a step."
     )
     waiting: Waiting | None = Field(None, description="Of a queued job; else null.")
     telemetry: Literal["whole", "thinned", "removed"] = Field(
@@ -177,23 +184,32 @@ class PlannedGradient(Answer):
 
     gradient: dict[str, Any] = Field(description="As the section `gradient` of a spec.")
     chosen: bool = Field(description="Whether it is the job's own.")
-    exact: bool
-    planned_bytes: int
+    exact: bool = Field(description="Whether it is the derivative of the computed solution, up to rounding.")
+    planned_bytes: int = Field(description="Bytes at the worker's peak.")
 
 
 class PlanRead(Answer):
     """What a job was said to take, beside what was measured."""
 
     attempt: int = Field(description="That planned it; 0: the service did, when the job was submitted.")
-    planned_at: datetime
-    plan: Plan
-    steps: float | None = Field(description="Accepted steps of a block's solve in the newest step, on the average.")
-    planned_bytes: int | None = Field(description="What a worker holds at its peak by the plan, for so many steps.")
-    limited_by: str | None = Field(None, description="In what of the run that is: a part of a step, or another phase.")
-    measured_bytes: int | None = Field(description="Highest peak of any worker so far: of the device with GPUs.")
-    error: Number | None = Field(description="planned_bytes / measured_bytes - 1.")
+    planned_at: datetime = Field(description="When it was planned.")
+    plan: Plan = Field(description="The plan, for any number of solver steps.")
+    steps: float | None = Field(
+        description="Accepted steps of a block's solve in the newest step, on the average; null before."
+    )
+    planned_bytes: int | None = Field(
+        description="Bytes that a worker holds at its peak by the plan, for so many steps; null where they are unknown."
+    )
+    limited_by: str | None = Field(
+        None, description="In what of the run that is: a part of a step, or another phase; null where they are unknown."
+    )
+    measured_bytes: int | None = Field(
+        description="Highest peak of any worker so far, bytes: of the device with GPUs; null: not measured yet."
+    )
+    error: Number | None = Field(description="planned_bytes / measured_bytes - 1; null where one of them is.")
     gradients: list[PlannedGradient] = Field(
-        description="For so many steps, with the job's own gradient and with every other; empty where they are unknown."
+        description="For so many steps, of the job's own gradient and every other that the plan has; empty where the "
+        "steps are unknown."
     )
 
     @classmethod
@@ -234,7 +250,7 @@ class JobRead(JobSummary):
         description="Those fields of `spec` that differ from their defaults; null where this version can't read it."
     )
     plan: PlanRead | None = Field(None, description="null: nobody has planned it yet, or its version did not.")
-    failure: Failure | None
+    failure: Failure | None = Field(description="Why it failed; null: it did not.")
     result: JobResult | None = Field(description="Of a job that succeeded; else null.")
 
     @classmethod
@@ -305,9 +321,9 @@ Item = TypeVar("Item", bound=JobSummary)
 class JobPage(Answer, Generic[Item]):
     """A page of jobs, whatever they are to their reader."""
 
-    items: list[Item]
-    has_more: bool
-    next_after: str | None = Field(description="Pass as `after` for the next page.")
+    items: list[Item] = Field(description="The jobs of this page.")
+    has_more: HasMore
+    next_after: NextAfter
 
 
 class JobList(JobPage[JobSummary]):
@@ -317,76 +333,82 @@ class JobList(JobPage[JobSummary]):
 class AttemptRead(Answer):
     """One try at a job: one Ray job."""
 
-    number: int
+    number: int = Field(description="Counted from 1.")
     submission_id: str = Field(description="Of the Ray job.")
     workers: int = Field(description="DDP ranks; with resources.min_workers fewer than resources.workers, perhaps.")
-    created_at: datetime
-    submitted_at: datetime | None = Field(description="When Ray took it.")
-    finished_at: datetime | None
+    created_at: datetime = Field(description="When the job was taken from the queue for it.")
+    submitted_at: datetime | None = Field(description="When Ray took it; null: it has not.")
+    finished_at: datetime | None = Field(description="When it ended; null while it goes on.")
     outcome: str | None = Field(
         description="The state in which it ended; `lost`, `stopped` (the service or a node was) or `not_started`; null "
         "while it goes on."
     )
-    reason: ReasonCode | None
-    message: str | None
+    reason: ReasonCode | None = Field(
+        description="Why it failed, was lost, stopped or pruned, or did not start; else null."
+    )
+    message: str | None = Field(description="How it ended, in words; null where there is nothing to say.")
     resumed_from_step: int | None = Field(description="null: it began from the start, or has not begun yet.")
 
 
 class AttemptList(Answer):
     """All attempts of a job in order."""
 
-    items: list[AttemptRead]
+    items: list[AttemptRead] = Field(description="The first one first.")
 
 
 class CheckpointRead(Answer):
     """A stored state of a job's training, from which it or another job can continue."""
 
-    name: str
+    name: str = Field(description="Of its folder, `step-000000400-attempt-2`.")
     step: int = Field(description="Steps completed.")
-    attempt: int
-    created_at: datetime
-    bytes: int
+    attempt: int = Field(description="That wrote it; 0: another job did, from which this one began.")
+    created_at: datetime = Field(description="When a run reported it, that wrote it or went on from it.")
+    bytes: int = Field(description="Of all its files.")
     sha256: str = Field(description="Of its manifest, which has those of its files.")
-    cause: CheckpointCause
-    validation_nll: Number | None = Field(description="The newest when it was written, in nats.")
+    cause: CheckpointCause = Field(description="Why it was written.")
+    validation_nll: Number | None = Field(
+        description="The newest when it was written, nats a row; null: there was none, or it was not finite."
+    )
     path: str = Field(description="Its folder on the storage of the service.")
 
 
 class CheckpointList(Answer):
     """The checkpoints of a job that are kept, by step."""
 
-    items: list[CheckpointRead]
+    items: list[CheckpointRead] = Field(description="The newest of a step last.")
 
 
 class DataRead(Answer):
     """What a job's newest attempt that has read the data says of them, in their own units."""
 
     attempt: int | None = Field(description="Which attempt; null where there is no summary.")
-    read_at: datetime | None
-    summary: DataSummary | None
+    read_at: datetime | None = Field(description="When they were read; null where there is no summary.")
+    summary: DataSummary | None = Field(description="What was read; null where `missing` says why there is none.")
     missing: str | None = Field(description="Why there is no summary; null where there is one.")
 
 
 class EventRead(Answer):
     """Something that happened to a job."""
 
-    seq: int
-    time: datetime
-    attempt: int
+    seq: int = Field(description="Number of the event among the job's, from 1 on.")
+    time: datetime = Field(description="When it happened.")
+    attempt: int = Field(description="Number of the attempt then, from 1 on; 0 before the first.")
     actor: str = Field(description="Who caused it: an owner, the dispatcher, the driver, a rank.")
-    name: str
-    message: str
-    data: dict[str, Any]
+    name: str = Field(
+        description="What happened, in a word: a new state of the job, `attempt_lost`, `checkpoint_requested` ..."
+    )
+    message: str = Field(description="What happened, in a sentence.")
+    data: dict[str, Any] = Field(description="Figures and ids that belong to it, by names of its own.")
 
 
 class JobEnd(Answer):
     """The last of a job's stream."""
 
-    state: JobState
+    state: JobState = Field(description="In which the job ended.")
 
 
 class EventList(Answer):
     """Events in order."""
 
-    items: list[EventRead]
-    next_after_seq: int = Field(description="Pass as `after_seq` for what comes later.")
+    items: list[EventRead] = Field(description="The first one first.")
+    next_after_seq: NextAfterSeq

@@ -12,6 +12,9 @@ from symadj.service.roles import NAME, Role
 
 __all__ = ["Identity", "KeyCreated", "KeyList", "KeyRead", "NewKey"]
 
+KeyName = Annotated[str, Field(description="Owner of the jobs that are submitted with the key.")]
+KeyRole = Annotated[Role, Field(description="What the key allows.")]
+
 
 class NewKey(BaseModel):
     """A key to be made."""
@@ -20,8 +23,8 @@ class NewKey(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"name": "ada", "role": "submitter", "expires_in_days": 90}]}
     )
 
-    name: Annotated[str, Field(pattern=NAME, description="Owner of the jobs that are submitted with it.")]
-    role: Role = Field(description="What the key allows.")
+    name: Annotated[KeyName, Field(pattern=NAME)]
+    role: KeyRole
     expires_in_days: int | None = Field(None, strict=True, ge=1, le=3650, description="null: it does not expire.")
 
 
@@ -29,12 +32,12 @@ class KeyRead(Answer):
     """A key, without its secret part."""
 
     id: str = Field(description="The first 8 characters after `symadj_`.")
-    name: str
-    role: Role
-    created_at: datetime
-    expires_at: datetime | None
-    revoked_at: datetime | None
-    last_used_at: datetime | None = Field(description="To within an hour.")
+    name: KeyName
+    role: KeyRole
+    created_at: datetime = Field(description="When it was made.")
+    expires_at: datetime | None = Field(description="From when on it is refused; null: it does not expire.")
+    revoked_at: datetime | None = Field(description="When it was revoked; null: it was not.")
+    last_used_at: datetime | None = Field(description="When a request came with it, to within an hour; null: none has.")
 
 
 class KeyCreated(KeyRead):
@@ -46,11 +49,11 @@ class KeyCreated(KeyRead):
 class Identity(Answer):
     """Who asks."""
 
-    name: str = Field(description="Owner of the jobs that are submitted with the key.")
-    role: Role
+    name: KeyName
+    role: KeyRole
 
 
 class KeyList(Answer):
     """All keys, the newest first."""
 
-    items: list[KeyRead]
+    items: list[KeyRead] = Field(description="Revoked and expired ones, too.")

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from symadj.api.schemas.answer import Answer
+from symadj.api.schemas.answer import Answer, OwnerName
 from symadj.service.contract.states import JobState
 
 __all__ = [
@@ -28,8 +28,8 @@ __all__ = [
 class FolderUsage(Answer):
     """Disk space of the folder of one job."""
 
-    job_id: str
-    bytes: int
+    job_id: str = Field(description="Id of the job.")
+    bytes: int = Field(description="Of all files in the folder.")
 
 
 class UsageRead(Answer):
@@ -46,8 +46,8 @@ class UsageRead(Answer):
 class NodeRead(Answer):
     """CPUs, accelerators and memory."""
 
-    cpus: float
-    gpus: float
+    cpus: float = Field(description="Cores, as Ray counts them.")
+    gpus: float = Field(description="Accelerators, as Ray counts them.")
     memory: float = Field(description="Bytes.")
 
 
@@ -58,23 +58,23 @@ class ClusterNodeRead(NodeRead):
     free: NodeRead = Field(description="What no placement group of Ray's holds, of this service or of others.")
 
 
-class HeldByJobRead(Answer):
+class _JobOfCluster(Answer):
+    id: str = Field(description="Id of the job.")
+    name: str = Field(description="Name of the job.")
+    owner: OwnerName
+
+
+class HeldByJobRead(_JobOfCluster):
     """A job that holds a part of the cluster."""
 
-    id: str
-    name: str
-    owner: str
-    state: JobState
-    workers: int
+    state: JobState = Field(description="`starting`, `running` or `pausing`.")
+    workers: int = Field(description="Ranks of its attempt.")
     held: NodeRead = Field(description="By all its workers; memory as far as the spec has a memory_budget.")
 
 
-class WaitingJobRead(Answer):
+class WaitingJobRead(_JobOfCluster):
     """A job in the queue."""
 
-    id: str
-    name: str
-    owner: str
     place: int = Field(description="In the queue of all jobs, by priority, then first come; 1 is the next.")
     reason: str = Field(description="What it waits for, in a sentence.")
 
@@ -95,13 +95,13 @@ class ClusterRead(Answer):
 class DatasetRead(Answer):
     """A data set that a spec may name."""
 
-    kind: str
-    name: str
-    description: str
+    kind: str = Field(description="`data.kind` of a spec.")
+    name: str = Field(description="`data.name` of a spec.")
+    description: str = Field(description="What it has.")
     rows: int | None = Field(description="null: as many as the spec asks for.")
-    dim: int
-    licence: str
-    source: str
+    dim: int = Field(description="Columns.")
+    licence: str = Field(description="Under which it may be used.")
+    source: str = Field(description="Where it comes from.")
     reference_test_nll: dict[str, float] = Field(
         description="Nats, after the default transforms, on the default split."
     )
@@ -110,7 +110,7 @@ class DatasetRead(Answer):
 class DatasetList(Answer):
     """The built-in data sets."""
 
-    items: list[DatasetRead]
+    items: list[DatasetRead] = Field(description="The measured ones first, then those that are drawn.")
 
 
 class FieldRead(Answer):
@@ -119,7 +119,7 @@ class FieldRead(Answer):
     kind: str = Field(description="`flow.field.kind`.")
     name: str | None = Field(description="`flow.field.name` of kind plugin; null for what symadj has itself.")
     package: str | None = Field(description="NAME==VERSION of the installed package; null for what symadj has itself.")
-    description: str
+    description: str = Field(description="What symadj, or the package, says of it.")
     options: dict[str, Any] = Field(
         description="JSON schema of the options: of `flow.field.options` for kind plugin, of the other fields of "
         "`flow.field` for what symadj has itself."
@@ -130,14 +130,14 @@ class FieldRead(Answer):
 class FieldList(Answer):
     """The vector fields: those of symadj, then those of installed packages."""
 
-    items: list[FieldRead]
+    items: list[FieldRead] = Field(description="Those of packages in the order of their names.")
 
 
 class Health(Answer):
     """The process is alive."""
 
-    status: str = "ok"
-    version: str
+    status: str = Field("ok", description="`ok`: whatever is wrong is answered as an error.")
+    version: str = Field(description="Of symadj on the server.")
 
 
 class Readiness(Answer):

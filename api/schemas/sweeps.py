@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from symadj.api.schemas.answer import Answer
+from symadj.api.schemas.answer import Answer, HasMore, NextAfter, OwnerName
 from symadj.service.contract.finding import Finding
 from symadj.service.contract.result import Number
 from symadj.service.contract.spec.any_job import JobName, LabelName
@@ -36,14 +36,14 @@ class TrialRead(Answer):
     """A trial of a sweep."""
 
     number: int = Field(description="Counted from 0.")
-    state: TrialState
+    state: TrialState = Field(description="What came of it; `open` until its job has ended.")
     parameters: dict[str, Any] = Field(description="The values of the sweep's parameters, by path.")
-    value: Number | None = Field(description="The objective's, of a trial that succeeded.")
-    message: str | None = Field(description="Why it failed, or was pruned.")
+    value: Number | None = Field(description="The objective's, of a trial that succeeded; else null.")
+    message: str | None = Field(description="Why it failed, was pruned or cancelled; else null.")
     job: str | None = Field(description="null: its values do not fit together, or its job was deleted.")
-    job_state: JobState | None
-    created_at: datetime
-    finished_at: datetime | None
+    job_state: JobState | None = Field(description="State of its job; null without one.")
+    created_at: datetime = Field(description="When it was begun.")
+    finished_at: datetime | None = Field(description="When its job ended, or could not be made; null while it is open.")
 
     @classmethod
     def of(cls, trial: SweepTrial, job_state: JobState | None) -> TrialRead:
@@ -56,25 +56,29 @@ class TrialRead(Answer):
 class TrialList(Answer):
     """All trials of a sweep so far."""
 
-    items: list[TrialRead]
+    items: list[TrialRead] = Field(description="In the order of their numbers.")
 
 
 class SweepSummary(Answer):
     """A sweep in a list."""
 
-    id: str
-    name: str
-    owner: str
-    labels: dict[str, str]
-    state: SweepState
-    message: str | None = Field(description="What its next trial waits for, or why it ended.")
-    created_at: datetime
-    updated_at: datetime
-    finished_at: datetime | None
-    objective: Objective
+    id: str = Field(description="Id of the sweep, `swp-...`.")
+    name: str = Field(description="As the spec says, unless it was changed; several sweeps may have one name.")
+    owner: OwnerName
+    labels: dict[str, str] = Field(description="Its labels by name; its jobs have their own.")
+    state: SweepState = Field(
+        description="`running` until no trial is open and none is to be begun, or it is cancelled."
+    )
+    message: str | None = Field(
+        description="What its next trial waits for, or why it failed or was cancelled; else null."
+    )
+    created_at: datetime = Field(description="When the sweep was submitted.")
+    updated_at: datetime = Field(description="When something of it or of its trials changed last.")
+    finished_at: datetime | None = Field(description="When it succeeded, failed or was cancelled; null before.")
+    objective: Objective = Field(description="By what its trials are compared.")
     wanted: int = Field(description="Trials in all.")
     counts: dict[TrialState, int] = Field(description="Trials so far, by their states, zeros included.")
-    best: TrialRead | None = Field(description="Of those that succeeded.")
+    best: TrialRead | None = Field(description="Of those that succeeded; null: none has.")
 
     @classmethod
     def of(cls, sweep: Sweep, trials: Sequence[TrialRead]) -> SweepSummary:
@@ -89,7 +93,7 @@ class SweepRead(SweepSummary):
         description="As submitted, with every default written out; its shape is that of SweepSpec when it was "
         "submitted, and `trials` is a number in any case."
     )
-    trials: list[TrialRead]
+    trials: list[TrialRead] = Field(description="All so far, in the order of their numbers.")
 
     @classmethod
     def of(cls, sweep: Sweep, trials: Sequence[TrialRead]) -> SweepRead:
@@ -146,6 +150,6 @@ class SweepChange(Section):
 class SweepList(Answer):
     """A page of sweeps, newest first."""
 
-    items: list[SweepSummary]
-    has_more: bool
-    next_after: str | None = Field(description="Pass as `after` for the next page.")
+    items: list[SweepSummary] = Field(description="The sweeps of this page.")
+    has_more: HasMore
+    next_after: NextAfter

@@ -24,12 +24,14 @@ class _Part(BaseModel):
 class ColumnSummary(_Part):
     """The values of a column as they were read, before any transform."""
 
-    name: Message
+    name: Message = Field(description="Its name; of images, of the channel.")
     context: bool = Field(False, description="Whether it is a column of the context, which the flow is conditioned on.")
     dtype: Message = Field(description="Type of the column in the file; of a set that is in no file, of its values.")
-    min: Number | None = Field(description="Smallest finite value; null where there is none.")
-    mean: Number | None = Field(description="Mean of the finite values, computed in double precision.")
-    max: Number | None = Field(description="Largest finite value.")
+    min: Number | None = Field(description="Smallest finite value; null where no value is finite.")
+    mean: Number | None = Field(
+        description="Mean of the finite values, in double precision; null where no value is finite."
+    )
+    max: Number | None = Field(description="Largest finite value; null where no value is finite.")
     zeros: float = Field(description="Share of the values that are 0.")
     not_finite: int = Field(0, description="Values that are NaN or infinite, which a run refuses.")
     remarks: list[Message] = Field(
@@ -57,7 +59,9 @@ class DataSummary(_Part):
     """What was read for a job, in the units of the data."""
 
     sources: list[SourceSummary] = Field(description="The file with the test rows, if there is one, comes last.")
-    image: tuple[int, int, int] | None = Field(None, description="Channels, height and width where rows are images.")
+    image: tuple[int, int, int] | None = Field(
+        None, description="Channels, height and width where rows are images; else null."
+    )
     transforms: list[Details] = Field(
         description="What will be applied to the columns, in this order, as in the spec; first what belongs to the set."
     )

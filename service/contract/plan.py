@@ -52,7 +52,7 @@ class PlannedPart(_Part):
     phase: Literal["probes", "forward", "backward"] = Field(description="probes: their drawing, before the solve.")
     block: int = Field(description="From the data on, the first is 0.")
     fixed_bytes: float = Field(description="Whatever the number of steps is.")
-    held: list[HeldBytes]
+    held: list[HeldBytes] = Field(description="What is kept along the solve, by kinds.")
 
     def bytes(self, steps: float) -> float:
         """Return what is alive at the peak if each block's solve takes so many steps."""
@@ -72,7 +72,7 @@ class PlannedPart(_Part):
 class PlannedPhase(_Part):
     """What a run does beside the steps of the likelihood: its peak is of any gradient and number of solver steps."""
 
-    phase: Literal["pretraining", "validation", "evaluation"]
+    phase: Literal["pretraining", "validation", "evaluation"] = Field(description="pretraining: by flow matching.")
     rows: int = Field(description="That a worker computes at once.")
     peak_bytes: int = Field(description="Tensors alive at once, beside weights and optimiser.")
 
@@ -111,9 +111,11 @@ class GradientPlan(_Part):
 
     gradient: Details = Field(description="As the section `gradient` of a spec.")
     chosen: bool = Field(description="Whether it is the spec's own.")
-    exact: bool
+    exact: bool = Field(description="Whether it is the derivative of the computed solution, up to rounding.")
     parts: list[PlannedPart] = Field(description="From which the bytes for any number of steps follow.")
-    peaks: list[PlannedPeak]
+    peaks: list[PlannedPeak] = Field(
+        description="For some numbers of solver steps; for the one there is, where they are fixed."
+    )
 
     def part(self, steps: float) -> PlannedPart:
         """Return the part that holds the most if each block's solve takes so many steps."""
@@ -128,10 +130,10 @@ class Plan(_Part):
     """What one worker of a job takes. Sizes are in bytes; data held in memory are not counted."""
 
     columns: int = Field(description="Values of a row that the flow models.")
-    context_columns: int
+    context_columns: int = Field(description="Values of a row that the flow is conditioned on; 0: none.")
     rows_per_worker: int = Field(description="Of one step.")
-    blocks: int
-    parameters: int
+    blocks: int = Field(description="Blocks of the flow, each with a solve of its own.")
+    parameters: int = Field(description="Learnt numbers of the flow.")
     idle_bytes: int = Field(description="Of the interpreter and the libraries; 0 of a GPU's memory.")
     weights_bytes: int = Field(description="With the average of the weights, and those of the best validation.")
     optimizer_bytes: int = Field(description="State of the optimiser.")
@@ -139,11 +141,15 @@ class Plan(_Part):
     graph_bytes: int | None = Field(
         description="Graph of one use of the field for backward, of the block that has most; null in a run's own plan."
     )
-    memory_budget: int | None = Field(description="resources.memory_budget.")
+    memory_budget: int | None = Field(
+        description="resources.memory_budget; null: there is none, or the workers have GPUs."
+    )
     available_bytes: int | None = Field(
         description="The most that each worker could have on the cluster, empty; null where unknown."
     )
-    gradients: list[GradientPlan]
+    gradients: list[GradientPlan] = Field(
+        description="The spec's own, and every other one; in a run's own plan its own alone."
+    )
     phases: list[PlannedPhase] = Field([], description="Of the run, beside the steps of the likelihood.")
     largest_batch: dict[int, int] | None = Field(
         description="By N: rows of a step, over all workers, with which the steps of the training, by the spec's own "

@@ -265,5 +265,5 @@ class BatchAnswer(BaseModel):
     """The API's answer to a batch."""
 
     next_seq: int = Field(description="The number of the next record that the API expects.")
-    stop: StopReason | None = Field(description="The job must stop at its next step, for this reason.")
+    stop: StopReason | None = Field(description="The job must stop at its next step, for this reason; else null.")
     checkpoints_asked: int = Field(description="How many checkpoints were requested so far: one more is a new request.")

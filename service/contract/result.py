@@ -68,11 +68,13 @@ class Baselines(_Part):
     gaussian: Number | None = Field(
         None, description="NLL of a Gaussian, nats a row; null where the columns depend on each other."
     )
-    gaussian_mixture: MixtureBaseline | None = None
+    gaussian_mixture: MixtureBaseline | None = Field(
+        None, description="A Gaussian mixture; null where none was fitted."
+    )
 
 
 class TestSolver(_Part):
-    """How the test likelihood was solved."""
+    """How the test likelihood was solved; null is what such a solver does not have."""
 
     __test__ = False  # not a test case, whatever its name
 
@@ -177,12 +179,12 @@ class ReportFailure(_Part):
         description="`test`, `inverse_error`, `gradient_error`, `calibration`, `samples`, `two_sample`, `baselines`, "
         "or a file's name."
     )
-    reason: str | None = Field(description="A reason code, as of a failed job.")
+    reason: str | None = Field(description="A reason code, as of a failed job; null where none fits.")
     message: Message = Field(description="What went wrong; the event `report_part_failed` has more.")
 
 
 class EvaluationResult(_Part):
-    """Measurements on held-out rows after the training; null where the spec does not ask for them."""
+    """Measurements on held-out rows after the training; null where the spec does not ask for them, or they failed."""
 
     test_nll: Number | None = Field(
         None, description="Mean negative log-likelihood of the test rows after the spec's transforms, nats a row."
@@ -215,11 +217,11 @@ class EvaluationResult(_Part):
     nfe_test: Number | None = Field(
         None, description="Uses of the field for one piece of the test rows, summed over blocks, mean over pieces."
     )
-    test_solver: TestSolver | None = None
-    inverse_error: InverseError | None = None
-    gradient_error: GradientError | None = None
-    two_sample: TwoSampleTest | None = None
-    calibration: Calibration | None = None
+    test_solver: TestSolver | None = Field(None, description="The divergence and the solver of `test_nll`.")
+    inverse_error: InverseError | None = Field(None, description="How far the flow's two directions disagree.")
+    gradient_error: GradientError | None = Field(None, description="How far the gradient is from the exact one.")
+    two_sample: TwoSampleTest | None = Field(None, description="Whether a classifier tells samples from test rows.")
+    calibration: Calibration | None = Field(None, description="Whether a conditional flow's draws spread as rows do.")
     density_integral: Number | None = Field(
         None,
         description="Integral of a two-dimensional flow's density over the plane, where pictures are drawn; 1 is "
@@ -230,7 +232,7 @@ class EvaluationResult(_Part):
         description="How far the integral over every other point of the grid differs: where that is not small, the "
         "grid is too coarse for the density.",
     )
-    baselines: Baselines | None = None
+    baselines: Baselines | None = Field(None, description="NLLs of classical densities, to compare `test_nll` with.")
     report_failures: list[ReportFailure] | None = Field(
         None, description="Parts of the evaluation that could not be made; null where all were."
     )
@@ -255,8 +257,9 @@ class ScoresResult(_Part):
 class JobResult(EvaluationResult):
     """The result of a job that succeeded; of one that scores rows `scores` and the peaks alone.
 
-    All likelihoods are of the averaged weights with ``ema``, and of the best weights with ``early_stop``. Results
-    stored by earlier versions are read with the fields that they have.
+    null is what the spec does not ask for, and what could not be made (``report_failures``). All likelihoods are of the
+    averaged weights with ``ema``, and of the best weights with ``early_stop``. Results stored by earlier versions are
+    read with the fields that they have.
     """
 
     steps: int | None = Field(None, description="Steps that the training took, pre-training included.")

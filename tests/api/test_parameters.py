@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -123,35 +123,71 @@ def test_of_several_labels_a_job_has_all(api_server: ApiServer, api: httpx.Clien
     assert "name=value" in symadj(api_server, "list", "--label", "team").stderr
 
 
-def undescribed(document: dict[str, Any]) -> Iterator[str]:
-    """The parameters, and the fields of bodies that a user sends, which say nothing of themselves."""
+Field = tuple[dict[str, Any], str, dict[str, Any]]
+
+
+def fields(document: dict[str, Any], part: Any, met: set[str]) -> Iterator[Field]:
+    """Yield the fields of all models that a part of the document refers to: the model, a name, and what it says of it.
+
+    The names of the models are added to ``met``; those that are there are left out.
+    """
+    if isinstance(part, list):
+        for item in part:
+            yield from fields(document, item, met)
+    if not isinstance(part, dict):
+        return
+    if (name := part.get("$ref")) and name not in met:
+        met.add(name)
+        model = document["components"]["schemas"][name.rpartition("/")[2]]
+        for field, value in model.get("properties", {}).items():
+            yield model, field, value
+        yield from fields(document, model, met)
+    for item in part.values():
+        yield from fields(document, item, met)
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method} {path}", operation
+
+
+def fields_of_answers(document: dict[str, Any]) -> list[Field]:
     met: set[str] = set()
-
-    def fields(schema: Any) -> Iterator[str]:
-        if isinstance(schema, list):
-            for part in schema:
-                yield from fields(part)
-        if not isinstance(schema, dict):
-            return
-        if (name := schema.get("$ref")) and name not in met:
-            met.add(name)
-            found = document["components"]["schemas"][name.rpartition("/")[2]]
-            for field, value in found.get("properties", {}).items():
-                if field != "kind" and "description" not in value:
-                    yield f"{name.rpartition('/')[2]}.{field}"
-            yield from fields(found)
-        for part in schema.values():
-            yield from fields(part)
-
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            for parameter in operation.get("parameters", []):
-                if "description" not in parameter:
-                    yield f"{method} {path}: {parameter['name']}"
-            if "/ingest/" not in path:  # runs send these
-                yield from fields(operation.get("requestBody", {}))
+    return [item for _, operation in operations(document) for item in fields(document, operation["responses"], met)]
 
 
-def test_every_parameter_and_every_field_of_a_body_says_what_it_is(api: httpx.Client) -> None:
-    found = list(undescribed(api.get("/openapi.json").json()))
-    assert not found, found
+def undescribed(found: Iterable[Field]) -> list[str]:
+    # One that can have a single value, as the kind of a section, is described by it.
+    return [
+        f"{model['title']}.{name}"
+        for model, name, value in found
+        if "description" not in value and "const" not in value
+    ]
+
+
+def test_every_parameter_and_every_field_of_a_body_says_what_it_is(document: dict[str, Any]) -> None:
+    met: set[str] = set()
+    for name, operation in operations(document):
+        for parameter in operation.get("parameters", []):
+            assert parameter.get("description"), f"{name}: {parameter['name']}"
+        if "/ingest/" not in name:  # runs send these
+            assert undescribed(fields(document, operation.get("requestBody", {}), met)) == []
+
+
+def test_every_field_of_an_answer_says_what_it_is(document: dict[str, Any]) -> None:
+    found = fields_of_answers(document)
+    assert {"JobRead", "MemoryPointRead", "Problem"} <= {model["title"] for model, _, _ in found}
+    assert undescribed(found) == []
+
+
+def test_a_field_of_an_answer_that_may_be_null_says_what_null_means(document: dict[str, Any]) -> None:
+    """By itself, or with all others of its model."""
+    may_be_null = [item for item in fields_of_answers(document) if {"type": "null"} in item[2].get("anyOf", ())]
+    assert may_be_null
+    silent = [
+        f"{model['title']}.{name}"
+        for model, name, value in may_be_null
+        if "null" not in value.get("description", "") + model["description"]
+    ]
+    assert silent == []

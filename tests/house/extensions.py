@@ -239,6 +239,7 @@ ENDPOINT = Extension(
         "api/routers/owners.py": '''"""Who has jobs."""
 
 from fastapi import APIRouter
+from pydantic import Field
 
 from symadj.api.dependencies import Store
 from symadj.api.schemas.answer import Answer
@@ -250,7 +251,7 @@ router = APIRouter(prefix="/owners", tags=["owners"])
 class OwnerList(Answer):
     """Owners of jobs."""
 
-    items: list[str]
+    items: list[str] = Field(description="By name.")
 
 
 @router.get("")
