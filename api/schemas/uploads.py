@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from symadj.api.schemas.answer import Answer
+from symadj.api.schemas.answer import Answer, HasMore, NextAfter
 from symadj.service.contract.layout import uploaded_file
 from symadj.service.contract.spec.data import FormatName
 
@@ -20,14 +20,14 @@ __all__ = ["UploadList", "UploadRead"]
 class UploadRead(Answer):
     """A file that was sent to be trained on."""
 
-    id: str
-    owner: str
+    id: str = Field(description="`upl-...`.")
+    owner: str = Field(description="The name of the key that sent it: whose jobs may name it.")
     name: str = Field(description="Of the file, as it was sent first.")
     format: FormatName = Field(description="According to the name's ending.")
     path: str = Field(description="By which a spec names it: `data.path`, `data.test_path`.")
-    bytes: int
+    bytes: int = Field(description="Of the file.")
     sha256: str = Field(description="Of its content.")
-    created_at: datetime
+    created_at: datetime = Field(description="When it was sent first.")
 
     @classmethod
     def of(cls, upload: Upload) -> UploadRead:
@@ -39,6 +39,6 @@ class UploadRead(Answer):
 class UploadList(Answer):
     """A page of uploads, newest first."""
 
-    items: list[UploadRead]
-    has_more: bool
-    next_after: str | None = Field(description="Pass it as `after` for the next page.")
+    items: list[UploadRead] = Field(description="The uploads of this page.")
+    has_more: HasMore
+    next_after: NextAfter

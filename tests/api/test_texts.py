@@ -51,8 +51,8 @@ def bodies(client: TestClient) -> dict[str, list[TextPlace]]:
     for path, item in document["paths"].items():
         body = item.get("post", {}).get("requestBody")
         # Runs use /ingest/, and no user; what is sent to a job's flow or for a plan is stored nowhere; a comparison's
-        # spec, and a sweep's, is that of its jobs.
-        elsewhere = ("/ingest/", "/flow/", "/plans", "/comparisons", "/sweeps")
+        # spec, and a sweep's, is that of its jobs; an upload is of bytes.
+        elsewhere = ("/ingest/", "/flow/", "/plans", "/comparisons", "/sweeps", "/uploads")
         if body is not None and not any(part in path for part in elsewhere):
             schema = body["content"]["application/json"]["schema"]
             found[path] = list(Documents(document, COMPANIONS).texts(schema))
