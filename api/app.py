@@ -33,6 +33,7 @@ from symadj.service.audit import AuditLog
 from symadj.service.settings import Settings
 from symadj.service.store import Database
 from symadj.service.store.downsampling import Downsampler
+from symadj.service.store.memory_summaries import MemorySummaries
 
 __all__ = ["create_app"]
 
@@ -82,6 +83,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.audit_log = audit_log
     app.state.costly_reads = CostlyReads()
     app.state.downsampler = Downsampler(database)
+    app.state.memory_summaries = MemorySummaries()
     app.state.in_flight = InFlight()
     app.state.long_polls = LongPolls()
     app.state.cluster = ClusterView(settings)

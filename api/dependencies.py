@@ -37,6 +37,7 @@ from symadj.service.roles import LOCAL, Principal, Role
 from symadj.service.settings import Settings
 from symadj.service.store import Database, jobs, sweeps, uploads
 from symadj.service.store.downsampling import Downsampler
+from symadj.service.store.memory_summaries import MemorySummaries
 from symadj.service.store.step_range import StepRange
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "SettingsOf",
     "Steps",
     "Store",
+    "SummedUp",
     "SweepId",
     "UploadId",
     "attempt_token",
@@ -90,6 +92,11 @@ async def _costly_reads(request: Request) -> CostlyReads:
 async def _downsampler(request: Request) -> Downsampler:
     downsampler: Downsampler = request.app.state.downsampler
     return downsampler
+
+
+async def _memory_summaries(request: Request) -> MemorySummaries:
+    summaries: MemorySummaries = request.app.state.memory_summaries
+    return summaries
 
 
 async def _in_flight(request: Request) -> InFlight:
@@ -131,6 +138,7 @@ Store = Annotated[Database, Depends(_store)]
 Lane = Annotated[IngestLane, Depends(_ingest_lane)]
 Costly = Annotated[CostlyReads, Depends(_costly_reads)]
 Drawing = Annotated[Downsampler, Depends(_downsampler)]
+SummedUp = Annotated[MemorySummaries, Depends(_memory_summaries)]
 Joined = Annotated[InFlight, Depends(_in_flight)]
 Polls = Annotated[LongPolls, Depends(_long_polls)]
 Flows = Annotated[FlowProcess, Depends(_flow_process)]

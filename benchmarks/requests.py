@@ -15,11 +15,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from benchmarks.api import TIME, Ours, create, memory_records, one_metric, service, step_record
 from benchmarks.servers import compared
@@ -30,17 +27,10 @@ STEPS = 3000
 NEW = 50
 
 
-@dataclass
-class Build:
-    """A version of the API, and its process."""
-
-    ours: Ours
-    process: psutil.Process
-
-    def cpu_seconds(self) -> float:
-        """Return what the process has taken of the CPU so far."""
-        # Linux's number of the clock (clock_getcpuclockid): /proc tells hundredths of a second alone.
-        return time.clock_gettime(~self.process.pid << 3 | 2)
+def cpu_seconds(build: Ours) -> float:
+    """Return what the API's process has taken of the CPU so far."""
+    # Linux's number of the clock (clock_getcpuclockid): /proc tells hundredths of a second alone.
+    return time.clock_gettime(~build.process.pid << 3 | 2)
 
 
 def main() -> None:
@@ -57,27 +47,24 @@ def main() -> None:
         trees = stack.enter_context(compared(options.before, folder))
         builds = {}
         for name, tree in trees.items():
-            known = set(psutil.Process().children())
-            ours = stack.enter_context(service(tree, folder / f"{name}-data", name, options.store))
-            (process,) = set(psutil.Process().children()) - known
-            fill(ours)
-            builds[name] = Build(ours, process)
+            builds[name] = stack.enter_context(service(tree, folder / f"{name}-data", name, options.store))
+            fill(builds[name])
         print(f"CPU of a request in ms, medians of {options.rounds} rounds of {options.requests}", flush=True)
         print(f"\n| request | {' | '.join(builds)} | to before | client |")
         print("| --- |" + " ---: |" * (len(builds) + 2))
-        for kind in kinds(next(iter(builds.values())).ours):
+        for kind in kinds(next(iter(builds.values()))):
             if options.only not in kind:
                 continue
             taken: dict[str, list[float]] = {name: [] for name in builds}
             own: list[float] = []
-            asks = {name: kinds(build.ours)[kind] for name, build in builds.items()}
+            asks = {name: kinds(build)[kind] for name, build in builds.items()}
             for turn in range(options.rounds + 1):
                 for name, build in builds.items():
-                    server, client = build.cpu_seconds(), time.process_time()
+                    server, client = cpu_seconds(build), time.process_time()
                     for _ in range(options.requests if turn else 5):
                         asks[name]()
                     if turn:
-                        taken[name].append((build.cpu_seconds() - server) / options.requests * 1000)
+                        taken[name].append((cpu_seconds(build) - server) / options.requests * 1000)
                         own.append((time.process_time() - client) / options.requests * 1000)
             middle = {name: statistics.median(values) for name, values in taken.items()}
             ratio = f"{middle['now'] / middle['before']:.2f}" if "before" in middle else ""

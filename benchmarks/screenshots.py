@@ -9,10 +9,12 @@ import argparse
 import base64
 import io
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import yaml
 from PIL import Image
 from selenium.webdriver import Chrome
 from selenium.webdriver.support.wait import WebDriverWait
@@ -45,9 +47,13 @@ RUNNING = TOY | {
     "stop": {"kind": "steps", "max_steps": 20_000},
     "resources": {"kind": "cpu", "workers": 1, "memory_budget": "1GiB"},
 }
+SWEEP: dict[str, Any] = yaml.safe_load((Path(__file__).parents[1] / "examples" / "sweep.yaml").read_text()) | {
+    "name": "two moons"
+}
 WAITING = TOY | {"name": "digits", "data": {"kind": "builtin", "name": "digits"}}
 # What the page shows once it has all that it asks for at first.
 JOBS = "document.querySelectorAll('tbody tr').length >= 5"
+TRIALS = "document.querySelectorAll('tbody tr').length"
 CURVES = (
     "document.querySelectorAll('.charts figcaption').length >= 5 && "
     "[...document.querySelectorAll('.charts figcaption')].every(e => e.textContent.includes('least'))"
@@ -66,11 +72,14 @@ def main() -> None:
             known = {job.name: job.id for job in client.jobs().items}
             ended = [known[name] for name in known if name.startswith("moons ")]
             ended = ended or [item.job for item in client.compare(TOY | {"name": "moons"}, COMPARED).gradients]
-            sampled, running, _ = (
-                known.get(spec["name"]) or client.submit(spec).id for spec in (SAMPLED, RUNNING, WAITING)
-            )
+            sweep = next((sweep.id for sweep in client.sweeps().items), None) or client.submit_sweep(SWEEP).id
+            sampled = known.get(SAMPLED["name"]) or client.submit(SAMPLED).id
             for job in (*ended, sampled):
                 client.wait(job)
+            while client.sweep(sweep).state == "running":
+                time.sleep(1.0)
+            # The last: the first of them takes the only CPU for as long as the pictures take.
+            running, _ = (known.get(spec["name"]) or client.submit(spec).id for spec in (RUNNING, WAITING))
             shots = Shots(browser, url, options.out)
             going = "document.querySelector('.state').textContent === 'running'"
             shots.when(f"#/jobs/{running}", f"{CURVES} && {going} && document.querySelector('progress').value >= 300")
@@ -81,6 +90,7 @@ def main() -> None:
                 f"#/compare?{urlencode([('job', job) for job in ended])}",
                 "document.querySelector('.charts figcaption')?.textContent.includes('least')",
             )
+            shots.take("sweep", f"#/sweeps/{sweep}", f"{TRIALS} >= {SWEEP['trials']}")
             shots.take("sample", f"#/jobs/{sampled}", CURVES, of_section="Sample")
             browser.execute_cdp_cmd(
                 "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}

@@ -1,6 +1,6 @@
 """From a submit to the first step, beside an earlier build (`make bench-start`).
 
-`symadj serve` of both builds runs side by side, each with an empty folder. By turns each gets a small training of 60
+`symadj serve` of both builds runs side by side, each with an empty folder. By turns each gets a small training of 300
 steps, and the next one is submitted when it has ended, so that only one of them has something to do. Told are medians
 of: seconds from the request to when the first step is stored, seconds of CPU that all processes of the service took
 until then, and what a rank then holds: its resident bytes, and its share of them where processes have pages in common
@@ -35,7 +35,7 @@ TRAINING = {
     "data": {"kind": "toy", "name": "moons", "rows": 2000, "batch_size": 100},
     "flow": {"kind": "cnf", "blocks": 1, "field": {"hidden": [16]}},
     "solver": {"kind": "fixed", "method": "euler", "steps": 2},
-    "stop": {"kind": "steps", "max_steps": 60},
+    "stop": {"kind": "steps", "max_steps": 300},
     "evaluation": None,
 }
 SAMPLE_SECONDS = 0.1

@@ -11,14 +11,15 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from sqlalchemy.orm import Session
 
 from symadj.api.bodies import json_body
-from symadj.api.dependencies import Asker, Costly, IdempotencyKey, Owner, SettingsOf, Store, require_json
+from symadj.api.dependencies import Asker, Costly, IdempotencyKey, Owner, SettingsOf, Store, SummedUp, require_json
 from symadj.api.problems import describe
 from symadj.api.same_keys import submitted_once
 from symadj.api.schemas.comparisons import ComparedGradient, ComparisonRead
 from symadj.service.contract.result import JobResult
 from symadj.service.contract.spec.comparison import ComparisonRequest
 from symadj.service.lifecycle import comparisons
-from symadj.service.store import Database, memory, metrics
+from symadj.service.store import Database, metrics
+from symadj.service.store.memory_summaries import MemorySummaries
 from symadj.service.store.tables import Job
 
 router = APIRouter(prefix="/comparisons", tags=["comparisons"])
@@ -52,6 +53,7 @@ def compare_gradients(
     body: _Body,
     store: Store,
     settings: SettingsOf,
+    summaries: SummedUp,
     owner: Owner,
     request: Request,
     response: Response,
@@ -76,14 +78,16 @@ def compare_gradients(
     if not created:
         response.status_code = 200
     response.headers["Location"] = str(request.app.url_path_for("read_comparison", comparison_id=comparison))
-    read = _read(store, comparison, owner)
+    read = _read(store, comparison, owner, summaries)
     if created and (planned_later := request.app.state.submission_plans) is not None:
         planned_later.offer(item.job for item in read.gradients)
     return read
 
 
 @router.get("/{comparison_id}", response_model=ComparisonRead, responses=describe(404))
-async def read_comparison(store: Store, costly: Costly, asker: Asker, comparison_id: ComparisonId) -> Response:
+async def read_comparison(
+    store: Store, costly: Costly, summaries: SummedUp, asker: Asker, comparison_id: ComparisonId
+) -> Response:
     """Read what each gradient took and gave so far; of jobs that were deleted nothing."""
 
     def state() -> tuple[tuple[object, ...], ...]:
@@ -94,20 +98,20 @@ async def read_comparison(store: Store, costly: Costly, asker: Asker, comparison
     key = ("comparison", comparison_id, asker.confined_to, await run_sync(state))
 
     def read() -> bytes:
-        return _read(store, comparison_id, asker.confined_to).model_dump_json().encode()
+        return _read(store, comparison_id, asker.confined_to, summaries).model_dump_json().encode()
 
     return Response(await costly.read(key, read), media_type="application/json")
 
 
-def _read(store: Database, comparison: str, owner: str | None) -> ComparisonRead:
+def _read(store: Database, comparison: str, owner: str | None, summaries: MemorySummaries) -> ComparisonRead:
     with store.read_session() as session:
         found = comparisons.jobs_of(session, comparison, owner=owner)
-        return ComparisonRead(id=comparison, gradients=[_compared(session, job) for job in found])
+        return ComparisonRead(id=comparison, gradients=[_compared(session, job, summaries) for job in found])
 
 
-def _compared(session: Session, job: Job) -> ComparedGradient:
+def _compared(session: Session, job: Job, summaries: MemorySummaries) -> ComparedGradient:
     result = JobResult.model_validate(job.result or {})
-    phases = memory.summary(session, job.id)
+    phases = summaries.of_job(session, job.id)
     on = "host" if job.device_peak_bytes is None else "device"
     above = [row[f"{on}_above_idle_bytes"] for row in phases if row[f"{on}_above_idle_bytes"] is not None]
     medians = {name: _median(session, job, name) for name in ("step_seconds", "nfe_forward", "nfe_backward")}

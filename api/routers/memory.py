@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Response
 
 from symadj.api.accept import best_of
 from symadj.api.csv_answers import csv_answer
-from symadj.api.dependencies import AfterSeq, Costly, JobId, Limit, Steps, Store
+from symadj.api.dependencies import AfterSeq, Costly, JobId, Limit, Steps, Store, SummedUp
 from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import MemoryPhase, MemoryPointRead, MemoryPoints, MemorySummary
 from symadj.service.contract.flow_question import MediaType
@@ -22,7 +22,7 @@ router = APIRouter(prefix="/jobs/{job_id}/memory", tags=["memory"])
 
 
 @router.get("", response_model=MemorySummary, responses=describe(404))
-async def summarise_memory(store: Store, costly: Costly, job_id: JobId, steps: Steps) -> Response:
+async def summarise_memory(store: Store, costly: Costly, summaries: SummedUp, job_id: JobId, steps: Steps) -> Response:
     """Read the highest peaks of every rank in every phase, over all steps or those asked for.
 
     Host peaks are the kernel's high-water mark of the worker process's resident memory within the phase, device
@@ -32,7 +32,7 @@ async def summarise_memory(store: Store, costly: Costly, job_id: JobId, steps: S
     def read() -> bytes:
         with store.read_session() as session:
             job = jobs.get(session, job_id)
-            rows = memory.summary(session, job_id, steps)
+            rows = summaries.of_job(session, job_id, steps)
         summary = MemorySummary(
             job_id=job_id,
             gradient=job.spec["gradient"]["kind"] if kind_of(job.spec) == TRAINING else None,

@@ -22,11 +22,13 @@ __all__ = [
     "by_step",
     "delete_some",
     "extend",
+    "index",
     "make_room",
     "newest",
     "records_by_series",
     "replace",
     "series_of",
+    "some",
     "whole",
 ]
 
@@ -51,6 +53,7 @@ _STORED = sa.select(*(_BLOCK[column.key] for column in _COLUMNS)).where(*_OF_SER
 _NEWEST = _STORED.order_by(_BLOCK.first_seq.desc()).limit(1)
 _OVERLAPPING = _STORED.where(_BLOCK.last_step >= sa.bindparam("first"), _BLOCK.first_step <= sa.bindparam("last"))
 _AFTER = _STORED.where(_BLOCK.last_seq > sa.bindparam("known")).order_by(_BLOCK.first_seq).limit(_PAGE)
+_INDEX = ("first_seq", "last_seq", "first_step", "last_step", "records")
 _CELLS = ("last_seq", "first_step", "last_step", "records", *Records.__dataclass_fields__)
 _CHANGE = sa.update(_TABLE).where(*_THIS).values({name: sa.bindparam(name) for name in _CELLS})
 _ADD = sa.insert(_TABLE)
@@ -198,6 +201,27 @@ def by_step(
             order = np.argsort(steps[known])
             return steps[known][order], values[:, known][:, order]
         count *= 2
+
+
+def index(session: Session, job_id: str, series: str) -> NDArray[np.int64]:
+    """Return which blocks a series has, in the order of their first numbers (n, 5): the first number, the last one, the
+    first step, the last one, and how many records."""
+    query = sa.select(*(getattr(TelemetryBlock, name) for name in _INDEX)).where(*_of(job_id, series))
+    rows = cast(
+        Iterable[tuple[int, ...]], session.connection().execute(query.order_by(TelemetryBlock.first_seq)).cursor
+    )
+    return np.array([*rows], np.int64).reshape(-1, len(_INDEX))
+
+
+def some(
+    session: Session, job_id: str, series: str, first_seqs: Sequence[int], *columns: Column
+) -> Iterator[list[NDArray[Any]]]:
+    """Yield columns of blocks of a series, each as an array (n,) or (k, n); of those whose first numbers these are."""
+    query = sa.select(*(getattr(TelemetryBlock, name) for name in columns)).where(*_of(job_id, series))
+    for start in range(0, len(first_seqs), _PAGE):
+        these = query.where(TelemetryBlock.first_seq.in_(first_seqs[start : start + _PAGE]))
+        for row in session.execute(these.order_by(TelemetryBlock.first_seq)):
+            yield [_joined(name, (cell,)) for name, cell in zip(columns, row, strict=True)]
 
 
 def series_of(session: Session, job_id: str, prefix: str) -> list[str]:

@@ -115,6 +115,8 @@ class Database:
         with self._sessions() as session:
             if self.is_sqlite:
                 session.connection().exec_driver_sql("BEGIN")
+            else:  # by itself, PostgreSQL shows each statement what was committed before it
+                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
             yield session
 
     def migrate(self) -> None:

@@ -18,8 +18,8 @@ from symadj.service.store.step_range import EVERY_STEP, StepRange
 __all__ = ["Downsampled", "Downsampler"]
 
 # Of one series, at 16 bytes a point. A longer one is read anew each time, some at a time.
-MOST_POINTS = 4_000_000
-KEPT_BYTES = 128 * 2**20
+MOST_POINTS = 2_000_000
+KEPT_BYTES = 48 * 2**20
 _SERIES_BYTES = 1000  # of one without points, about
 
 _Chunk = tuple[NDArray[np.int64], NDArray[np.float64]]

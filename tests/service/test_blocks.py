@@ -24,6 +24,7 @@ from symadj.service.store import Database, blocks, jobs, memory, metrics
 from symadj.service.store.columns import as_datetime, as_microseconds, pack, unpack, unpack_rows
 from symadj.service.store.database import alembic_config
 from symadj.service.store.downsampling import Downsampler
+from symadj.service.store.memory_summaries import MemorySummaries
 from symadj.service.store.step_range import EVERY_STEP, StepRange
 from symadj.service.store.tables import DeletedJob, TelemetryBlock
 from tests.service.conftest import Clock
@@ -112,6 +113,7 @@ def test_memory_is_summed_up_and_listed_as_it_is_stored_through_resumes_and_late
     token = claim(database, job_id).token
     stored: dict[tuple[int, str, int], tuple[int, list[Any]]] = {}
     attempt, sent, newest = 1, 0, 1
+    known, forgetful = MemorySummaries(), MemorySummaries(kept_blocks=0)
     for turn in range(14):
         if turn in (5, 9):
             lose(database, job_id)
@@ -141,7 +143,8 @@ def test_memory_is_summed_up_and_listed_as_it_is_stored_through_resumes_and_late
             stored |= {place: (attempt, f) for place, f in records.items()}
         for steps in (EVERY_STEP, StepRange(*sorted(random.integers(1, newest, 2).tolist()))):
             with database.read_session() as session:
-                assert [dict(row) for row in memory.summary(session, job_id, steps)] == summarised(stored, steps)
+                for summaries in (known, forgetful):
+                    assert [dict(row) for row in summaries.of_job(session, job_id, steps)] == summarised(stored, steps)
     assert attempt == 3
     with database.read_session() as session:
         every = memory.points(session, job_id, rank=None, phase=None, after_seq=0, limit=10_000)
@@ -258,3 +261,28 @@ def test_the_dispatcher_finishes_a_deletion_that_was_cut_off(
         assert session.scalars(sa.select(DeletedJob)).all() == []
         assert [point.step for point in metrics.points(session, other, "loss", after_seq=0, limit=9)] == [1]
     assert blocks_left(database) == 1
+
+
+def test_a_summary_of_memory_reads_no_block_again_that_has_not_changed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    some = blocks.some
+
+    def noting(session: Any, job_id: str, series: str, first_seqs: Any, *columns: Any) -> Any:
+        read.append(len(first_seqs))
+        return some(session, job_id, series, first_seqs, *columns)
+
+    monkeypatch.setattr(blocks, "MOST_RECORDS", 5)
+    monkeypatch.setattr(blocks, "some", noting)
+    job_id = submit(database)
+    token = claim(database, job_id).token
+    summaries = MemorySummaries()
+    for last in (50, 54):
+        numbers = range(1 if last == 50 else 51, last + 1)
+        send(database, token, numbers[0], *(memory_record(n, 0, "forward", [1, 1000 - n, None, None]) for n in numbers))
+        with database.read_session() as session:
+            (row,) = summaries.of_job(session, job_id)
+        assert (row["steps"], row["host_peak_bytes"], row["host_above_idle_bytes"]) == (last, 999, 997)
+    # All of the first ten, then the new one; each time the one with the attempt's first step, too.
+    assert read == [10, 1, 1, 1]

@@ -48,6 +48,7 @@ from symadj.service.store import (
 )
 from symadj.service.store.downsampling import Downsampler
 from symadj.service.store.memory import MemoryPoint
+from symadj.service.store.memory_summaries import MemorySummaries
 from symadj.service.store.tables import IngestSource
 from tests.service import lives
 from tests.service.lives import checkpoint, claim, lose, send_late, step, submit
@@ -98,7 +99,7 @@ def test_sources_are_counted_apart(database: Database) -> None:
         record = memory_record | {"rank": rank, "host_peak_bytes": 110 + rank}
         assert send(database, started.token, 1, record, source=f"rank-{rank}") == 2
     with database.read_session() as session:
-        rows = memory.summary(session, started.job.id)
+        rows = MemorySummaries().of_job(session, started.job.id)
         assert [(row["rank"], row["host_peak_bytes"], row["host_above_idle_bytes"]) for row in rows] == [
             (0, 110, 10),
             (1, 111, 11),

@@ -125,3 +125,18 @@ def test_places_in_the_queue_follow_its_order_whichever_of_them_are_asked_for(da
             asked = chosen.sample([f"job-{number}" for number in range(60)], count)
             wanted = {job_id: queue.index(job_id) + 1 for job_id in asked if job_id in queue}
             assert jobs.places(session, asked) == wanted
+
+
+def test_a_session_for_reading_sees_one_state_whatever_is_written_meanwhile(database: Database) -> None:
+    def stored(session: Session) -> list[str]:
+        return list(session.scalars(sa.select(Job.id).order_by(Job.id)))
+
+    with database.session() as session:
+        jobs.add(session, stored_job("job-1"))
+    with database.read_session() as reading:
+        assert stored(reading) == ["job-1"]
+        with database.session() as session:
+            jobs.add(session, stored_job("job-2"))
+        assert stored(reading) == ["job-1"]
+    with database.read_session() as reading:
+        assert stored(reading) == ["job-1", "job-2"]
