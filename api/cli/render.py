@@ -26,7 +26,7 @@ from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.finding import Finding
 from symadj.service.contract.layout import SCORES_FILE
 from symadj.service.contract.spec import SCORES, kind_of
-from symadj.service.contract.states import JobState
+from symadj.service.contract.states import JobState, ReasonCode
 from symadj.service.roles import LOCAL
 
 __all__ = [
@@ -118,7 +118,9 @@ def _standing(job: JobSummary) -> str:
         words.append(f"to stop at its next step ({job.stop_requested.value})")
     if job.alerts:
         words.append(f"[yellow]alert: {', '.join(job.alerts)}[/yellow]")
-    if job.cancelled_by is not None:
+    if job.reason is ReasonCode.PRUNED:
+        words.append("pruned by its sweep")
+    elif job.cancelled_by is not None:
         words.append(f"cancelled by {escape(job.cancelled_by)}")
     if job.state is JobState.QUEUED and job.not_before is not None:
         words.append(f"the next attempt not before {_when(job.not_before)}")

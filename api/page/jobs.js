@@ -119,6 +119,7 @@ export function standing(job) {
 
 function waits(job) {
   if (job.waiting) return `place ${job.waiting.place}: ${job.waiting.reason}`;
+  if (job.reason === "pruned") return "pruned by its sweep";
   if (job.cancelled_by) return `cancelled by ${job.cancelled_by}`;
   if (job.stop_requested) return `is asked to stop: ${job.stop_requested}`;
   return job.reason ?? "";

@@ -101,7 +101,9 @@ def _cancelled_by(session: Session, found: Sequence[Job]) -> dict[str, str]:
     if not ids:
         return {}
     # Of one that waited there is no request: it was cancelled at once.
-    by_event = (events.newest_of(session, ids, name) for name in (JobState.CANCELLED.value, "cancel_requested"))
+    # Of others, who saw them end is not who asked.
+    names = (JobState.CANCELLED.value, "prune_requested", "cancel_requested")
+    by_event = (events.newest_of(session, ids, name) for name in names)
     return {job_id: event.actor for newest in by_event for job_id, event in newest.items()}
 
 

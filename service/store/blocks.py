@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from symadj.service.store.columns import Records, pack, unpack, unpack_rows
+from symadj.service.store.database import BINARY
 from symadj.service.store.step_range import EVERY_STEP, StepRange
 from symadj.service.store.tables import DeletedJob, TelemetryBlock
 
@@ -49,7 +50,8 @@ _TABLE = cast(sa.Table, TelemetryBlock.__table__)
 _BLOCK = _TABLE.c
 _OF_SERIES = (_BLOCK.job_id == sa.bindparam("of_job"), _BLOCK.series == sa.bindparam("of_series"))
 _THIS = (*_OF_SERIES, _BLOCK.first_seq == sa.bindparam("of_first_seq"))
-_STORED = sa.select(*(_BLOCK[column.key] for column in _COLUMNS)).where(*_OF_SERIES)
+_BYTES = {BINARY: True}
+_STORED = sa.select(*(_BLOCK[column.key] for column in _COLUMNS)).where(*_OF_SERIES).execution_options(**_BYTES)
 _NEWEST = _STORED.order_by(_BLOCK.first_seq.desc()).limit(1)
 _OVERLAPPING = _STORED.where(_BLOCK.last_step >= sa.bindparam("first"), _BLOCK.first_step <= sa.bindparam("last"))
 _AFTER = _STORED.where(_BLOCK.last_seq > sa.bindparam("known")).order_by(_BLOCK.first_seq).limit(_PAGE)
@@ -155,6 +157,7 @@ def whole(
         sa.select(*(getattr(TelemetryBlock, name) for name in wanted))
         .where(*_of(job_id, series), TelemetryBlock.last_seq > after_seq)
         .order_by(TelemetryBlock.first_seq)
+        .execution_options(**_BYTES)
     )
     if steps.first is not None:
         query = query.where(TelemetryBlock.last_step >= steps.first)
@@ -186,9 +189,9 @@ def by_step(
             .limit(count)
         )
         blocks = session.execute(
-            sa.select(TelemetryBlock.first_step, TelemetryBlock.steps, TelemetryBlock.values).where(
-                *_of(job_id, series), TelemetryBlock.first_seq.in_(first)
-            )
+            sa.select(TelemetryBlock.first_step, TelemetryBlock.steps, TelemetryBlock.values)
+            .where(*_of(job_id, series), TelemetryBlock.first_seq.in_(first))
+            .execution_options(**_BYTES)
         ).all()
         if not blocks:
             return None
@@ -217,7 +220,8 @@ def some(
     session: Session, job_id: str, series: str, first_seqs: Sequence[int], *columns: Column
 ) -> Iterator[list[NDArray[Any]]]:
     """Yield columns of blocks of a series, each as an array (n,) or (k, n); of those whose first numbers these are."""
-    query = sa.select(*(getattr(TelemetryBlock, name) for name in columns)).where(*_of(job_id, series))
+    cells = sa.select(*(getattr(TelemetryBlock, name) for name in columns)).execution_options(**_BYTES)
+    query = cells.where(*_of(job_id, series))
     for start in range(0, len(first_seqs), _PAGE):
         these = query.where(TelemetryBlock.first_seq.in_(first_seqs[start : start + _PAGE]))
         for row in session.execute(these.order_by(TelemetryBlock.first_seq)):

@@ -22,10 +22,12 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
-__all__ = ["Database", "Shape", "alembic_config"]
+__all__ = ["BINARY", "Database", "Shape", "alembic_config"]
 
 _MIGRATION_LOCK = 0x73796D61646A  # any number of our own, for PostgreSQL's advisory lock
 _CONNECTION_SECONDS = 5.0
+# An execution option of queries for many bytes. SQLAlchemy reads its own of PostgreSQL's catalogue as text alone.
+BINARY = "symadj_binary"
 
 
 def _configure_sqlite(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
@@ -48,6 +50,13 @@ def _switch_to_wal(cursor: DBAPICursor) -> None:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
+
+
+def _let_bytes_be_bytes(_connection: Connection, cursor: Any, *rest: Any) -> None:
+    """Let psycopg read the columns of a query with the option ``BINARY`` as they are, not as hexadecimal digits."""
+    *_, context, _many = rest
+    if context.execution_options.get(BINARY):
+        cursor.format = 1
 
 
 def _from_json(text: str | bytes) -> Any:
@@ -95,6 +104,8 @@ class Database:
         )
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _configure_sqlite)
+        else:
+            sa.event.listen(self.engine, "before_cursor_execute", _let_bytes_be_bytes)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     @contextmanager

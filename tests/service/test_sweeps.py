@@ -29,7 +29,7 @@ from symadj.service.contract.states import TERMINAL, JobState, SweepState, Trial
 from symadj.service.dispatcher import Dispatcher, studies
 from symadj.service.dispatcher.sweeps import PAUSE_SECONDS, SweepRunner
 from symadj.service.errors import ConflictError, IdempotencyMismatchError, InvalidSpecError, TooManyRequestsError
-from symadj.service.lifecycle import requests, sweeps
+from symadj.service.lifecycle import figures, requests, sweeps
 from symadj.service.settings import Settings
 from symadj.service.store import Database, events, jobs
 from symadj.service.store import sweeps as stored
@@ -197,6 +197,7 @@ def test_every_pruner_cancels_trials_by_their_own_metrics_and_the_best_goes_on(
         assert job.message == "Its sweep has pruned it. Over"
         with database.read_session() as session:
             (told,) = (e for e in events.after(session, job.id, after_seq=0, limit=99) if e.name == "prune_requested")
+            assert figures.of_job(session, job.id, most_active=None).cancelled_by == told.actor == "dispatcher"
         assert told.data["trial"] == trial.number
         assert told.data["step"] < 8
         assert told.message == trial.message
