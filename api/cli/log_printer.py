@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from symadj.api.schemas.telemetry import LogPage
 
@@ -35,13 +32,3 @@ class LogPrinter:
                 self._attempt = line.attempt
             print(f"{line.source:<7}| {line.words}" if self._with_source else line.words)
         sys.stdout.flush()
-
-    def note(self, text: str) -> None:
-        """Tell something that is no line of a log."""
-        print(text, file=sys.stderr)
-
-    @contextmanager
-    def left_by_ctrl_c(self) -> Iterator[None]:
-        """End the block, and nothing else, when the user leaves."""
-        with contextlib.suppress(KeyboardInterrupt):
-            yield

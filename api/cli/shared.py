@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +17,20 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeR
 
 from symadj.api.cli.results import print_parts
 from symadj.api.client import ApiProblemError, ApiUnreachableError, BadRequestError, Client
+from symadj.service.contract.states import JobState
 
-__all__ = ["AsJson", "JobId", "client_command", "console", "errors", "job_ids", "print_answer", "progress_bars"]
+__all__ = [
+    "AsJson",
+    "JobId",
+    "client_command",
+    "console",
+    "errors",
+    "following",
+    "job_ids",
+    "print_answer",
+    "progress_bars",
+    "tell",
+]
 
 Command = Callable[..., None]
 
@@ -64,6 +77,26 @@ def print_answer(answer: BaseModel, parts: Sequence[RenderableType], as_json: bo
         print(answer.model_dump_json(indent=2))
     else:
         print_parts(console, parts)
+
+
+def tell(text: str) -> None:
+    """Tell the user something that is no part of what was asked for."""
+    print(text, file=sys.stderr)
+
+
+@contextmanager
+def following(client: Client, job_id: str) -> Iterator[None]:
+    """Stay with a job until it has ended or the user leaves (Ctrl-C): an API that is away for a while ends nothing.
+
+    That there is no such job, or no server, is reported at once; why nothing comes of one that does not run is told.
+    """
+    job = client.job(job_id)
+    if job.state is JobState.QUEUED and job.waiting is not None:
+        tell(f"{job_id} is queued. {job.waiting.reason}")
+    elif job.state is JobState.PAUSED:
+        tell(f"{job_id} is paused until `symadj resume {job_id}`")
+    with suppress(KeyboardInterrupt), client.patience(tell):
+        yield
 
 
 def progress_bars(*columns: ProgressColumn) -> Progress:

@@ -21,13 +21,23 @@ from symadj.api.cli.documents import Settings, SpecFile, read_spec, set_fields
 from symadj.api.cli.log_printer import LogPrinter
 from symadj.api.cli.plans import plan_parts
 from symadj.api.cli.results import memory_table, print_parts
-from symadj.api.cli.shared import AsJson, JobId, client_command, console, job_ids, print_answer, progress_bars
+from symadj.api.cli.shared import (
+    AsJson,
+    JobId,
+    client_command,
+    console,
+    following,
+    job_ids,
+    print_answer,
+    progress_bars,
+    tell,
+)
 from symadj.api.cli.tables import writing_csv
 from symadj.api.client import Client
 from symadj.api.diagnosis import diagnose
 from symadj.api.schemas.jobs import EventRead
 from symadj.service.contract.records import Stream
-from symadj.service.contract.states import JobState
+from symadj.service.contract.states import TERMINAL, JobState
 
 app = typer.Typer()
 
@@ -106,13 +116,14 @@ def events(
     as_json: AsJson = False,
 ) -> None:
     """Print what happened to a job, an event a line."""
-    for event in client.follow(job) if follow else _all_events(client, job):
-        if not isinstance(event, EventRead):
-            continue  # new values
-        if as_json:
-            print(event.model_dump_json(), flush=True)
-        else:
-            console.print(render.event_line(event), soft_wrap=True)
+    with following(client, job) if follow else nullcontext():
+        for event in client.follow(job) if follow else _all_events(client, job):
+            if not isinstance(event, EventRead):
+                continue  # new values
+            if as_json:
+                print(event.model_dump_json(), flush=True)
+            else:
+                console.print(render.event_line(event), soft_wrap=True)
 
 
 def _all_events(client: Client, job: str) -> Iterator[EventRead]:
@@ -167,13 +178,16 @@ def metrics(
         listing = client.metric_list(job)
         print_answer(listing, [render.metric_table(listing.items)], as_json)
         return
-    if not follow:
-        known = [metric.name for metric in client.metric_list(job).items]
-        if name not in known:
-            raise typer.BadParameter(f"the job has no {name!r}; it has: {', '.join(known) or 'none yet'}")
-    for page in client.metric_pages(job, name, follow=follow):
-        for point in page.points:
-            print(point.model_dump_json() if as_json else f"{point.step}\t{point.value:.8g}", flush=follow)
+    known = [metric.name for metric in client.metric_list(job).items]
+    if name not in known:
+        missing = f"the job has no {name!r}; it has: {', '.join(known) or 'none yet'}"
+        if not follow or client.job(job).state in TERMINAL:
+            raise typer.BadParameter(missing)
+        tell(f"{missing}; it is waited for")
+    with following(client, job) if follow else nullcontext():
+        for page in client.metric_pages(job, name, follow=follow):
+            for point in page.points:
+                print(point.model_dump_json() if as_json else f"{point.step}\t{point.value:.8g}", flush=follow)
 
 
 @client_command(app)
@@ -228,8 +242,7 @@ def logs(
         printer.show(newest)
         after = newest.next_after
     if tail is None or follow:
-        client.job(job)  # a missing job or server is reported at once
-        with printer.left_by_ctrl_c(), client.patience(printer.note) if follow else nullcontext():
+        with following(client, job) if follow else nullcontext():
             for page in client.log_pages(job, after=after, follow=follow, **filters):
                 printer.show(page)
 

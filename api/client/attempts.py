@@ -11,7 +11,7 @@ import tenacity
 from symadj.api.client.errors import ApiProblemError, ApiUnreachableError
 from symadj.api.client.request import Request
 
-__all__ = ["Attempts", "Patience", "pause_seconds"]
+__all__ = ["Attempts", "Patience", "Silence", "is_away", "pause_seconds"]
 
 # How long a submission whose answer was lost is repeated: a killed API is back after some seconds.
 SUBMIT_SECONDS = 60.0
@@ -25,6 +25,31 @@ RESUME_SECONDS = 60.0
 def pause_seconds() -> float:
     """Return the seconds between two tries, where the server names none."""
     return PAUSE_SECONDS
+
+
+class Silence:
+    """That a server is away, told when it begins and when it ends.
+
+    Args:
+        tell: gets a sentence.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._told = False
+
+    def begins(self, error: BaseException | None) -> None:
+        """Note a request that was not answered."""
+        if not self._told:
+            self._told = True
+            cause = f"status {error.status}" if isinstance(error, ApiProblemError) else "no connection"
+            self._tell(f"the API does not answer ({cause}); asking again until it does, jobs run on")
+
+    def ends(self) -> None:
+        """Note a request that was answered."""
+        if self._told:
+            self._told = False
+            self._tell("the API answers again")
 
 
 class Attempts:
@@ -41,11 +66,11 @@ class Attempts:
 
     def __init__(self, request: Request[Any], tell: Callable[[str], None] | None) -> None:
         self._request = request
-        self._tell = tell if request.method == "GET" else None
-        self._sent = self._told = False
+        self._silence = None if tell is None or request.method != "GET" else Silence(tell)
+        self._sent = False
         self.policy: dict[str, Any] = {"wait": _pause, "reraise": True}
-        if self._tell is not None:
-            self.policy |= {"retry": tenacity.retry_if_exception(_is_away), "before_sleep": self._tell_once}
+        if self._silence is not None:
+            self.policy |= {"retry": tenacity.retry_if_exception(is_away), "before_sleep": self._note_silence}
         elif request.makes_job:
             stop = tenacity.stop_before_delay(SUBMIT_SECONDS)
             self.policy |= {"retry": tenacity.retry_if_exception(self._may_have_arrived), "stop": stop}
@@ -55,8 +80,8 @@ class Attempts:
 
     def answered(self) -> None:
         """Say that the server is back, if it was said to be away."""
-        if self._told and self._tell is not None:
-            self._tell("the API answers again")
+        if self._silence is not None:
+            self._silence.ends()
 
     def explained(self, error: ApiUnreachableError) -> ApiUnreachableError:
         """Return an error after which no more tries are made, with what the caller can do."""
@@ -73,13 +98,9 @@ class Attempts:
         self._sent = self._sent or behind_a_proxy or (isinstance(error, ApiUnreachableError) and error.sent)
         return behind_a_proxy or (self._sent and isinstance(error, ApiUnreachableError))
 
-    def _tell_once(self, state: tenacity.RetryCallState) -> None:
-        if self._told or state.outcome is None or self._tell is None:
-            return
-        self._told = True
-        error = state.outcome.exception()
-        cause = f"status {error.status}" if isinstance(error, ApiProblemError) else "no connection"
-        self._tell(f"the API does not answer ({cause}); asking again until it does, jobs run on")
+    def _note_silence(self, state: tenacity.RetryCallState) -> None:
+        if self._silence is not None and state.outcome is not None:
+            self._silence.begins(state.outcome.exception())
 
 
 class Patience:
@@ -94,7 +115,7 @@ class Patience:
 
     def allows(self, error: BaseException) -> bool:
         """Return whether to begin again after an error."""
-        return _is_away(error) and not self.is_over
+        return is_away(error) and not self.is_over
 
     @property
     def is_over(self) -> bool:
@@ -104,11 +125,12 @@ class Patience:
     @property
     def policy(self) -> dict[str, Any]:
         """Arguments of tenacity's ``Retrying`` and ``AsyncRetrying``."""
-        retry = tenacity.retry_if_exception(_is_away)
+        retry = tenacity.retry_if_exception(is_away)
         return {"retry": retry, "stop": lambda _state: self.is_over, "wait": _pause, "reraise": True}
 
 
-def _is_away(error: BaseException) -> bool:
+def is_away(error: BaseException) -> bool:
+    """Return whether an error says that the server may be back later."""
     return isinstance(error, ApiUnreachableError) or (isinstance(error, ApiProblemError) and error.status >= 500)
 
 

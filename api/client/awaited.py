@@ -123,10 +123,10 @@ class AsyncClient(Requests["AsyncJob", "AsyncJobs"], Connection):
 
         Raises:
             ApiProblemError: there is no such job.
-            ApiUnreachableError: no server is there, or none answered for a minute.
+            ApiUnreachableError: no server is there, or none answered for a minute, unless within `patience`.
             TimeoutError: the job has not ended within ``timeout`` seconds.
         """
-        following = Following(job_id, wait=wait, timeout=timeout)
+        following = Following(job_id, wait=wait, timeout=timeout, tell=self._on_silence)
         while not following.ended:
             try:
                 async with self._stream(following.request()) as response:

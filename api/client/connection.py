@@ -36,7 +36,10 @@ class Connection:
 
     @contextmanager
     def patience(self, tell: Callable[[str], None]) -> Iterator[None]:
-        """Let reads wait for a server that is away, however long; ``tell`` gets a sentence when one begins and ends."""
+        """Let reads and `follow` wait for a server that is away, however long.
+
+        ``tell`` gets a sentence when that begins, and when it ends.
+        """
         self._on_silence = tell
         try:
             yield

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
-from symadj.api.client.attempts import Patience
+from symadj.api.client.attempts import Patience, Silence, is_away
 from symadj.api.client.request import Request
 from symadj.api.client.requests import job_path
 from symadj.api.schemas.jobs import EventRead
@@ -24,9 +25,18 @@ class Following:
         job_id: of the job.
         wait: seconds after which the server ends a stream, so that another is begun.
         timeout: seconds for all of it; None: until the job has ended.
+        tell: gets a sentence when the server is away, which is then waited for, however long, and when it is back;
+            None: for a minute.
     """
 
-    def __init__(self, job_id: str, *, wait: float = 600.0, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        job_id: str,
+        *,
+        wait: float = 600.0,
+        timeout: float | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
         self.ended = False
         self.must_pause = False
         self._job_id = job_id
@@ -36,6 +46,7 @@ class Following:
         self._place: str | None = None
         self._fields: dict[str, str] = {}
         self._patience = Patience()
+        self._silence = None if tell is None else Silence(tell)
 
     def request(self) -> Request[bytes]:
         """Return the request for what comes next.
@@ -56,6 +67,8 @@ class Following:
     def opened(self, status: int) -> None:
         """Note the status of the answer: 204 says that there is nothing more."""
         self.ended = status == 204
+        if self._silence is not None:
+            self._silence.ends()
 
     def read(self, line: str) -> EventRead | MetricList | None:
         """Take a line of the stream; return what it completes, if it does."""
@@ -78,4 +91,7 @@ class Following:
     def goes_on_after(self, error: BaseException) -> bool:
         """Return whether another stream is begun after an error."""
         self.must_pause = True
+        if self._silence is not None and is_away(error):
+            self._silence.begins(error)
+            return True
         return self._patience.allows(error)
