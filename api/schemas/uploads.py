@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from symadj.api.schemas.answer import Answer, HasMore, NextAfter
+from symadj.api.schemas.answer import Answer, HasMore, NextAfter, OwnerName
 from symadj.service.contract.layout import uploaded_file
 from symadj.service.contract.spec.data import FormatName
 
@@ -21,7 +21,7 @@ class UploadRead(Answer):
     """A file that was sent to be trained on."""
 
     id: str = Field(description="`upl-...`.")
-    owner: str = Field(description="The name of the key that sent it: whose jobs may name it.")
+    owner: OwnerName
     name: str = Field(description="Of the file, as it was sent first.")
     format: FormatName = Field(description="According to the name's ending.")
     path: str = Field(description="By which a spec names it: `data.path`, `data.test_path`.")
