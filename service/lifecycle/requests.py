@@ -75,7 +75,7 @@ def submit(
     if max_queued is not None:
         _check_room(session, owner, max_queued)
     check_disk(session, owner, max_bytes)
-    uploads.check_named(session, spec, owner=owner)
+    uploads.check_named(session, spec, owner=owner, keep=True)
     checkpoint = parents.checkpoint_of(session, spec, owner=owner) if isinstance(spec, JobSpec) else None
     now = datetime.now(UTC)
     job = Job(

@@ -39,18 +39,19 @@ def keep(session: Session, upload: Upload, *, max_bytes: int | None) -> tuple[Up
     return upload, True
 
 
-def check_named(session: Session, spec: AnySpec, *, owner: str | None) -> None:
-    """Find out whether the uploads that a spec names are there; they stay until the session commits.
+def check_named(session: Session, spec: AnySpec, *, owner: str | None, keep: bool = False) -> None:
+    """Find out whether the uploads that a spec names are there.
 
     Args:
         session: of the store.
         spec: of a job.
         owner: whose they must be; None: anybody's.
+        keep: whether they must stay until the session commits, which only one that writes may ask for.
 
     Raises:
         InvalidSpecError: one is not there, or is another owner's.
     """
-    found = _by_path(session, spec, keep=True)
+    found = _by_path(session, spec, keep=keep)
     for field, path in paths_of(spec.data).items():
         if upload_of(path) is not None and (path not in found or owner not in {None, found[path].owner}):
             whose = "an upload" if owner is None else f"an upload of {owner}"
