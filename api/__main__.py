@@ -15,6 +15,9 @@ from symadj.service.settings import SettingsError, read_settings
 # Longer than clients keep a connection that they do not use (httpx: 5 s, as uvicorn by default): the side that closes
 # it must be theirs, or they send their next request into a connection that is being closed.
 KEEP_ALIVE_SECONDS = 30
+# Of the first line and the headers of a request. The longest that the API takes: `.../series` with `MAX_METRICS` names
+# of 100 characters (104 KiB). Uvicorn's default is 64 KiB; to what is longer it answers a 400 of its own.
+MAX_HEAD_BYTES = 2**17
 # A thread that reads rows gives the interpreter away at every row, and the event loop at every message; whoever takes
 # it keeps it for so long (Python's default: 5 ms), if it computes. A request of a hundred such turns took a second.
 SWITCH_SECONDS = 0.0005
@@ -45,6 +48,7 @@ def main() -> None:
         port=arguments.port,
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         http=protocol_with_deadline(settings.request_seconds),
     )
 
