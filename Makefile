@@ -159,8 +159,8 @@ bench-api: install $(VENV)-mlflow/.installed ## telemetry and jobs over HTTP bes
 bench-requests: install ## the API's CPU for a request of each kind, beside an earlier build (BEFORE=commit)
 	$(BIN)/python -m benchmarks.requests $(if $(BEFORE),--before $(BEFORE))
 
-bench-start: install ## from a submit to the first step, and what a rank holds, beside an earlier build (SUBMITS=10)
-	$(BIN)/python -m benchmarks.start --submits $(SUBMITS)
+bench-start: install ## from a submit to the first step, and what a rank holds, beside an earlier build (SUBMITS=10, CLUSTER="docker compose": in containers)
+	$(BIN)/python -m benchmarks.start --submits $(SUBMITS) $(if $(CLUSTER),--compose "$(CLUSTER)")
 
 bench-page: install $(VENV)-mlflow/.installed ## the page beside MLflow's in one Chromium: first paint, rows, curves (VISITS=7, SEEDED=FOLDER: its data stay there)
 	$(BIN)/python -m benchmarks.page --mlflow $(VENV)-mlflow/bin/mlflow --visits $(VISITS) $(if $(SEEDED),--data $(SEEDED))

@@ -13,9 +13,17 @@ from pathlib import Path
 
 import httpx
 
-__all__ = ["answering", "checked_out", "compared", "mlflow_server", "serving", "trackio_server"]
+__all__ = ["answering", "checked_out", "compared", "free_port", "mlflow_server", "serving", "trackio_server"]
 
 PATIENCE_SECONDS = 600.0
+
+
+def free_port() -> int:
+    """Return a port of this machine on which nothing listens."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @contextmanager
@@ -31,9 +39,7 @@ def answering(
 
     It is told the port by ``--port``, or by an environment variable.
     """
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     url = f"http://127.0.0.1:{port}"
     silent = subprocess.DEVNULL
     if port_variable is None:

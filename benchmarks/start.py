@@ -6,6 +6,10 @@ of: seconds from the request to when the first step is stored, seconds of CPU th
 until then, and what a rank then holds: its resident bytes, and its share of them where processes have pages in common
 (Linux's Pss). The earlier build is a commit of this repository, checked out for the time of the benchmark; both run on
 the libraries of this environment.
+
+With ``--compose`` (`make bench-start CLUSTER="docker compose"`) they are clusters of containers with two workers: this
+build's image ``symadj:local``, as it is, with warm and with cold starts, and one of the earlier build with the same
+libraries. One cluster follows the other, a first submit to each does not count, and told is the time to the first step.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from benchmarks.servers import checked_out, serving
+from benchmarks.servers import checked_out, free_port, serving
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINING = {
@@ -41,6 +45,16 @@ TRAINING = {
 SAMPLE_SECONDS = 0.1
 RANK = "RayTrainWorker"
 MIB = 2**20
+# The earlier build in the image of this one, so that both have the same libraries, at glibc's heap as it was then.
+EARLIER_IMAGE = """
+FROM symadj:local
+USER root
+COPY . /earlier
+RUN pip uninstall --quiet --yes symadj && pip install --quiet --no-deps --no-build-isolation /earlier
+COPY docker/entrypoint docker/healthy /usr/local/bin/
+ENV RAY_LD_PRELOAD_ON_WORKERS=0
+USER 10001:10001
+"""
 
 
 @dataclass
@@ -97,6 +111,22 @@ class _Processes:
         self._thread.join()
 
 
+def _first_step(http: httpx.Client, spec: dict[str, object]) -> tuple[str, float]:
+    """Submit a training; return the job and the seconds until its first step is stored."""
+    began = time.monotonic()
+    job: str = http.post("/jobs", json=spec).raise_for_status().json()["id"]
+    while not http.get(f"/jobs/{job}/metrics/loss?after_seq=0&wait=10").raise_for_status().json()["points"]:
+        state = http.get(f"/jobs/{job}").json()
+        if state["failure"]:
+            raise RuntimeError(f"{job} failed: {state['failure']}")
+    return job, time.monotonic() - began
+
+
+def _wait_for_success(http: httpx.Client, job: str) -> None:
+    while http.get(f"/jobs/{job}").json()["state"] != "succeeded":
+        time.sleep(0.2)
+
+
 class Build:
     """A running service of one build."""
 
@@ -106,16 +136,11 @@ class Build:
 
     def start(self, spec: dict[str, object]) -> Start:
         """Submit a training, and wait until it has ended."""
-        cpu_before, began = self._processes.look(), time.monotonic()
-        job = self._http.post("/jobs", json=spec).raise_for_status().json()["id"]
-        while not self._http.get(f"/jobs/{job}/metrics/loss?after_seq=0&wait=10").raise_for_status().json()["points"]:
-            state = self._http.get(f"/jobs/{job}").json()
-            if state["failure"]:
-                raise RuntimeError(f"{job} failed: {state['failure']}")
-        seconds, cpu = time.monotonic() - began, self._processes.look() - cpu_before
+        cpu_before = self._processes.look()
+        job, seconds = _first_step(self._http, spec)
+        cpu = self._processes.look() - cpu_before
         held = [process.memory_full_info() for process in self._processes.ranks()]
-        while self._http.get(f"/jobs/{job}").json()["state"] != "succeeded":
-            time.sleep(0.2)
+        _wait_for_success(self._http, job)
         return Start(seconds, cpu, max(one.rss for one in held), max(one.pss for one in held))
 
     def close(self) -> None:
@@ -140,24 +165,78 @@ def service(tree: Path, data: Path) -> Iterator[Build]:
             build.close()
 
 
+@contextmanager
+def cluster(tree: Path, compose: list[str], **variables: str) -> Iterator[httpx.Client]:
+    """Run the containers of the build in ``tree`` until the block ends, with nothing kept; yield its API."""
+    address = f"127.0.0.1:{free_port()}"
+    environment = os.environ | {"COMPOSE_PROJECT_NAME": "symadj-start", "SYMADJ_PUBLISH": address} | variables
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run([*compose, *arguments], cwd=tree, env=environment, stdout=subprocess.PIPE, text=True)
+        done.check_returncode()
+        return done.stdout
+
+    try:
+        run("up", "--detach", "--no-build", "--scale", "worker=2")
+        headers = {"Authorization": f"Bearer {run('exec', '-T', 'api', 'cat', '/keys/admin').strip()}"}
+        with httpx.Client(base_url=f"http://{address}/api/v1", headers=headers, timeout=60, trust_env=False) as http:
+            yield http
+    finally:
+        run("down", "--volumes")
+
+
+def compare_clusters(earlier: str, submits: int, compose: list[str], spec: dict[str, object]) -> None:
+    """Measure the clusters one after the other and print the table."""
+    seconds: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder, checked_out(earlier, Path(folder) / "earlier") as tree:
+        image = ["docker", "build", "--quiet", "--tag", f"symadj:{earlier}", "--file", "-", str(tree)]
+        subprocess.run(image, input=EARLIER_IMAGE, text=True, check=True, stdout=subprocess.DEVNULL)
+        for name, build, variables in (
+            (earlier, tree, {"SYMADJ_IMAGE_TAG": earlier}),
+            ("this, warm", ROOT, {}),
+            ("this, cold", ROOT, {"SYMADJ_WARM_RUNS": "0"}),
+        ):
+            with cluster(build, compose, **variables) as http:
+                for number in range(submits + 1):
+                    job, found = _first_step(http, spec)
+                    _wait_for_success(http, job)
+                    print(f"{number} {name}: {found:.2f} s", file=sys.stderr, flush=True)
+                    seconds.setdefault(name, []).append(found)
+    medians = {name: statistics.median(found[1:]) for name, found in seconds.items()}
+    print("| build | to the first step, s | relative to the earlier |\n| --- | --- | --- |")
+    for name, median in medians.items():
+        print(f"| {name} | {median:.1f} | {median / medians[earlier]:.2f} |")
+
+
 def main() -> None:
-    """Measure both builds by turns and print the table."""
+    """Measure what the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--earlier", default="6a79a12", help="commit to compare with")
     parser.add_argument("--submits", type=int, default=10)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--compose", help='of containers: "docker compose", with -f for each file if not only compose.yaml'
+    )
     arguments = parser.parse_args()
     spec = TRAINING | {"resources": {"kind": "cpu", "workers": arguments.workers}}
+    if arguments.compose:
+        compare_clusters(arguments.earlier, arguments.submits, arguments.compose.split(), spec)
+    else:
+        compare_services(arguments.earlier, arguments.submits, spec)
+
+
+def compare_services(earlier: str, submits: int, spec: dict[str, object]) -> None:
+    """Measure ``symadj serve`` of both builds by turns and print the table."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        trees = {arguments.earlier: stack.enter_context(checked_out(arguments.earlier, folder / "earlier"))}
+        trees = {earlier: stack.enter_context(checked_out(earlier, folder / "earlier"))}
         trees["this"] = ROOT
         builds = {}
         for name, tree in trees.items():
             (folder / f"data-{name}").mkdir()
             builds[name] = stack.enter_context(service(tree, folder / f"data-{name}"))
         starts: dict[str, list[Start]] = {name: [] for name in builds}
-        for number in range(arguments.submits):
+        for number in range(submits):
             for name, build in builds.items():
                 starts[name].append(build.start(spec))
                 one = starts[name][-1]
