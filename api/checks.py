@@ -1,4 +1,4 @@
-"""What can be found out of a spec before its turn comes: its data, its memory, the nodes that it asks for."""
+"""What can be found out of a spec before its turn comes: its data, its memory, the nodes that it asks for, a plan."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from symadj.api.node_checks import NodeChecks, NotLookedAtError
 from symadj.api.origins import is_loopback
 from symadj.service import capacity
 from symadj.service.contract.finding import CheckedSpec, Finding
-from symadj.service.contract.flow_question import CheckQuestion, FlowAnswer, FlowOutcome
+from symadj.service.contract.flow_question import CheckQuestion, FlowAnswer, FlowOutcome, PlanQuestion
 from symadj.service.contract.layout import upload_of
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.spec.data import paths_of
 from symadj.service.contract.storage import found_below, is_url
 from symadj.service.contract.uploaded import UploadedFile
-from symadj.service.errors import SymadjError
+from symadj.service.errors import DataOutOfReachError, FlowMemoryError, SymadjError
 from symadj.service.lifecycle import uploads
 from symadj.service.ray_jobs import NodeInUse
 from symadj.service.settings import Settings
@@ -74,13 +74,50 @@ class Checks:
             spec=spec.stored(),
             roots=settings.resolved_data_roots(),
             uploads=await run_sync(self._uploads_of, spec),
-            # Beside the API such copies go with their process.
-            cache=str(settings.data_cache.resolve()) if self._on_node and settings.data_cache else None,
+            cache=self._cache,
             available_bytes=None if nodes is None else capacity.most_memory(spec.resources, nodes),
         )
         if self._on_node is None:
             return await self._flows.ask(question)
         return await self._on_node.ask(question, nodes)
+
+    async def plan(self, spec: JobSpec, question: PlanQuestion) -> tuple[FlowAnswer, bytes]:
+        """Return the answer to a question for a plan: of a process where the data are, if they are read for it.
+
+        Args:
+            spec: that the question has as it is stored.
+            question: without what is known here: the roots, the cache and the bytes that a worker could have.
+
+        Raises:
+            BusyError, FlowTimeoutError, FlowMemoryError, FlowProcessError: as of :meth:`FlowProcess.ask`.
+            DataOutOfReachError: the data are on the nodes of a cluster, and none has read them.
+        """
+        nodes = await run_sync(self._cluster.nodes)
+        here = {
+            "roots": self._settings.resolved_data_roots(),
+            "cache": self._cache,
+            "available_bytes": None if nodes is None else capacity.most_memory(spec.resources, nodes),
+        }
+        question = question.model_copy(update=here)
+        far = [path for path in paths_of(spec.data).values() if upload_of(path) is None]
+        if self._on_node is None or question.columns is not None or not far:
+            return await self._flows.ask(question)
+        try:
+            answer, content = await self._on_node.ask(question, nodes)
+        except NotLookedAtError as error:
+            raise DataOutOfReachError(f"the data were not read: {error}; or {question.ask_for_less}") from error
+        if answer.outcome is FlowOutcome.MEMORY:
+            raise FlowMemoryError(
+                f"a plan took more memory on a node than SYMADJ_FLOW_MEMORY allows: {question.ask_for_less} "
+                f"({answer.message})"
+            )
+        return answer, content
+
+    @property
+    def _cache(self) -> str | None:
+        """The folder for copies from buckets on nodes; beside the API such copies go with their process."""
+        cache = self._settings.data_cache
+        return str(cache.resolve()) if self._on_node and cache else None
 
     def _uploads_of(self, spec: JobSpec) -> tuple[UploadedFile, ...]:
         with self._store.read_session() as session:

@@ -10,7 +10,7 @@ from anyio.to_thread import run_sync
 
 from symadj.service import ray_processes
 from symadj.service.contract import layout
-from symadj.service.contract.flow_question import CheckQuestion, FlowAnswer, NodeCheck, unframe
+from symadj.service.contract.flow_question import CheckQuestion, FlowAnswer, NodeCheck, PlanQuestion, unframe
 from symadj.service.identifiers import new_job_id
 from symadj.service.ray_jobs import NodeInUse, RayJobs, RayRefusedError, RayUnreachableError
 from symadj.service.settings import Settings
@@ -38,7 +38,9 @@ class NodeChecks:
         self._settings = settings
         self._under_way = 0
 
-    async def ask(self, question: CheckQuestion, nodes: Sequence[NodeInUse] | None) -> tuple[FlowAnswer, bytes]:
+    async def ask(
+        self, question: CheckQuestion | PlanQuestion, nodes: Sequence[NodeInUse] | None
+    ) -> tuple[FlowAnswer, bytes]:
         """Return what a process on that node for workers answers which has the most room, within ``check_seconds``.
 
         Raises:
@@ -64,7 +66,9 @@ class NodeChecks:
         token = settings.ray_token.get_secret_value() if settings.ray_token else None
         return RayJobs(settings.ray_address, token, timeout=_RAY_SECONDS)
 
-    async def _asked(self, ray: RayJobs, question: CheckQuestion, node: NodeInUse) -> tuple[FlowAnswer, bytes]:
+    async def _asked(
+        self, ray: RayJobs, question: CheckQuestion | PlanQuestion, node: NodeInUse
+    ) -> tuple[FlowAnswer, bytes]:
         check = _Check(ray, self._settings)
         seconds = self._settings.check_seconds
         try:
@@ -98,7 +102,7 @@ class _Check:
         self._answered = False
         self.state = "Ray was not asked yet"
 
-    def start(self, question: CheckQuestion, node: NodeInUse) -> None:
+    def start(self, question: CheckQuestion | PlanQuestion, node: NodeInUse) -> None:
         """Ask Ray for the job.
 
         Raises:

@@ -8,6 +8,7 @@ __all__ = [
     "BusyError",
     "ConflictError",
     "ContentTooLargeError",
+    "DataOutOfReachError",
     "FlowMemoryError",
     "FlowProcessError",
     "FlowTimeoutError",
@@ -191,6 +192,15 @@ class FlowMemoryError(SymadjError):
     status = 503
     code = "flow-memory"
     title = "It takes too much memory"
+
+
+class DataOutOfReachError(SymadjError):
+    """Data that lie on the nodes of a cluster were to be read, and no node has done it."""
+
+    status = 503
+    code = "data-out-of-reach"
+    title = "No node has read the data"
+    retry_after = 2
 
 
 class FlowProcessError(SymadjError):

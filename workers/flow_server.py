@@ -143,7 +143,8 @@ def _planned(question: PlanQuestion) -> Plan:
     columns, context_columns, image = question.columns, question.context_columns, question.image
     if columns is None:
         read: list[DataSummary] = []
-        check_data(spec.data, DataRoots(question.roots, uploads=question.uploads), read.append)
+        cache = None if question.cache is None else Path(question.cache)
+        check_data(spec.data, DataRoots(question.roots, cache, uploads=question.uploads), read.append)
         source = read[0].sources[0]
         context_columns = sum(column.context for column in source.columns)
         columns, image = source.dim - context_columns, read[0].image

@@ -1,4 +1,4 @@
-"""A look at the data of a job that may be submitted, on a node of Ray: ``python -m symadj.workers.node_check``.
+"""A look at the data of a job that may be submitted, or its plan, on a node of Ray: ``python -m`` this module.
 
 The API starts it where the data are not on its own machine (``api/node_checks.py``). It answers one question, which is
 a file in the storage, within the bounds that come with it, and needs nothing of Ray itself.

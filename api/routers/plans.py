@@ -9,11 +9,10 @@ from fastapi import APIRouter, Depends, Query, Response
 from pydantic import Field
 
 from symadj.api.bodies import json_body
-from symadj.api.cluster_view import ClusterView
-from symadj.api.dependencies import Asker, Cluster, Flows, SettingsOf, Store, require_json
+from symadj.api.dependencies import Asker, Checked, SettingsOf, Store, require_json
 from symadj.api.flow_process import raise_unless_done
 from symadj.api.problems import describe
-from symadj.service import capacity, plugins
+from symadj.service import plugins
 from symadj.service.contract.flow_question import PlanQuestion
 from symadj.service.contract.plan import Plan
 from symadj.service.contract.spec import JobSpec
@@ -39,8 +38,7 @@ async def make_plan(
     asker: Asker,
     store: Store,
     settings: SettingsOf,
-    flows: Flows,
-    cluster: Cluster,
+    checks: Checked,
     columns: Annotated[
         int | None,
         Query(ge=1, le=10_000_000, description="Values of a row that the flow models; default: the data are read."),
@@ -63,11 +61,9 @@ async def make_plan(
         columns=columns,
         context_columns=context_columns,
         image=shape,
-        roots=settings.resolved_data_roots(),
         uploads=await run_sync(_uploads_of, spec, asker.confined_to, store, settings),
-        available_bytes=await run_sync(_most_memory, spec, cluster),
     )
-    answer, content = await flows.ask(question)
+    answer, content = await checks.plan(spec, question)
     raise_unless_done(answer, refused=InvalidSpecError)
     return Response(content, media_type="application/json")
 
@@ -77,9 +73,3 @@ def _uploads_of(spec: JobSpec, owner: str | None, store: Database, settings: Set
     with store.read_session() as session:
         uploads.check_named(session, spec, owner=owner)
         return uploads.files_of(session, spec, settings.resolved_storage())
-
-
-def _most_memory(spec: JobSpec, cluster: ClusterView) -> int | None:
-    """Return the most memory that each worker could have, None where Ray does not say or has no room for them."""
-    nodes = cluster.nodes()
-    return None if nodes is None else capacity.most_memory(spec.resources, nodes)

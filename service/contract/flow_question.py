@@ -126,6 +126,7 @@ class PlanQuestion(_Header):
         image: channels, height and width of the image in a row, or None.
         roots: the folders that the data may lie below.
         uploads: those that the spec names.
+        cache: the folder for copies of files from buckets; None is one in the system's temporary folder.
         available_bytes: the most that each worker could have, where that is known.
         all_gradients: every way to make the gradient, or the spec's own alone.
     """
@@ -136,6 +137,7 @@ class PlanQuestion(_Header):
     image: tuple[int, int, int] | None = None
     roots: tuple[str, ...] = ()
     uploads: tuple[UploadedFile, ...] = ()
+    cache: str | None = None
     available_bytes: int | None = None
     all_gradients: bool = True
 
@@ -186,7 +188,7 @@ class NodeCheck(_Header):
         threads: that compute.
     """
 
-    question: CheckQuestion
+    question: CheckQuestion | PlanQuestion
     memory: int
     threads: int
 

@@ -19,7 +19,7 @@ from symadj.api.app import create_app
 from symadj.api.cli.render import cluster_parts
 from symadj.api.cli.results import print_parts
 from symadj.api.schemas.service import ClusterRead
-from symadj.service.contract.flow_question import FlowAnswer, FlowOutcome, NodeCheck, frame
+from symadj.service.contract.flow_question import FlowAnswer, FlowOutcome, NodeCheck, PlanQuestion, frame
 from symadj.service.lifecycle import attempts
 from symadj.service.settings import Settings
 from symadj.service.store import jobs
@@ -122,6 +122,35 @@ def test_on_a_cluster_the_data_are_looked_at_by_a_process_on_the_node_with_the_m
     assert [check.question.roots for check in asked] == [("/data", "/more")] * 2
     assert not [*tmp_path.glob("jobs/job-*"), *tmp_path.glob("jobs/.uploads/*")], "of the checks nothing is left"
     assert found(client, ELSEWHERE) == {}, "what takes seconds is not waited for"
+
+
+def test_a_plan_on_a_cluster_has_its_data_read_on_a_node_and_says_why_none_did(
+    new_client: MakeClient, ray: RayServer
+) -> None:
+    asked: list[NodeCheck] = []
+    answers = iter([FlowAnswer(outcome=FlowOutcome.DONE), FlowAnswer(outcome=FlowOutcome.REFUSED, message="no 'c'")])
+
+    def answer(job: dict[str, Any]) -> None:
+        folder = Path(job["runtime_env"]["env_vars"][NodeCheck.PLACE_VARIABLE])
+        asked.append(NodeCheck.model_validate_json((folder / NodeCheck.FILE).read_bytes()))
+        (folder / NodeCheck.ANSWER).write_bytes(frame(next(answers), b'{"columns": 2}'))
+
+    client = new_client(check_on="ray", check_seconds=0.5, data_roots="/data:/more", data_cache="/cache")
+    ray.run = answer
+    planned = client.post("/api/v1/plans", json=ELSEWHERE)
+    assert (planned.status_code, planned.json()) == (200, {"columns": 2})
+    refused = client.post("/api/v1/plans", json=ELSEWHERE)
+    assert (refused.status_code, refused.json()["detail"]) == (422, "no 'c'")
+    for check in asked:
+        question = check.question
+        assert isinstance(question, PlanQuestion)
+        assert (question.roots, question.cache, question.columns) == (("/data", "/more"), "/cache", None)
+        assert question.available_bytes
+    ray.run = None
+    late = client.post("/api/v1/plans", json=ELSEWHERE)
+    assert (late.status_code, late.json()["type"].rpartition(":")[2]) == (503, "data-out-of-reach")
+    assert "within 0.5 s (on node 10.0.0.1)" in late.json()["detail"]
+    assert "say how many columns" in late.json()["detail"]
 
 
 def test_data_that_no_node_looked_at_in_time_are_a_warning_and_refuse_no_job(
