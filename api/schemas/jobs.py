@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import ByteSize, ConfigDict, Field, RootModel
 
@@ -14,7 +14,7 @@ from symadj.service.contract.finding import Finding
 from symadj.service.contract.plan import Plan
 from symadj.service.contract.result import JobResult, Number
 from symadj.service.contract.spec import changes_of_stored
-from symadj.service.contract.spec.any_job import JobName, LabelName
+from symadj.service.contract.spec.any_job import JobName, LabelName, LabelValue
 from symadj.service.contract.spec.section import Section
 from symadj.service.contract.states import CheckpointCause, JobState, ReasonCode, StopReason
 
@@ -302,7 +302,7 @@ class JobChange(Section):
     )
 
     name: JobName | None = Field(None, description="null: that of a spec without a name.")
-    labels: dict[LabelName, Annotated[str, Field(max_length=256)] | None] | None = Field(
+    labels: dict[LabelName, LabelValue | None] | None = Field(
         None, description="Only the labels that are named change; null removes a label, or all of them.", max_length=64
     )
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, Field
 
 from symadj.api.schemas.answer import Answer, HasMore, NextAfter, OwnerName
 from symadj.service.contract.finding import Finding
 from symadj.service.contract.result import Number
-from symadj.service.contract.spec.any_job import JobName, LabelName
+from symadj.service.contract.spec.any_job import JobName, LabelName, LabelValue
 from symadj.service.contract.spec.search import Objective
 from symadj.service.contract.spec.section import Section
 from symadj.service.contract.states import JobState, SweepState, TrialState
@@ -142,7 +142,7 @@ class SweepChange(Section):
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "rates-2", "labels": {"team": "x"}}]})
 
     name: JobName | None = Field(None, description="null: that of a spec without a name.")
-    labels: dict[LabelName, Annotated[str, Field(max_length=256)] | None] | None = Field(
+    labels: dict[LabelName, LabelValue | None] | None = Field(
         None, description="Only the labels that are named change; null removes a label, or all of them.", max_length=64
     )
 

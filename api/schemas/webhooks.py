@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from symadj.api.schemas.answer import Answer, HasMore, NextAfter, OwnerName
 from symadj.service.contract.notices import Notice
-from symadj.service.contract.spec.any_job import MOST_LABELS, LabelName
+from symadj.service.contract.spec.any_job import MOST_LABELS, LabelName, LabelValue
 from symadj.service.contract.spec.section import Section
 
 __all__ = [
@@ -43,9 +43,7 @@ class NewWebhook(Section):
         min_length=1,
         max_length=len(Notice),
     )
-    labels: Annotated[dict[LabelName, Annotated[str, Field(max_length=256)]], _LABELS] = Field(
-        default_factory=dict, max_length=MOST_LABELS
-    )
+    labels: Annotated[dict[LabelName, LabelValue], _LABELS] = Field(default_factory=dict, max_length=MOST_LABELS)
     all_owners: AllOwners = False
 
 

@@ -15,6 +15,8 @@ LABEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$"
 LABEL = LABEL_NAME.replace("$", "=")
 MOST_LABELS = 32
 LabelName = Annotated[str, Field(pattern=LABEL_NAME)]
+# What the pattern leaves out, every text of a spec is refused for.
+LabelValue = Annotated[str, Field(max_length=256, json_schema_extra={"pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"})]
 JobName = Annotated[
     str,
     Field(
@@ -30,7 +32,7 @@ class AnyJob(Section):
     """What a job is called, and what it may take of the cluster."""
 
     name: JobName
-    labels: dict[LabelName, Annotated[str, Field(max_length=256)]] = Field(
+    labels: dict[LabelName, LabelValue] = Field(
         default_factory=dict,
         max_length=MOST_LABELS,
         description="Names and values by which lists and webhooks select jobs; they can be changed later.",

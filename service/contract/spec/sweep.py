@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from symadj.service.contract.result import EvaluationResult
-from symadj.service.contract.spec.any_job import MOST_LABELS, JobName, LabelName
+from symadj.service.contract.spec.any_job import MOST_LABELS, JobName, LabelName, LabelValue
 from symadj.service.contract.spec.job import JobSpec
 from symadj.service.contract.spec.search import (
     MOST_TRIALS,
@@ -67,7 +67,7 @@ class SweepSpec(Section):
     )
 
     name: JobName = "sweep"
-    labels: dict[LabelName, Annotated[str, Field(max_length=256)]] = Field(
+    labels: dict[LabelName, LabelValue] = Field(
         default_factory=dict, max_length=MOST_LABELS, description="Of the sweep; its jobs have those of `base`."
     )
     base: Annotated[JobSpec, as_field("base")] = Field(description="The spec of all trials, but for the parameters.")
