@@ -52,7 +52,7 @@ class MemorySummaries:
             job.update(session, job_id)
             found = job.summary(session, job_id, steps)
         with self._lock:
-            while sum(job.blocks for job in self._jobs.values()) > self._kept_blocks:
+            while sum(job.size for job in self._jobs.values()) > self._kept_blocks:
                 self._jobs.popitem(last=False)
         return found
 
@@ -104,9 +104,9 @@ class _Job:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
-    def blocks(self) -> int:
-        """How many blocks are known."""
-        return sum(len(series.begun) for series in self.series.values())
+    def size(self) -> int:
+        """How many blocks are known, and one for the job itself: there may be many that have none."""
+        return 1 + sum(len(series.begun) for series in self.series.values())
 
     def update(self, session: Session, job_id: str) -> None:
         """Read what is new in the store."""
