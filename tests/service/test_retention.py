@@ -12,7 +12,8 @@ from symadj.service.dispatcher import Dispatcher
 from symadj.service.dispatcher.tidying import RETENTION_SECONDS
 from symadj.service.lifecycle import requests
 from symadj.service.settings import Settings, SettingsError, read_settings
-from symadj.service.store import Database, audit, blocks, events, jobs, memory, metrics
+from symadj.service.store import Database, audit, blocks, events, jobs, metrics
+from symadj.service.store.memory_summaries import MemorySummaries
 from symadj.service.store.tables import TelemetryBlock
 from tests.service.conftest import Clock
 from tests.service.lives import TIME, claim, end, read, send, step, submit
@@ -73,7 +74,7 @@ def test_what_is_old_is_thinned_so_that_spikes_gaps_and_peaks_stay_and_it_is_sai
     old, new, pinned = (trained(database, days_ago=days) for days in (10, 5, 10))
     with database.session() as session:
         requests.change(session, jobs.lock(session, pinned), name="a", labels={"keep": ""}, actor="ada")
-        before = memory.summary(session, old)
+        before = MemorySummaries().of_job(session, old)
     settle(dispatcher, clock)
     for job_id in (new, pinned):
         assert len(losses(database, job_id)) == STEPS
@@ -85,7 +86,7 @@ def test_what_is_old_is_thinned_so_that_spikes_gaps_and_peaks_stay_and_it_is_sai
     assert math.isnan(left[NO_NUMBER])
     with database.read_session() as session:
         assert metrics.series(session, old)[0].points == len(left)
-        (now,) = memory.summary(session, old)
+        (now,) = MemorySummaries().of_job(session, old)
         assert now["steps"] <= 100
         assert {name: now[name] for name in now if name.endswith("bytes")} == {
             name: before[0][name] for name in now if name.endswith("bytes")
