@@ -80,7 +80,7 @@ def test_the_command_goes_on_with_what_an_earlier_one_left(run: Run, tmp_path: P
 def test_what_is_not_what_the_run_stored_gets_no_name(run: Run, tmp_path: Path) -> None:
     leave_a_file(run, CONTENT)
     (stored,) = (run.server.data / "jobs" / run.job_id).glob("artifacts/1/a")
-    stored.write_bytes(b"x" + CONTENT[1:])
+    stored.write_bytes(bytes([CONTENT[0] ^ 1]) + CONTENT[1:])
     with Client(run.server.url) as client, pytest.raises(DownloadError, match="SHA-256"):
         client.download(run.job_id, "a", tmp_path / "a")
     assert os.listdir(tmp_path) == []

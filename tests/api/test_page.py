@@ -78,6 +78,11 @@ class Page:
             lambda browser: browser.find_element(by, selector), selector
         )
 
+    def rows(self) -> list[str]:
+        """Return the texts of all rows of tables, of one moment: they are drawn anew as figures come."""
+        script = "return [...document.querySelectorAll('main tr')].map(row => row.innerText)"
+        return [" ".join(text.split()) for text in self.browser.execute_script(script)]
+
     def press(self, title: str) -> None:
         self.find(f"//button[normalize-space()='{title}']", By.XPATH).send_keys(Keys.ENTER)
 
@@ -176,7 +181,7 @@ def test_memory_is_shown_by_rank_and_phase_beside_the_plan_and_what_backprop_wou
     assert sent.status_code == 200, sent.text
     page.open(f"#/jobs/{run.job_id}")
     page.see("Planned for symplectic, the job's own", "With backprop it would be", "1.0 MiB", "40.0 accepted steps")
-    rows = [row.text for row in page.browser.find_elements(By.CSS_SELECTOR, "main tr")]
+    rows = page.rows()
     assert "Measured, highest of a worker 1.9 KiB" in rows
     assert "1 backward 1000 B 900 B 1.9 KiB" in rows
 
@@ -192,7 +197,7 @@ def test_the_page_plans_every_gradient_at_the_press_of_a_button_beside_what_was_
     page.open(f"#/jobs/{run.job_id}")
     page.press("What every gradient would take")
     page.see("For 2000.0 accepted steps of each block's solve.")
-    rows = [row.text for row in page.browser.find_elements(By.CSS_SELECTOR, "main tr")]
+    rows = page.rows()
     assert "Measured, highest of a worker 600 MiB" in rows
     planned = run.api.post("/api/v1/plans", json=run.get("").json()["spec"]).json()["gradients"]
     expected = []
