@@ -150,7 +150,7 @@ bench-load: install ## readers, long polls and pages beside a training (LOADS=10
 	$(BIN)/python -m benchmarks.load --loads $(LOADS) --seconds $(SECONDS)
 
 bench-followers: install ## 50 followers and 20 open pages beside a training (LOADS=10 SECONDS=60): what they cost it
-	$(BIN)/python -m benchmarks.load --readers 0 --long-polls 0 --followers 50 --pages 20 --points 1000 --stored 0 \
+	$(BIN)/python -m benchmarks.load --readers 0 --long-polls 0 --followers 50 --pages 20 --points 1000 --stored 0 --quiet 10 \
 	  --loads $(LOADS) --seconds $(SECONDS)
 
 bench-api: install $(VENV)-mlflow/.installed ## telemetry and jobs over HTTP beside an earlier build and MLflow (STEPS=1000000)

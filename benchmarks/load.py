@@ -7,7 +7,9 @@ open pages of the training, with the requests of `api/page/job.js`. All of them 
 Python client does.
 Clients, server and training share the machine's cores: with few of them, that alone slows the training down. What the
 cores allow is therefore measured, too: beside the same clients of a server that only gives stored answers of the same
-sizes, at the same pace. Of everything the seconds of CPU are told.
+sizes, at the same pace; or, where there is none of these, beside a process that only computes, for as much of a core
+as API and clients took more. Undisturbed is the mean of before and after. Of everything the seconds of CPU are told,
+of the API also what it holds.
 """
 
 from __future__ import annotations
@@ -279,6 +281,25 @@ def cpu_seconds(data: Path) -> Counter[str]:
     return taken
 
 
+def api_bytes(data: Path) -> int:
+    """Return the resident bytes of the API on a folder."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(MARK, "") == f"api:{data}":
+                return process.memory_info().rss
+    raise LookupError(f"no API runs on {data}")
+
+
+def compute(share: float, seconds: float) -> float:
+    """Compute for a share of the time, in turns of 20 ms; return the seconds of CPU that it took."""
+    began, cpu = time.monotonic(), time.process_time()
+    while (now := time.monotonic()) < began + seconds:
+        while time.monotonic() < now + 0.02 * share:
+            pass
+        time.sleep(0.02 * (1 - share))
+    return time.process_time() - cpu
+
+
 @dataclass
 class Measured:
     """What came of some seconds: the steps stored per second, and the seconds of CPU per second by process."""
@@ -287,10 +308,25 @@ class Measured:
     cores: dict[str, float]
     seen: Seen
 
+    def and_then(self, later: Measured) -> Measured:
+        """Return the mean of this and a later one."""
+        cores = {name: (share + later.cores.get(name, share)) / 2 for name, share in self.cores.items()}
+        return Measured((self.steps + later.steps) / 2, cores, self.seen + later.seen)
+
     @property
     def told(self) -> str:
         """Cores by process."""
         return ", ".join(f"{name} {share:.2f}" for name, share in sorted(self.cores.items()))
+
+
+def measure_beside(database: Database, data: Path, training: str, share: float, seconds: float) -> Measured:
+    """Compute for a share of a core, and return what that did to the training."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as processes:
+        processes.submit(compute, 0.0, 0.1).result()
+        first, began = stored_steps(database, training), time.monotonic()
+        taken = processes.submit(compute, share, seconds).result()
+        took, steps = time.monotonic() - began, stored_steps(database, training) - first
+    return Measured(steps / took, {"computing": taken / took}, Seen())
 
 
 def measure(database: Database, data: Path, load: Load) -> Measured:
@@ -313,7 +349,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loads", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=60.0, help="of one load")
-    parser.add_argument("--quiet", type=float, default=20.0, help="seconds without readers before each load")
+    parser.add_argument("--quiet", type=float, default=20.0, help="seconds without readers before and after each load")
     parser.add_argument("--stored", type=float, default=20.0, help="seconds beside a server of stored answers; 0: none")
     parser.add_argument("--readers", type=int, default=50)
     parser.add_argument("--long-polls", type=int, default=200)
@@ -351,40 +387,61 @@ def main() -> None:
                 arguments.followers,
                 arguments.polite_clients,
             )
+            nobody = replace(load, seconds=arguments.quiet, readers=0, long_polls=0, pages=0, followers=0)
+            ratios: dict[str, list[float]] = {}
             for number in range(1, arguments.loads + 1):
                 wait_for_training(database, training)
-                before = attempts_lost(database, training)
-                nobody = replace(load, seconds=arguments.quiet, readers=0, long_polls=0, pages=0, followers=0)
-                undisturbed = measure(database, data, nobody)
+                lost = attempts_lost(database, training)
+                before = measure(database, data, nobody)
                 load.newest = next(item.last_seq for item in client.metric_list(training).items if item.name == "loss")
                 if arguments.stored:
-                    values = 1 + int(undisturbed.steps * max(LOOK_SECONDS, arguments.long_polls / ANSWERS_PER_SECOND))
+                    values = 1 + int(before.steps * max(LOOK_SECONDS, arguments.long_polls / ANSWERS_PER_SECOND))
                     answers = StoredAnswers.taken_from(url, training, load.newest, long_series, min(values, 1000))
                     with stored_answers.serve(answers) as other:
-                        beside_stored = replace(load, url=other, seconds=arguments.stored)
-                        allowed = measure(database, data, beside_stored)
-                    report(f"load {number}, beside stored answers", undisturbed, allowed)
+                        control = measure(database, data, replace(load, url=other, seconds=arguments.stored))
+                    beside, before = before, measure(database, data, nobody)
+                    what = "stored answers"
+                    undisturbed = beside.and_then(before)
+                    ratios.setdefault(what, []).append(report(f"load {number}, beside {what}", undisturbed, control))
                 during = measure(database, data, load)
-                report(f"load {number}, beside the API", undisturbed, during)
-                print(f"    attempts lost: {attempts_lost(database, training) - before}", flush=True)
+                after = measure(database, data, nobody)
+                undisturbed = before.and_then(after)
+                ratios.setdefault("the API", []).append(report(f"load {number}, beside the API", undisturbed, during))
+                if not arguments.stored:
+                    share = during.cores["api"] + during.cores["clients"] - undisturbed.cores["api"]
+                    control = measure_beside(database, data, training, share, arguments.seconds)
+                    undisturbed = after.and_then(measure(database, data, nobody))
+                    what = "a process that computes as much"
+                    ratios.setdefault(what, []).append(report(f"load {number}, beside {what}", undisturbed, control))
+                print(
+                    f"    attempts lost: {attempts_lost(database, training) - lost}; "
+                    f"the API holds {api_bytes(data) / 2**20:.0f} MiB",
+                    flush=True,
+                )
+            for what, found in ratios.items():
+                low, median, high = np.percentile(found, [25, 50, 75])
+                print(
+                    f"steps/s beside {what}, to undisturbed: median {median:.2f}, half of them {low:.2f} to {high:.2f}"
+                )
             client.cancel(training)
             database.close()
 
 
-def report(what: str, undisturbed: Measured, measured: Measured) -> None:
-    """Print what came of one load."""
+def report(what: str, undisturbed: Measured, measured: Measured) -> float:
+    """Print what came of one load; return its steps beside the undisturbed ones."""
     seen = measured.seen
     median, worst = np.percentile(seen.job_seconds, [50, 99]) if seen.job_seconds else (np.nan, np.nan)
     ratio = measured.steps / undisturbed.steps if undisturbed.steps else np.nan
+    asked = f"; GET /jobs/{{id}} p50 {median:.3f} s, p99 {worst:.3f} s" if seen.job_seconds else ""
     print(
-        f"{what}: steps/s {undisturbed.steps:.1f} undisturbed, {measured.steps:.1f} ({ratio:.2f}); "
-        f"GET /jobs/{{id}} p50 {median:.3f} s, p99 {worst:.3f} s\n"
+        f"{what}: steps/s {undisturbed.steps:.1f} undisturbed, {measured.steps:.1f} ({ratio:.2f}){asked}\n"
         f"    cores: {undisturbed.told} undisturbed; {measured.told}",
         flush=True,
     )
     for kind, counter in sorted(seen.statuses.items()):
         told = ", ".join(f"{count} x {status}" for status, count in sorted(counter.items()))
         print(f"    {kind}: {told}", flush=True)
+    return ratio
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from symadj.api.dependencies import AfterSeq, Costly, Drawing, JobId, Limit, Pol
 from symadj.api.etags import IfNoneMatch, holds
 from symadj.api.long_polls import Page, State, awaited_page, next_state
 from symadj.api.problems import describe
-from symadj.api.schemas.telemetry import BucketRead, MetricList, MetricPointRead, MetricRead, MetricSeriesRead
+from symadj.api.schemas.telemetry import BucketRead, MetricList, MetricRead, MetricSeriesRead, read_points
 from symadj.service.contract.states import TERMINAL, JobState
 from symadj.service.errors import NotFoundError
 from symadj.service.store import Database, jobs, metrics, retention
@@ -159,7 +159,7 @@ class _Series:
         complete = state.ended and next_after >= state.last_seq
         series = MetricSeriesRead(
             name=self.name,
-            points=[MetricPointRead(seq=row.seq, step=row.step, time=row.time, value=row.value) for row in rows],
+            points=read_points(rows),
             buckets=[],
             next_after_seq=next_after,
             complete=complete,

@@ -17,7 +17,7 @@ from symadj.api.dependencies import Costly, Drawing, JobId, Polls, Steps, Store
 from symadj.api.etags import IfNoneMatch, holds
 from symadj.api.long_polls import Page, State, awaited_page
 from symadj.api.problems import describe
-from symadj.api.schemas.telemetry import BucketRead, MetricPointRead, MetricSeriesRead, SeriesList
+from symadj.api.schemas.telemetry import BucketRead, MetricSeriesRead, SeriesList, read_points
 from symadj.service.contract.flow_question import MediaType
 from symadj.service.contract.records import MAX_METRICS
 from symadj.service.contract.states import TERMINAL, JobState
@@ -25,6 +25,7 @@ from symadj.service.errors import NotFoundError
 from symadj.service.store import Database, jobs, metrics, retention
 from symadj.service.store.downsampling import Downsampler
 from symadj.service.store.export import metric_rows
+from symadj.service.store.metrics import MetricPoint
 from symadj.service.store.step_range import StepRange
 from symadj.service.store.tables import Job
 
@@ -149,20 +150,19 @@ class _New:
         full = len(found) == limit
         next_after = found[-1][0].seq if full else max(after, state.last_seq)
         complete = state.ended and not full
+        rows_of: dict[str, list[MetricPoint]] = {name: [] for name in self.names}
+        for row, name in found:
+            rows_of[name].append(row)
         items = [
             MetricSeriesRead(
                 name=name,
-                points=[
-                    MetricPointRead(seq=row.seq, step=row.step, time=row.time, value=row.value)
-                    for row, of in found
-                    if of == name
-                ],
+                points=read_points(rows),
                 buckets=[],
                 next_after_seq=next_after,
                 complete=complete,
                 thinned=state.thinned,
             )
-            for name in self.names
+            for name, rows in rows_of.items()
         ]
         body = SeriesList(items=items).model_dump_json().encode()
         return Page(body, next_after, empty=not found, full=full, complete=complete)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from symadj.api.schemas.answer import Answer, NextAfterSeq
 from symadj.service.contract.records import Phase, Stream
 from symadj.service.contract.result import Number
+
+if TYPE_CHECKING:
+    from symadj.service.store.metrics import MetricPoint
 
 __all__ = [
     "ArtifactList",
@@ -26,6 +30,7 @@ __all__ = [
     "MetricRead",
     "MetricSeriesRead",
     "SeriesList",
+    "read_points",
 ]
 
 
@@ -65,6 +70,14 @@ class MetricPointRead(Answer):
     )
     time: datetime = Field(description="When the run measured it.")
     value: MetricValue
+
+
+_POINTS = TypeAdapter(list[MetricPointRead])
+
+
+def read_points(points: Sequence[MetricPoint]) -> list[MetricPointRead]:
+    """Return points of the store as they are answered; one by one would take twice as long."""
+    return _POINTS.validate_python([vars(point) for point in points])
 
 
 class BucketRead(Answer):

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from symadj.api.app import create_app
 from symadj.api.bulkheads import CostlyReads
-from symadj.api.long_polls import LongPolls
+from symadj.api.long_polls import ANSWERS_PER_SECOND, LongPolls
 from symadj.service.settings import Settings
 from symadj.service.store import Database
 from tests.service.lives import claim, send, step, submit
@@ -67,14 +67,14 @@ def test_the_more_wait_for_values_the_longer_these_are_gathered_for_all_of_them(
             waiting += [asyncio.create_task(api.get(path)) for _ in range(49)]
             await until(lambda: polls.waiting == 50)
             pauses.end_one()
-            await until(lambda: pauses.asked == [0.25, 1.25])  # a look that has found nothing
+            await until(lambda: pauses.asked == [0.25, 50 / ANSWERS_PER_SECOND])  # a look that has found nothing
             send(database, token, 1, step(1))
             waiting += [asyncio.create_task(api.get(path)) for _ in range(10)]
             await until(lambda: polls.waiting == 60)
             send(database, token, 2, step(2))
             pauses.end_one()
             answers = [(await task).json() for task in waiting]
-        assert pauses.asked == [0.25, 1.25]
+        assert pauses.asked == [0.25, 50 / ANSWERS_PER_SECOND]
         return [[point["step"] for point in answer["points"]] for answer in answers]
 
     assert asyncio.run(wait_together()) == [[1, 2]] * 60
