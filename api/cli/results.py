@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from symadj.api.schemas.jobs import JobRead
 from symadj.api.schemas.telemetry import MemorySummary
+from symadj.service.contract.records import StepPhase
 from symadj.service.contract.result import Baselines, Calibration, JobResult, ScoresResult, TestSolver
 
 __all__ = ["likelihoods", "memory_table", "print_parts", "size"]
@@ -214,13 +216,14 @@ def _a_line_each(jobs: Sequence[JobRead], summaries: Sequence[MemorySummary], wh
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("job", "gradient"):
         table.add_column(heading)
-    for heading in (*phases, "peak", "times\nthe first"):
+    for heading in (*phases, "peak", "a step:\ntimes\nthe first"):
         table.add_column(heading, justify="right")
     names = [job.name for job in jobs]
     first: int | None = None
     for number, (job, summary) in enumerate(zip(jobs, summaries, strict=True)):
         above = {phase: _most(summary, f"{where}_above_idle_bytes", phase) for phase in phases}
-        most = _most(summary, f"{where}_above_idle_bytes")
+        of_steps = [above[phase] for phase in get_args(StepPhase) if phase in above]
+        most = max((value for value in of_steps if value is not None), default=None)
         first = first if number else most
         table.add_row(
             escape(job.name if names.count(job.name) == 1 else job.id),

@@ -60,7 +60,7 @@ async function gradients(main, jobs, signal) {
       element("a", { href: `#/jobs/${encodeURIComponent(item.job)}` }, item.gradient.kind), item.state, number(item.step), withError(item.test_nll, item.test_nll_stderr),
       number(item.gradient_error), bytes(item.peak_bytes), bytes(item.above_idle_bytes), number(item.step_seconds), number(item.nfe_forward), number(item.nfe_backward),
     ]);
-    const columns = ["Gradient", "State", "Step", "Test NLL", "Gradient's error", "Peak", "Above idle", "Seconds a step", "NFE forward", "NFE backward"];
+    const columns = ["Gradient", "State", "Step", "Test NLL", "Gradient's error", "Peak", "A step above idle", "Seconds a step", "NFE forward", "NFE backward"];
     main.append(section("Gradients", table(`Comparison ${id}`, columns, rows, columns.slice(2))));
   }
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import Annotated
+from typing import Annotated, get_args
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Path, Request, Response
@@ -15,6 +15,7 @@ from symadj.api.dependencies import Asker, Costly, IdempotencyKey, Owner, Settin
 from symadj.api.problems import describe
 from symadj.api.same_keys import submitted_once
 from symadj.api.schemas.comparisons import ComparedGradient, ComparisonRead
+from symadj.service.contract.records import StepPhase
 from symadj.service.contract.result import JobResult
 from symadj.service.contract.spec.comparison import ComparisonRequest
 from symadj.service.lifecycle import comparisons
@@ -113,7 +114,7 @@ def _compared(session: Session, job: Job, summaries: MemorySummaries) -> Compare
     result = JobResult.model_validate(job.result or {})
     phases = summaries.of_job(session, job.id)
     on = "host" if job.device_peak_bytes is None else "device"
-    above = [row[f"{on}_above_idle_bytes"] for row in phases if row[f"{on}_above_idle_bytes"] is not None]
+    of_steps = [row[f"{on}_above_idle_bytes"] for row in phases if row["phase"] in get_args(StepPhase)]
     medians = {name: _median(session, job, name) for name in ("step_seconds", "nfe_forward", "nfe_backward")}
     steps = metrics.one_series(session, job.id, "step_seconds")
     return ComparedGradient(
@@ -125,7 +126,7 @@ def _compared(session: Session, job: Job, summaries: MemorySummaries) -> Compare
         test_nll_stderr=result.test_nll_stderr,
         gradient_error=None if result.gradient_error is None else result.gradient_error.relative,
         peak_bytes=job.host_peak_bytes if job.device_peak_bytes is None else job.device_peak_bytes,
-        above_idle_bytes=max(above, default=None),
+        above_idle_bytes=max((value for value in of_steps if value is not None), default=None),
         **medians,
     )
 

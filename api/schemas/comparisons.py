@@ -26,11 +26,13 @@ class ComparedGradient(Answer):
         description="Of the trained weights' gradient against backpropagation in float64, relative (2-norm)."
     )
     peak_bytes: int | None = Field(
-        description="Highest memory of a rank in any step: the device's, or the host's where there is none."
+        description="Highest memory of a rank in any step, validation or evaluation: the device's, or the host's where "
+        "there is none."
     )
     above_idle_bytes: int | None = Field(
-        description="The most that a step needed beyond what the rank held when it began, in the same memory. Without "
-        "an attempt's first step."
+        description="The most that a step needed, forward, backward and optimiser, beyond what the rank held when it "
+        "began, in the same memory. Without an attempt's first step, and without validation and evaluation, which need "
+        "the same whatever the gradient."
     )
     step_seconds: float | None = Field(description="Median of the newest 1,000 steps.")
     nfe_forward: float | None = Field(description="Uses of the network in a step's solve, median of the same steps.")

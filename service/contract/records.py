@@ -44,6 +44,7 @@ __all__ = [
     "Record",
     "RecordBatch",
     "ResumedRecord",
+    "StepPhase",
     "StepRecord",
     "Stream",
 ]
@@ -93,7 +94,9 @@ Time = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_i
 # A result keeps the fields of other versions, which may hold anything.
 Result = Annotated[JobResult, BeforeValidator(storable_details), AfterValidator(_checked_result)]
 EndState = Literal[JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.PAUSED]
-Phase = Literal["forward", "backward", "optimizer", "validation", "evaluation"]
+StepPhase = Literal["forward", "backward", "optimizer"]
+# The others follow a step, and hold the same whatever gradient it was trained by.
+Phase = Literal[StepPhase, "validation", "evaluation"]
 # `output` is both in one: a driver's.
 Stream = Literal["stdout", "stderr", "output"]
 

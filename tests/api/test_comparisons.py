@@ -43,6 +43,9 @@ def trained(api: httpx.Client, server: ApiServer, job_id: str, **result: Any) ->
             {"kind": "step", "time": NOW, "step": step, "metrics": metrics},
             {"kind": "memory", "time": NOW, "step": step, "rank": 0, "phase": "backward"} | memory | nothing,
         )
+    # It needs the same whatever the gradient, and may need more than any step.
+    evaluation = {"kind": "memory", "time": NOW, "step": 3, "rank": 0, "phase": "evaluation"}
+    run.send(evaluation | {"host_idle_bytes": 1000, "host_peak_bytes": 1900} | nothing)
     run.end("succeeded", result=result)
 
 
@@ -79,7 +82,7 @@ def test_what_each_took_and_gave_stands_in_the_order_asked_for(api: httpx.Client
         "test_nll": 1.5,
         "test_nll_stderr": 0.1,
         "gradient_error": 2e-7,
-        "peak_bytes": 1300,
+        "peak_bytes": 1900,
         "above_idle_bytes": 300,
         "step_seconds": 0.2,
         "nfe_forward": 20.0,
@@ -125,7 +128,7 @@ def test_the_command_prints_writes_and_draws_the_table(
     printed = CliRunner().invoke(main.app, command)
     assert printed.exit_code == 0, printed.output
     assert "symplectic, keep stages" in printed.output
-    assert "| aca | succeeded | 1.5000 +- 0.1000 | - | 300 B | 1.3 KiB | 0.2 | 20 | 18 |" in table.read_text()
+    assert "| aca | succeeded | 1.5000 +- 0.1000 | - | 300 B | 1.9 KiB | 0.2 | 20 | 18 |" in table.read_text()
     assert plot.stat().st_size > 1000
     printed = CliRunner().invoke(main.app, ["comparison", made.id, "--url", api_server.url, "--json"])
     assert json.loads(printed.output)["id"] == made.id
