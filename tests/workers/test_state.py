@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import safetensors.torch
 import torch
 
 from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec.training import AdamOptimizer, AdamWOptimizer, Optimizer, SgdOptimizer
 from symadj.service.contract.states import StopReason
 from symadj.workers.data import prepare
 from symadj.workers.distributed.ranks import AttemptFailedError
 from symadj.workers.model.build import build_flow
 from symadj.workers.training.loop import Ending, train
+from symadj.workers.training.optimisers import build_optimizer
 from symadj.workers.training.schedules import early_stop_nlls
 from symadj.workers.training.state import TrainingState
 from symadj.workers.validation import Validation
@@ -190,3 +193,30 @@ def test_validation_evaluation_and_saved_weights_are_of_the_average_and_both_are
     rows = torch.from_numpy(data.test.rows).float()
     score = -flow.with_settings(divergence="exact", rtol=1e-4, atol=1e-5).log_prob(rows).detach().mean().item()
     assert score == pytest.approx(averaged.result.test_nll, abs=1e-4)
+
+
+def four_steps(make: Callable[[torch.nn.Parameter], torch.optim.Optimizer]) -> tuple[list[float], str]:
+    """Return a weight after four steps, and what a checkpoint has of the optimiser."""
+    weight = torch.nn.Parameter(torch.linspace(-1, 1, 7))
+    optimizer = make(weight)
+    for _ in range(4):
+        optimizer.zero_grad()
+        (weight**3).sum().backward()
+        optimizer.step()
+        optimizer.load_state_dict(optimizer.state_dict())
+    return weight.tolist(), str(optimizer.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "options"),
+    [
+        (AdamOptimizer(), torch.optim.Adam, {"betas": (0.9, 0.999)}),
+        (AdamWOptimizer(kind="adamw"), torch.optim.AdamW, {"betas": (0.9, 0.999), "weight_decay": 0.01}),
+        (SgdOptimizer(kind="sgd"), torch.optim.SGD, {"momentum": 0.9}),
+    ],
+)
+def test_steps_and_stored_states_are_those_of_torchs_own_optimisers(
+    spec: Optimizer, kind: Callable[..., torch.optim.Optimizer], options: dict[str, Any]
+) -> None:
+    own = four_steps(lambda weight: build_optimizer(spec, [weight]))
+    assert own == four_steps(lambda weight: kind([weight], lr=spec.learning_rate, **options, fused=True))

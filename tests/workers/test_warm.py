@@ -100,6 +100,24 @@ def test_a_step_on_many_rows_holds_what_its_tensors_take_and_no_more(warm: Warm,
     assert 0.9 < float(answer.stdout) < 1.1, answer.stderr
 
 
+def test_a_training_step_loads_no_compiler(warm: Warm, tmp_path: Path) -> None:
+    program = script(
+        tmp_path,
+        "import sys, torch\n"
+        "from symadj.service.contract.spec.training import AdamOptimizer\n"
+        "from symadj.workers.training.optimisers import build_optimizer\n"
+        "weight = torch.nn.Parameter(torch.ones(7))\n"
+        "optimizer = build_optimizer(AdamOptimizer(), [weight])\n"
+        "optimizer.zero_grad()\n"
+        "weight.sum().backward()\n"
+        "optimizer.step()\n"
+        "optimizer.load_state_dict(optimizer.state_dict())\n"
+        "print([name for name in ('torch._dynamo', 'sympy') if name in sys.modules])\n",
+    )
+    answer = ran(warm.command(program))
+    assert answer.stdout.strip() == "[]", answer.stderr
+
+
 def test_it_runs_a_program_with_the_environment_folder_and_files_of_whoever_starts_it(
     warm: Warm, tmp_path: Path
 ) -> None:

@@ -33,7 +33,6 @@ __all__ = ["main"]
 # What the processes of a run import, which takes them seconds, and what Ray imports. Ray itself is left to each copy:
 # as it is imported it reads from the environment, once and for all, whose process it is in.
 _MODULES = (
-    "aiohttp",
     "colorful",
     "filelock",
     "fsspec.implementations.local",
@@ -41,7 +40,6 @@ _MODULES = (
     "google.protobuf.json_format",
     "google.protobuf.struct_pb2",
     "google.protobuf.timestamp_pb2",
-    "httpcore",
     "jsonschema",
     "logging.config",
     "msgpack",
@@ -51,10 +49,8 @@ _MODULES = (
     "pyarrow.fs",
     "pyarrow.parquet",
     "pydantic.dataclasses",
-    "pydantic.v1",
     "requests",
     "symadj.workers.attempt",
-    "torch._dynamo",  # by optimisers, although nothing is compiled
     "tqdm.auto",
 )
 # A library's threads would not be in a copy, and what they hold locked stays locked there: so none may start any.
