@@ -108,7 +108,7 @@ def work(rows: Rows, how: How, rank: int, workers: int, parts: int, steps: int, 
             dist.barrier()
         started = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        nll(parallel.model, step).backward()
+        nll(flow, step).backward()
         if shared is not None:
             shared.finish(failed=False)
         ranks.agree(None)

@@ -123,9 +123,7 @@ class _Planner:
         self._rounding = DEVICE_ROUNDING if self._on_gpu else 1
         self._idle_bytes = idle_bytes
         weights = sum(x.nbytes for x in (*flow.parameters(), *flow.buffers()))
-        copies = (1 + (spec.ema is not None)) * (1 + (spec.early_stop is not None))
-        # With several workers torch's DDP has a buffer for the gradients.
-        self._weights = weights * (copies + (workers > 1))
+        self._weights = weights * (1 + (spec.ema is not None)) * (1 + (spec.early_stop is not None))
         self._gradients = sum(p.nbytes for p in flow.parameters())
         self._optimizer = self._gradients * _moments(spec)
         budget = spec.resources.memory_budget

@@ -26,7 +26,7 @@ from symadj.service.contract.spec.solver import AdaptiveSolver, FixedSolver
 from symadj.service.contract.states import StopReason
 from symadj.workers.attempt import AttemptRun
 from symadj.workers.data.batches import PartBatches
-from symadj.workers.distributed.ranks import DataParallel, PeerLostError, Ranks
+from symadj.workers.distributed.ranks import AttemptFailedError, DataParallel, PeerLostError, Ranks
 from symadj.workers.distributed.shared_steps import SharedSteps
 from symadj.workers.evaluation.calibration import measure_calibration
 from symadj.workers.model.build import build_flow
@@ -278,7 +278,7 @@ def test_the_ranks_end_with_the_same_weights_and_averages_after_pre_training_wit
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_go_on_from_a_checkpoint_to_the_bits_of_ranks_never_stopped(tmp_path: Path, size: int) -> None:
-    # More than two ranks: the order of a sum matters, and DDP changes its buckets after its first step.
+    # More than two ranks: the order of a sum matters.
     changes: dict[str, Any] = {
         "data": {"kind": "toy", "name": "moons", "rows": 400, "batch_size": 30},
         "flow": {"kind": "cnf", "blocks": 2, "field": {"hidden": [16, 16]}},
@@ -290,6 +290,41 @@ def test_ranks_go_on_from_a_checkpoint_to_the_bits_of_ranks_never_stopped(tmp_pa
     assert states == ["succeeded", "paused", "succeeded"]
     assert len(sums) == 2
     assert sums[0] == sums[1]
+
+
+def models_of_their_own(attempt: AttemptRun, rank: int) -> Any:
+    """Begin with other weights on each rank, one of which only rank 0 uses; then with other shapes."""
+    torch.manual_seed(rank)
+    model = torch.nn.ModuleDict(
+        {"both": torch.nn.Linear(2, 3), "first": torch.nn.Linear(2, 3), "norm": torch.nn.BatchNorm1d(3)}
+    )
+    model["norm"].running_mean += rank
+    parallel = DataParallel(model, attempt.ranks)
+    torch.manual_seed(0)
+    alone = torch.nn.Linear(2, 3)
+    rows = torch.full((1, 2), 1.0 + rank)
+    (model["both"](rows) + (model["first"](rows) if rank == 0 else 0)).sum().backward()
+    parallel.average_gradients()
+    gradients = {name: None if p.grad is None else p.grad.tolist() for name, p in model.named_parameters()}
+    same = torch.equal(model["both"].weight, alone.weight)
+    try:
+        DataParallel(torch.nn.Linear(2, 3 + rank), attempt.ranks)
+    except AttemptFailedError as error:
+        return same, model["norm"].running_mean.tolist(), gradients, error.failure.message
+    return None
+
+
+def test_ranks_begin_with_the_weights_of_rank_0_and_have_the_mean_of_their_gradients(tmp_path: Path) -> None:
+    told = start(tmp_path, models_of_their_own)
+    for rank in told:
+        assert rank is not None
+        same, mean, gradients, refusal = rank["outcome"]
+        assert same
+        assert mean == [0.0] * 3, "of buffers, too"
+        assert gradients["both.weight"] == [[1.5, 1.5]] * 3
+        assert gradients["first.weight"] == [[0.5, 0.5]] * 3, "what a rank does not use counts as zero there"
+        assert gradients["norm.weight"] == [0.0] * 3
+        assert "other parameters on rank 1 than on rank 0: [(4, 2), (4,)], not [(3, 2), (3,)]" in refusal
 
 
 IMAGES: dict[str, Any] = {
@@ -421,11 +456,15 @@ def test_steps_are_shared_by_several_ranks_where_the_spec_lets_them_adapt_and_as
     assert SharedSteps.wanted_by(FixedSolver(kind="fixed"), ranks) is None
 
 
-def test_a_peer_that_dies_while_ddp_starts_is_a_lost_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("collective", ["all_gather_object", "broadcast"])
+def test_a_peer_that_dies_while_the_ranks_compare_and_send_their_weights_is_a_lost_peer(
+    monkeypatch: pytest.MonkeyPatch, collective: str
+) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("Connection closed by peer")
 
-    monkeypatch.setattr("symadj.workers.distributed.ranks.DistributedDataParallel", broken)
+    monkeypatch.setattr(dist, "all_gather_object", lambda values, value: None)
+    monkeypatch.setattr(dist, collective, broken)
     ranks = Ranks(torch.device("cpu"))
     ranks.size = 2
     with pytest.raises(PeerLostError, match="Connection closed"):

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
+from symadj.service.contract.states import ReasonCode
 from symadj.workers.distributed.diagnosis import diagnose_rank
 from symadj.workers.outcome import DIVERGENCES, Failure
 
@@ -65,6 +65,15 @@ class Ranks:
         except RuntimeError as error:
             raise PeerLostError(f"rank {self.rank} lost a peer in all_reduce: {error}") from error
 
+    def take_from_first(self, tensor: torch.Tensor) -> None:
+        """Replace ``tensor`` by that of rank 0, which has the same shape."""
+        sent = tensor.clone(memory_format=torch.contiguous_format)
+        try:
+            dist.broadcast(sent, 0)
+        except RuntimeError as error:
+            raise PeerLostError(f"rank {self.rank} lost a peer in broadcast: {error}") from error
+        tensor.copy_(sent)
+
     def gather(self, value: T) -> list[T]:
         """Return every rank's ``value`` (picklable), in the order of the ranks."""
         if self.size == 1:
@@ -110,51 +119,56 @@ class Ranks:
 
 
 class DataParallel:
-    """torch's DDP around a model, its exchange of gradients held back until the caller asks for it.
+    """A model that all ranks train: with the same weights at the start, and by the same gradient at every step.
 
-    DDP on its own exchanges gradients within backward. A rank that fails there (out of memory, a solver that gives
-    up) would leave the others waiting in a collective that never completes. Held back, the ranks first tell each
-    other that all went well. Nothing is lost by it here: a flow's gradients come out of the last backward solve
-    together, so that there is hardly any computation left to hide the exchange behind.
+    torch's DDP exchanges gradients within backward. A rank that fails there (out of memory, a solver that gives up)
+    would leave the others waiting in a collective that never completes. Here, the ranks first tell each other that all
+    went well. Nothing is lost by it: a flow's gradients come out of the last backward solve together, so that there is
+    hardly any computation left to hide the exchange behind. Besides, DDP loads torch's compiler, 66 MiB in each rank.
 
-    It is done in the order of the parameters, whatever buckets DDP has made: it arranges them anew after its first
-    step, and a sum over more than two ranks rounds by its place in the buffer. So a run that goes on from a checkpoint
-    makes the bits of one that was never interrupted.
+    The sum over more than two ranks rounds by its place in the buffer, and is made in the order of the parameters. So a
+    run that goes on from a checkpoint makes the bits of one that was never interrupted.
 
-    Attributes:
-        model: to be called for the forward pass, once a step; with one rank the model itself.
-        alone: the model itself, for the parts of a step before the last one: their gradients are added up.
+    Args:
+        model: takes rank 0's parameters and buffers, in place; a collective.
+        ranks: that train it.
+
+    Raises:
+        AttemptFailedError: the model of another rank has other shapes than that of rank 0.
     """
 
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
-        self.model = self.alone = model
         self._ranks = ranks
-        self._parameters = list(model.parameters())
-        if ranks.size > 1:
-            try:
-                ddp = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                # It compares the ranks' parameters as it starts.
-                raise PeerLostError(f"rank {ranks.rank} lost a peer as DDP started: {error}") from error
-            # A lambda, since DDP compares a hook's annotations as objects, and ours are strings.
-            ddp.register_comm_hook(None, lambda _, bucket: _left_as_it_is(bucket.buffer()))
-            self.model = ddp
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if ranks.size == 1:
+            return
+        tensors = [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
+        first, *others = ranks.gather([tuple(tensor.shape) for tensor in tensors])
+        for rank, shapes in enumerate(others, 1):
+            if shapes != first:
+                message = f"the flow has other parameters on rank {rank} than on rank 0: {shapes}, not {first}"
+                advice = "install the same release of the field's package on every node"
+                raise AttemptFailedError(Failure(ReasonCode.PLUGIN_ERROR, message, {"rank": rank, "advice": advice}))
+        for tensor in tensors:
+            ranks.take_from_first(tensor)
 
     def average_gradients(self) -> None:
-        """Average the gradients of the last backward over the ranks; a collective."""
+        """Average the gradients of the last backward over the ranks; a collective.
+
+        A parameter that has none on a rank counts as one whose gradient is zero there.
+        """
         if self._ranks.size == 1:
             return
-        for gradients in _pieces([p.grad for p in self._parameters if p.grad is not None]):
+        for parameter in self._parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        for gradients in _pieces([parameter.grad for parameter in self._parameters if parameter.grad is not None]):
             piece = torch.cat([gradient.reshape(-1) for gradient in gradients])
             self._ranks.add_up(piece)
             piece /= self._ranks.size
             parts = torch.split(piece, [gradient.numel() for gradient in gradients])
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
-        # A collective that DDP would otherwise call in its second forward pass, which a rank that fails never reaches.
-        self.model.reducer._rebuild_buckets()  # type: ignore[operator,union-attr]
 
 
 def _pieces(gradients: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
@@ -169,9 +183,3 @@ def _pieces(gradients: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
         size += gradient.nbytes
     if piece:
         yield piece
-
-
-def _left_as_it_is(buffer: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
-    done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-    done.set_result(buffer)
-    return done

@@ -59,7 +59,7 @@ class _Training:
         self.validated, _ = validation_flow(state.evaluated, self.spec)
         self.validation: HeldOut | None = None
         self.validation_rows = 0
-        # The device may have no room for the data; DDP's own start is a collective and comes after.
+        # The device may have no room for the data; what follows begins with a collective.
         self.ranks.together(lambda: self._load(data), phase="setup")
         self.began = time.perf_counter() - state.seconds
         batches = data.batches(self.spec.batch_size, self.spec.seed)

@@ -1,4 +1,4 @@
-"""The loss of a step, as a module for DDP to wrap."""
+"""The loss of a step, as a module."""
 
 from __future__ import annotations
 

@@ -104,7 +104,8 @@ class OptimiserStep:
         self.shared = SharedSteps.wanted_by(run.spec.solver, run.ranks)
         # What is not a training step is solved by the steps of each rank's rows: they may be in pieces.
         self.flow = state.flow if self.shared is None else self.shared.flow(state.flow)
-        self.parallel = DataParallel(Objective(run.spec, self.flow), run.ranks)
+        self.objective = Objective(run.spec, self.flow)
+        self.parallel = DataParallel(self.objective, run.ranks)
         budget = run.spec.resources.memory_budget
         self.memory = StepMemory(run.ranks.device, run.ranks.rank, None if budget is None else int(budget))
         room = budget if run.ranks.device.type == "cpu" else budget_of_device(run.ranks.device)
@@ -131,7 +132,6 @@ class OptimiserStep:
         totals = self._exchange(step, computed)
         while totals.only_memory_lacks and self._needs_less_now(step, leaner=totals.leaner > 0):
             self.memory.begin()
-            self._renew()
             computed = self._forward_and_backward(step)
             totals = self._exchange(step, computed)
         # Every rank sees that it must stop before the optimiser's turn: the step is not completed.
@@ -178,15 +178,8 @@ class OptimiserStep:
             raise AttemptFailedError(failure)
         state.skip_step(step)
         state.halvings += isinstance(choice, HalveRate)
-        self._renew()
         message = f"{what} ({left - 1} more times are allowed): {failure.message}"
         self.run.event(f"divergence_{choice.kind}", message, **failure.data | {"reason": failure.reason})
-
-    def _renew(self) -> None:
-        """Make ready for another forward pass; a collective."""
-        # DDP waits for the gradients that a broken backward did not reach: a new one does not.
-        self.state.optimizer.zero_grad()
-        self.parallel = DataParallel(Objective(self.spec, self.flow), self.ranks)
 
     def _needs_less_now(self, step: int, *, leaner: bool) -> bool:
         """After memory ran out, make the step need less, if the spec leaves a way; the same way on all ranks."""
@@ -255,12 +248,10 @@ class OptimiserStep:
             self.state.optimizer.zero_grad()
             batch = self.batches.batch(step - 1, self.ranks.rank, self.ranks.size)
             rows = on_device(batch, self.flow, self.ranks.device)
-            pieces = list(microbatches(self.spec, rows, step, self.ranks.rank, self.microbatch))
-            for microbatch in pieces:
-                model = self.parallel.model if microbatch is pieces[-1] else self.parallel.alone
+            for microbatch in microbatches(self.spec, rows, step, self.ranks.rank, self.microbatch):
                 phase = "forward"
                 with self.memory.phase(phase):
-                    loss, parts = model(microbatch, step)
+                    loss, parts = self.objective(microbatch, step)
                     value = float(loss.detach())
                 figures = _added(figures, parts, microbatch.share)
                 if not math.isfinite(value):
