@@ -97,8 +97,6 @@ def _speak() -> None:
     """Let this process print what happens, and where it was should native code crash."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("symadj").setLevel(logging.INFO)
-    # It tells of every request at the level that Ray Train sets in its workers: sending a line would make another.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     faulthandler.enable()
 
 

@@ -11,7 +11,7 @@ import time
 from http import HTTPStatus
 from pathlib import Path
 
-import httpx
+import requests
 
 from symadj.service.contract.order import RunOrder
 from symadj.service.contract.records import MAX_BATCH_BYTES, MAX_BATCH_RECORDS, AnyRecord, BatchAnswer
@@ -124,9 +124,11 @@ class Sender:
     def _run(self) -> None:
         try:
             # Proxies of the environment are for the outside world; the API is a neighbour.
-            with httpx.Client(headers=self._headers, timeout=REQUEST_TIMEOUT_S, trust_env=False) as client:
+            with requests.Session() as session:
+                session.trust_env = False
+                session.headers.update(self._headers)
                 while self._wait_for_work():
-                    self._deliver(client)
+                    self._deliver(session)
         except Exception as error:
             log.exception("telemetry of %s stopped", self._source)
             with self._changed:
@@ -146,7 +148,7 @@ class Sender:
                     return True
             return False
 
-    def _deliver(self, client: httpx.Client) -> None:
+    def _deliver(self, session: requests.Session) -> None:
         """Send batches until the API has answered one.
 
         A loop of our own: it waits on a condition that ``close`` notifies, and each try sends what was made meanwhile.
@@ -160,11 +162,16 @@ class Sender:
             # The records are JSON already: the batch is put together around them.
             head = f'{{"source":"{self._source}","first_seq":{first},"records":['.encode()
             try:
-                answer = client.post(self._url, content=head + b",".join(lines) + b"]}")
-            except httpx.TransportError as error:
+                answer = session.post(
+                    self._url,
+                    data=head + b",".join(lines) + b"]}",
+                    timeout=REQUEST_TIMEOUT_S,
+                    allow_redirects=False,
+                )
+            except requests.RequestException as error:
                 problem = f"{type(error).__name__}: {error}"
             else:
-                if not (answer.is_server_error or answer.status_code in _LATER):
+                if not (answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.status_code in _LATER):
                     moved = self._take(answer)
                     if moved or not lines:
                         return
@@ -174,7 +181,7 @@ class Sender:
                 self._changed.wait_for(lambda: self._over, pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_RETRY_S)
 
-    def _take(self, answer: httpx.Response) -> bool:
+    def _take(self, answer: requests.Response) -> bool:
         """Take an answer; return whether the API moved on, or ended the sending."""
         if answer.status_code == HTTPStatus.OK:
             read = BatchAnswer.model_validate_json(answer.content)
