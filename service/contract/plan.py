@@ -24,10 +24,10 @@ __all__ = [
 ]
 
 # Resident memory of a worker on a CPU before it has any rows or weights: interpreter and libraries of a warm start, the
-# least that there is. After its first step such a worker held 440 MiB (`STEP_BYTES` is in it), and a cold one 519.
-IDLE_BYTES = 375 * 2**20
-# What a training's first step adds for good: what torch's optimisers import (65 MiB), buffers of the linear algebra.
-STEP_BYTES = 80 * 2**20
+# least that there is. After its first step such a worker held 340 MiB (`STEP_BYTES` is in it), and a cold one 423.
+IDLE_BYTES = 325 * 2**20
+# What a training's first step adds for good: code and buffers of the linear algebra.
+STEP_BYTES = 20 * 2**20
 # And the library that pairs by optimal transport.
 PAIRING_BYTES = 33 * 2**20
 

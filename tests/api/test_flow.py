@@ -483,11 +483,11 @@ def test_what_was_sent_is_shown_as_a_run_would_read_it(job: Run, tmp_path: Path)
 
 def test_a_dry_run_says_what_a_worker_would_hold_beyond_its_budget(api: httpx.Client, job: Run, tmp_path: Path) -> None:
     spec = TOY | {"flow": {"blocks": 1, "field": {"hidden": [512]}}, "data": TOY["data"] | {"batch_size": 5000}}
-    spec |= {"resources": {"memory_budget": "420MiB"}, "gradient": {"kind": "backprop"}, "stop": {"max_steps": 1}}
+    spec |= {"resources": {"memory_budget": "340MiB"}, "gradient": {"kind": "backprop"}, "stop": {"max_steps": 1}}
     answer = api.post("/api/v1/jobs", params={"dry_run": True}, json=spec)
     told = {item["pointer"]: item for item in answer.json()["findings"]}
     assert told["/resources/memory_budget"]["severity"] == "error"
-    assert "420" in told["/resources/memory_budget"]["detail"]
+    assert "340" in told["/resources/memory_budget"]["detail"]
     file = tmp_path / "spec.json"
     file.write_text(json.dumps(PLANNED))
     assert command(job, "validate", str(file)).exit_code == 0
