@@ -39,7 +39,7 @@ def main() -> int:
         changes = ["name=backprop", "gradient.kind=backprop", f"stop.max_steps={COMPARED_STEPS}", "evaluation=null"]
         if run("submit", str(SPEC), *(word for change in changes for word in ("--set", change)), url=url) != 0:
             return 1
-        say(f"2. POST {SPEC.name} and watch it: two DDP workers, symplectic adjoint")
+        say(f"2. POST {SPEC.name} and watch it: two data-parallel workers, symplectic adjoint")
         status = run("submit", str(SPEC), "--watch", url=url)
         if status != 0:
             return status

@@ -1,4 +1,4 @@
-"""Jobs through the whole system: HTTP, store, dispatcher, Ray, two DDP workers, telemetry, artifacts."""
+"""Jobs through the whole system: HTTP, store, dispatcher, Ray, two data-parallel workers, telemetry, artifacts."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from symadj.service.contract.spec.section import MemorySize, Section
 
 
 class _Resources(Section):
-    workers: int = Field(1, ge=1, le=4096, description="DDP ranks.")
+    workers: int = Field(1, ge=1, le=4096, description="Data-parallel ranks.")
     min_workers: int | None = Field(
         None,
         ge=1,
