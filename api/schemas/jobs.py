@@ -335,7 +335,9 @@ class AttemptRead(Answer):
 
     number: int = Field(description="Counted from 1.")
     submission_id: str = Field(description="Of the Ray job.")
-    workers: int = Field(description="Data-parallel ranks; with resources.min_workers fewer than resources.workers, perhaps.")
+    workers: int = Field(
+        description="Data-parallel ranks; with resources.min_workers fewer than resources.workers, perhaps."
+    )
     created_at: datetime = Field(description="When the job was taken from the queue for it.")
     submitted_at: datetime | None = Field(description="When Ray took it; null: it has not.")
     finished_at: datetime | None = Field(description="When it ended; null while it goes on.")
