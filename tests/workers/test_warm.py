@@ -118,6 +118,11 @@ def test_a_training_step_loads_no_compiler(warm: Warm, tmp_path: Path) -> None:
     assert answer.stdout.strip() == "[]", answer.stderr
 
 
+def test_arrow_has_no_heap_of_its_own_in_a_copy(warm: Warm, tmp_path: Path) -> None:
+    program = script(tmp_path, "import pyarrow\nprint(pyarrow.default_memory_pool().backend_name)\n")
+    assert ran(warm.command(program)).stdout.strip() == "system"
+
+
 def test_it_runs_a_program_with_the_environment_folder_and_files_of_whoever_starts_it(
     warm: Warm, tmp_path: Path
 ) -> None:

@@ -56,6 +56,8 @@ _MODULES = (
 # A library's threads would not be in a copy, and what they hold locked stays locked there: so none may start any.
 _NO_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _NO_THREADS |= {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+# Arrow's own heap beside that of the process begins at 4 MiB, which every copy would have.
+_ONE_HEAP = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
 # For a client to send its request, seconds: the others wait meanwhile.
 _REQUEST_S = 5.0
 _STANDARD_FILES = 3
@@ -65,7 +67,7 @@ def main() -> None:
     """Serve until SIGTERM; in a copy, run what was asked for."""
     (place,) = sys.argv[1:]
     heap.restart_with_jemalloc()
-    os.environ |= _NO_THREADS
+    os.environ |= _NO_THREADS | _ONE_HEAP
     for module in _MODULES:
         importlib.import_module(module)
     threads = [Path(f"/proc/self/task/{task}/comm").read_text().strip() for task in os.listdir("/proc/self/task")]
