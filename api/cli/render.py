@@ -90,7 +90,7 @@ def ready_banner(url: str, data: Path, version: str, *, keys: bool) -> Text:
     return Text(
         f"symadj {version} is ready.\n"
         f"  page       {url}\n"
-        f"  API docs   {url}/docs   (the same as {url}/openapi.json)\n"
+        f"  API docs   {url}/docs (as data: {url}/openapi.json)\n"
         f"  data       {data}\n"
         f"  try        curl -s{header} {url}/api/v1/jobs -H 'Content-Type: application/json' -d '{spec}'\n"
         f"             {Path(sys.argv[0])} submit spec.yaml --watch --url {url}\n"
