@@ -50,7 +50,7 @@ def test_what_was_meant_is_guessed(api: httpx.Client) -> None:
 @pytest.fixture(scope="module")
 def document(api_server: ApiServer) -> dict[str, Any]:
     """The API's own description."""
-    described: dict[str, Any] = httpx.get(f"{api_server.url}/openapi.json").json()
+    described: dict[str, Any] = httpx.get(f"{api_server.url}/openapi.json", timeout=60).json()
     return described
 
 

@@ -286,7 +286,7 @@ with Client(sys.argv[1]) as client:
     assert client.owners().items == []
     client.submit({"data": {"kind": "toy", "name": "moons"}})
     assert client.owners().items == ["local"]
-operation = httpx.get(f"{sys.argv[1]}/openapi.json").json()["paths"]["/api/v1/owners"]["get"]
+operation = httpx.get(f"{sys.argv[1]}/openapi.json", timeout=60).json()["paths"]["/api/v1/owners"]["get"]
 assert "401" in operation["responses"]
 """,
 )
