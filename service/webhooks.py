@@ -94,7 +94,7 @@ def ping(session: Session, webhook: Webhook) -> WebhookDelivery:
     """
     if webhook.disabled_at is not None:
         raise ConflictError(f"webhook {webhook.id!r} is disabled ({webhook.disabled_because}): enable it first")
-    delivery = webhooks.enqueue_for(session, webhook, PING, datetime.now(UTC), {})
+    delivery = webhooks.enqueue_for(session, webhook.id, PING, datetime.now(UTC), {})
     session.flush()
     return delivery
 

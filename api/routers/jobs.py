@@ -125,10 +125,11 @@ class _Submission:
         def submit() -> tuple[figures.JobFigures, bool]:
             with self.store.session() as session:
                 job, created = self._submit(session, spec, self.idempotency_key)
-                if created:
-                    parents.adopt_checkpoint(job, self.settings.resolved_storage())
-                session.flush()
-                return figures.of_job(session, job.id, most_active=self.settings.max_active_per_owner), created
+                most_active = self.settings.max_active_per_owner
+                if not created:
+                    return figures.of_job(session, job.id, most_active=most_active), False
+                parents.adopt_checkpoint(job, self.settings.resolved_storage())
+                return figures.of_new_job(session, job, most_active=most_active), True
 
         found, created = submitted_once(submit)
         job_id = found.job.id

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,10 +11,11 @@ from sqlalchemy.orm import Session
 from symadj.service.contract.records import PRETRAINING_SHORTENED
 from symadj.service.contract.states import JobState, StopReason
 from symadj.service.store import alerts, events, jobs, metrics, plans
+from symadj.service.store.jobs import QueuePlace
 from symadj.service.store.plans import Comparison
 from symadj.service.store.tables import Job, MetricSeries, PlanRow
 
-__all__ = ["JobFigures", "Place", "of_job", "of_jobs", "places_of"]
+__all__ = ["JobFigures", "Place", "of_job", "of_jobs", "of_new_job", "places_of"]
 
 # Steps over which the pace of a run is measured.
 _PACE_STEPS = 100
@@ -63,6 +63,21 @@ def of_job(session: Session, job_id: str, *, most_active: int | None) -> JobFigu
     """
     (found,) = of_jobs(session, [jobs.get(session, job_id)], most_active=most_active)
     return found
+
+
+def of_new_job(session: Session, job: Job, *, most_active: int | None) -> JobFigures:
+    """Return the figures of a job that this session has put into the queue: nobody has said anything of it yet."""
+    return JobFigures(
+        job=job,
+        series=[],
+        max_steps=job.spec.get("stop", {}).get("max_steps"),
+        eta_seconds=None,
+        plan=None,
+        planned=None,
+        waiting=places_of(session, [job], most_active=most_active).get(job.id),
+        alerts=(),
+        cancelled_by=None,
+    )
 
 
 def of_jobs(session: Session, found: Sequence[Job], *, most_active: int | None) -> list[JobFigures]:
@@ -121,26 +136,25 @@ def places_of(session: Session, found: Sequence[Job], *, most_active: int | None
     if not queued:
         return {}
     places = jobs.places(session, [job.id for job in queued])
-    active = jobs.active_by_owner(session)
     now = datetime.now(UTC)
     return {
-        job.id: Place(places[job.id], _reason(job, places[job.id], active, most_active, now))
+        job.id: Place(places[job.id].place, _reason(job, places[job.id], most_active, now))
         for job in queued
         if job.id in places
     }
 
 
-def _reason(job: Job, place: int, active: Counter[str], most_active: int | None, now: datetime) -> str:
+def _reason(job: Job, found: QueuePlace, most_active: int | None, now: datetime) -> str:
     """Say what a queued job waits for, by the rules of the dispatcher's :class:`Starter`."""
     longest = now + timedelta(seconds=jobs.LONGEST_PAUSE_SECONDS)
     if job.not_before is not None and now < job.not_before <= longest:
         return f"It is tried again after a pause, at {job.not_before:%H:%M:%S} UTC."
-    own = active[job.owner]
+    own = found.own_active
     if most_active is not None and own >= most_active:
         return f"{job.owner} has {own} jobs that run already, and may have {most_active} (SYMADJ_MAX_ACTIVE_PER_OWNER)."
-    if place > 1:
-        ahead = place - 1
+    if found.place > 1:
+        ahead = found.place - 1
         return f"{ahead} {'job is' if ahead == 1 else 'jobs are'} ahead of it in the queue."
-    if active:
-        return f"It is the next: it starts when there is room for it beside the jobs that run now ({active.total()})."
+    if found.active:
+        return f"It is the next: it starts when there is room for it beside the jobs that run now ({found.active})."
     return "It is the next: it starts as soon as the dispatcher and Ray take it."

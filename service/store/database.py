@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ __all__ = ["BINARY", "Database", "Shape", "alembic_config"]
 
 _MIGRATION_LOCK = 0x73796D61646A  # any number of our own, for PostgreSQL's advisory lock
 _CONNECTION_SECONDS = 5.0
+# Since its last use, a connection is taken to be alive unless it says something: to ask it takes a round trip.
+_TRUSTED_SECONDS = 1.0
 # An execution option of queries for many bytes. SQLAlchemy reads its own of PostgreSQL's catalogue as text alone.
 BINARY = "symadj_binary"
 
@@ -57,6 +60,21 @@ def _let_bytes_be_bytes(_connection: Connection, cursor: Any, *rest: Any) -> Non
     *_, context, _many = rest
     if context.execution_options.get(BINARY):
         cursor.format = 1
+
+
+# Of a connection's record in the pool: when it was given back, by the monotonic clock.
+_USED = "symadj_used"
+
+
+def _note_use(_connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+    record.info[_USED] = time.monotonic()
+
+
+def _has_something_to_say(connection: Any) -> bool:
+    """Return whether there is something to read of a connection that has asked nothing, as when the server ends."""
+    readable = select.poll()
+    readable.register(connection.fileno(), select.POLLIN)
+    return bool(readable.poll(0))
 
 
 def _from_json(text: str | bytes) -> Any:
@@ -95,8 +113,6 @@ class Database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         self.engine = sa.create_engine(
             parsed,
-            # A connection to a server may have died since its last use; a file is always there.
-            pool_pre_ping=not self.is_sqlite,
             pool_size=connections,
             max_overflow=0,
             pool_timeout=_CONNECTION_SECONDS,
@@ -106,6 +122,9 @@ class Database:
             sa.event.listen(self.engine, "connect", _configure_sqlite)
         else:
             sa.event.listen(self.engine, "before_cursor_execute", _let_bytes_be_bytes)
+            # A connection to a server may have died since its last use; a file is always there.
+            sa.event.listen(self.engine, "checkin", _note_use)
+            sa.event.listen(self.engine, "checkout", self._ping_unused)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     @contextmanager
@@ -129,6 +148,21 @@ class Database:
             else:  # by itself, PostgreSQL shows each statement what was committed before it
                 session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
             yield session
+
+    def _ping_unused(self, connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+        """Ask a connection whether it is alive, as ``pool_pre_ping`` does, unless it was used just now.
+
+        Raises:
+            InvalidatePoolError: it is not, for the pool to open others.
+        """
+        used = record.info.get(_USED)
+        if used is None:  # it is new
+            return
+        try:
+            if time.monotonic() - used >= _TRUSTED_SECONDS or _has_something_to_say(connection):
+                self.engine.dialect.do_ping(connection)
+        except self.engine.dialect.loaded_dbapi.Error as error:
+            raise sa.exc.InvalidatePoolError from error
 
     def migrate(self) -> None:
         """Bring the tables to this version's shape; safe to call from several processes at once."""

@@ -12,7 +12,17 @@ from sqlalchemy.orm import Session
 from symadj.service.store import webhooks
 from symadj.service.store.tables import Event, Job
 
-__all__ = ["after", "append", "newest_of"]
+__all__ = ["after", "append", "begin", "newest_of"]
+
+
+def begin(session: Session, job: Job, *, actor: str, name: str, message: str) -> None:
+    """Write the first event of a job that is new in this session, and whom it is to be told.
+
+    Nobody else sees the job yet, so its numbers are given out without asking the database.
+    """
+    job.event_seq = 1
+    session.flush()  # the job's row comes before those that name it
+    _write(session, job, 1, actor=actor, name=name, message=message)
 
 
 def append(
@@ -37,6 +47,21 @@ def append(
         .returning(Job.event_seq)
         .execution_options(synchronize_session=False)
     ).scalar_one()
+    _write(session, job, seq, actor=actor, name=name, message=message, data=data, time=time, attempt=attempt)
+
+
+def _write(
+    session: Session,
+    job: Job,
+    seq: int,
+    *,
+    actor: str,
+    name: str,
+    message: str,
+    data: dict[str, Any] | None = None,
+    time: datetime | None = None,
+    attempt: int | None = None,
+) -> None:
     event = Event(
         job_id=job.id,
         seq=seq,

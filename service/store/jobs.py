@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,8 +30,8 @@ from symadj.service.store.tables import (
 
 __all__ = [
     "LONGEST_PAUSE_SECONDS",
+    "QueuePlace",
     "active",
-    "active_by_owner",
     "add",
     "add_attempt",
     "attempt",
@@ -75,12 +74,26 @@ class JobPage:
     next_after: str | None
 
 
+@dataclass(frozen=True)
+class QueuePlace:
+    """Where a job is in the queue, and what holds a part of the cluster meanwhile.
+
+    Attributes:
+        place: counted from 1.
+        own_active: active jobs of its owner.
+        active: active jobs of all owners.
+    """
+
+    place: int
+    own_active: int
+    active: int
+
+
 def add(session: Session, job: Job) -> None:
     """Store a new job, the labels of its spec and its first event."""
     session.add(job)
-    session.flush()
+    events.begin(session, job, actor=job.owner, name="queued", message="The job was accepted.")
     session.add_all(_labels(job))
-    events.append(session, job, actor=job.owner, name="queued", message="The job was accepted.")
 
 
 def put_labels(session: Session, job: Job) -> None:
@@ -236,25 +249,33 @@ def next_queued(
     return session.scalars(query).all()
 
 
-def places(session: Session, job_ids: Collection[str]) -> dict[str, int]:
-    """Return the places of jobs in the queue, counted from 1, of those that are in it.
+def places(session: Session, job_ids: Collection[str]) -> dict[str, QueuePlace]:
+    """Return the places of jobs in the queue, of those that are in it.
 
     The queue is counted once, up to the last of them, in its index alone.
     """
-    found: dict[str, int] = {}
-    for job_id, before_id, ahead in session.execute(_ahead_in_queue(), {"job_ids": [*job_ids]}):
+    found: dict[str, QueuePlace] = {}
+    for job_id, before_id, ahead, own_active, active in session.execute(_ahead_in_queue(), {"job_ids": [*job_ids]}):
         # Those ahead of it; where another of them is before it, those from that one on.
-        found[job_id] = ahead + (1 if before_id is None else found[before_id])
+        place = ahead + (1 if before_id is None else found[before_id].place)
+        found[job_id] = QueuePlace(place, int(own_active or 0), int(active or 0))
     return found
 
 
 @cache  # it takes longer to make than to answer
-def _ahead_in_queue() -> sa.Select[str, str | None, int]:
+def _ahead_in_queue() -> sa.Select[str, str | None, int, int | None, int | None]:
     order = (Job.created_at, Job.id)
     before = [sa.func.lag(column).over(partition_by=Job.priority, order_by=order) for column in order]
     asked: sa.BindParameter[str] = sa.bindparam("job_ids", expanding=True)
     own = (
-        sa.select(Job.id, Job.priority, Job.created_at, before[0].label("before_time"), before[1].label("before_id"))
+        sa.select(
+            Job.id,
+            Job.owner,
+            Job.priority,
+            Job.created_at,
+            before[0].label("before_time"),
+            before[1].label("before_id"),
+        )
         .where(Job.state == JobState.QUEUED, Job.id.in_(asked))
         .subquery()
     )
@@ -267,7 +288,17 @@ def _ahead_in_queue() -> sa.Select[str, str | None, int]:
     ).scalar_subquery()
     higher = queue.where(other.priority > own.c.priority).scalar_subquery()
     ahead = sa.case((own.c.before_id.is_(None), higher + alike), else_=alike)
-    return sa.select(own.c.id, own.c.before_id, ahead).order_by(own.c.priority, own.c.created_at, own.c.id)
+    active = (
+        sa.select(Job.owner, sa.func.count().label("jobs"))
+        .where(Job.state.in_(ACTIVE))
+        .group_by(Job.owner)
+        .cte("active")
+    )
+    own_active = sa.select(active.c.jobs).where(active.c.owner == own.c.owner).scalar_subquery()
+    all_active = sa.select(sa.func.sum(active.c.jobs)).scalar_subquery()
+    return sa.select(own.c.id, own.c.before_id, ahead, own_active, all_active).order_by(
+        own.c.priority, own.c.created_at, own.c.id
+    )
 
 
 def first_queued(session: Session, owner: str | None, *, limit: int) -> Sequence[Job]:
@@ -280,13 +311,13 @@ def first_queued(session: Session, owner: str | None, *, limit: int) -> Sequence
 
 def bytes_of(session: Session, owner: str) -> int:
     """Return the bytes of the checkpoints, artifacts and logs of an owner's jobs, and of the owner's uploads."""
-    queries = (
-        sa.select(sa.func.coalesce(sa.func.sum(table.bytes), 0)).join(Job, Job.id == table.job_id)
+    of_jobs = (
+        sa.select(sa.func.sum(table.bytes)).join(Job, Job.id == table.job_id).where(Job.owner == owner)
         for table in (Checkpoint, Artifact, LogSource)
     )
-    uploads = sa.select(sa.func.coalesce(sa.func.sum(Upload.bytes), 0)).where(Upload.owner == owner)
-    of_all = (*(query.where(Job.owner == owner) for query in queries), uploads)
-    return sum(int(session.execute(query).scalar_one()) for query in of_all)
+    of_uploads = sa.select(sa.func.sum(Upload.bytes)).where(Upload.owner == owner)
+    sums = session.execute(sa.select(*(query.scalar_subquery() for query in (*of_jobs, of_uploads)))).one()
+    return sum(int(bytes_of_kind or 0) for bytes_of_kind in sums)
 
 
 def count_queued(session: Session, owner: str | None) -> int:
@@ -300,14 +331,6 @@ def count_queued(session: Session, owner: str | None) -> int:
 def active(session: Session) -> Sequence[Job]:
     """Return the jobs that hold a part of the cluster."""
     return session.scalars(sa.select(Job).where(Job.state.in_(ACTIVE)).order_by(Job.created_at, Job.id)).all()
-
-
-def active_by_owner(session: Session) -> Counter[str]:
-    """Return how many jobs of each owner hold a part of the cluster; of the others, none."""
-    return Counter(session.scalars(_ACTIVE_OWNERS))
-
-
-_ACTIVE_OWNERS = sa.select(Job.owner).where(Job.state.in_(ACTIVE))
 
 
 def delete(session: Session, job: Job) -> None:

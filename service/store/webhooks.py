@@ -87,7 +87,7 @@ def delete(session: Session, webhook: Webhook) -> None:
 
 # A webhook that is being deleted is waited for: what it is told must not stand in the way of the event.
 _INTERESTED = (
-    sa.select(Webhook)
+    sa.select(Webhook.id, Webhook.events, Webhook.labels)
     .where(Webhook.disabled_at.is_(None), sa.or_(Webhook.owner == sa.bindparam("owner"), Webhook.all_owners))
     .with_for_update(read=True, key_share=True)
 )
@@ -97,17 +97,17 @@ def enqueue(session: Session, job: Job, event: Event) -> None:
     """Write down whom an event is to be told, in the transaction that writes the event."""
     if event.name not in _NOTICES:
         return
-    interested = session.scalars(_INTERESTED, {"owner": job.owner}).all()
+    interested = session.execute(_INTERESTED, {"owner": job.owner}).all()
     labels = job.spec.get("labels", {})
-    for webhook in interested:
-        if event.name in webhook.events and webhook.labels.items() <= labels.items():
+    for webhook_id, wanted, wanted_labels in interested:
+        if event.name in wanted and wanted_labels.items() <= labels.items():
             data = {"job": _told(job), "event": _told_event(event)}
-            enqueue_for(session, webhook, event.name, event.time, data, job_id=job.id)
+            enqueue_for(session, webhook_id, event.name, event.time, data, job_id=job.id)
 
 
 def enqueue_for(
     session: Session,
-    webhook: Webhook,
+    webhook_id: str,
     name: str,
     time: datetime,
     data: Mapping[str, object],
@@ -118,7 +118,7 @@ def enqueue_for(
     now = datetime.now(UTC)
     delivery = WebhookDelivery(
         id=new_delivery_id(),
-        webhook_id=webhook.id,
+        webhook_id=webhook_id,
         job_id=job_id,
         event=name,
         body=json.dumps({"type": name, "timestamp": time.isoformat(), "data": data}),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from symadj.service.contract.records import StepRecord
 from symadj.service.contract.states import JobState
-from symadj.service.lifecycle import figures
+from symadj.service.lifecycle import figures, requests
 from symadj.service.lifecycle.figures import JobFigures
 from symadj.service.store import Database, jobs, metrics
-from tests.service.lives import running, submit
+from tests.service.lives import running, submit, toy_spec
 
 
 def read(database: Database, job_id: str, most_active: int | None = None) -> JobFigures:
@@ -58,6 +60,25 @@ def test_a_queued_job_says_what_it_waits_for_and_others_say_nothing(database: Da
     with database.session() as session:
         jobs.get(session, second).not_before = datetime.now(UTC) + timedelta(seconds=60)
     assert "after a pause" in (read(database, second).waiting or pytest.fail("it waits")).reason
+
+
+def test_what_is_said_of_a_new_job_is_what_is_said_of_it_later(database: Database) -> None:
+    running(database)
+    submit(database)
+    with database.session() as session:
+        job, _ = requests.submit(session, toy_spec(stop={"max_steps": 7}), owner="ada")
+        new = figures.of_new_job(session, job, most_active=1)
+    assert new.max_steps == 7
+    assert new == replace(read(database, job.id, most_active=1), job=job)
+
+
+def test_a_new_job_takes_four_statements(database: Database) -> None:
+    statements: list[str] = []
+    with database.session() as session:
+        sa.event.listen(database.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+        job, _ = requests.submit(session, toy_spec(), owner="ada")
+        figures.of_new_job(session, job, most_active=None)
+    assert len(statements) == 4, "each is a round trip to PostgreSQL: " + "; ".join(statements)
 
 
 def test_the_time_left_is_that_of_the_newest_steps_and_the_pauses_between_them(database: Database) -> None:

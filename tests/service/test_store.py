@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
+import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -124,7 +126,22 @@ def test_places_in_the_queue_follow_its_order_whichever_of_them_are_asked_for(da
         for count in (1, 2, 10, 60):
             asked = chosen.sample([f"job-{number}" for number in range(60)], count)
             wanted = {job_id: queue.index(job_id) + 1 for job_id in asked if job_id in queue}
-            assert jobs.places(session, asked) == wanted
+            found = jobs.places(session, asked)
+            assert {job_id: item.place for job_id, item in found.items()} == wanted
+            assert {item.active for item in found.values()} <= {60 - len(queue)}
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_a_connection_that_the_server_has_ended_is_replaced_before_it_is_used(
+    database: Database, store_url: str
+) -> None:
+    own_process = sa.text("SELECT pg_backend_pid()")
+    with database.session() as session:
+        ended = session.execute(own_process).scalar_one()
+    with closing(Database(store_url)) as other, other.session() as session:
+        assert session.execute(sa.func.pg_terminate_backend(ended, 10_000)).scalar_one()
+    with database.session() as session:
+        assert session.execute(own_process).scalar_one() != ended
 
 
 def test_a_session_for_reading_sees_one_state_whatever_is_written_meanwhile(database: Database) -> None:
