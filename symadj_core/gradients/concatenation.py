@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-Output = Tensor | GradientEdge
+from symadj_core.autograd_engine import Output
 
 
 def parts_that_count(output: Tensor, cotangent: Tensor) -> list[tuple[Output, Tensor]]:

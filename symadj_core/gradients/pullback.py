@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from symadj_core.autograd_engine import accumulate, pulled_back
 from symadj_core.gradients.concatenation import parts_that_count
 from symadj_core.gradients.discovery import leaves_of
 from symadj_core.gradients.substitution import substituted
@@ -138,9 +139,9 @@ class Pullback:
             return [None] * len(inputs)
         outs, cots = [out for out, _ in parts], [cot for _, cot in parts]
         if self._in_place:
-            torch.autograd.backward(outs, cots, inputs=[*inputs, *self._leaves])  # type: ignore[arg-type]
+            accumulate(outs, cots, [*inputs, *self._leaves])
             return [x.grad for x in inputs]
-        grads = torch.autograd.grad(outs, [*inputs, *self._leaves], cots, allow_unused=True)  # type: ignore[arg-type]
+        grads = pulled_back(outs, cots, [*inputs, *self._leaves])
         self._step = [_sum(x, y) for x, y in zip(self._step, grads[len(inputs) :], strict=True)]
         return list(grads[: len(inputs)])
 
@@ -172,7 +173,7 @@ class Pullback:
         if not outs:
             return slope.state.detach(), [None] * (1 + len(parameters))
         self.check(outs, [leaf])
-        return slope.state.detach(), torch.autograd.grad(outs, [leaf, *parameters], cots, allow_unused=True)
+        return slope.state.detach(), pulled_back(outs, cots, [leaf, *parameters])
 
     def check(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
         """Check, once a step, that the outputs depend on no tensors whose gradients would be dropped.

@@ -147,8 +147,8 @@ class System:
         if with_quadrature and self.rates is not None:
             state, rate = self._used(self.rates, moment, y)
             # As below: sums are made in the state's precision, even if the field computes in another.
-            return Slope(_without_graph(_as_slope(state, y)), _without_graph(rate.to(real_dtype(y))))
-        return Slope(_without_graph(_as_slope(self._used(self.field, moment, y), y)), None)
+            return Slope(_without_graph(as_slope(state, y)), _without_graph(rate.to(real_dtype(y))))
+        return Slope(_without_graph(as_slope(self._used(self.field, moment, y), y)), None)
 
     def _used(self, function: Callable[[Tensor, Tensor], _Result], t: Tensor, y: Tensor) -> _Result:
         if not self._casts:
@@ -185,7 +185,7 @@ def _without_graph(x: Tensor) -> Tensor:
     return x if forward_mode else x.detach()
 
 
-def _as_slope(dy: Tensor, y: Tensor) -> Tensor:
+def as_slope(dy: Tensor, y: Tensor) -> Tensor:
     """What the field returned, in the state's dtype.
 
     Raises:

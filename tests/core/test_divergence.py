@@ -22,6 +22,13 @@ def perceptron() -> MLPField:
     return MLPField(DIM, (12, 9)).double()
 
 
+class FirstColumn(torch.nn.Module):
+    """A field of one column too few."""
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return y[:, :1].sin()
+
+
 def estimates(kind: divergence.Divergence, field: Any, rows: int) -> Tensor:
     """Estimates of one sample's divergence, by the probes of `rows` samples."""
     y = normal(1, DIM, seed=1).expand(rows, DIM)
@@ -102,6 +109,13 @@ def test_the_likelihood_without_gradient_is_the_same_for_rows_that_require_one(k
     x = torch.randn(6, DIM)
     with torch.no_grad():
         assert torch.equal(flow(x.clone().requires_grad_(), seed=0), flow(x, seed=0))
+
+
+@pytest.mark.parametrize("kind", [Exact(), Hutchinson(), HutchPlusPlus()])
+def test_a_field_that_returns_another_shape_than_the_states_is_refused(kind: divergence.Divergence) -> None:
+    flow = Flow([Block(FirstColumn(), divergence=kind, solver="rk4")], DIM)
+    with pytest.raises(ValueError, match=r"shape \[6, 1\] for a state of shape \[6, 7\]"):
+        flow(torch.randn(6, DIM), seed=0)
 
 
 @pytest.mark.parametrize("kind", [Hutchinson(probes=2), HutchPlusPlus()])

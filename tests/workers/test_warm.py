@@ -103,15 +103,24 @@ def test_a_step_on_many_rows_holds_what_its_tensors_take_and_no_more(warm: Warm,
 def test_a_training_step_loads_no_compiler(warm: Warm, tmp_path: Path) -> None:
     program = script(
         tmp_path,
-        "import sys, torch\n"
+        "import itertools, sys, torch\n"
+        "from symadj_core import FixedStep\n"
+        "from symadj_core.flows import Block, Flow\n"
+        "from symadj_core.flows.fields import FIELDS\n"
+        "from symadj_core.flows.integrands.divergence import DIVERGENCES\n"
+        "from symadj_core.gradients import GRADIENTS\n"
         "from symadj.service.contract.spec.training import AdamOptimizer\n"
         "from symadj.workers.training.optimisers import build_optimizer\n"
-        "weight = torch.nn.Parameter(torch.ones(7))\n"
-        "optimizer = build_optimizer(AdamOptimizer(), [weight])\n"
-        "optimizer.zero_grad()\n"
-        "weight.sum().backward()\n"
-        "optimizer.step()\n"
-        "optimizer.load_state_dict(optimizer.state_dict())\n"
+        "names = itertools.product(('mlp', 'residual'), GRADIENTS, DIVERGENCES)\n"
+        "for field, gradient, divergence in names:\n"
+        "    kind = DIVERGENCES[divergence]()\n"
+        "    block = Block(FIELDS[field](4, 4), controller=FixedStep(0.5), gradient=gradient, divergence=kind)\n"
+        "    flow = Flow(block, 4)\n"
+        "    optimizer = build_optimizer(AdamOptimizer(), list(flow.parameters()))\n"
+        "    optimizer.zero_grad()\n"
+        "    flow(torch.ones(3, 4), seed=0).mean().backward()\n"
+        "    optimizer.step()\n"
+        "    optimizer.load_state_dict(optimizer.state_dict())\n"
         "print([name for name in ('torch._dynamo', 'sympy') if name in sys.modules])\n",
     )
     answer = ran(warm.command(program))

@@ -13,12 +13,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from symadj_core.autograd_engine import pulled_back
 from symadj_core.flows.fields.base import KnowsDerivative, KnowsTrace
 from symadj_core.flows.fields.closed_form import AlongProbes, Column, PerceptronRates
 from symadj_core.flows.fields.closed_trace import ExactTrace
 from symadj_core.flows.integrands.probes import Distribution, ProbeKey, check_distribution, draw
 from symadj_core.registry import Classes
-from symadj_core.solvers.system import Field, Rates
+from symadj_core.solvers.system import Field, Rates, as_slope
 
 
 class Divergence(ABC):
@@ -75,7 +76,7 @@ def _with_input(field: Field, t: Tensor, y: Tensor, *, differentiable: bool) -> 
     """y as a tensor that requires grad, and f(t, y) with a graph to it."""
     # A view that was made under no_grad may say that it requires grad, and is part of no graph nevertheless.
     y = y if differentiable and y.requires_grad else y.detach().requires_grad_()
-    dy = field(t, y)
+    dy = as_slope(field(t, y), y)
     # A field that ignores y and has no parameters yet needs a graph for its (zero) divergence to be taken.
     return y, dy if dy.requires_grad else dy + 0.0 * y
 
@@ -84,15 +85,9 @@ def _products(dy: Tensor, y: Tensor, vectors: Tensor, *, batched: bool, differen
     """v^T df/dy for the vectors v [K, B, D], [K, B, D]; the graph of dy is freed if this is its last use."""
 
     def products(v: Tensor, retain: bool) -> Tensor:
-        (rows,) = torch.autograd.grad(
-            dy,
-            y,
-            v,
-            create_graph=differentiable,
-            retain_graph=differentiable or retain,
-            is_grads_batched=batched,
-            materialize_grads=True,
-        )
+        (rows,) = pulled_back([dy], [v], [y], create_graph=differentiable, retain_graph=retain, batched=batched)
+        if rows is None:  # f does not depend on y.
+            rows = torch.zeros_like(v, requires_grad=differentiable)
         return rows
 
     if batched:
