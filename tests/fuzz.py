@@ -198,6 +198,9 @@ def random_spec(seed: int, number: int) -> JobSpec:
             document["stop"] = {"kind": "steps", "max_steps": STEPS}
         if document.get("pretraining"):
             document["pretraining"]["steps"] = 1
+        # Of a usual batch, up to 1,000 rows, one step may take minutes, and a run stops between its steps only.
+        if document["data"].get("batch_size") is None:
+            document["data"]["batch_size"] = LIMITS["batch_size"][1]
         document.pop("parent", None)  # which the service finds, not the run
         with contextlib.suppress(ValidationError):
             return JobSpec.model_validate(document)
