@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, get_args, get_origin
 
 from anyio.to_thread import run_sync
@@ -15,6 +15,7 @@ from fastapi import Depends, Header, Path, Query, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.orm import Session
 
 from symadj.api.audit import note_asker, note_change
 from symadj.api.bulkheads import CostlyReads, InFlight, IngestLane
@@ -36,11 +37,14 @@ from symadj.service.lifecycle.attempts import hash_token
 from symadj.service.roles import LOCAL, Principal, Role
 from symadj.service.settings import Settings
 from symadj.service.store import Database, jobs, sweeps, uploads
+from symadj.service.store.cursors import CURSOR
 from symadj.service.store.downsampling import Downsampler
 from symadj.service.store.memory_summaries import MemorySummaries
 from symadj.service.store.step_range import StepRange
+from symadj.service.store.tables import Job, Sweep, Upload
 
 __all__ = [
+    "After",
     "AfterSeq",
     "Asker",
     "AttemptToken",
@@ -207,45 +211,35 @@ async def _visible_job(
     request: Request, job_id: Annotated[str, Path(max_length=64, description="Id of a job, `job-...`.")]
 ) -> str:
     """Return the id of a job that the asker may see; for any other job the answer is that there is none."""
-    asker, store = await _asker(request), request.app.state.database
-    if asker.confined_to is not None and await run_sync(_owner_of, store, job_id) != asker.confined_to:
-        raise NotFoundError(f"there is no job {job_id!r}")
-    return job_id
-
-
-def _owner_of(store: Database, job_id: str) -> str:
-    with store.read_session() as session:
-        return jobs.get(session, job_id).owner
+    return await _visible(request, "job", jobs.get, job_id)
 
 
 async def _visible_sweep(
-    asker: Asker, store: Store, sweep_id: Annotated[str, Path(max_length=64, description="Id of a sweep, `swp-...`.")]
+    request: Request, sweep_id: Annotated[str, Path(max_length=64, description="Id of a sweep, `swp-...`.")]
 ) -> str:
-    """Return the id of a sweep that the asker may see; for any other sweep the answer is that there is none."""
-    if asker.confined_to is not None and await run_sync(_owner_of_sweep, store, sweep_id) != asker.confined_to:
-        raise NotFoundError(f"there is no sweep {sweep_id!r}")
-    return sweep_id
-
-
-def _owner_of_sweep(store: Database, sweep_id: str) -> str:
-    with store.read_session() as session:
-        return sweeps.get(session, sweep_id).owner
+    """Return the id of a sweep, as of a job."""
+    return await _visible(request, "sweep", sweeps.get, sweep_id)
 
 
 async def _visible_upload(
-    asker: Asker,
-    store: Store,
-    upload_id: Annotated[str, Path(max_length=64, description="Id of an upload, `upl-...`.")],
+    request: Request, upload_id: Annotated[str, Path(max_length=64, description="Id of an upload, `upl-...`.")]
 ) -> str:
-    """Return the id of an upload that the asker may see; for any other upload the answer is that there is none."""
-    if asker.confined_to is not None and await run_sync(_owner_of_upload, store, upload_id) != asker.confined_to:
-        raise NotFoundError(f"there is no upload {upload_id!r}")
-    return upload_id
+    """Return the id of an upload, as of a job."""
+    return await _visible(request, "upload", uploads.get, upload_id)
 
 
-def _owner_of_upload(store: Database, upload_id: str) -> str:
-    with store.read_session() as session:
-        return uploads.get(session, upload_id).owner
+async def _visible(
+    request: Request, what: str, get: Callable[[Session, str], Job | Sweep | Upload], identifier: str
+) -> str:
+    asker, store = await _asker(request), request.app.state.database
+
+    def owner_of_it() -> str:
+        with store.read_session() as session:
+            return get(session, identifier).owner
+
+    if asker.confined_to is not None and await run_sync(owner_of_it) != asker.confined_to:
+        raise NotFoundError(f"there is no {what} {identifier!r}")
+    return identifier
 
 
 async def refuse_unfit_address(request: Request) -> None:
@@ -389,4 +383,5 @@ IdempotencyKey = Annotated[
     ),
 ]
 Limit = Annotated[int, Query(ge=1, le=1000, description="Items of one answer, at most.")]
+After = Annotated[str | None, Query(max_length=500, pattern=CURSOR, description="`next_after` of the page before.")]
 AfterSeq = Annotated[int, Query(ge=0, lt=2**63, description="Only what has a higher sequence number.")]

@@ -6,12 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
-from symadj.api.dependencies import Audit, Limit, Store, require_admin
+from symadj.api.dependencies import After, Audit, Limit, Store, require_admin
 from symadj.api.problems import describe
 from symadj.api.schemas.audit import AuditEntryRead, AuditList
 from symadj.service.contract.records import Time
 from symadj.service.store import audit
-from symadj.service.store.cursors import CURSOR
 
 router = APIRouter(prefix="/audit", tags=["audit"], dependencies=[Depends(require_admin)], responses=describe(403))
 
@@ -21,9 +20,7 @@ def list_audit(
     store: Store,
     audit_log: Audit,
     limit: Limit = 100,
-    after: Annotated[
-        str | None, Query(max_length=500, pattern=CURSOR, description="`next_after` of the page before.")
-    ] = None,
+    after: After = None,
     who: Annotated[str | None, Query(max_length=100, description="The name of a key.")] = None,
     route: Annotated[str | None, Query(max_length=200, description="As the entries have it.")] = None,
     id: Annotated[
@@ -48,7 +45,7 @@ def list_audit(
             after=after,
         )
     return AuditList(
-        items=[AuditEntryRead.model_validate(row) for row in page.entries],
+        items=[AuditEntryRead.model_validate(row) for row in page.items],
         has_more=page.next_after is not None,
         next_after=page.next_after,
     )

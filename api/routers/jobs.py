@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from symadj.api.bodies import checked, json_body
 from symadj.api.dependencies import (
+    After,
     Asker,
     Checked,
     IdempotencyKey,
@@ -48,7 +49,6 @@ from symadj.service.errors import ConflictError, InvalidParameterError, SpecWoul
 from symadj.service.lifecycle import figures, parents, requests
 from symadj.service.settings import Settings
 from symadj.service.store import Database, jobs
-from symadj.service.store.cursors import CURSOR
 from symadj.service.store.tables import Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -171,9 +171,7 @@ def list_jobs(
     settings: SettingsOf,
     asker: Asker,
     limit: Limit = 50,
-    after: Annotated[
-        str | None, Query(max_length=500, pattern=CURSOR, description="`next_after` of the page before.")
-    ] = None,
+    after: After = None,
     state: Annotated[list[JobState] | None, Query(description="One of these.")] = None,
     name: Annotated[str | None, Query(max_length=100, description="All of it; `text` finds a part.")] = None,
     owner: Annotated[str | None, Query(max_length=100, description="The name of the key that submitted them.")] = None,
@@ -202,7 +200,7 @@ def list_jobs(
             limit=limit,
             after=after,
         )
-        found = figures.of_jobs(session, page.jobs, most_active=settings.max_active_per_owner)
+        found = figures.of_jobs(session, page.items, most_active=settings.max_active_per_owner)
     return _answer(
         JobList(
             items=[JobSummary.of(item) for item in found],

@@ -12,6 +12,7 @@ from symadj.api.accept import best_of
 from symadj.api.bodies import json_body
 from symadj.api.csv_answers import csv_answer
 from symadj.api.dependencies import (
+    After,
     Asker,
     Checked,
     IdempotencyKey,
@@ -43,7 +44,6 @@ from symadj.service.contract.spec.sweep import SweepSpec
 from symadj.service.contract.states import SweepState
 from symadj.service.lifecycle import sweeps as lifecycle
 from symadj.service.store import Database, sweeps
-from symadj.service.store.cursors import CURSOR
 
 router = APIRouter(prefix="/sweeps", tags=["sweeps"])
 
@@ -143,9 +143,7 @@ def list_sweeps(
     store: Store,
     asker: Asker,
     limit: Limit = 50,
-    after: Annotated[
-        str | None, Query(max_length=500, pattern=CURSOR, description="`next_after` of the page before.")
-    ] = None,
+    after: After = None,
     state: Annotated[list[SweepState] | None, Query(description="One of these.")] = None,
     owner: Annotated[str | None, Query(max_length=100, description="The name of the key that submitted them.")] = None,
 ) -> SweepList:
@@ -156,8 +154,8 @@ def list_sweeps(
         owner = asker.confined_to
     with store.read_session() as session:
         page = sweeps.page(session, states=state or (), owner=owner, limit=limit, after=after)
-        trials = sweeps.trials_of(session, [sweep.id for sweep in page.sweeps])
-    items = [SweepSummary.of(sweep, [TrialRead.of(*trial) for trial in trials[sweep.id]]) for sweep in page.sweeps]
+        trials = sweeps.trials_of(session, [sweep.id for sweep in page.items])
+    items = [SweepSummary.of(sweep, [TrialRead.of(*trial) for trial in trials[sweep.id]]) for sweep in page.items]
     return SweepList(items=items, has_more=page.next_after is not None, next_after=page.next_after)
 
 

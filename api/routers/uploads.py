@@ -10,7 +10,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query, Request, Response
 
 from symadj.api.bodies import Upload, bytes_body
-from symadj.api.dependencies import Asker, Limit, Owner, SettingsOf, Store, UploadId
+from symadj.api.dependencies import After, Asker, Limit, Owner, SettingsOf, Store, UploadId
 from symadj.api.problems import describe
 from symadj.api.receiving import incoming
 from symadj.api.same_keys import submitted_once
@@ -23,7 +23,6 @@ from symadj.service.lifecycle import shares
 from symadj.service.lifecycle import uploads as lifecycle
 from symadj.service.settings import Settings
 from symadj.service.store import Database, tables, uploads
-from symadj.service.store.cursors import CURSOR
 
 router = APIRouter(prefix="/uploads", tags=["uploads"])
 
@@ -115,14 +114,12 @@ def list_uploads(
     store: Store,
     asker: Asker,
     limit: Limit = 50,
-    after: Annotated[
-        str | None, Query(max_length=500, pattern=CURSOR, description="`next_after` of the page before.")
-    ] = None,
+    after: After = None,
 ) -> UploadList:
     """List uploads, newest first; with a submitter's key their own."""
     with store.read_session() as session:
         page = uploads.page(session, owner=asker.confined_to, limit=limit, after=after)
-    items = [UploadRead.of(upload) for upload in page.uploads]
+    items = [UploadRead.of(upload) for upload in page.items]
     return UploadList(items=items, has_more=page.next_after is not None, next_after=page.next_after)
 
 

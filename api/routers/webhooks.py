@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from symadj.api.bodies import json_body
-from symadj.api.dependencies import Asker, Limit, Owner, SettingsOf, Store, require_json
+from symadj.api.dependencies import After, Asker, Limit, Owner, SettingsOf, Store, require_json
 from symadj.api.problems import describe
 from symadj.api.schemas.webhooks import (
     DeliveryList,
@@ -22,7 +22,6 @@ from symadj.service import webhooks
 from symadj.service.errors import ForbiddenError
 from symadj.service.roles import Principal, Role
 from symadj.service.store import webhooks as stored
-from symadj.service.store.cursors import CURSOR
 from symadj.service.store.tables import WebhookDelivery
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"])
@@ -117,16 +116,14 @@ def list_deliveries(
     webhook_id: WebhookId,
     state: Annotated[DeliveryState | None, Query(description="Deliveries in this state; default: all.")] = None,
     limit: Limit = 50,
-    after: Annotated[
-        str | None, Query(max_length=500, pattern=CURSOR, description="`next_after` of the page before.")
-    ] = None,
+    after: After = None,
 ) -> DeliveryList:
     """List what a webhook was told or is to be told, newest first."""
     with store.read_session() as session:
         webhook = stored.get(session, webhook_id, owner=_confined_to(asker))
         page = stored.page_of_deliveries(session, webhook.id, state=state, limit=limit, after=after)
     return DeliveryList(
-        items=[_delivery(row) for row in page.deliveries],
+        items=[_delivery(row) for row in page.items],
         has_more=page.next_after is not None,
         next_after=page.next_after,
     )

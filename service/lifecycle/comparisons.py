@@ -71,7 +71,7 @@ def jobs_of(session: Session, comparison: str, *, owner: str | None) -> list[Job
     """
     page = jobs.page(session, labels=[(COMPARISON, comparison)], owner=owner, limit=MOST_GRADIENTS)
     # Whoever writes the label by hand may give it to any job.
-    found = [job for job in reversed(page.jobs) if kind_of(job.spec) == TRAINING]
+    found = [job for job in reversed(page.items) if kind_of(job.spec) == TRAINING]
     if not found:
         raise NotFoundError(f"there is no comparison {comparison!r}, or its jobs were deleted")
     return found

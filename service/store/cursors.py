@@ -1,6 +1,6 @@
-"""Opaque keyset cursors over (time, id).
+"""Lists in pages, newest first, by opaque keyset cursors over (time, id).
 
-Ours, since few lists are paged so, in one order: sqlakeyset would take over its query for these two functions.
+Ours, since all are paged so, in one order: sqlakeyset would take over their queries for these few lines.
 """
 
 from __future__ import annotations
@@ -9,14 +9,52 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from symadj.service.errors import InvalidParameterError
 
-__all__ = ["CURSOR", "decode", "encode"]
+__all__ = ["CURSOR", "Page", "decode", "encode", "page"]
+
+Row = TypeVar("Row")
 
 # What a cursor looks like, whatever it says.
 CURSOR = r"^[A-Za-z0-9_-]+$"
+
+
+@dataclass(frozen=True)
+class Page(Generic[Row]):
+    """A page of rows, newest first; ``next_after`` continues it, None: it is the last one."""
+
+    items: Sequence[Row]
+    next_after: str | None
+
+
+def page(session: Session, query: sa.Select[Row], time: Any, *, limit: int, after: str | None) -> Page[Row]:
+    """Return the newest rows of a query.
+
+    Args:
+        session: of the store.
+        query: of one table, without an order.
+        time: the column by which that table's rows are new or old; those of one time are in the order of their ids.
+        limit: rows, at most.
+        after: ``next_after`` of the page before, None: the first page.
+
+    Raises:
+        InvalidParameterError: ``after`` is not a cursor.
+    """
+    place = (time, time.class_.id)
+    query = query.order_by(*(column.desc() for column in place)).limit(limit + 1)
+    if after is not None:
+        query = query.where(sa.tuple_(*place) < sa.tuple_(*decode(after)))
+    rows: Sequence[Any] = session.scalars(query).all()
+    more, rows = len(rows) > limit, rows[:limit]
+    return Page(rows, encode(getattr(rows[-1], time.key), rows[-1].id) if more else None)
 
 
 def encode(time: datetime, identifier: str) -> str:

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from symadj.service.contract.states import ACTIVE, TRANSITIONS, JobState, ReasonCode
 from symadj.service.errors import NotFoundError
 from symadj.service.store import cursors, events
+from symadj.service.store.cursors import Page
 from symadj.service.store.tables import (
     Artifact,
     Attempt,
@@ -64,14 +65,6 @@ __all__ = [
 LONGEST_PAUSE_SECONDS = 300.0
 _EARLIEST = sa.literal(datetime(1, 1, 1, tzinfo=UTC), UtcDateTime())
 _QUEUE_LOCK = 0x73796D71756575  # any number of our own, for PostgreSQL's advisory lock
-
-
-@dataclass(frozen=True)
-class JobPage:
-    """A page of jobs, newest first; ``next_after`` continues it."""
-
-    jobs: Sequence[Job]
-    next_after: str | None
 
 
 @dataclass(frozen=True)
@@ -160,12 +153,12 @@ def page(
     labels: Collection[tuple[str, str]] = (),
     limit: int,
     after: str | None = None,
-) -> JobPage:
+) -> Page[Job]:
     """Return jobs, newest first, in one of ``states``, with the name, the owner and all the labels asked for.
 
     ``text`` is a part of the name or of the id; upper and lower case are the same (on SQLite, of the letters of ASCII).
     """
-    query = sa.select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
+    query = sa.select(Job)
     if states:
         query = query.where(Job.state.in_(states))
     if name is not None:
@@ -178,13 +171,7 @@ def page(
         query = query.where(
             Job.id.in_(sa.select(JobLabel.job_id).where(JobLabel.name == label, JobLabel.value == value))
         )
-    if after is not None:
-        time, job_id = cursors.decode(after)
-        query = query.where(sa.tuple_(Job.created_at, Job.id) < sa.tuple_(time, job_id))
-    rows = session.scalars(query).all()
-    more = len(rows) > limit
-    rows = rows[:limit]
-    return JobPage(rows, cursors.encode(rows[-1].created_at, rows[-1].id) if more else None)
+    return cursors.page(session, query, Job.created_at, limit=limit, after=after)
 
 
 def transition(

@@ -11,11 +11,11 @@ from sqlalchemy.orm import Session
 from symadj.service.contract.states import JobState, SweepState, TrialState
 from symadj.service.errors import NotFoundError
 from symadj.service.store import cursors
+from symadj.service.store.cursors import Page
 from symadj.service.store.tables import Job, MetricSeries, Sweep, SweepTrial
 
 __all__ = [
     "OpenTrial",
-    "SweepPage",
     "add",
     "add_trial",
     "count_running",
@@ -30,14 +30,6 @@ __all__ = [
     "trials_of",
     "unsettled",
 ]
-
-
-@dataclass(frozen=True)
-class SweepPage:
-    """A page of sweeps, newest first; ``next_after`` continues it."""
-
-    sweeps: Sequence[Sweep]
-    next_after: str | None
 
 
 @dataclass(frozen=True)
@@ -106,20 +98,14 @@ def page(
     owner: str | None = None,
     limit: int,
     after: str | None = None,
-) -> SweepPage:
+) -> Page[Sweep]:
     """Return sweeps, newest first, in one of ``states`` and of the owner asked for."""
-    query = sa.select(Sweep).order_by(Sweep.created_at.desc(), Sweep.id.desc()).limit(limit + 1)
+    query = sa.select(Sweep)
     if states:
         query = query.where(Sweep.state.in_(states))
     if owner is not None:
         query = query.where(Sweep.owner == owner)
-    if after is not None:
-        time, sweep_id = cursors.decode(after)
-        query = query.where(sa.tuple_(Sweep.created_at, Sweep.id) < sa.tuple_(time, sweep_id))
-    rows = session.scalars(query).all()
-    more = len(rows) > limit
-    rows = rows[:limit]
-    return SweepPage(rows, cursors.encode(rows[-1].created_at, rows[-1].id) if more else None)
+    return cursors.page(session, query, Sweep.created_at, limit=limit, after=after)
 
 
 def unsettled(session: Session) -> Sequence[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -11,10 +10,10 @@ from sqlalchemy.orm import Session
 from symadj.service.contract.states import TERMINAL, SweepState
 from symadj.service.errors import NotFoundError
 from symadj.service.store import cursors
+from symadj.service.store.cursors import Page
 from symadj.service.store.tables import Job, Sweep, Upload
 
 __all__ = [
-    "UploadPage",
     "add",
     "delete",
     "find_all",
@@ -25,14 +24,6 @@ __all__ = [
     "page",
     "same_as",
 ]
-
-
-@dataclass(frozen=True)
-class UploadPage:
-    """A page of uploads, newest first; ``next_after`` continues it."""
-
-    uploads: Sequence[Upload]
-    next_after: str | None
 
 
 def add(session: Session, upload: Upload) -> None:
@@ -94,18 +85,12 @@ def same_as(session: Session, upload: Upload) -> Upload | None:
     return session.scalars(query.with_for_update(read=True)).one_or_none()
 
 
-def page(session: Session, *, owner: str | None = None, limit: int, after: str | None = None) -> UploadPage:
+def page(session: Session, *, owner: str | None = None, limit: int, after: str | None = None) -> Page[Upload]:
     """Return the uploads of an owner (None: of all), newest first."""
-    query = sa.select(Upload).order_by(Upload.created_at.desc(), Upload.id.desc()).limit(limit + 1)
+    query = sa.select(Upload)
     if owner is not None:
         query = query.where(Upload.owner == owner)
-    if after is not None:
-        time, upload_id = cursors.decode(after)
-        query = query.where(sa.tuple_(Upload.created_at, Upload.id) < sa.tuple_(time, upload_id))
-    rows = session.scalars(query).all()
-    more = len(rows) > limit
-    rows = rows[:limit]
-    return UploadPage(rows, cursors.encode(rows[-1].created_at, rows[-1].id) if more else None)
+    return cursors.page(session, query, Upload.created_at, limit=limit, after=after)
 
 
 def named_by(session: Session, upload: Upload) -> Sequence[str]:

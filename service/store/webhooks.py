@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
@@ -14,6 +13,7 @@ from symadj.service.contract.notices import Notice
 from symadj.service.errors import NotFoundError
 from symadj.service.identifiers import new_delivery_id
 from symadj.service.store import cursors
+from symadj.service.store.cursors import Page
 from symadj.service.store.tables import Event, Job, Webhook, WebhookDelivery
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "FAILED",
     "LONGEST_PAUSE",
     "PENDING",
-    "DeliveryPage",
     "add",
     "any_due",
     "claim_due",
@@ -40,14 +39,6 @@ PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
 # Between two tries: a later one was written before the clock was set back.
 LONGEST_PAUSE = timedelta(hours=1)
 _NOTICES = frozenset(Notice)
-
-
-@dataclass(frozen=True)
-class DeliveryPage:
-    """A page of deliveries, newest first; ``next_after`` continues it."""
-
-    deliveries: Sequence[WebhookDelivery]
-    next_after: str | None
 
 
 def add(session: Session, webhook: Webhook) -> None:
@@ -191,24 +182,12 @@ def find_delivery(session: Session, delivery_id: str) -> WebhookDelivery | None:
 
 def page_of_deliveries(
     session: Session, webhook_id: str, *, state: str | None, limit: int, after: str | None
-) -> DeliveryPage:
+) -> Page[WebhookDelivery]:
     """Return the deliveries of a webhook, newest first."""
-    query = (
-        sa.select(WebhookDelivery)
-        .where(WebhookDelivery.webhook_id == webhook_id)
-        .order_by(WebhookDelivery.created_at.desc(), WebhookDelivery.id.desc())
-        .limit(limit + 1)
-    )
+    query = sa.select(WebhookDelivery).where(WebhookDelivery.webhook_id == webhook_id)
     if state is not None:
         query = query.where(WebhookDelivery.state == state)
-    if after is not None:
-        query = query.where(
-            sa.tuple_(WebhookDelivery.created_at, WebhookDelivery.id) < sa.tuple_(*cursors.decode(after))
-        )
-    rows = session.scalars(query).all()
-    more = len(rows) > limit
-    rows = rows[:limit]
-    return DeliveryPage(rows, cursors.encode(rows[-1].created_at, rows[-1].id) if more else None)
+    return cursors.page(session, query, WebhookDelivery.created_at, limit=limit, after=after)
 
 
 def delete_settled_before(session: Session, time: datetime, *, most: int) -> int:

@@ -185,7 +185,7 @@ def test_entries_are_removed_when_they_are_too_old(new_database_url: str) -> Non
     log.start()
     log.close()
     with store.read_session() as session:
-        assert [entry.id for entry in audit.page(session, limit=9).entries] == ["aud-0", "aud-1"]
+        assert [entry.id for entry in audit.page(session, limit=9).items] == ["aud-0", "aud-1"]
         assert session.scalar(sa.select(sa.func.count()).select_from(AuditEntry)) == 2
     store.close()
 

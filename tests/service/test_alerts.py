@@ -191,7 +191,7 @@ def test_a_webhook_is_told_of_an_alert_and_of_its_end(database: Database) -> Non
         alerter.look()
     with database.read_session() as session:
         page = stored_webhooks.page_of_deliveries(session, webhook.id, state=None, limit=9, after=None)
-        assert sorted(item.event for item in page.deliveries) == ["alert", "alert_over"]
+        assert sorted(item.event for item in page.items) == ["alert", "alert_over"]
 
 
 def test_rules_that_are_off_tell_nothing(database: Database, clock: Clock) -> None:

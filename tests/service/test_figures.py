@@ -28,13 +28,15 @@ def test_a_text_finds_the_jobs_that_have_it_in_their_names(database: Database, t
     for name in ("Two moons", "a 100_"):
         submit(database, name=name)
     with database.read_session() as session:
-        assert {job.name for job in jobs.page(session, text=text, limit=9).jobs} == (found if text != "100%" else set())
+        assert {job.name for job in jobs.page(session, text=text, limit=9).items} == (
+            found if text != "100%" else set()
+        )
 
 
 def test_a_text_finds_a_job_by_a_part_of_its_id(database: Database) -> None:
     wanted, _ = submit(database), submit(database)
     with database.read_session() as session:
-        assert [job.id for job in jobs.page(session, text=wanted[-8:].upper(), limit=9).jobs] == [wanted]
+        assert [job.id for job in jobs.page(session, text=wanted[-8:].upper(), limit=9).items] == [wanted]
 
 
 def test_places_in_the_queue_are_those_in_which_the_dispatcher_takes_jobs(database: Database) -> None:

@@ -132,8 +132,8 @@ def test_pages_of_jobs_neither_skip_nor_repeat(database: Database) -> None:
     while True:
         with database.read_session() as session:
             page = jobs.page(session, limit=3, after=after)
-        seen += [job.id for job in page.jobs]
-        queued_between: Job = page.jobs[0]
+        seen += [job.id for job in page.items]
+        queued_between: Job = page.items[0]
         assert queued_between.state == "queued"
         after = page.next_after
         if after is None:
@@ -146,6 +146,6 @@ def test_of_several_labels_a_job_has_all(database: Database) -> None:
     one = submit(database, labels={"team/of.x": "x"})
     labels = [("team/of.x", "x"), ("exp", "gradients")]
     with database.read_session() as session:
-        assert [job.id for job in jobs.page(session, labels=labels, limit=9).jobs] == [both]
-        assert [job.id for job in jobs.page(session, labels=labels[:1], limit=9).jobs] == [one, both]
-        assert jobs.page(session, labels=[("exp", "gradients"), ("exp", "x")], limit=9).jobs == []
+        assert [job.id for job in jobs.page(session, labels=labels, limit=9).items] == [both]
+        assert [job.id for job in jobs.page(session, labels=labels[:1], limit=9).items] == [one, both]
+        assert jobs.page(session, labels=[("exp", "gradients"), ("exp", "x")], limit=9).items == []

@@ -111,10 +111,10 @@ def test_labels_are_changed_after_the_submission_and_the_job_is_found_by_the_new
     with database.session() as session:
         requests.change(session, jobs.lock(session, job_id), name="other", labels={"team": "y", "kept": "1"}, actor="a")
     with database.read_session() as session:
-        found = {pair: jobs.page(session, labels=[pair], limit=9).jobs for pair in (("team", "x"), ("team", "y"))}
+        found = {pair: jobs.page(session, labels=[pair], limit=9).items for pair in (("team", "x"), ("team", "y"))}
         assert [job.id for job in found["team", "y"]] == [job_id]
         assert not found["team", "x"]
-        assert [job.id for job in jobs.page(session, name="other", limit=9).jobs] == [job_id]
+        assert [job.id for job in jobs.page(session, name="other", limit=9).items] == [job_id]
     with database.session() as session:
         requests.change(session, jobs.lock(session, job_id), name="other", labels={"team": "y", "kept": "1"}, actor="a")
     assert event_names(database, job_id) == ["queued", "changed"]

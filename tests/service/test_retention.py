@@ -98,7 +98,7 @@ def test_what_is_old_is_thinned_so_that_spikes_gaps_and_peaks_stay_and_it_is_sai
             "records": 2 * STEPS,
             "thin_records": 100,
         }
-        (entry,) = audit.page(session, who="dispatcher", limit=9).entries
+        (entry,) = audit.page(session, who="dispatcher", limit=9).items
         assert (entry.target, entry.route) == (old, "SYMADJ_TELEMETRY_THIN_DAYS=7")
     assert read(database, old).telemetry == "thinned"
     settle(dispatcher, clock)

@@ -76,9 +76,9 @@ def test_jobs_of_earlier_versions_are_found_by_their_labels(new_database_url: st
         )
     store.migrate()
     with store.read_session() as session:
-        found = jobs.page(session, labels=[("team", "x"), ("exp", "a")], limit=9).jobs
+        found = jobs.page(session, labels=[("team", "x"), ("exp", "a")], limit=9).items
         assert [job.id for job in found] == ["job-1"]
-        assert len(jobs.page(session, labels=[("team", "x")], limit=9).jobs) == 3
+        assert len(jobs.page(session, labels=[("team", "x")], limit=9).items) == 3
     store.close()
 
 

@@ -242,7 +242,7 @@ def test_a_dispatcher_may_die_at_every_commit_and_no_trial_is_lost_or_made_twice
     trials = trials_of(database, sweep_id)
     assert [trial.number for trial in trials] == [0, 1, 2, 3]
     with database.read_session() as session:
-        made = jobs.page(session, labels=[(SWEEP, sweep_id)], limit=100).jobs
+        made = jobs.page(session, labels=[(SWEEP, sweep_id)], limit=100).items
     assert {job.id for job in made} == {trial.job_id for trial in trials}
     undisturbed = submit(database, spec)
     run_to_end(database, dispatcher, Runs(database, ray, nll_of), undisturbed)
@@ -372,7 +372,7 @@ def test_what_a_first_job_would_be_refused_for_is_said_of_the_sweep(database: Da
         submit(database, sweep_spec(base=base))
     with database.read_session() as session:
         assert stored.page(session, limit=9).sweeps == []
-        assert jobs.page(session, limit=9).jobs == []
+        assert jobs.page(session, limit=9).items == []
 
 
 @pytest.mark.parametrize(
@@ -468,7 +468,7 @@ def test_a_sweep_of_12_trials_outlives_a_killed_dispatcher(
     assert killed
     assert [trial.number for trial in trials] == list(range(12))
     with database.read_session() as session:
-        made = jobs.page(session, labels=[(SWEEP, sweep_id)], limit=100).jobs
+        made = jobs.page(session, labels=[(SWEEP, sweep_id)], limit=100).items
     assert sorted(job.id for job in made) == sorted(trial.job_id or "" for trial in trials)
     assert all(JobState(job.state) in TERMINAL for job in made)
     ends = Counter(trial.state for trial in trials)

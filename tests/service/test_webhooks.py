@@ -119,7 +119,7 @@ def deliveries(database: Database, webhook: Webhook) -> list[WebhookDelivery]:
     """Return what a webhook was told, the first one first."""
     with database.read_session() as session:
         page = stored.page_of_deliveries(session, webhook.id, state=None, limit=100, after=None)
-    return list(reversed(page.deliveries))
+    return list(reversed(page.items))
 
 
 def wait_for(found: Callable[[], bool]) -> None:
