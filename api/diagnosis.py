@@ -22,6 +22,7 @@ from pydantic import BaseModel, ByteSize, Field
 
 from symadj import __version__
 from symadj.api.client import ApiProblemError, Client
+from symadj.extras import how_to_install
 from symadj.service.settings import Settings, SettingsError, read_settings
 
 __all__ = ["Check", "Diagnosis", "Status", "diagnose"]
@@ -128,7 +129,7 @@ def _packages(extra: str) -> Check:
             fitting += 1
         else:
             wrong.append(f"{requirement.name} {found}, which must be {requirement.specifier}")
-    install = f"pip install 'symadj[{extra}]'" if extra else "pip install symadj"
+    install = how_to_install(extra)
     if wrong or (absent and extra != "train"):
         return _fail(name, "; ".join(wrong + [f"{item} is not installed" for item in absent]), install)
     if absent:
@@ -145,7 +146,7 @@ def _torch() -> Check:
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         words = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
         last = (words.splitlines() or ["no answer"])[-1]
-        return _warn("torch", last, "pip install symadj, on machines that train or load flows")
+        return _warn("torch", last, f"{how_to_install('')}, on machines that train or load flows")
     found = f"{release}, {f'CUDA {cuda}' if cuda else 'without CUDA'}, {', '.join(devices) or 'no GPU'}"
     if _DRIVER.exists() and not devices:
         return _warn("torch", f"{found}, though NVIDIA's driver is here", "install torch for the driver's CUDA version")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from symadj.extras import how_to_install
+
 __all__ = ["main"]
 
 
@@ -20,7 +22,7 @@ def main() -> None:
             raise
         sys.exit(
             f"symadj: the command needs the package {error.name}, which is not installed; the bare `symadj` is the "
-            "library symadj_core alone. Install the client and the service with pip install 'symadj[service]', "
-            "and on machines that train 'symadj[service,train]'."
+            f"library symadj_core alone. For the client and the service: {how_to_install('service')}; on machines that "
+            f"train: {how_to_install('service,train')}."
         )
     command_line()

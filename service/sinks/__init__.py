@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from symadj.extras import how_to_install
 from symadj.service.settings import SettingsError
 from symadj.service.sinks.mlflow import MlflowSink
 from symadj.service.sinks.sink import Sink, SinkError
@@ -42,7 +43,7 @@ def open_sinks(text: str) -> dict[str, Sink]:
         except ImportError as error:
             raise SettingsError(
                 f"SYMADJ_SINKS: {kind} needs the package {error.name}, which is not installed here: "
-                f"pip install 'symadj[{kind}]'"
+                f"{how_to_install(kind)} brings it"
             ) from error
         except (SinkError, OSError) as error:
             raise SettingsError(f"SYMADJ_SINKS: {item!r}: {error}") from error

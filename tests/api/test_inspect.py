@@ -144,7 +144,7 @@ def test_an_extra_that_is_not_installed_is_named(tmp_path: Path, broken: Path, n
     WRITERS[name](tmp_path / name)
     done = inspect(tmp_path, name, modules=broken)
     assert done.returncode == 1
-    assert f"{package} is not installed, `pip install 'symadj[train]'` brings it" in done.stderr
+    assert f"{package} is not installed, `pip install '.[train]'` in a checkout of symadj brings it" in done.stderr
 
 
 def test_a_reader_that_is_killed_is_told(tmp_path: Path, broken: Path) -> None:

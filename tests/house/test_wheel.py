@@ -106,7 +106,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with what `pip install symadj` brings: no extras."""
+    """An environment with what `pip install .` brings: no extras."""
     folder = tmp_path_factory.mktemp("bare")
     link_with_requirements(["torch", "numpy"], folder / "libraries")
     return environment_with(wheel, folder / "venv", folder / "libraries")
@@ -180,7 +180,7 @@ def test_an_installed_run_finds_the_data_that_symadj_brings(installed: Path, pro
 def test_without_extras_the_command_names_the_extra_that_it_needs(bare: Path, tmp_path: Path) -> None:
     done = run(bare / "bin/symadj", "list", cwd=tmp_path)
     assert done.returncode == 1
-    assert "pip install 'symadj[service]'" in done.stderr
+    assert "pip install '.[service]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -14,6 +14,7 @@ from typing import IO, Any, BinaryIO, cast
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from symadj.extras import how_to_install
 from symadj.service.contract.storage.storage import (
     Making,
     Storage,
@@ -260,7 +261,7 @@ def _opened(url: str, _process: int) -> tuple[Any, str]:
         # Listings change under our hands: others write, too.
         files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
-        extra = ": `pip install 'symadj[s3]'` brings it" if _is_s3(url) else ""
+        extra = f": {how_to_install('s3')} brings it" if _is_s3(url) else ""
         raise StorageUnusableError(f"{url}: a library is missing here{extra} ({error})") from error
     except ValueError as error:
         raise StorageUnusableError(f"{url}: {error}") from error

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, cast
 
 from numpy.typing import NDArray
 
+from symadj.extras import how_to_install
 from symadj.service.contract.sizes import readable
 from symadj.service.contract.spec.data import FileData, FormatName
 from symadj.workers.control_group import available_memory
@@ -103,8 +104,8 @@ def need(package: str, file: InputFile) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise DataError(
-            f"{file.name} can't be read here: {package.split('.')[0]} is not installed, `pip install "
-            f"'symadj[train]'` brings it ({error})",
+            f"{file.name} can't be read here: {package.split('.')[0]} is not installed, {how_to_install('train')} "
+            f"brings it ({error})",
             file=file.name,
         ) from error
 
