@@ -71,13 +71,14 @@ def findings(items: Sequence[Finding]) -> list[Text]:
     ]
 
 
-def read_data(read: DataSummary | None, found: Sequence[Finding]) -> list[RenderableType]:
-    """Return what was read before there is a job, and what was found besides."""
-    if read is None:
+def read_data(read: Sequence[DataSummary], found: Sequence[Finding], *, section: str = "/data") -> list[RenderableType]:
+    """Return what was read before there is a job, and what was found besides; ``section`` is where a spec names it."""
+    if not read:
         return [*findings(found)]
     # What is unusual about the data stands beside them.
-    besides = [item for item in found if (item.pointer, item.severity) != ("/data", "warning")]
-    return [*data_parts(read, "--json prints them all"), *findings(besides)]
+    besides = [item for item in found if (item.pointer, item.severity) != (section, "warning")]
+    parts = [part for summary in read for part in data_parts(summary, "--json prints them all")]
+    return [*parts, *findings(besides)]
 
 
 _KEY_HEADER = ' -H "Authorization: Bearer $SYMADJ_API_KEY"'

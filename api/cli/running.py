@@ -72,7 +72,8 @@ def validate(client: Client, spec: SpecFile, settings: Settings = None, as_json:
     set_fields(document, settings)
     found = client.validate(document)
     nothing = [] if found.findings else [Text("Nothing speaks against it.")]
-    print_answer(found, [*render.read_data(found.data, found.findings), *nothing], as_json)
+    read = [found.data] if found.data else []
+    print_answer(found, [*render.read_data(read, found.findings), *nothing], as_json)
     if found.failed:
         sys.exit(1)
 

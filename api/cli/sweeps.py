@@ -58,7 +58,11 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", "-f", help="Follow the sweep to its end.")] = False,
     settings: Settings = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what speaks against it, and submit nothing; exit status 1: it fails.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what its jobs would read and what speaks against it; submit nothing; status 1: it fails.",
+        ),
     ] = False,
     key: Annotated[str | None, typer.Option(help="Idempotency-Key: the same key submits once.")] = None,
     as_json: AsJson = False,
@@ -69,7 +73,7 @@ def submit(
     if dry_run:
         check = client.validate_sweep(document)
         told = Text(f"{check.spec['trials']} trials, at most {check.spec['parallel']} at once.")
-        print_answer(check, [*render.findings(check.findings), told], as_json)
+        print_answer(check, [*render.read_data(check.data, check.findings, section="/base/data"), told], as_json)
         sys.exit(any(item.severity == "error" for item in check.findings))
     made = client.submit_sweep(document, idempotency_key=key)
     if as_json and not wait:

@@ -66,7 +66,7 @@ def _what_is_in(client: Client, path: str) -> list[RenderableType]:
     except ApiProblemError as problem:  # as where the queue is full: the file is there all the same
         return [Text(f"It was not looked at: {problem.detail}")]
     about = [item for item in found.findings if item.pointer.startswith("/data") or not item.pointer]
-    return render.read_data(found.data, about)
+    return render.read_data([found.data] if found.data else [], about)
 
 
 @client_command(app, _LIST)

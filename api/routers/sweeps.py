@@ -115,8 +115,13 @@ async def create_sweep(
 
     sweep_id, created = await run_sync(submitted_once, submit)
     if dry_run:
-        found = [(await checks.look_closely(corner)).findings for corner in corners]
-        answer = SweepCheck(spec=spec.counted().stored(), findings=_of_base(found))
+        looked = [await checks.look_closely(corner) for corner in corners]
+        summaries = {item.data.model_dump_json(): item.data for item in looked if item.data is not None}
+        answer = SweepCheck(
+            spec=spec.counted().stored(),
+            findings=_of_base([item.findings for item in looked]),
+            data=[*summaries.values()],
+        )
         return Response(answer.model_dump_json(), media_type=MediaType.JSON)
     if not created:
         response.status_code = 200

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, Field
 
 from symadj.api.schemas.answer import Answer, HasMore, NextAfter, OwnerName
+from symadj.service.contract.data_summary import DataSummary
 from symadj.service.contract.finding import Finding
 from symadj.service.contract.result import Number
 from symadj.service.contract.spec.any_job import JobName, LabelName, LabelValue
@@ -133,6 +134,11 @@ class SweepCheck(Answer):
     findings: list[Finding] = Field(
         description="Of the jobs with the first values of the parameters, and the last; empty: nothing speaks against "
         "them."
+    )
+    data: list[DataSummary] = Field(
+        default_factory=list,
+        description="What was read of the data of these two jobs: one summary where both read the same, none where "
+        "nothing could be read.",
     )
 
 

@@ -458,6 +458,22 @@ def test_a_dry_run_reads_the_data_and_says_what_would_fail_and_submits_nothing(
     assert api.get("/api/v1/jobs").json()["items"] == before
 
 
+def test_a_sweeps_dry_run_says_what_its_jobs_would_read(server: ApiServer, job: Run, tmp_path: Path) -> None:
+    folder = server.data / "datasets"
+    folder.mkdir(exist_ok=True)
+    for name, rows in (("few", 100), ("many", 200)):
+        (folder / f"{name}.csv").write_text("a,b\n" + "".join(f"{number},{number % 10}\n" for number in range(rows)))
+    base = PLANNED | {"data": {"kind": "file", "path": "few.csv", "batch_size": 10}}
+    sweep = {"base": base, "parameters": {"data.path": {"choices": ["few.csv", "many.csv"]}}, "trials": 2}
+    file = tmp_path / "sweep.json"
+    file.write_text(json.dumps(sweep))
+    shown = command(job, "sweep", str(file), "--dry-run")
+    assert shown.exit_code == 0, shown.output
+    for name, rows in (("few", 100), ("many", 200)):
+        assert f"Data as read from {name}.csv (csv): {rows} rows of 2 columns" in shown.stdout
+    assert "2 trials" in shown.stdout
+
+
 def test_what_was_sent_is_shown_as_a_run_would_read_it(job: Run, tmp_path: Path) -> None:
     file = tmp_path / "cells.csv"
     file.write_text("a,b\n" + "".join(f"{number},{7 * (number % 10 == 9)}\n" for number in range(50)))

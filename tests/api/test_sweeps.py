@@ -189,6 +189,7 @@ def test_the_client_and_the_command_do_all_that_the_api_does(
     assert "deleted" in symadj(api_server, "sweep", "delete", sweep_id).stdout
     dry = symadj(api_server, "sweep", str(file), "--dry-run", "--set", "parallel=2")
     assert "3 trials, at most 2 at once." in dry.stdout
+    assert dry.stdout.count("Data as read from") == 1, "the trials read the same"
 
 
 def test_the_example_is_a_sweep(api: httpx.Client) -> None:
