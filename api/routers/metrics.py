@@ -14,7 +14,7 @@ from symadj.api.dependencies import AfterSeq, Costly, Drawing, JobId, Limit, Pol
 from symadj.api.etags import IfNoneMatch, holds
 from symadj.api.long_polls import Page, State, awaited_page, next_state
 from symadj.api.problems import describe
-from symadj.api.schemas.telemetry import BucketRead, MetricList, MetricRead, MetricSeriesRead, read_points
+from symadj.api.schemas.telemetry import MetricList, MetricRead, MetricSeriesRead, read_buckets, read_points
 from symadj.service.contract.states import TERMINAL, JobState
 from symadj.service.errors import NotFoundError
 from symadj.service.store import Database, jobs, metrics, retention
@@ -143,7 +143,7 @@ class _Series:
         series = MetricSeriesRead(
             name=self.name,
             points=[],
-            buckets=[BucketRead(**vars(bucket)) for bucket in drawn],
+            buckets=read_buckets(drawn),
             next_after_seq=state.last_seq,
             complete=state.ended,
             thinned=state.thinned,

@@ -17,7 +17,7 @@ from symadj.api.dependencies import Costly, Drawing, JobId, Polls, Steps, Store
 from symadj.api.etags import IfNoneMatch, holds
 from symadj.api.long_polls import Page, State, awaited_page
 from symadj.api.problems import describe
-from symadj.api.schemas.telemetry import BucketRead, MetricSeriesRead, SeriesList, read_points
+from symadj.api.schemas.telemetry import MetricSeriesRead, SeriesList, read_buckets, read_points
 from symadj.service.contract.flow_question import MediaType
 from symadj.service.contract.records import MAX_METRICS
 from symadj.service.contract.states import TERMINAL, JobState
@@ -175,9 +175,7 @@ def _drawn(
         MetricSeriesRead(
             name=name,
             points=[],
-            buckets=[
-                BucketRead(**vars(bucket)) for bucket in downsampler.buckets(job_id, name, count=points, steps=steps)
-            ],
+            buckets=read_buckets(downsampler.buckets(job_id, name, count=points, steps=steps)),
             next_after_seq=state.last_seq,
             complete=state.ended,
             thinned=state.thinned,

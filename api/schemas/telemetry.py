@@ -13,6 +13,7 @@ from symadj.service.contract.records import Phase, Stream
 from symadj.service.contract.result import Number
 
 if TYPE_CHECKING:
+    from symadj.service.store.downsampling import Downsampled
     from symadj.service.store.metrics import MetricPoint
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "MetricRead",
     "MetricSeriesRead",
     "SeriesList",
+    "read_buckets",
     "read_points",
 ]
 
@@ -91,6 +93,14 @@ class BucketRead(Answer):
     mean: float | None = Field(description="Mean of the finite values; null where no value is finite.")
     last: Number = Field(description="Value of its last point, finite or not.")
     non_finite: int = Field(description="Points whose value is NaN or infinite.")
+
+
+_BUCKETS = TypeAdapter(list[BucketRead])
+
+
+def read_buckets(buckets: Sequence[Downsampled]) -> list[BucketRead]:
+    """Return buckets of the store as they are answered; one by one would take twice as long."""
+    return _BUCKETS.validate_python([vars(bucket) for bucket in buckets])
 
 
 class MetricSeriesRead(Answer):

@@ -73,7 +73,9 @@ class _Series:
         if (steps[1:] < steps[:-1]).any():
             order = np.argsort(steps, kind="stable")
             steps, values = steps[order], values[order]
-        if len(self.steps) and steps[0] <= self.steps[-1]:
+        if not len(self.steps):
+            self.steps, self.values = steps, values
+        elif steps[0] <= self.steps[-1]:
             kept = ~np.isin(self.steps, steps, assume_unique=True)
             steps = np.concatenate([self.steps[kept], steps])
             order = np.argsort(steps, kind="stable")
