@@ -8,8 +8,8 @@ Python client does.
 Clients, server and training share the machine's cores: with few of them, that alone slows the training down. What the
 cores allow is therefore measured, too: beside the same clients of a server that only gives stored answers of the same
 sizes, at the same pace; or, where there is none of these, beside a process that only computes, for as much of a core
-as API and clients took more. Undisturbed is the mean of before and after. Of everything the seconds of CPU are told,
-of the API also what it holds.
+as API and clients took more (as the API alone, if clients give way). Undisturbed is the mean of before and after. Of
+everything the seconds of CPU are told, of the API also what it holds.
 """
 
 from __future__ import annotations
@@ -125,6 +125,17 @@ def wait_for_training(database: Database, job_id: str) -> None:
         time.sleep(0.5)
 
 
+def give_way() -> None:
+    """Let this process have what of the cores no other wants.
+
+    Linux may weigh whole sessions first (autogroup): to be nice among one's own session alone changes nothing then.
+    """
+    with suppress(PermissionError):  # It is the first of its session already.
+        os.setsid()
+        os.nice(19)
+        Path("/proc/self/autogroup").write_text("19", encoding="ascii")
+
+
 @dataclass
 class Load:
     """Clients of one load: so many of each kind, for so many seconds."""
@@ -143,7 +154,7 @@ class Load:
     def send(self) -> Seen:
         """Send requests until the time is over."""
         if self.polite:
-            os.nice(19)
+            give_way()
         self.seen = Seen()
         self._until, before = time.monotonic() + self.seconds, time.process_time()
         asyncio.run(self._send())
@@ -408,7 +419,9 @@ def main() -> None:
                 undisturbed = before.and_then(after)
                 ratios.setdefault("the API", []).append(report(f"load {number}, beside the API", undisturbed, during))
                 if not arguments.stored:
-                    share = during.cores["api"] + during.cores["clients"] - undisturbed.cores["api"]
+                    share = during.cores["api"] - undisturbed.cores["api"]
+                    if not arguments.polite_clients:
+                        share += during.cores["clients"]
                     control = measure_beside(database, data, training, share, arguments.seconds)
                     undisturbed = after.and_then(measure(database, data, nobody))
                     what = "a process that computes as much"
