@@ -161,7 +161,7 @@ def test_without_s3fs_the_extra_is_named(
 ) -> None:
     monkeypatch.setenv("SYMADJ_STORAGE", "s3a://bucket/prefix")
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(ServeError, match=r"symadj\[s3\]"):
+    with pytest.raises(ServeError, match=r"'\.\[s3\]'"):
         serve("127.0.0.1", 0, tmp_path, cpus=None, announce=lambda *_: None)
 
 

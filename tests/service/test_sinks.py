@@ -148,5 +148,5 @@ def test_a_sink_whose_package_is_missing_is_refused_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(SettingsError, match=r"symadj\[tensorboard\]"):
+    with pytest.raises(SettingsError, match=r"'\.\[tensorboard\]'"):
         open_sinks(f"tensorboard:{tmp_path}")

@@ -371,7 +371,7 @@ def test_what_a_first_job_would_be_refused_for_is_said_of_the_sweep(database: Da
     with pytest.raises(InvalidSpecError, match="memory_budget"):
         submit(database, sweep_spec(base=base))
     with database.read_session() as session:
-        assert stored.page(session, limit=9).sweeps == []
+        assert stored.page(session, limit=9).items == []
         assert jobs.page(session, limit=9).items == []
 
 

@@ -55,7 +55,8 @@ def test_a_budget_too_small_for_all_stages_is_kept_and_gives_the_same_bits(tmp_p
         pytest.skip("this kernel gives no host peaks")
     room = 60 * MIB
     assert min(peaks(all_stages)) > 1.3 * room
-    outcome, kept = run(tmp_path, **LONG, resources=resources(room, over_budget="fail"))
+    limited = resources(room, over_budget="fail")
+    outcome, kept = run(tmp_path, **LONG, resources=limited)
     assert outcome is not None
     assert outcome.state == "succeeded"
     assert kept.series("loss") == all_stages.series("loss")
@@ -63,7 +64,9 @@ def test_a_budget_too_small_for_all_stages_is_kept_and_gives_the_same_bits(tmp_p
     chosen = [event.data for event in kept.of("event") if event.name == "gradient_kept_states_chosen"]
     assert chosen[0]["step"] == 2
     assert all(0 < choice["size_bytes"] < room for choice in chosen)
-    assert peaks(kept)[0] < peaks(kept)[3] < room
+    assert peaks(kept)[0] < peaks(kept)[3]
+    # Not above what the process held before the step: that may be less than when the budget was made.
+    assert max(record.host_peak_bytes for record in kept.of("memory")) < int(limited["memory_budget"].removesuffix("B"))
     # What has no room is computed again.
     uses = kept.series("nfe_backward")
     assert uses[0] > uses[3] > all_stages.series("nfe_backward")[3]
