@@ -12,17 +12,7 @@ from sqlalchemy.orm import Session
 from symadj.service.store import webhooks
 from symadj.service.store.tables import Event, Job
 
-__all__ = ["after", "append", "begin", "newest_of"]
-
-
-def begin(session: Session, job: Job, *, actor: str, name: str, message: str) -> None:
-    """Write the first event of a job that is new in this session, and whom it is to be told.
-
-    Nobody else sees the job yet, so its numbers are given out without asking the database.
-    """
-    job.event_seq = 1
-    session.flush()  # the job's row comes before those that name it
-    _write(session, job, 1, actor=actor, name=name, message=message)
+__all__ = ["after", "append", "newest_of"]
 
 
 def append(
@@ -40,31 +30,9 @@ def append(
 
     It is of the job's newest attempt unless another is named.
     """
-    seq = session.execute(
-        sa.update(Job)
-        .where(Job.id == job.id)
-        .values(event_seq=Job.event_seq + 1)
-        .returning(Job.event_seq)
-        .execution_options(synchronize_session=False)
-    ).scalar_one()
-    _write(session, job, seq, actor=actor, name=name, message=message, data=data, time=time, attempt=attempt)
-
-
-def _write(
-    session: Session,
-    job: Job,
-    seq: int,
-    *,
-    actor: str,
-    name: str,
-    message: str,
-    data: dict[str, Any] | None = None,
-    time: datetime | None = None,
-    attempt: int | None = None,
-) -> None:
     event = Event(
         job_id=job.id,
-        seq=seq,
+        seq=_next_number(session, job),
         time=time or datetime.now(UTC),
         attempt=job.attempt if attempt is None else attempt,
         actor=actor,
@@ -74,6 +42,21 @@ def _write(
     )
     session.add(event)
     webhooks.enqueue(session, job, event)
+
+
+def _next_number(session: Session, job: Job) -> int:
+    """Return the number of a job's next event: the database gives it out, but that of a job it does not have yet."""
+    if sa.inspect(job).pending:
+        job.event_seq = 1
+        session.flush()  # the job's row comes before those that name it
+        return 1
+    return session.execute(
+        sa.update(Job)
+        .where(Job.id == job.id)
+        .values(event_seq=Job.event_seq + 1)
+        .returning(Job.event_seq)
+        .execution_options(synchronize_session=False)
+    ).scalar_one()
 
 
 def after(session: Session, job_id: str, *, after_seq: int, limit: int) -> Sequence[Event]:

@@ -85,7 +85,7 @@ class QueuePlace:
 def add(session: Session, job: Job) -> None:
     """Store a new job, the labels of its spec and its first event."""
     session.add(job)
-    events.begin(session, job, actor=job.owner, name="queued", message="The job was accepted.")
+    events.append(session, job, actor=job.owner, name="queued", message="The job was accepted.")
     session.add_all(_labels(job))
 
 
