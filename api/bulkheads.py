@@ -22,7 +22,8 @@ Result = TypeVar("Result")
 INGEST_THREADS = 8
 # Tokens of attempts that are remembered, of the runs that have sent something last.
 MOST_TOKENS = 1000
-# A costly read takes a core for seconds, and the training may need the others.
+# A costly read takes a core for seconds, and the training may need the others. After a rest as many need not wait for
+# their turn: a page's curves and its memory.
 COSTLY_AT_ONCE = 2
 # An answer of some 200 KB, kept or not, takes 4 ms of a core here, and as long again at the client's.
 COSTLY_PER_SECOND = 20.0
@@ -57,11 +58,16 @@ class IngestLane:
 
 
 class Pace:
-    """Turns at something, ``per_second`` at most; nobody waits for a turn for longer than ``most_seconds``."""
+    """Turns at something: ``per_second`` in the long run, of which ``in_a_row`` come at once after as long a rest.
 
-    def __init__(self, per_second: float, *, most_seconds: float = math.inf) -> None:
+    Nobody waits for a turn for longer than ``most_seconds``.
+    """
+
+    def __init__(self, per_second: float, *, in_a_row: int = 1, most_seconds: float = math.inf) -> None:
         self._between = 1.0 / per_second
+        self._ahead = (in_a_row - 1) * self._between
         self._most_seconds = most_seconds
+        # When the next turn would be due if none came in a row with others.
         self._next = 0.0
 
     async def turn(self) -> None:
@@ -71,13 +77,13 @@ class Pace:
             BusyError: it would take too long.
         """
         now = time.monotonic()
-        turn = max(now, self._next)
+        turn = max(now, self._next - self._ahead)
         if turn - now > self._most_seconds:
             raise BusyError(
                 f"no more than {1 / self._between:g} of these are answered a second: repeat the request after the "
                 "seconds that Retry-After says"
             )
-        self._next = turn + self._between
+        self._next = max(now, self._next) + self._between
         await asyncio.sleep(turn - now)
 
 
@@ -122,7 +128,7 @@ class CostlyReads:
 
     def __init__(self, per_second: float = COSTLY_PER_SECOND) -> None:
         self._limiter = CapacityLimiter(COSTLY_AT_ONCE)
-        self._pace = Pace(per_second, most_seconds=COSTLY_TURN_SECONDS)
+        self._pace = Pace(per_second, in_a_row=COSTLY_AT_ONCE, most_seconds=COSTLY_TURN_SECONDS)
         self._in_flight = InFlight()
         self._kept: OrderedDict[Hashable, bytes] = OrderedDict()
         self._kept_bytes = 0

@@ -16,6 +16,7 @@ No job is planned meanwhile (`SYMADJ_PLAN_SUBMITTED`): neither of the others pla
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sqlite3
@@ -151,21 +152,21 @@ def main() -> None:
         row("bytes a value", ours, sizes)
         if mlflow is not None:
             mlflow.fill(THEIR_STEPS)
-        drawn = {name: [seconds(picture(build, metric)) for metric in named[name]] for name, build in ours.items()}
-        if mlflow is not None:
-            drawn["mlflow"] = [seconds(mlflow.interval) for _ in names]
+        theirs = {"mlflow": mlflow.interval} if mlflow is not None else {}
+        drawn: dict[str, list[float]] = {name: [] for name in (*ours, *theirs)}
+        for metric in names:
+            for name, build in ours.items():
+                if metric in named[name]:
+                    drawn[name].append(seconds(picture(build, metric)))
+            for name, ask in theirs.items():
+                drawn[name].append(seconds(ask))
         row(f"a series in {WIDTH} points, first time, ms", ours, scaled(drawn))
-        again = {
-            name: [seconds(picture(build, names[0], WIDTH - turn)) for turn in range(1, options.rounds)]
-            for name, build in ours.items()
-        }
-        if mlflow is not None:
-            again["mlflow"] = [seconds(mlflow.interval) for _ in range(options.rounds)]
-        row("again, in another width, ms", ours, scaled(again))
-        parts = {"now": [seconds(part(ours["now"], names[0], options.steps, turn)) for turn in range(options.rounds)]}
+        again = in_turn({name: pictures(build, names[0]) for name, build in ours.items()} | theirs, options.rounds)
+        row("again, in another width, ms", ours, again)
+        parts = in_turn({"now": parts_of(ours["now"], names[0], options.steps)} | theirs, options.rounds)
         if "before" in ours:  # which can draw the whole alone
             parts["before"] = again["before"]
-        row("a hundredth of the steps, ms", ours, scaled(parts))
+        row("a hundredth of the steps, ms", ours, parts)
         row(
             "memory summed up, first time, ms",
             ours,
@@ -293,10 +294,21 @@ def picture(build: Ours, metric: str, points: int = WIDTH) -> Callable[[], objec
     return lambda: build.get(f"/metrics/{metric}", points=points)
 
 
-def part(build: Ours, metric: str, steps: int, turn: int) -> Callable[[], object]:
-    """Return what downsamples a hundredth of a series."""
-    first = turn * steps // 100 + 1
-    return lambda: build.get("/series", name=metric, points=WIDTH, first_step=first, last_step=first + steps // 100)
+def pictures(build: Ours, metric: str) -> Callable[[], object]:
+    """Return what downsamples a series, to other points each time."""
+    widths = itertools.count(WIDTH - 1, -1)
+    return lambda: build.get(f"/metrics/{metric}", points=next(widths))
+
+
+def parts_of(build: Ours, metric: str, steps: int) -> Callable[[], object]:
+    """Return what downsamples a hundredth of a series, another one each time."""
+    firsts = itertools.cycle(range(1, steps, steps // 100))
+
+    def read() -> object:
+        first = next(firsts)
+        return build.get("/series", name=metric, points=WIDTH, first_step=first, last_step=first + steps // 100)
+
+    return read
 
 
 def memory(build: Ours, turn: int) -> Callable[[], object]:

@@ -15,7 +15,7 @@ import httpx
 import uvicorn
 
 from symadj.api.__main__ import KEEP_ALIVE_SECONDS
-from symadj.api.bulkheads import COSTLY_PER_SECOND, COSTLY_TURN_SECONDS, Pace
+from symadj.api.bulkheads import COSTLY_AT_ONCE, COSTLY_PER_SECOND, COSTLY_TURN_SECONDS, Pace
 from symadj.api.long_polls import ANSWERS_PER_SECOND, LOOK_SECONDS
 from symadj.service.errors import BusyError
 
@@ -70,7 +70,7 @@ class StoredAnswers:
 
     def run(self, listening: socket.socket) -> None:
         """Serve until the process is ended."""
-        self.pace = Pace(COSTLY_PER_SECOND, most_seconds=COSTLY_TURN_SECONDS)
+        self.pace = Pace(COSTLY_PER_SECOND, in_a_row=COSTLY_AT_ONCE, most_seconds=COSTLY_TURN_SECONDS)
         config = uvicorn.Config(
             self, http="h11", lifespan="off", log_level="warning", timeout_keep_alive=KEEP_ALIVE_SECONDS
         )
