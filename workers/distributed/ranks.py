@@ -155,31 +155,36 @@ class DataParallel:
     def average_gradients(self) -> None:
         """Average the gradients of the last backward over the ranks; a collective.
 
-        A parameter that has none on a rank counts as one whose gradient is zero there.
+        A parameter that has none on a rank counts as one whose gradient is zero there. One that has none on any rank
+        keeps none: optimisers leave it as it is, as they do on one rank, where a zero would let its weights decay.
         """
         if self._ranks.size == 1:
             return
-        for parameter in self._parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        for gradients in _pieces([parameter.grad for parameter in self._parameters if parameter.grad is not None]):
-            piece = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        unused = [place for place, parameter in enumerate(self._parameters) if parameter.grad is None]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
+        # Of each parameter, the share of the ranks that have a gradient; read by those that lack one alone.
+        shares = torch.ones(len(gradients), device=self._ranks.device)
+        shares[unused] = 0
+        for tensors in _pieces([shares, *gradients]):
+            piece = torch.cat([tensor.reshape(-1) for tensor in tensors])
             self._ranks.add_up(piece)
             piece /= self._ranks.size
-            parts = torch.split(piece, [gradient.numel() for gradient in gradients])
-            for gradient, part in zip(gradients, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
+            parts = torch.split(piece, [tensor.numel() for tensor in tensors])
+            for tensor, part in zip(tensors, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
+        for place in unused:
+            self._parameters[place].grad = gradients[place] if shares[place] > 0 else None
 
 
-def _pieces(gradients: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+def _pieces(tensors: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
     """Yield neighbours that are small enough together to be copied into one buffer."""
     piece: list[torch.Tensor] = []
     size = 0
-    for gradient in gradients:
-        if piece and size + gradient.nbytes > _LARGEST_EXCHANGE_BYTES:
+    for tensor in tensors:
+        if piece and size + tensor.nbytes > _LARGEST_EXCHANGE_BYTES:
             yield piece
             piece, size = [], 0
-        piece.append(gradient)
-        size += gradient.nbytes
+        piece.append(tensor)
+        size += tensor.nbytes
     if piece:
         yield piece
