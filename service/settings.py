@@ -118,7 +118,9 @@ class Settings(BaseSettings):
         False,
         description="Whether a job that is too large for the cluster waits for it to grow, or is refused.",
     )
-    poll_seconds: float = Field(0.5, gt=0, le=60, description="Pause between two rounds of the dispatcher.")
+    poll_seconds: float = Field(
+        0.5, gt=0, le=60, description="Pause between two rounds of the dispatcher; a new job ends it."
+    )
     cancel_grace_seconds: float = Field(
         15.0, ge=0, description="How long a run may take to stop by itself before Ray stops it."
     )

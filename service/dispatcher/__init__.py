@@ -19,7 +19,7 @@ from symadj.service.dispatcher.tidying import Tidier
 from symadj.service.dispatcher.watching import Watcher
 from symadj.service.ray_jobs import RayJobs
 from symadj.service.settings import Settings
-from symadj.service.store import Database
+from symadj.service.store import Database, jobs
 
 __all__ = ["MAX_REFUSALS", "Dispatcher"]
 
@@ -36,6 +36,7 @@ class Dispatcher:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], datetime] = wall_clock,
     ) -> None:
+        self._database = database
         specs = StoredSpecs()
         self._heartbeats = Heartbeats(settings.run_lease_seconds, clock)
         self._tidier = Tidier(database, ray, settings, clock, wall)
@@ -59,6 +60,11 @@ class Dispatcher:
         self._sweeps.carry_on()
         self._starter.start()
         self._tidier.tidy()
+
+    def newest_job(self) -> str | None:
+        """Return the id of the job that was submitted last: another one is a reason for a round at once."""
+        with self._database.read_session() as session:
+            return jobs.newest_id(session)
 
     def drain(self) -> bool:
         """Ask every active run to stop, with a checkpoint, look once at each, and start nothing.

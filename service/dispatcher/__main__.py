@@ -10,6 +10,8 @@ import threading
 import time
 from types import FrameType
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from symadj.service.contract.storage import StorageUnreachableError
 from symadj.service.dispatcher import Dispatcher
 from symadj.service.dispatcher.alerting import Alerter
@@ -21,6 +23,9 @@ from symadj.service.store import Database
 __all__ = ["main"]
 
 log = logging.getLogger("symadj.dispatcher")
+
+# Between two looks, while it pauses, for whether another job was submitted.
+LOOK_SECONDS = 0.1
 
 
 def main() -> None:
@@ -61,7 +66,9 @@ def main() -> None:
     alerter.start()
     unreachable = False
     while not stopping.is_set():
+        newest = None
         try:
+            newest = dispatcher.newest_job()
             dispatcher.round()
         except (RayUnreachableError, RayRefusedError) as error:
             if not unreachable:
@@ -74,7 +81,7 @@ def main() -> None:
             if unreachable:
                 log.info("Ray answers again")
             unreachable = False
-        stopping.wait(settings.poll_seconds)
+        _pause(dispatcher, newest, stopping, settings.poll_seconds)
     if drains:
         _drain(dispatcher, settings, at_once)
     alerter.stop()
@@ -82,6 +89,17 @@ def main() -> None:
     dispatcher.close()
     ray.close()
     database.close()
+
+
+def _pause(dispatcher: Dispatcher, newest: str | None, stopping: threading.Event, seconds: float) -> None:
+    """Wait for the next round: for so long, or until a job was submitted since ``newest``, or all is to stop."""
+    end = time.monotonic() + seconds
+    while not stopping.wait(max(0.0, min(LOOK_SECONDS, end - time.monotonic()))) and time.monotonic() < end:
+        try:
+            if dispatcher.newest_job() != newest:
+                return
+        except SQLAlchemyError:  # which the next round meets, and tells
+            stopping.wait(max(0.0, end - time.monotonic()))
 
 
 def _drain(dispatcher: Dispatcher, settings: Settings, at_once: threading.Event) -> None:

@@ -236,6 +236,11 @@ def next_queued(
     return session.scalars(query).all()
 
 
+def newest_id(session: Session) -> str | None:
+    """Return the id of the job that was submitted last, to the millisecond; None where there is none."""
+    return session.scalar(sa.select(sa.func.max(Job.id)))
+
+
 def places(session: Session, job_ids: Collection[str]) -> dict[str, QueuePlace]:
     """Return the places of jobs in the queue, of those that are in it.
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -39,6 +42,27 @@ from tests.service.ray_server import RayServer
 
 def order(ray: RayServer, submission_id: str) -> RunOrder:
     return read_order(ray.jobs[submission_id]["runtime_env"]["env_vars"][PLACE_VARIABLE])
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_a_job_is_started_when_it_is_submitted_and_not_after_the_pause_between_two_rounds(
+    database: Database, store_url: str, ray: RayServer, tmp_path: Path
+) -> None:
+    names = {"DATA": str(tmp_path), "STORE_URL": store_url, "RAY_ADDRESS": ray.url, "API_URL": ray.url}
+    environment = {f"SYMADJ_{name}": value for name, value in (names | {"POLL_SECONDS": "60"}).items()}
+    job_ids = [submit(database)]
+    dispatcher = subprocess.Popen([sys.executable, "-m", "symadj.service.dispatcher"], env=os.environ | environment)
+    try:
+        deadline = time.monotonic() + 50
+        while len(ray.jobs) < 2:
+            assert time.monotonic() < deadline, list(ray.jobs)
+            if len(ray.jobs) == len(job_ids):
+                job_ids.append(submit(database))
+            time.sleep(0.02)
+    finally:
+        dispatcher.kill()
+        dispatcher.wait()
+    assert list(ray.jobs) == [f"{job_id}-1" for job_id in job_ids]
 
 
 def test_ray_is_told_where_buckets_are_and_nothing_secret(

@@ -10,6 +10,7 @@ import pytest
 
 from symadj.service.contract.records import EventRecord
 from symadj.service.contract.states import StopReason
+from symadj.workers.delivery import sender as delivery
 from symadj.workers.delivery.outbox import TelemetryError
 from symadj.workers.delivery.sender import Sender
 from symadj.workers.delivery.spool import Spool
@@ -37,6 +38,18 @@ def messages(ingest: IngestServer) -> list[int]:
 def test_records_arrive_in_order_without_being_asked_for(ingest: IngestServer, sender: Sender) -> None:
     put(sender, *range(10))
     ingest.wait_for(lambda: messages(ingest) == list(range(10)))
+
+
+def test_the_first_records_of_a_run_wait_for_no_others(
+    ingest: IngestServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "SEND_INTERVAL_S", 3600.0)
+    begun = Sender(Spool(tmp_path / "job" / "1" / "rank-0.jsonl"), ingest.url, TOKEN, "rank-0")
+    put(begun, 1)
+    ingest.wait_for(lambda: messages(ingest) == [1])
+    put(begun, 2)
+    ingest.wait_for(lambda: messages(ingest) == [1, 2])
+    begun.close()
 
 
 def test_more_records_than_a_batch_holds_arrive_in_several(ingest: IngestServer, sender: Sender) -> None:

@@ -25,6 +25,8 @@ __all__ = ["Sender", "open_sender", "spool_folder"]
 log = logging.getLogger(__name__)
 
 SEND_INTERVAL_S = 0.5
+# Of the first batch, and twice as much of each that follows, up to the other: a run's first step is seen at once.
+FIRST_INTERVAL_S = 0.05
 # After so long without records, an empty batch asks whether the job must stop.
 SIGN_OF_LIFE_S = 2.0
 SEND_AT_ONCE = 500  # records waiting
@@ -51,6 +53,7 @@ class Sender:
         self._url = f"{api_url.rstrip('/')}/api/v1/ingest/batches"
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         self._acknowledged = 0
+        self._interval = FIRST_INTERVAL_S
         self._stop: StopReason | None = None
         self._interrupted: StopReason | None = None
         self._checkpoints_asked = checkpoints_asked
@@ -129,6 +132,7 @@ class Sender:
                 session.headers.update(self._headers)
                 while self._wait_for_work():
                     self._deliver(session)
+                    self._interval = min(2 * self._interval, SEND_INTERVAL_S)
         except Exception as error:
             log.exception("telemetry of %s stopped", self._source)
             with self._changed:
@@ -143,7 +147,7 @@ class Sender:
                 waiting = self._spool.count - self._acknowledged
                 if waiting and (self._flushing or waiting >= SEND_AT_ONCE):
                     return True
-                notified = self._changed.wait(SEND_INTERVAL_S)
+                notified = self._changed.wait(self._interval)
                 if not notified and (self._spool.count > self._acknowledged or time.monotonic() >= ask_at):
                     return True
             return False
