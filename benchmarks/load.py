@@ -133,7 +133,8 @@ def give_way() -> None:
     with suppress(PermissionError):  # It is the first of its session already.
         os.setsid()
         os.nice(19)
-        Path("/proc/self/autogroup").write_text("19", encoding="ascii")
+        with suppress(FileNotFoundError):  # this Linux weighs none
+            Path("/proc/self/autogroup").write_text("19", encoding="ascii")
 
 
 @dataclass

@@ -128,10 +128,11 @@ def test_costly_answers_are_given_at_a_pace_and_what_a_client_has_already_is_not
         async with client(app) as api:
             first = await api.get(path)
             known = {"If-None-Match": first.headers["etag"]}
-            again, third = await api.get(path), await api.get(path)
-            return [first, again, third, await api.get(path, headers=known), await api.get(path[:-9])]
+            second, third = await api.get(path), await api.get(path)
+            return [first, second, third, await api.get(path, headers=known), await api.get(path[:-9])]
 
-    *answers, third, known, page = asyncio.run(read())
-    assert [answer.status_code for answer in (*answers, third, known, page)] == [200, 200, 503, 304, 200]
+    answers = asyncio.run(read())
+    assert [answer.status_code for answer in answers] == [200, 200, 503, 304, 200]
+    third = answers[2]
     assert int(third.headers["retry-after"]) > 0
     assert "a second" in third.json()["detail"]

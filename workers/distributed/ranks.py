@@ -172,8 +172,10 @@ class DataParallel:
             parts = torch.split(piece, [tensor.numel() for tensor in tensors])
             for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
-        for place in unused:
-            self._parameters[place].grad = gradients[place] if shares[place] > 0 else None
+        if unused:
+            anywhere = (shares > 0).tolist()  # one read of a device
+            for place in unused:
+                self._parameters[place].grad = gradients[place] if anywhere[place] else None
 
 
 def _pieces(tensors: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
