@@ -8,22 +8,19 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pydantic_core
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
-__all__ = ["BINARY", "Database", "Shape", "alembic_config"]
+from symadj.service.store.shape import Shape, shape_of
+
+__all__ = ["BINARY", "Database"]
 
 _MIGRATION_LOCK = 0x73796D61646A  # any number of our own, for PostgreSQL's advisory lock
 _CONNECTION_SECONDS = 5.0
@@ -83,20 +80,6 @@ def _from_json(text: str | bytes) -> Any:
         return pydantic_core.from_json(text)
     except ValueError:
         return json.loads(text)  # it takes halves of characters, which earlier versions may have stored
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The migration that the tables are of (None: there are none), the newest, and whether this version knows it."""
-
-    found: str | None
-    newest: str
-    is_known: bool
-
-    @property
-    def is_current(self) -> bool:
-        """Whether the tables are those of this version."""
-        return self.found == self.newest
 
 
 class Database:
@@ -166,21 +149,23 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the tables to this version's shape; safe to call from several processes at once."""
+        if self.shape().is_current:
+            return
+        # Alembic, its template engine and that one's highlighter take 10 MiB, which a process keeps.
+        from symadj.service.store.migrations.upgrade import upgrade_to_newest
+
         with self.engine.connect() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             else:
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
-            command.upgrade(alembic_config(connection), "head")
+            upgrade_to_newest(connection)
             connection.commit()
 
     def shape(self) -> Shape:
         """Return which migration the tables are of, and which is the newest; nothing is changed."""
         with self.engine.connect() as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
-            scripts = ScriptDirectory.from_config(alembic_config(connection))
-        known = {script.revision for script in scripts.walk_revisions()}
-        return Shape(found, str(scripts.get_current_head()), found is None or found in known)
+            return shape_of(connection)
 
     def check(self) -> None:
         """Raise what the database raises if it does not answer."""
@@ -203,11 +188,3 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
-
-
-def alembic_config(connection: Connection) -> Config:
-    """Return the configuration that runs our migrations on a connection."""
-    config = Config()
-    config.set_main_option("script_location", "symadj.service.store:migrations")
-    config.attributes["connection"] = connection
-    return config

@@ -22,9 +22,9 @@ from symadj.service.lifecycle import requests
 from symadj.service.settings import Settings
 from symadj.service.store import Database, blocks, jobs, memory, metrics
 from symadj.service.store.columns import as_datetime, as_microseconds, pack, unpack, unpack_rows
-from symadj.service.store.database import alembic_config
 from symadj.service.store.downsampling import Downsampler
 from symadj.service.store.memory_summaries import MemorySummaries
+from symadj.service.store.migrations.upgrade import alembic_config
 from symadj.service.store.step_range import EVERY_STEP, StepRange
 from symadj.service.store.tables import DeletedJob, TelemetryBlock
 from tests.service.conftest import Clock

@@ -13,11 +13,13 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy.orm import Session
 
 from symadj.service.contract.spec import JobSpec
 from symadj.service.store import Database, jobs
-from symadj.service.store.database import alembic_config
+from symadj.service.store.migrations.upgrade import alembic_config
+from symadj.service.store.shape import known_migrations
 from symadj.service.store.tables import Base, Job, JobLabel
 from tests.conftest import TOY
 
@@ -25,6 +27,27 @@ from tests.conftest import TOY
 def test_the_migrations_make_the_tables_that_the_code_has(database: Database) -> None:
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_the_names_of_the_files_tell_the_migrations_and_their_order(database: Database) -> None:
+    with database.engine.connect() as connection:
+        scripts = ScriptDirectory.from_config(alembic_config(connection))
+    assert known_migrations() == [script.revision for script in scripts.walk_revisions()][::-1]
+
+
+ALEMBIC_IN_A_SECOND_START = """
+import sys
+from symadj.service.store import Database
+Database(sys.argv[1]).migrate()
+print([name for name in ("alembic", "mako", "pygments") if name in sys.modules])
+"""
+
+
+def test_a_process_that_finds_the_tables_as_they_must_be_loads_no_alembic(database: Database) -> None:
+    url = database.engine.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-c", ALEMBIC_IN_A_SECOND_START, url]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 # Copies of one process: each would import for a second of a core.

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs migrations on the connection that ``symadj.service.store.database`` hands over."""
+"""Alembic's entry: runs migrations on the connection that ``symadj.service.store.migrations.upgrade`` hands over."""
 
 from __future__ import annotations
 
