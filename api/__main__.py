@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import multiprocessing
 import sys
+from contextlib import suppress
 
 import uvicorn
 
@@ -12,6 +14,7 @@ from symadj.api.listening import ExposedError, check_exposure
 from symadj.api.slow_clients import protocol_with_deadline
 from symadj.service.contract.storage import StorageUnreachableError
 from symadj.service.settings import SettingsError, read_settings
+from symadj.service.store import Database
 
 # Longer than clients keep a connection that they do not use (httpx: 5 s, as uvicorn by default): the side that closes
 # it must be theirs, or they send their next request into a connection that is being closed.
@@ -45,6 +48,12 @@ def main() -> None:
         # It may answer again, and most of the API does without.
         print(f"a bucket does not answer: {error}", file=sys.stderr)
     sys.setswitchinterval(SWITCH_SECONDS)
+    # httpx loads its command line, where Rich is installed: 5 MiB.
+    sys.modules["httpx._main"] = None  # type: ignore[assignment]
+    # Alembic's libraries take 12 MiB, and end with the child. It is a copy: nothing runs in this process yet.
+    migration = multiprocessing.get_context("fork").Process(target=_migrate, args=(settings.resolved_store_url(),))
+    migration.start()
+    migration.join()
     _share_heaps()
     # Not by uvicorn's own command line, which puts the current folder before the installed packages.
     uvicorn.run(
@@ -57,6 +66,12 @@ def main() -> None:
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         http=protocol_with_deadline(settings.request_seconds),
     )
+
+
+def _migrate(store_url: str) -> None:
+    """Bring the store's tables to this version's shape. The application tries again, and tells what goes wrong."""
+    with suppress(Exception):
+        Database(store_url).migrate()
 
 
 def _share_heaps() -> None:
