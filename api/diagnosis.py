@@ -243,7 +243,7 @@ def _ray(settings: Settings) -> Iterator[Check]:
         with httpx.Client(timeout=_ANSWER_SECONDS, trust_env=False) as http:
             answer = http.get(f"{settings.ray_address}/api/version", headers=headers).raise_for_status()
         there = str(answer.json()["ray_version"])
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
         advice = "check SYMADJ_RAY_ADDRESS and SYMADJ_RAY_TOKEN, and whether the cluster runs"
         yield _fail(
             "ray", f"no answer as it should be at {settings.ray_address} ({error or type(error).__name__})", advice
@@ -266,7 +266,7 @@ def _server(client: Client) -> Iterator[Check]:
         with httpx.Client(timeout=_ANSWER_SECONDS) as http:
             answer = http.get(f"{client.url}/healthz").raise_for_status()
         there = str(answer.json()["version"])
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
         found = f"no symadj answers at {client.url} ({error or type(error).__name__})"
         yield _fail("server", found, "`symadj serve` starts one; --url and SYMADJ_URL name another")
         return

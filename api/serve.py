@@ -236,8 +236,9 @@ def _check_ray(address: str, token: SecretStr | None) -> None:
     """Refuse an address where no Ray answers."""
     headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
     try:
-        httpx.get(f"{address}/api/version", headers=headers, timeout=10, trust_env=False).raise_for_status()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        answer = httpx.get(f"{address}/api/version", headers=headers, timeout=10, trust_env=False)
+        _ = answer.raise_for_status().json()["ray_version"]
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
         raise ServeError(
             f"no Ray answers as it should at {address} ({error}): --ray-address is the URL of its Jobs API, such as "
             "http://head:8265; SYMADJ_RAY_TOKEN is its token, where it asks for one"

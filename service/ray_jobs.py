@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import httpx
 
 __all__ = ["Node", "NodeInUse", "RayJob", "RayJobs", "RayRefusedError", "RayUnreachableError"]
+
+
+_Read = TypeVar("_Read")
 
 
 class RayUnreachableError(Exception):
@@ -94,7 +99,7 @@ class RayJobs:
         Raises:
             RayUnreachableError: no answer.
         """
-        return [_resources(node["resources_total"]) for node in self._listed("nodes", "ALIVE")]
+        return self._listed("nodes", "ALIVE", lambda node: _resources(node["resources_total"]))
 
     def nodes_in_use(self) -> list[NodeInUse]:
         """Return the living nodes with what is free on each.
@@ -102,25 +107,24 @@ class RayJobs:
         Raises:
             RayUnreachableError: no answer.
         """
-        living = self._listed("nodes", "ALIVE")
-        held = {node["node_id"]: Node(0.0, 0.0, 0.0) for node in living}
-        for group in self._listed("placement_groups", "CREATED"):
-            for bundle in group["bundles"]:
-                node, more = bundle["node_id"], _resources(bundle["unit_resources"])
-                if node in held:
-                    so_far = held[node]
-                    held[node] = Node(so_far.cpus + more.cpus, so_far.gpus + more.gpus, so_far.memory + more.memory)
-        return [_in_use(node, held[node["node_id"]]) for node in living]
+        living = self._listed("nodes", "ALIVE", _unused)
+        held = {node.id: Node(0.0, 0.0, 0.0) for node in living}
+        for bundles in self._listed("placement_groups", "CREATED", _bundles):
+            for node_id, more in bundles:
+                if node_id in held:
+                    so_far = held[node_id]
+                    held[node_id] = Node(so_far.cpus + more.cpus, so_far.gpus + more.gpus, so_far.memory + more.memory)
+        return [_less(node, held[node.id]) for node in living]
 
-    def _listed(self, what: str, state: str) -> list[dict[str, Any]]:
-        """Return what Ray's state interface lists of a kind, in one state."""
+    def _listed(self, what: str, state: str, read: Callable[[dict[str, Any]], _Read]) -> list[_Read]:
+        """Return what Ray's state interface lists of a kind, in one state, each as it is read."""
         wanted = {"filter_keys": "state", "filter_predicates": "=", "filter_values": state}
         path = f"/api/v0/{what}"
         response = self._request("GET", path, params={"detail": "true", "limit": 10_000} | wanted)
         if response.status_code != 200:
             raise RayUnreachableError(f"GET {path}: status {response.status_code}: {response.text[:500]}")
-        listed: list[dict[str, Any]] = response.json()["data"]["result"]["result"]
-        return listed
+        with _an_answer_of_ray(response):
+            return [read(item) for item in response.json()["data"]["result"]["result"]]
 
     def submit(
         self,
@@ -161,7 +165,11 @@ class RayJobs:
                 "metadata": metadata,
             },
         )
-        if response.status_code == 200 or "already exists" in response.text:
+        if response.status_code == 200:
+            with _an_answer_of_ray(response):
+                _ = response.json()["submission_id"]
+            return
+        if "already exists" in response.text:
             return
         raise RayRefusedError(f"status {response.status_code}: {_last_line(response.text)}")
 
@@ -176,18 +184,18 @@ class RayJobs:
             return None
         if response.status_code != 200:
             raise RayUnreachableError(f"GET job: status {response.status_code}: {_last_line(response.text)}")
-        body = response.json()
-        return RayJob(body["status"], body.get("message") or "", body.get("driver_exit_code"), body.get("error_type"))
+        with _an_answer_of_ray(response):
+            job = response.json()
+            return RayJob(job["status"], job.get("message") or "", job.get("driver_exit_code"), job.get("error_type"))
 
     def logs(self, submission_id: str, *, lines: int = 20) -> str:
         """Return the last lines that a job printed; empty where Ray has none."""
         try:
             response = self._request("GET", f"/api/jobs/{submission_id}/logs")
+            with _an_answer_of_ray(response):
+                return "\n".join(response.json().get("logs", "").splitlines()[-lines:])
         except (RayUnreachableError, RayRefusedError):
             return ""
-        if response.status_code != 200:
-            return ""
-        return "\n".join(response.json().get("logs", "").splitlines()[-lines:])
 
     def stop(self, submission_id: str) -> None:
         """Ask Ray to stop a job; no error if it has ended or never was.
@@ -206,12 +214,28 @@ def _resources(named: dict[str, float]) -> Node:
     return Node(named.get("CPU", 0.0), named.get("GPU", 0.0), named.get("memory", 0.0))
 
 
-def _in_use(node: dict[str, Any], held: Node) -> NodeInUse:
+def _unused(node: dict[str, Any]) -> NodeInUse:
     total = _resources(node["resources_total"])
-    free = Node(
-        max(0.0, total.cpus - held.cpus), max(0.0, total.gpus - held.gpus), max(0.0, total.memory - held.memory)
-    )
-    return NodeInUse(total.cpus, total.gpus, total.memory, id=node["node_id"], name=node["node_name"], free=free)
+    return NodeInUse(total.cpus, total.gpus, total.memory, id=node["node_id"], name=node["node_name"], free=total)
+
+
+def _bundles(group: dict[str, Any]) -> list[tuple[str, Node]]:
+    return [(bundle["node_id"], _resources(bundle["unit_resources"])) for bundle in group["bundles"]]
+
+
+def _less(node: NodeInUse, held: Node) -> NodeInUse:
+    free = Node(max(0.0, node.cpus - held.cpus), max(0.0, node.gpus - held.gpus), max(0.0, node.memory - held.memory))
+    return replace(node, free=free)
+
+
+@contextmanager
+def _an_answer_of_ray(response: httpx.Response) -> Iterator[None]:
+    """Take an answer that is not as Ray's are for none: by a proxy, by another server, by a Ray that is not up yet."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        asked = f"{response.request.method} {response.request.url.path}"
+        raise RayUnreachableError(f"{asked}: not an answer of Ray's: {response.text[:200]!r}") from error
 
 
 def _last_line(text: str) -> str:
