@@ -234,6 +234,14 @@ def test_the_clients_need_neither_the_server_nor_torch_nor_pandas() -> None:
     assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: to_pandas needs pandas: pip install pandas"
 
 
+def test_a_client_without_its_packages_says_which_one_is_missing_and_how_it_is_installed() -> None:
+    script = without("anyio", "httpx", "pydantic", "tenacity") + "from symadj.api.client import Client\n"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    told = done.stderr.splitlines()[-1]
+    assert told.startswith("ModuleNotFoundError: the client needs the package ")
+    assert told.endswith("which is not installed: `pip install '.[client]'` in a checkout of symadj")
+
+
 class Elements(HTMLParser):
     """The elements of a piece of HTML, and its text."""
 
