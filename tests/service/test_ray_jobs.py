@@ -29,7 +29,8 @@ def answering(text: str) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(text.encode())
 
-        do_POST = do_GET
+        def do_POST(self) -> None:
+            self.do_GET()
 
         def log_message(self, format: str, *arguments: object) -> None:
             """Be quiet."""
