@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from symadj.api.security_headers import SECURITY_HEADERS
+from symadj.service.contract.records import PROBLEM_MEDIA_TYPE
 from symadj.service.contract.storage import StorageError
 from symadj.service.errors import SymadjError
 
@@ -26,7 +27,6 @@ __all__ = ["MOST_ERRORS", "FieldError", "Problem", "answer", "describe", "field_
 
 log = logging.getLogger("symadj.api")
 
-MEDIA_TYPE = "application/problem+json"
 # Of one answer: a body may have a hundred thousand.
 MOST_ERRORS = 50
 
@@ -54,7 +54,7 @@ class Problem(BaseModel):
 class _ProblemResponse(JSONResponse):
     """A problem, whatever the request that it speaks of: JSON may have halves of characters, which UTF-8 has not."""
 
-    media_type = MEDIA_TYPE
+    media_type = PROBLEM_MEDIA_TYPE
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
@@ -246,5 +246,5 @@ def install(app: FastAPI) -> None:
 
 def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return OpenAPI responses for the problems that an operation may answer with."""
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    content = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": http.HTTPStatus(status).phrase, "content": content} for status in statuses}

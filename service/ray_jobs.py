@@ -13,6 +13,9 @@ import httpx
 __all__ = ["Node", "NodeInUse", "RayJob", "RayJobs", "RayRefusedError", "RayUnreachableError"]
 
 
+# Of a driver that Ray will not start; what other statuses say is a proxy's.
+_REFUSALS = frozenset({400, 500})
+
 _Read = TypeVar("_Read")
 
 
@@ -171,7 +174,10 @@ class RayJobs:
             return
         if "already exists" in response.text:
             return
-        raise RayRefusedError(f"status {response.status_code}: {_last_line(response.text)}")
+        told = f"status {response.status_code}: {_last_line(response.text)}"
+        if response.status_code in _REFUSALS:
+            raise RayRefusedError(told)
+        raise RayUnreachableError(f"POST job: {told}")
 
     def job(self, submission_id: str) -> RayJob | None:
         """Return the state of a job, None if Ray knows none of this id.
@@ -180,7 +186,8 @@ class RayJobs:
             RayUnreachableError: no answer.
         """
         response = self._request("GET", f"/api/jobs/{submission_id}")
-        if response.status_code == 404:
+        # A proxy answers 404 as well, where no Ray is behind it now.
+        if response.status_code == 404 and "does not exist" in response.text:
             return None
         if response.status_code != 200:
             raise RayUnreachableError(f"GET job: status {response.status_code}: {_last_line(response.text)}")

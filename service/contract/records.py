@@ -28,6 +28,7 @@ __all__ = [
     "MAX_LOG_LINES",
     "MAX_METRICS",
     "PRETRAINING_SHORTENED",
+    "PROBLEM_MEDIA_TYPE",
     "AnyRecord",
     "ArtifactRecord",
     "BatchAnswer",
@@ -52,6 +53,8 @@ __all__ = [
 # The event of a run whose rows allow fewer steps than its spec asks for; its data has them as ``max_steps``.
 PRETRAINING_SHORTENED = "pretraining_shortened"
 
+# Of the API's errors (RFC 9457); an error without it is another's: of a proxy with no API behind it now.
+PROBLEM_MEDIA_TYPE = "application/problem+json"
 MAX_BATCH_RECORDS = 1000
 # What a source sends in one batch, unless a single record is longer.
 MAX_BATCH_BYTES = 1_000_000

@@ -65,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
         _, _, _, submission_id, *rest = self.path.split("/")
         job = self.server.jobs.get(submission_id)
         if job is None:
-            self._answer(404, "no such job")
+            self._answer(404, f"Job {submission_id} does not exist")
         elif rest:
             self._answer(200, {"logs": "first\nTraceback: it broke\n"})
         else:

@@ -18,13 +18,13 @@ NOT_RAYS = ["<html>Sign in</html>", "", "[]", "{}", '{"data": {"result": {"resul
 
 
 @contextmanager
-def answering(text: str) -> Iterator[str]:
-    """Answer every request with a text and status 200; yield the URL."""
+def answering(text: str, status: int = 200) -> Iterator[str]:
+    """Answer every request with a text; yield the URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text.encode())
@@ -59,3 +59,11 @@ def test_an_answer_that_is_not_rays_is_taken_for_none(text: str) -> None:
             assert text in str(refused.value), "what was answered is told"
         assert ray.logs("job-1") == ""
         assert ClusterView(Settings(ray_address=url)).nodes() is None, "jobs can be submitted, and wait"
+
+
+@pytest.mark.parametrize("status", [404, 502, 503])
+def test_a_proxy_without_a_ray_behind_it_says_nothing_of_a_job(status: int) -> None:
+    with answering("404 page not found", status) as url, closing(RayJobs(url)) as ray:
+        for ask in (lambda: ray.job("job-1"), lambda: ray.submit("job-1", "python", "module", {}, {})):
+            with pytest.raises(RayUnreachableError, match=f"status {status}: 404 page not found"):
+                ask()

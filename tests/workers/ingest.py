@@ -8,11 +8,12 @@ import os
 import socket
 import threading
 from collections import defaultdict, deque
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from symadj.service.contract.order import RunOrder
-from symadj.service.contract.records import RecordBatch
+from symadj.service.contract.records import PROBLEM_MEDIA_TYPE, RecordBatch
 from symadj.service.contract.spec import JobSpec
 from symadj.service.contract.states import StopReason
 from symadj.service.settings import Settings
@@ -20,18 +21,26 @@ from symadj.service.settings import Settings
 TOKEN = "token-of-the-attempt"
 
 
+@dataclass(frozen=True)
+class OfAnother:
+    """What a proxy answers in the API's place, which stores nothing."""
+
+    status: int
+    text: str
+
+
 class IngestServer:
     """Stores each record once, in memory that outlives ``stop`` and ``start``, as the API's store does.
 
     ``faults`` are used up by the next requests, one each: a status to answer without storing anything, or
-    ``"drop"`` to store the batch and close the connection without an answer. A status in ``always`` answers every
-    request.
+    ``"drop"`` to store the batch and close the connection without an answer, or :class:`OfAnother`. A status in
+    ``always`` answers every request.
     """
 
     def __init__(self) -> None:
         self.records: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.requests = 0
-        self.faults: deque[int | str] = deque()
+        self.faults: deque[int | str | OfAnother] = deque()
         self.always: int | None = None
         self.stop_wish: StopReason | None = None
         self.changed = threading.Condition()
@@ -99,16 +108,20 @@ class IngestServer:
         if status == "drop":
             request.close_connection = True
             return
-        body = json.dumps(answer).encode()
-        request.send_response(int(status))
-        request.send_header("Content-Type", "application/json")
+        if isinstance(status, OfAnother):
+            body, media_type, code = status.text.encode(), "text/html", status.status
+        else:
+            body, code = json.dumps(answer).encode(), int(status)
+            media_type = PROBLEM_MEDIA_TYPE if code >= 400 else "application/json"
+        request.send_response(code)
+        request.send_header("Content-Type", media_type)
         request.send_header("Content-Length", str(len(body)))
         request.end_headers()
         request.wfile.write(body)
 
-    def _answer(self, request: BaseHTTPRequestHandler, raw: bytes) -> tuple[int | str, dict[str, Any]]:
+    def _answer(self, request: BaseHTTPRequestHandler, raw: bytes) -> tuple[int | str | OfAnother, dict[str, Any]]:
         fault = self.faults.popleft() if self.faults else self.always
-        if isinstance(fault, int):
+        if isinstance(fault, int | OfAnother):
             return fault, {"title": "told to fail"}
         if request.path != "/api/v1/ingest/batches":
             return 404, {}

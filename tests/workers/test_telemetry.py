@@ -14,7 +14,7 @@ from symadj.workers.delivery import sender as delivery
 from symadj.workers.delivery.outbox import TelemetryError
 from symadj.workers.delivery.sender import Sender
 from symadj.workers.delivery.spool import Spool
-from tests.workers.ingest import TOKEN, IngestServer
+from tests.workers.ingest import TOKEN, IngestServer, OfAnother
 
 FLUSH_S = 30.0
 
@@ -128,6 +128,17 @@ def test_an_attempt_that_is_not_wanted_any_more_stops_sending(
     put(sender, 2)
     assert not sender.flush(FLUSH_S)
     assert ingest.requests == 1
+
+
+@pytest.mark.parametrize("status", [200, 401, 403, 404, 410])
+def test_what_a_proxy_answers_in_the_apis_place_ends_no_run_and_loses_no_record(
+    ingest: IngestServer, sender: Sender, status: int
+) -> None:
+    ingest.faults.extend([OfAnother(status, "<html>No server is available.</html>"), OfAnother(status, "")])
+    put(sender, 1, 2)
+    assert sender.flush(FLUSH_S)
+    assert not sender.superseded
+    assert messages(ingest) == [1, 2]
 
 
 def test_a_record_that_the_api_refuses_is_an_error_of_the_run(ingest: IngestServer, sender: Sender) -> None:

@@ -10,11 +10,19 @@ import threading
 import time
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import requests
+from pydantic import ValidationError
 
 from symadj.service.contract.order import RunOrder
-from symadj.service.contract.records import MAX_BATCH_BYTES, MAX_BATCH_RECORDS, AnyRecord, BatchAnswer
+from symadj.service.contract.records import (
+    MAX_BATCH_BYTES,
+    MAX_BATCH_RECORDS,
+    PROBLEM_MEDIA_TYPE,
+    AnyRecord,
+    BatchAnswer,
+)
 from symadj.service.contract.states import StopReason
 from symadj.workers.delivery.outbox import TelemetryError
 from symadj.workers.delivery.spool import Spool
@@ -42,9 +50,9 @@ _LATER = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus
 class Sender:
     """Delivers one source's records to the API from a thread of its own, by way of a spool.
 
-    Connection errors, timeouts and the API's own errors (5xx, 429) are retried for ever with a growing, jittered
-    pause, so that the API may be restarted or away for long without a record lost. A batch whose answer was lost is
-    sent again, and the API sees by its sequence numbers which of its records are new.
+    Connection errors, timeouts, the API's own errors (5xx, 429) and what a proxy answers in its place are retried for
+    ever with a growing, jittered pause, so that the API may be restarted or away for long without a record lost. A
+    batch whose answer was lost is sent again, and the API sees by its sequence numbers which of its records are new.
     """
 
     def __init__(self, spool: Spool, api_url: str, token: str, source: str, checkpoints_asked: int = 0) -> None:
@@ -175,11 +183,13 @@ class Sender:
             except requests.RequestException as error:
                 problem = f"{type(error).__name__}: {error}"
             else:
-                if not (answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.status_code in _LATER):
+                problem = f"status {answer.status_code}"
+                if _is_of_another(answer):
+                    problem += f", not of symadj's API: {answer.text[:200]!r}"
+                elif not (answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.status_code in _LATER):
                     moved = self._take(answer)
                     if moved or not lines:
                         return
-                problem = f"status {answer.status_code}"
             log.warning("telemetry of %s waits for %s: %s", self._source, self._url, problem)
             with self._changed:
                 self._changed.wait_for(lambda: self._over, pause * random.uniform(0.5, 1.0))
@@ -191,8 +201,8 @@ class Sender:
             read = BatchAnswer.model_validate_json(answer.content)
             self._stop, self._checkpoints_asked = read.stop, read.checkpoints_asked
             return self._continue_from(read.next_seq)
-        if answer.status_code == HTTPStatus.CONFLICT and "next_seq" in answer.json():
-            return self._continue_from(int(answer.json()["next_seq"]))
+        if answer.status_code == HTTPStatus.CONFLICT and "next_seq" in (problem := _object_in(answer)):
+            return self._continue_from(int(problem["next_seq"]))
         if answer.status_code in _NOT_WANTED:
             log.warning("the API does not want this attempt any more: %s", answer.text)
             with self._changed:
@@ -215,6 +225,28 @@ class Sender:
             self._acknowledged = number - 1
             self._changed.notify_all()
         return moved
+
+
+def _is_of_another(answer: requests.Response) -> bool:
+    """Return whether a proxy, or another server, says that a batch is taken, or that the attempt is not wanted."""
+    if answer.status_code == HTTPStatus.OK:
+        try:
+            BatchAnswer.model_validate_json(answer.content)
+        except ValidationError:
+            return True
+        return False
+    return answer.status_code in _NOT_WANTED and not answer.headers.get("Content-Type", "").startswith(
+        PROBLEM_MEDIA_TYPE
+    )
+
+
+def _object_in(answer: requests.Response) -> dict[str, Any]:
+    """Return the JSON object that an answer holds, an empty one where it holds something else."""
+    try:
+        content = answer.json()
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def open_sender(order: RunOrder, token: str, source: str) -> Sender:
