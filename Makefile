@@ -146,6 +146,9 @@ bench-plan: install ## the memory that is forecast beside what a step takes: eve
 bench-auto: install ## what `gradient.kind: auto` and microbatches cost beside the same choice named
 	$(BIN)/python -m benchmarks.auto
 
+bench-samplers: install ## what each sampler takes to choose a sweep's next trial, beside `random`: CPU and memory (RUNS=5)
+	$(BIN)/python -m benchmarks.samplers $(if $(RUNS),--runs $(RUNS))
+
 bench-load: install ## readers, long polls and pages beside a training (LOADS=10 SECONDS=60): what they cost it
 	$(BIN)/python -m benchmarks.load --loads $(LOADS) --seconds $(SECONDS)
 

@@ -80,4 +80,5 @@ class Dispatcher:
 
     def close(self) -> None:
         """Close what the dispatcher opened itself."""
+        self._sweeps.close()
         self._watcher.close()

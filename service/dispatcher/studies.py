@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,14 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from symadj.service.contract.spec.search import (
     CmaEsSampler,
+    GpSampler,
     GridSampler,
     HyperbandPruner,
     MedianPruner,
     NoPruner,
     Parameter,
     PercentilePruner,
+    QmcSampler,
     SuccessiveHalvingPruner,
     TpeSampler,
 )
@@ -32,7 +35,7 @@ from symadj.service.contract.spec.training import StopAfterSteps
 from symadj.service.contract.states import TrialState
 from symadj.service.store.tables import SweepTrial
 
-__all__ = ["Verdict", "judge", "suggest"]
+__all__ = ["Suggestion", "Verdict", "judge", "needs_torch", "suggest"]
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -47,20 +50,71 @@ _STATES = {
 }
 
 
-def suggest(sweep_id: str, spec: SweepSpec, trials: Sequence[SweepTrial]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the values of the next trial's parameters, by path, and what the sampler notes about it.
+@dataclass(frozen=True)
+class Suggestion:
+    """What a sampler says of the next trial.
+
+    Attributes:
+        values: of the parameters, by path.
+        attrs: what the sampler notes about the trial.
+    """
+
+    values: dict[str, Any]
+    attrs: dict[str, Any]
+
+
+def needs_torch(spec: SweepSpec, trials: Sequence[SweepTrial]) -> bool:
+    """Return whether ``suggest`` would load PyTorch, which would stay in this process.
 
     Args:
-        sweep_id: of the sweep.
+        spec: of the sweep.
+        trials: all so far, by number.
+    """
+    if not isinstance(spec.sampler, GpSampler):
+        return False
+    return sum(trial.state == TrialState.SUCCEEDED for trial in trials) >= spec.sampler.startup_trials
+
+
+def suggest(spec: SweepSpec, trials: Sequence[SweepTrial]) -> Suggestion:
+    """Return the values of the next trial's parameters.
+
+    Args:
         spec: of the sweep.
         trials: all so far, by number.
     """
     if isinstance(spec.sampler, GridSampler):
-        return spec.combination(len(trials)), {}
-    study = _study(sweep_id, spec, trials)
+        return Suggestion(spec.combination(len(trials)), {})
+    if isinstance(spec.sampler, QmcSampler):
+        return Suggestion(_point(spec, spec.sampler, len(trials)), {})
+    study = _study(spec, trials)
     asked = study.ask(_distributions(spec))
-    values = {path: _value(spec.parameters[path], given) for path, given in asked.params.items()}
-    return {path: values[path] for path in spec.parameters}, dict(study.trials[-1].system_attrs)
+    return Suggestion(_values(spec, asked), dict(study.trials[-1].system_attrs))
+
+
+def _point(spec: SweepSpec, sampler: QmcSampler, number: int) -> dict[str, Any]:
+    """Return a point of a sequence, counted from 0.
+
+    Optuna draws a study's first trial at random, takes the point 0 for the second, and keeps the number of the last
+    point in an attribute of the study, the only one: so the trial after the second is told which it is.
+    """
+    with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+        sequence = optuna.samplers.QMCSampler(qmc_type=sampler.sequence, scramble=True, seed=sampler.seed)
+    storage = optuna.storages.InMemoryStorage()
+    study, distributions = (
+        optuna.create_study(study_name=_NAME, storage=storage, sampler=sequence),
+        _distributions(spec),
+    )
+    asked = [study.ask(distributions) for _ in range(2)][-1]
+    if number > 0:
+        study_id = storage.get_study_id_from_name(_NAME)
+        (last,) = storage.get_study_system_attrs(study_id)
+        storage.set_study_system_attr(study_id, last, number - 1)
+        asked = study.ask(distributions)
+    return _values(spec, asked)
+
+
+def _values(spec: SweepSpec, asked: optuna.Trial) -> dict[str, Any]:
+    return {path: _value(parameter, asked.params[path]) for path, parameter in spec.parameters.items()}
 
 
 @dataclass(frozen=True)
@@ -79,18 +133,17 @@ class Verdict:
 
 
 def judge(
-    sweep_id: str, spec: SweepSpec, trials: Sequence[SweepTrial], new: Mapping[int, Sequence[tuple[int, float]]]
+    spec: SweepSpec, trials: Sequence[SweepTrial], new: Mapping[int, Sequence[tuple[int, float]]]
 ) -> dict[int, Verdict]:
     """Tell the pruner new values of open trials, one after the other, until it gives the trial up.
 
     Args:
-        sweep_id: of the sweep.
         spec: of the sweep.
         trials: all so far, by number, with what they have reported before.
         new: steps and values in order, by the number of the trial.
     """
     storage = optuna.storages.InMemoryStorage()
-    study = _study(sweep_id, spec, trials, storage)
+    study = _study(spec, trials, storage)
     study_id = storage.get_study_id_from_name(_NAME)
     verdicts = {}
     for number, reports in new.items():
@@ -107,16 +160,13 @@ def judge(
 
 
 def _study(
-    sweep_id: str,
-    spec: SweepSpec,
-    trials: Sequence[SweepTrial],
-    storage: optuna.storages.InMemoryStorage | None = None,
+    spec: SweepSpec, trials: Sequence[SweepTrial], storage: optuna.storages.InMemoryStorage | None = None
 ) -> optuna.Study:
     study = optuna.create_study(
         study_name=_NAME,
         storage=storage,
         direction=spec.objective.direction,
-        sampler=_sampler(spec, len(trials)),
+        sampler=_sampler(spec, trials),
         pruner=_pruner(spec),
     )
     distributions = _distributions(spec)
@@ -164,15 +214,17 @@ def _internal(parameter: Parameter, value: Any) -> Any:
     return next(place for place, item in enumerate(parameter.choices) if json.dumps(item, sort_keys=True) == written)
 
 
-def _sampler(spec: SweepSpec, number: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler of the trial ``number``, whose draws depend on nothing but that and the seed."""
-    if isinstance(spec.sampler, GridSampler):
+def _sampler(spec: SweepSpec, trials: Sequence[SweepTrial]) -> optuna.samplers.BaseSampler:
+    """Return the sampler of the next trial, whose draws depend on nothing but its number and the seed."""
+    if isinstance(spec.sampler, GridSampler | QmcSampler):
         return optuna.samplers.RandomSampler()  # it is asked nothing
-    seed = int.from_bytes(hashlib.sha256(f"{spec.sampler.seed}/{number}".encode()).digest()[:4])
+    seed = int.from_bytes(hashlib.sha256(f"{spec.sampler.seed}/{len(trials)}".encode()).digest()[:4])
     if isinstance(spec.sampler, TpeSampler):
         return optuna.samplers.TPESampler(n_startup_trials=spec.sampler.startup_trials, seed=seed)
     if isinstance(spec.sampler, CmaEsSampler):
         return optuna.samplers.CmaEsSampler(popsize=spec.sampler.population, seed=seed, warn_independent_sampling=False)
+    if isinstance(spec.sampler, GpSampler) and needs_torch(spec, trials):
+        return optuna.samplers.GPSampler(n_startup_trials=spec.sampler.startup_trials, seed=seed)
     return optuna.samplers.RandomSampler(seed=seed)
 
 

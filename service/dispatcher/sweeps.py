@@ -13,6 +13,7 @@ from symadj.service.contract.spec.search import NoPruner
 from symadj.service.contract.spec.sweep import SweepSpec
 from symadj.service.contract.states import TERMINAL, JobState, StopReason
 from symadj.service.dispatcher.settling import ACTOR
+from symadj.service.dispatcher.suggesting import Suggester, SuggestionError
 from symadj.service.errors import NoRoomError, TooManyRequestsError
 from symadj.service.lifecycle import sweeps as lifecycle
 from symadj.service.settings import Settings
@@ -41,6 +42,11 @@ class SweepRunner:
         self._database, self._settings, self._clock = database, settings, clock
         self._specs: dict[str, SweepSpec] = {}
         self._not_before: dict[str, float] = {}
+        self._suggester = Suggester(clock)
+
+    def close(self) -> None:
+        """End what was started to choose values."""
+        self._suggester.forget_all_but([])
 
     def carry_on(self) -> None:
         """Look once at every sweep that has not ended. What goes wrong with one is no other's trouble."""
@@ -48,6 +54,7 @@ class SweepRunner:
             found = sweeps.unsettled(session)
         self._specs = {sweep_id: spec for sweep_id, spec in self._specs.items() if sweep_id in found}
         self._not_before = {sweep_id: time for sweep_id, time in self._not_before.items() if sweep_id in found}
+        self._suggester.forget_all_but(found)
         for sweep_id in found:
             if self._clock() < self._not_before.get(sweep_id, -math.inf):
                 continue
@@ -98,7 +105,7 @@ class SweepRunner:
             news = {item.trial.number: _news(session, item.trial, pruner.metric, pruner.every_steps) for item in found}
         from symadj.service.dispatcher import studies
 
-        verdicts = studies.judge(sweep_id, spec, trials, {number: item.reports for number, item in news.items()})
+        verdicts = studies.judge(spec, trials, {number: item.reports for number, item in news.items()})
         with self._database.session() as session:
             current = sweeps.find_locked(session, sweep_id)
             if current is None or current.revision != sweep.revision:
@@ -130,9 +137,14 @@ class SweepRunner:
             spec, trials = self._spec(sweep), sweeps.trials(session, sweep_id)
         if not lifecycle.may_begin(sweep, spec, trials):
             return False
-        from symadj.service.dispatcher import studies  # Optuna is loaded by a dispatcher that has a sweep
-
-        values, attrs = studies.suggest(sweep_id, spec, trials)
+        try:
+            suggestion = self._suggester.ask(sweep_id, spec, trials)
+        except SuggestionError as error:
+            log.warning("%s: the values of trial %d can't be chosen now: %s", sweep_id, len(trials), error)
+            self._wait(sweep_id, f"The next trial waits: {error}")
+            return False
+        if suggestion is None:
+            return False
         settings = self._settings
         try:
             with self._database.session() as session:
@@ -143,8 +155,8 @@ class SweepRunner:
                     session,
                     current,
                     spec,
-                    values,
-                    attrs,
+                    suggestion.values,
+                    suggestion.attrs,
                     number=len(trials),
                     storage=settings.resolved_storage(),
                     max_queued=settings.max_queued_per_owner,

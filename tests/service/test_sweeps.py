@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,8 +14,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import optuna
+import psutil
 import pytest
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
@@ -22,7 +25,8 @@ from sqlalchemy.orm import Session
 from symadj.service.contract import layout
 from symadj.service.contract.order import PLACE_VARIABLE, read_order
 from symadj.service.contract.records import BatchAnswer
-from symadj.service.contract.spec.search import Pruner, Sampler
+from symadj.service.contract.spec import JobSpec
+from symadj.service.contract.spec.search import Pruner, QmcSampler, Sampler
 from symadj.service.contract.spec.section import kinds_of
 from symadj.service.contract.spec.sweep import SWEEP, SweepSpec
 from symadj.service.contract.states import TERMINAL, JobState, SweepState, TrialState
@@ -201,6 +205,71 @@ def test_every_pruner_cancels_trials_by_their_own_metrics_and_the_best_goes_on(
         assert told.data["trial"] == trial.number
         assert told.data["step"] < 8
         assert told.message == trial.message
+
+
+@pytest.mark.parametrize("sequence", get_args(QmcSampler.model_fields["sequence"].annotation))
+def test_the_nth_trial_of_qmc_is_the_nth_point_of_one_sequence_whatever_came_of_the_others(sequence: str) -> None:
+    widths = [[8], [16], [32]]
+    parameters = {"flow.field.hidden": {"choices": widths}, "flow.blocks": {"low": 1, "high": 3}, RATE: RATES}
+    spec = sweep_spec(parameters=parameters, sampler={"kind": "qmc", "seed": 3, "sequence": sequence}, trials=8)
+    trials: list[SweepTrial] = []
+    for number, state in enumerate([*TrialState, *TrialState][:8]):
+        values = studies.suggest(spec, trials).values
+        trials.append(SweepTrial(number=number, state=state, value=1.0, parameters=values, reports=[], attrs={}))
+    space = {
+        "flow.field.hidden": optuna.distributions.CategoricalDistribution([0, 1, 2]),
+        "flow.blocks": optuna.distributions.IntDistribution(1, 3),
+        RATE: optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True),
+    }
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        sampler = optuna.samplers.QMCSampler(qmc_type=sequence, scramble=True, seed=3)
+    study = optuna.create_study(sampler=sampler)
+    for _ in range(9):
+        study.tell(study.ask(space), 1.0)
+    for trial, own in zip(trials, study.trials[1:], strict=True):  # the first of Optuna's own is drawn at random
+        assert trial.parameters == own.params | {"flow.field.hidden": widths[own.params["flow.field.hidden"]]}
+    if sequence == "sobol":  # one in each eighth
+        assert sorted(int(8 * math.log10(trial.parameters[RATE] * 1e4) / 3) for trial in trials) == list(range(8))
+
+
+def _asked_apart() -> int:
+    """Return the process that a dispatcher of this one asks for a trial's values."""
+    named = {child.pid: child.as_dict(["cmdline"])["cmdline"] or () for child in psutil.Process().children()}
+    (found,) = (pid for pid, command in named.items() if "symadj.service.dispatcher.suggestion" in command)
+    return found
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_gp_is_asked_in_a_process_that_may_die_and_the_dispatcher_does_not_wait_for_it(
+    database: Database, dispatcher: Dispatcher, ray: RayServer, clock: Clock
+) -> None:
+    parameters = {"flow.field.hidden": {"choices": [[8], [16, 16]]}, RATE: RATES}
+    sampler, base = {"kind": "gp", "startup_trials": 2}, BASE | {"stop": {"max_steps": 1}}
+    spec = sweep_spec(parameters=parameters, sampler=sampler, base=base, trials=3, parallel=2)
+    runs, sweep_id = Runs(database, ray, nll_of), submit(database, spec)
+    dispatcher.round()
+    runs.go_on()
+    dispatcher.round()
+    asked = _asked_apart()
+    assert states(database, sweep_id) == ["succeeded"] * 2
+    os.kill(asked, signal.SIGKILL)
+    os.waitid(os.P_PID, asked, os.WEXITED | os.WNOWAIT)
+    dispatcher.round()
+    assert "sampler.kind gp ended by signal 9" in (sweep_of(database, sweep_id).message or "")
+    clock.now += PAUSE_SECONDS
+    dispatcher.round()
+    asked = _asked_apart()
+    with database.session() as session:
+        job, _ = requests.submit(session, JobSpec.model_validate(BASE), owner="eve")
+    dispatcher.round()
+    assert read(database, job.id).state == "starting"
+    with suppress(ChildProcessError):  # it was faster than that round
+        os.waitid(os.P_PID, asked, os.WEXITED | os.WNOWAIT)
+        dispatcher.round()
+    *before, last = trials_of(database, sweep_id)
+    assert last.parameters == studies.suggest(spec, before).values, "the same in any process"
+    assert last.attrs, "by the Gaussian process"
+    assert sweep_of(database, sweep_id).message is None
 
 
 class _DiedError(BaseException):
@@ -387,6 +456,7 @@ def test_what_a_first_job_would_be_refused_for_is_said_of_the_sweep(database: Da
         ({"parameters": {"labels.team": {"choices": ["x"]}}}, "/parameters/labels.team", "from the sweep"),
         ({"sampler": {"kind": "grid"}, "trials": None}, f"/parameters/{RATE}", "give it choices or a step"),
         ({"trials": None}, "/trials", "trials is missing"),
+        ({"sampler": {"kind": "gp"}, "trials": 501}, "/trials", "takes 500 at most"),
         ({"sampler": {"kind": "cmaes"}}, "/sampler/kind", f"{RATE} alone has them"),
         ({"objective": {"metric": "validation"}}, "/objective/metric", "did you mean 'validation_nll'"),
         ({"objective": {"metric": "test_nll"}, "base": UNTESTED}, "/objective/metric", "set evaluation.test"),

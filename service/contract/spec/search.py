@@ -14,9 +14,11 @@ from symadj.service.contract.result import JobResult
 from symadj.service.contract.spec.section import Section, misfit
 
 __all__ = [
+    "MOST_GP_TRIALS",
     "MOST_TRIALS",
     "VALIDATION",
     "CmaEsSampler",
+    "GpSampler",
     "GridSampler",
     "HyperbandPruner",
     "MedianPruner",
@@ -25,6 +27,7 @@ __all__ = [
     "Parameter",
     "PercentilePruner",
     "Pruner",
+    "QmcSampler",
     "RandomSampler",
     "Sampler",
     "SuccessiveHalvingPruner",
@@ -33,6 +36,8 @@ __all__ = [
 ]
 
 MOST_TRIALS = 1000
+# The memory that a Gaussian process takes grows with the trials: of more it would not fit into the dispatcher's.
+MOST_GP_TRIALS = 500
 MOST_CHOICES = 64
 # The metric of the stream, and of the result, by which trials are compared where nothing else is asked for.
 VALIDATION = "validation_nll"
@@ -161,7 +166,35 @@ class CmaEsSampler(Section):
     )
 
 
-Sampler = Annotated[TpeSampler | RandomSampler | GridSampler | CmaEsSampler, Field(discriminator="kind")]
+class QmcSampler(Section):
+    """A scrambled sequence of low discrepancy: its points leave smaller gaps than random ones.
+
+    The n-th trial is its n-th point, whatever came of the trials before (Bergstra and Bengio 2012).
+    """
+
+    kind: Literal["qmc"]
+    seed: int = Field(0, ge=0, lt=2**32, description="Of the scrambling.")
+    sequence: Literal["sobol", "halton"] = Field(
+        "sobol", description="sobol is even after 2, 4, 8 ... trials, halton about as much after any number."
+    )
+
+
+class GpSampler(Section):
+    """Optuna's Gaussian process: values of the largest expected improvement over the best (Jones et al. 1998).
+
+    It learns from the trials that have succeeded, and knows which are open.
+    """
+
+    kind: Literal["gp"]
+    seed: int = Field(0, ge=0, lt=2**32, description="Of the draws.")
+    startup_trials: int = Field(
+        10, ge=1, le=MOST_GP_TRIALS, description="Trials are drawn at random until so many have succeeded."
+    )
+
+
+Sampler = Annotated[
+    TpeSampler | RandomSampler | GridSampler | CmaEsSampler | QmcSampler | GpSampler, Field(discriminator="kind")
+]
 
 
 class NoPruner(Section):

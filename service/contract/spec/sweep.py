@@ -15,9 +15,11 @@ from symadj.service.contract.result import EvaluationResult
 from symadj.service.contract.spec.any_job import MOST_LABELS, JobName, LabelName, LabelValue
 from symadj.service.contract.spec.job import JobSpec
 from symadj.service.contract.spec.search import (
+    MOST_GP_TRIALS,
     MOST_TRIALS,
     VALIDATION,
     CmaEsSampler,
+    GpSampler,
     HyperbandPruner,
     NoPruner,
     Objective,
@@ -183,6 +185,12 @@ class SweepSpec(Section):
                 raise misfit("/trials", f"trials is missing: say how many sampler.kind {self.sampler.kind} is to try")
             if isinstance(self.sampler, CmaEsSampler):
                 self._check_adapted()
+            if isinstance(self.sampler, GpSampler) and self.trials > MOST_GP_TRIALS:
+                raise misfit(
+                    "/trials",
+                    f"trials is {self.trials}, and sampler.kind gp, whose memory grows with them, takes "
+                    f"{MOST_GP_TRIALS} at most: take fewer, or sampler.kind tpe",
+                )
             return
         for path, parameter in self.parameters.items():
             if parameter.grid(whole=self.is_whole(path)) is None:
