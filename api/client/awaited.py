@@ -19,7 +19,7 @@ from symadj.api.client import display
 from symadj.api.client.attempts import Attempts, pause_seconds
 from symadj.api.client.connection import PIECE_BYTES, Connection, arguments_of, pieces_of
 from symadj.api.client.downloading import Advance, Download, untold
-from symadj.api.client.errors import ApiProblemError, ApiUnreachableError, problem_of, told_in_words
+from symadj.api.client.errors import ApiProblemError, ApiUnreachableError, is_answer, problem_of, read_by, told_in_words
 from symadj.api.client.following import Following
 from symadj.api.client.handles import Handle, of_job
 from symadj.api.client.loading import load_flow
@@ -72,7 +72,7 @@ class AsyncClient(Requests["AsyncJob", "AsyncJobs"], Connection):
         """Send a request, and again where that is safe and may help; return what its answer is read as.
 
         Raises:
-            ApiProblemError: the server answered with an error.
+            ApiProblemError: the server answered with an error, or is not symadj's.
             ApiUnreachableError: there is no answer.
         """
         attempts = Attempts(request, self._on_silence)
@@ -81,7 +81,7 @@ class AsyncClient(Requests["AsyncJob", "AsyncJobs"], Connection):
         except ApiUnreachableError as error:
             raise attempts.explained(error) from error
         attempts.answered()
-        return request.read(content)
+        return read_by(request.read, content)
 
     async def send_all(self, requests: Generator[Request[T], T]) -> AsyncIterator[T]:
         """Send one request after another, each made from the answer to the one before; yield the answers."""
@@ -100,7 +100,7 @@ class AsyncClient(Requests["AsyncJob", "AsyncJobs"], Connection):
             arguments["content"] = _pieces_of(request.content)
         with told_in_words(self.url):
             response = await self._http.request(request.method, request.path, **arguments)
-        if response.is_error:
+        if not is_answer(response):
             raise problem_of(response)
         return response.content
 
@@ -109,7 +109,7 @@ class AsyncClient(Requests["AsyncJob", "AsyncJobs"], Connection):
         """Send a request once, and give its answer to be read while it comes."""
         with told_in_words(self.url):
             async with self._http.stream(request.method, request.path, **arguments_of(request)) as response:
-                if response.is_error:
+                if not is_answer(response):
                     await response.aread()
                     raise problem_of(response)
                 yield response

@@ -17,7 +17,7 @@ from symadj.api.client import display
 from symadj.api.client.attempts import Attempts, pause_seconds
 from symadj.api.client.connection import PIECE_BYTES, Connection, arguments_of, pieces_of
 from symadj.api.client.downloading import Advance, Download, untold
-from symadj.api.client.errors import ApiProblemError, ApiUnreachableError, problem_of, told_in_words
+from symadj.api.client.errors import ApiProblemError, ApiUnreachableError, is_answer, problem_of, read_by, told_in_words
 from symadj.api.client.following import Following
 from symadj.api.client.handles import Handle, of_job
 from symadj.api.client.loading import load_flow
@@ -70,7 +70,7 @@ class Client(Requests["Job", "Jobs"], Connection):
         """Send a request, and again where that is safe and may help; return what its answer is read as.
 
         Raises:
-            ApiProblemError: the server answered with an error.
+            ApiProblemError: the server answered with an error, or is not symadj's.
             ApiUnreachableError: there is no answer.
         """
         attempts = Attempts(request, self._on_silence)
@@ -79,7 +79,7 @@ class Client(Requests["Job", "Jobs"], Connection):
         except ApiUnreachableError as error:
             raise attempts.explained(error) from error
         attempts.answered()
-        return request.read(content)
+        return read_by(request.read, content)
 
     def send_all(self, requests: Generator[Request[T], T]) -> Iterator[T]:
         """Send one request after another, each made from the answer to the one before; yield the answers."""
@@ -98,7 +98,7 @@ class Client(Requests["Job", "Jobs"], Connection):
             arguments["content"] = pieces_of(request.content)
         with told_in_words(self.url):
             response = self._http.request(request.method, request.path, **arguments)
-        if response.is_error:
+        if not is_answer(response):
             raise problem_of(response)
         return response.content
 
@@ -109,7 +109,7 @@ class Client(Requests["Job", "Jobs"], Connection):
             told_in_words(self.url),
             self._http.stream(request.method, request.path, **arguments_of(request)) as response,
         ):
-            if response.is_error:
+            if not is_answer(response):
                 response.read()
                 raise problem_of(response)
             yield response

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import httpx
+from pydantic import ValidationError
 
-__all__ = ["ApiProblemError", "ApiUnreachableError", "BadRequestError", "DownloadError", "problem_of", "told_in_words"]
+__all__ = [
+    "ApiProblemError",
+    "ApiUnreachableError",
+    "BadRequestError",
+    "DownloadError",
+    "is_answer",
+    "problem_of",
+    "read_by",
+    "told_in_words",
+]
+
+T = TypeVar("T")
 
 
 class ApiProblemError(Exception):
-    """The server answered with an error.
+    """The server answered with an error, or with what is no answer of symadj's.
 
     Attributes: ``status`` (HTTP), ``title``, ``detail``, ``errors``: (pointer, detail) of each wrong field, and
     ``retry_after``: the seconds after which the server wants to be asked again, where it says so.
@@ -67,10 +80,19 @@ def told_in_words(url: str) -> Iterator[None]:
         ) from error
 
 
+def is_answer(response: httpx.Response) -> bool:
+    """Return whether it may be what was asked for: no error, and no page or redirect that a proxy sends to browsers."""
+    return response.is_success and not response.headers.get("Content-Type", "").startswith("text/html")
+
+
 def problem_of(response: httpx.Response) -> ApiProblemError:
-    """Return what an answer, which was read, says to be wrong."""
+    """Return what is wrong with an answer, which was read, as it says or, where it is not symadj's, as it looks."""
     told = response.headers.get("Retry-After", "")
     retry_after = float(told) if told.isdecimal() else None
+    if not response.is_error:
+        place = response.headers.get("Location")
+        found = f"a redirect to {place}" if place else f"a page: {response.text[:200]!r}"
+        return _not_ours(response.status_code, f"{response.url} answers with {found}")
     try:
         body = response.json()
         errors = [(str(item["pointer"]), str(item["detail"])) for item in body.get("errors", [])]
@@ -78,3 +100,23 @@ def problem_of(response: httpx.Response) -> ApiProblemError:
     except (ValueError, KeyError, TypeError, AttributeError):
         # Not from us: a proxy in between, perhaps.
         return ApiProblemError(response.status_code, response.reason_phrase, response.text[:500], [], retry_after)
+
+
+def read_by(read: Callable[[bytes], T], content: bytes) -> T:
+    """Return what an answer is read as.
+
+    Raises:
+        ApiProblemError: it is not as symadj's are, or as those of this version.
+    """
+    try:
+        return read(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        found = f"{place}: {first['msg']}" if place else first["msg"]
+        raise _not_ours(200, f"it begins with {content[:200]!r} ({found})") from error
+
+
+def _not_ours(status: int, found: str) -> ApiProblemError:
+    advice = "the address may be another server's, a proxy may ask for a name, or the versions differ (`symadj doctor`)"
+    return ApiProblemError(status, "This is not an answer of symadj", f"{found}: {advice}", [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import io
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -19,7 +20,7 @@ import httpx
 import pytest
 
 import symadj_core
-from symadj.api.client import AsyncClient, AsyncJob, AsyncListedJob, Client, Job, ListedJob
+from symadj.api.client import ApiProblemError, AsyncClient, AsyncJob, AsyncListedJob, Client, Job, ListedJob
 from symadj.api.schemas.jobs import EventRead
 from symadj.service.contract.layout import CONFIG, WEIGHTS
 from symadj.service.contract.states import JobState
@@ -128,6 +129,52 @@ def test_a_busy_server_is_asked_again_when_it_says(kind: type[Client | AsyncClie
     with serving(Busy) as url:
         assert asked(kind, url, "health").version == "7"
     assert refusals == []
+
+
+# What a proxy that asks for a name sends: status, header, content, and what is told of it.
+SIGN_IN = [
+    (200, ("Content-Type", "text/html; charset=utf-8"), b"<html>Sign in</html>", "'<html>Sign in</html>'"),
+    (302, ("Location", "https://id.example.org/sign-in"), b"", "redirect to https://id.example.org/sign-in"),
+]
+ANOTHERS = [
+    (200, ("Content-Type", "application/json"), b'{"status": 1}', "status: Input should be a valid string"),
+    (200, ("Content-Type", "text/plain"), b"", "Invalid JSON"),
+]
+
+
+@contextmanager
+def foreign(status: int, header: tuple[str, str], content: bytes) -> Iterator[str]:
+    class Foreign(Quiet):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header(*header)
+            self.end_headers()
+            self.wfile.write(content)
+
+    with serving(Foreign) as url:
+        yield url
+
+
+@pytest.mark.parametrize(("status", "header", "content", "told"), SIGN_IN + ANOTHERS)
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_what_a_proxy_or_another_server_answers_is_told_as_that(
+    kind: type[Client | AsyncClient], status: int, header: tuple[str, str], content: bytes, told: str
+) -> None:
+    with foreign(status, header, content) as url, pytest.raises(ApiProblemError, match="not an answer") as caught:
+        asked(kind, url, "health")
+    assert told in caught.value.detail
+
+
+@pytest.mark.parametrize(("status", "header", "content", "told"), SIGN_IN)
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_a_page_to_sign_in_is_written_into_no_file(
+    kind: type[Client | AsyncClient], status: int, header: tuple[str, str], content: bytes, told: str
+) -> None:
+    file = io.BytesIO()
+    with foreign(status, header, content) as url, pytest.raises(ApiProblemError, match="not an answer") as caught:
+        asked(kind, url, "write_series", "job-1", file)
+    assert told in caught.value.detail
+    assert file.getvalue() == b""
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
