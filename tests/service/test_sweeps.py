@@ -54,6 +54,7 @@ DECAYS = {"low": 0.9, "high": 0.99}
 UNEVEN = BASE | {"data": BASE["data"] | {"batch_size": 9}, "resources": {"workers": 2}}
 TRANSFORMS = {"choices": [[], [{"kind": "standardise"}]]}
 LONGEST = {"metric": "train_seconds", "direction": "maximize"}
+SEEDS = {"low": 0, "high": 10**9}
 RATES = {"low": 1e-4, "high": 1e-1, "log": True}
 
 
@@ -457,6 +458,7 @@ def test_what_a_first_job_would_be_refused_for_is_said_of_the_sweep(database: Da
         ({"sampler": {"kind": "grid"}, "trials": None}, f"/parameters/{RATE}", "give it choices or a step"),
         ({"trials": None}, "/trials", "trials is missing"),
         ({"sampler": {"kind": "gp"}, "trials": 501}, "/trials", "takes 500 at most"),
+        ({"sampler": {"kind": "gp"}, "parameters": {"seed": SEEDS}}, "/parameters/seed", "has 1e[+]09 values"),
         ({"sampler": {"kind": "cmaes"}}, "/sampler/kind", f"{RATE} alone has them"),
         ({"objective": {"metric": "validation"}}, "/objective/metric", "did you mean 'validation_nll'"),
         ({"objective": {"metric": "test_nll"}, "base": UNTESTED}, "/objective/metric", "set evaluation.test"),

@@ -15,6 +15,7 @@ from symadj.service.contract.spec.section import Section, misfit
 
 __all__ = [
     "MOST_GP_TRIALS",
+    "MOST_GP_VALUES",
     "MOST_TRIALS",
     "VALIDATION",
     "CmaEsSampler",
@@ -36,8 +37,10 @@ __all__ = [
 ]
 
 MOST_TRIALS = 1000
-# The memory that a Gaussian process takes grows with the trials: of more it would not fit into the dispatcher's.
+# The memory that Optuna's Gaussian process takes grows with the trials, and with the values of a parameter that has not
+# all between two: of more it would not fit into the dispatcher's.
 MOST_GP_TRIALS = 500
+MOST_GP_VALUES = 100_000
 MOST_CHOICES = 64
 # The metric of the stream, and of the result, by which trials are compared where nothing else is asked for.
 VALIDATION = "validation_nll"

@@ -16,6 +16,7 @@ from symadj.service.contract.spec.any_job import MOST_LABELS, JobName, LabelName
 from symadj.service.contract.spec.job import JobSpec
 from symadj.service.contract.spec.search import (
     MOST_GP_TRIALS,
+    MOST_GP_VALUES,
     MOST_TRIALS,
     VALIDATION,
     CmaEsSampler,
@@ -185,12 +186,8 @@ class SweepSpec(Section):
                 raise misfit("/trials", f"trials is missing: say how many sampler.kind {self.sampler.kind} is to try")
             if isinstance(self.sampler, CmaEsSampler):
                 self._check_adapted()
-            if isinstance(self.sampler, GpSampler) and self.trials > MOST_GP_TRIALS:
-                raise misfit(
-                    "/trials",
-                    f"trials is {self.trials}, and sampler.kind gp, whose memory grows with them, takes "
-                    f"{MOST_GP_TRIALS} at most: take fewer, or sampler.kind tpe",
-                )
+            if isinstance(self.sampler, GpSampler):
+                self._check_fitted(self.trials)
             return
         for path, parameter in self.parameters.items():
             if parameter.grid(whole=self.is_whole(path)) is None:
@@ -221,6 +218,22 @@ class SweepSpec(Section):
                 "sampler.kind cmaes adapts the covariance of at least two parameters with low and high, and "
                 f"{f'{adapted[0]} alone has them' if adapted else 'none has them'}: take sampler.kind tpe",
             )
+
+    def _check_fitted(self, trials: int) -> None:
+        if trials > MOST_GP_TRIALS:
+            raise misfit(
+                "/trials",
+                f"trials is {trials}, and sampler.kind gp, whose memory grows with them, takes {MOST_GP_TRIALS} at "
+                "most: take fewer, or sampler.kind tpe",
+            )
+        for path, parameter in self.parameters.items():
+            step = parameter.step or (1 if parameter.choices is None and self.is_whole(path) else None)
+            if step is not None and (count := (parameter.bounds[1] - parameter.bounds[0]) / step) > MOST_GP_VALUES:
+                raise misfit(
+                    _pointer(path),
+                    f"{path} has {count:.3g} values, and sampler.kind gp, which goes through all, takes "
+                    f"{MOST_GP_VALUES} at most: give it a larger step, or take sampler.kind tpe",
+                )
 
     def _combinations(self) -> int:
         grids = (parameter.grid(whole=self.is_whole(path)) or () for path, parameter in self.parameters.items())
