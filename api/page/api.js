@@ -52,6 +52,9 @@ async function send(path, { method = "GET", body, headers = {}, signal } = {}) {
         ...headers,
       },
     });
+    if (answer.ok && answer.headers.get("Content-Type")?.startsWith("text/html")) {
+      throw new ApiError(answer.status, { detail: "A proxy answers in the API's place, perhaps to ask who you are: reload the page." });
+    }
     if (answer.ok || answer.status === 304) return answer;
     const problem = await answer.json().catch(() => ({}));
     if (answer.status === 401) {

@@ -131,6 +131,14 @@ def test_a_running_job_is_shown_live_and_can_be_paused(page: Page, new_run: Call
     page.see("stop.max_steps 100", '"max_steps": 100')
 
 
+def test_a_page_that_a_proxy_gives_in_the_apis_place_is_told_as_that(page: Page) -> None:
+    page.open("#/sweeps")
+    page.see("Sweeps")
+    sign_in = "new Response('<html>Sign in</html>', {headers: {'Content-Type': 'text/html; charset=utf-8'}})"
+    page.browser.execute_script(f"window.fetch = async () => {sign_in}; location.hash = '#/jobs'")
+    page.see("A proxy answers in the API's place, perhaps to ask who you are: reload the page.")
+
+
 def test_jobs_are_compared_by_what_differs_in_their_specs(page: Page, new_run: Callable[..., Run]) -> None:
     first, second = (new_run(name="compared", stop={"max_steps": most}) for most in (123, 321))
     for run in (first, second):
