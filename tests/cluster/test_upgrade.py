@@ -46,9 +46,9 @@ def test_a_backup_of_a_running_cluster_restores_jobs_keys_and_files(cluster: Clu
 
 def test_up_with_a_newer_image_migrates_the_store_and_jobs_go_on(cluster: Cluster, tmp_path: Path) -> None:
     head = sql(cluster, "SELECT version_num FROM alembic_version")
-    (tmp_path / "later.py").write_text(MIGRATION.format(head=head))
+    (tmp_path / "9999_later.py").write_text(MIGRATION.format(head=head))
     versions = "/opt/symadj/lib/python3.11/site-packages/symadj/service/store/migrations/versions/"
-    (tmp_path / "Dockerfile").write_text(f"FROM symadj:local\nCOPY later.py {versions}\n")
+    (tmp_path / "Dockerfile").write_text(f"FROM symadj:local\nCOPY 9999_later.py {versions}\n")
     cluster.docker("build", "--tag", "symadj:later", str(tmp_path))
     job_id = cluster.submit(spec())
     cluster.wait_for_step(job_id, 120)
