@@ -189,7 +189,9 @@ def _show(read: SweepRead, as_json: bool) -> None:
     state = f"[bold]{read.state.value}[/bold]"
     console.print(f"{read.id}  {escape(read.name)}  {state}  {escape(read.message or '')}".rstrip(), soft_wrap=True)
     counts = ", ".join(f"{count} {state.value}" for state, count in read.counts.items() if count)
-    console.print(f"{sum(read.counts.values())} of {read.wanted} trials: {counts or 'none yet'}")
+    pruner = read.spec["pruner"]["kind"]
+    by = f"by {read.spec['sampler']['kind']}" + ("" if pruner == "none" else f", pruned by {pruner}")
+    console.print(f"{sum(read.counts.values())} of {read.wanted} trials {by}: {counts or 'none yet'}", soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     paths = list(read.spec["parameters"])
     for heading in ("trial", "state", objective.metric, *paths, "job"):

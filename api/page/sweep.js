@@ -35,7 +35,7 @@ export async function showSweep(main, id, signal) {
     document.title = `${sweep.name} – symadj`;
     title.textContent = sweep.name;
     about.replaceChildren(
-      badge(sweep.state), ` ${ended(sweep)} of ${sweep.wanted} trials have ended`,
+      badge(sweep.state), ` ${ended(sweep)} of ${sweep.wanted} trials by ${sweep.spec.sampler.kind} have ended`,
       ...["pruned", "failed", "cancelled"].map((state) => (sweep.counts[state] ? `, ${sweep.counts[state]} ${state}` : "")),
       `. ${sweep.message ?? ""} `, element("span", { class: "quiet" }, `${sweep.id}, ${sweep.owner}, ${time(sweep.created_at)}`));
     cancel.disabled = sweep.state !== "running";

@@ -370,7 +370,8 @@ def test_a_sweep_is_shown_with_its_best_and_a_line_for_each_trial_that_the_keybo
         page.see("seen sweep", "2 of 3", "1.5")
         page.browser.set_window_size(390, 800)
         page.open(f"#/sweeps/{sweep['id']}")
-        page.see("Trial 1: validation_nll 1.5 (minimize)", f"{RATE} (log)", "queued", "best 1.5")
+        page.see("2 of 3 trials by grid", "Trial 1: validation_nll 1.5 (minimize)", "queued", "best 1.5")
+        page.see(f"{RATE} (log)")
         assert page.browser.execute_script("return document.documentElement.scrollWidth <= innerWidth"), "on a phone"
         lines = page.browser.find_elements(By.CSS_SELECTOR, "polyline.trial")
         colours = {line.get_attribute("data-trial"): line.get_attribute("stroke") for line in lines}

@@ -178,6 +178,7 @@ def test_the_client_and_the_command_do_all_that_the_api_does(
         assert ours.sweep_table(sweep_id).decode().splitlines()[2].startswith("1,succeeded,1.5,0.01")
     shown = symadj(api_server, "sweep", "show", sweep_id, "-f").stdout
     assert "trial 1 succeeded: validation_nll 1.5" in shown
+    assert "3 of 3 trials by grid: 3 succeeded" in shown
     assert "best: trial 1, validation_nll 1.5" in shown
     assert f"--set {RATE}=0.01 --set 'flow.field.hidden=[8]'" in shown, "as a shell takes it"
     (line,) = (line for line in symadj(api_server, "sweeps").stdout.splitlines() if sweep_id in line)
