@@ -6,6 +6,9 @@ import argparse
 import ctypes
 import multiprocessing
 import sys
+import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import uvicorn
@@ -29,6 +32,8 @@ SWITCH_SECONDS = 0.0005
 # process grows by what they held in turn. The interpreter lets one thread work at a time, and they hardly wait.
 HEAPS = 2
 _M_ARENA_MAX = -8  # glibc's malloc.h
+# What is free between what is in use goes back to the system so often; by itself glibc gives back a heap's end alone.
+TRIM_SECONDS = 2.0
 
 
 def main() -> None:
@@ -54,7 +59,7 @@ def main() -> None:
     migration = multiprocessing.get_context("fork").Process(target=_migrate, args=(settings.resolved_store_url(),))
     migration.start()
     migration.join()
-    _share_heaps()
+    _bound_heaps()
     # Not by uvicorn's own command line, which puts the current folder before the installed packages.
     uvicorn.run(
         "symadj.api.app:create_app",
@@ -74,11 +79,18 @@ def _migrate(store_url: str) -> None:
         Database(store_url).migrate()
 
 
-def _share_heaps() -> None:
-    """Bound the heaps of the threads that are yet to start, where the C library has such a bound (glibc)."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_ARENA_MAX, HEAPS)
+def _bound_heaps() -> None:
+    """Bound the heaps of the threads that are yet to start, and what they keep, where the C library is glibc."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim"):
+        libc.mallopt(_M_ARENA_MAX, HEAPS)
+        threading.Thread(target=_keep_trimming, args=(libc.malloc_trim,), daemon=True).start()
+
+
+def _keep_trimming(trim: Callable[[int], int]) -> None:
+    while True:
+        time.sleep(TRIM_SECONDS)
+        trim(0)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ COSTLY_AT_ONCE = 2
 # An answer of some 200 KB, kept or not, takes 4 ms of a core here, and as long again at the client's.
 COSTLY_PER_SECOND = 20.0
 COSTLY_TURN_SECONDS = 0.5
-KEPT_BYTES = 16 * 2**20
+KEPT_BYTES = 4 * 2**20
 
 
 class IngestLane:
