@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pydantic import TypeAdapter
@@ -62,7 +63,14 @@ def test_every_format_says_what_the_columns_hold_and_the_type_that_the_file_has(
         assert (column.zeros, column.not_finite, column.remarks) == (0, 0, [])
 
 
+# The largest number there is, as a file's mark of a missing value may be.
+LARGEST = np.finfo(np.float64).max
+
+
 @settings(deadline=None)
+@example(rows=np.array([[0.0]] + 8 * [[LARGEST]]), cuts=[6])
+@example(rows=np.array(3 * [[LARGEST]]), cuts=[])
+@example(rows=np.array(3 * [[-LARGEST]] + 6 * [[LARGEST]]), cuts=[3])
 @given(
     rows=arrays(
         st.sampled_from([np.float32, np.float64, np.int64, np.uint8]), array_shapes(min_dims=2, max_dims=2, max_side=9)
@@ -84,7 +92,7 @@ def test_the_figures_are_those_of_the_finite_values_however_the_rows_are_cut(
         if not finite:
             assert column.mean is None
             continue
-        exact = math.fsum(value / len(finite) for value in finite)
+        exact = float(sum(map(Fraction, finite)) / len(finite))
         assert column.mean == pytest.approx(exact, rel=1e-12, abs=1e-14 * max(map(abs, finite)))
 
 

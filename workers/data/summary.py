@@ -20,6 +20,8 @@ _MOST_NAMED = 5
 # Beyond these a column, or two beside each other, are remarked on.
 _MANY_ZEROS = 0.5
 _FAR_APART = 1e6
+# A power of two; more rows than its inverse are not looked at together.
+_SMALLER = 2.0**-40
 
 
 class ColumnStatistics:
@@ -50,9 +52,15 @@ class ColumnStatistics:
         count = np.maximum(here, 1)
         with np.errstate(over="ignore", invalid="ignore"):
             mean = values.sum(0, where=finite) / count
-        if not np.isfinite(mean).all():  # the sum of very large values: divided first, which rounds more often
-            mean = (values / count).sum(0, where=finite)
-        self._mean += (mean - self._mean) * (here / np.maximum(self._finite, 1))
+            if not np.isfinite(mean).all():  # very large values are made smaller first, and lose no digit
+                small = (values * _SMALLER).sum(0, where=finite) / count
+                small = np.clip(small, self._min * _SMALLER, self._max * _SMALLER)
+                mean = np.where(np.isfinite(mean), mean, small / _SMALLER)
+            # In two halves, as the difference of two numbers may be twice as large as any.
+            moved = (mean / 2 - self._mean / 2) * (here / np.maximum(self._finite, 1))
+            mean = self._mean + moved + moved
+        # Rounding may take a mean of equal values beyond them, and the largest number's to infinity.
+        self._mean = np.where(self._finite > 0, np.clip(mean, self._min, self._max), 0.0)
 
     def columns(self, names: Sequence[str], stored: Sequence[str], *, context: bool = False) -> list[ColumnSummary]:
         """Return what was seen of each column, given names and types in the file."""
