@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 # Between two looks at a series for those who wait for it, at least.
 LOOK_SECONDS = 0.25
 # Of all who wait together, about: the more there are, the longer each look lets values gather.
-ANSWERS_PER_SECOND = 15.0
+ANSWERS_PER_SECOND = 25.0
 
 
 @dataclass(frozen=True)

@@ -259,7 +259,7 @@ class Load:
     async def _page(self, client: httpx.AsyncClient, number: int) -> None:
         await asyncio.sleep(number % 10 / 10)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._repeat(client, "page: job", "", 5.0))
+            tasks.create_task(self._repeat(client, "page: job", "", 3.0))
             tasks.create_task(self._repeat(client, "page: memory", "/memory", 10.0))
             tasks.create_task(self._curves(client))
 

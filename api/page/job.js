@@ -16,7 +16,7 @@ import { showTimeline } from "./timeline.js";
 
 // The curves that are shown first, of those that the job has.
 const FIRST = ["loss", "nll", "validation_nll", "nfe_forward", "nfe_backward", "step_seconds"];
-const SECONDS = 5;
+const SECONDS = 3;
 const WAIT_SECONDS = 25;
 // Between two requests for new values.
 const CURVE_SECONDS = 2;
