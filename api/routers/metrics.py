@@ -14,7 +14,7 @@ from symadj.api.dependencies import AfterSeq, Costly, Drawing, JobId, Limit, Pol
 from symadj.api.etags import IfNoneMatch, holds
 from symadj.api.long_polls import Page, State, awaited_page, next_state
 from symadj.api.problems import describe
-from symadj.api.schemas.telemetry import MetricList, MetricRead, MetricSeriesRead, read_buckets, read_points
+from symadj.api.schemas.telemetry import MetricList, MetricRead, MetricSeriesRead, series_json
 from symadj.service.contract.states import TERMINAL, JobState
 from symadj.service.errors import NotFoundError
 from symadj.service.store import Database, jobs, metrics, retention
@@ -140,15 +140,13 @@ class _Series:
     def picture(self, downsampler: Downsampler, state: State, points: int) -> bytes:
         """Return the whole series, downsampled."""
         drawn = downsampler.buckets(self.job_id, self.name, count=points)
-        series = MetricSeriesRead(
-            name=self.name,
-            points=[],
-            buckets=read_buckets(drawn),
+        return series_json(
+            self.name,
+            buckets=drawn,
             next_after_seq=state.last_seq,
             complete=state.ended,
             thinned=state.thinned,
         )
-        return series.model_dump_json().encode()
 
     def page(self, after: int, limit: int) -> Page:
         """Return the values after a number."""
@@ -157,16 +155,8 @@ class _Series:
             rows = metrics.points(session, self.job_id, self.name, after_seq=after, limit=limit)
         next_after = rows[-1].seq if rows else after
         complete = state.ended and next_after >= state.last_seq
-        series = MetricSeriesRead(
-            name=self.name,
-            points=read_points(rows),
-            buckets=[],
-            next_after_seq=next_after,
-            complete=complete,
-            thinned=state.thinned,
-        )
         return Page(
-            series.model_dump_json().encode(),
+            series_json(self.name, points=rows, next_after_seq=next_after, complete=complete, thinned=state.thinned),
             next_after,
             empty=not rows,
             full=len(rows) == limit,

@@ -17,7 +17,7 @@ from symadj.api.dependencies import Costly, Drawing, JobId, Polls, Steps, Store
 from symadj.api.etags import IfNoneMatch, holds
 from symadj.api.long_polls import Page, State, awaited_page
 from symadj.api.problems import describe
-from symadj.api.schemas.telemetry import MetricSeriesRead, SeriesList, read_buckets, read_points
+from symadj.api.schemas.telemetry import SeriesList, series_json, series_list_json
 from symadj.service.contract.flow_question import MediaType
 from symadj.service.contract.records import MAX_METRICS
 from symadj.service.contract.states import TERMINAL, JobState
@@ -153,33 +153,23 @@ class _New:
         rows_of: dict[str, list[MetricPoint]] = {name: [] for name in self.names}
         for row, name in found:
             rows_of[name].append(row)
-        items = [
-            MetricSeriesRead(
-                name=name,
-                points=read_points(rows),
-                buckets=[],
-                next_after_seq=next_after,
-                complete=complete,
-                thinned=state.thinned,
-            )
+        body = series_list_json(
+            series_json(name, points=rows, next_after_seq=next_after, complete=complete, thinned=state.thinned)
             for name, rows in rows_of.items()
-        ]
-        body = SeriesList(items=items).model_dump_json().encode()
+        )
         return Page(body, next_after, empty=not found, full=full, complete=complete)
 
 
 def _drawn(
     downsampler: Downsampler, job_id: str, names: list[str], points: int, steps: StepRange, state: State
 ) -> bytes:
-    items = [
-        MetricSeriesRead(
-            name=name,
-            points=[],
-            buckets=read_buckets(downsampler.buckets(job_id, name, count=points, steps=steps)),
+    return series_list_json(
+        series_json(
+            name,
+            buckets=downsampler.buckets(job_id, name, count=points, steps=steps),
             next_after_seq=state.last_seq,
             complete=state.ended,
             thinned=state.thinned,
         )
         for name in names
-    ]
-    return SeriesList(items=items).model_dump_json().encode()
+    )

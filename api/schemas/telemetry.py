@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
+from pydantic_core import to_json
 
 from symadj.api.schemas.answer import Answer, NextAfterSeq
 from symadj.service.contract.records import Phase, Stream
@@ -31,8 +32,8 @@ __all__ = [
     "MetricRead",
     "MetricSeriesRead",
     "SeriesList",
-    "read_buckets",
-    "read_points",
+    "series_json",
+    "series_list_json",
 ]
 
 
@@ -74,14 +75,6 @@ class MetricPointRead(Answer):
     value: MetricValue
 
 
-_POINTS = TypeAdapter(list[MetricPointRead])
-
-
-def read_points(points: Sequence[MetricPoint]) -> list[MetricPointRead]:
-    """Return points of the store as they are answered; one by one would take twice as long."""
-    return _POINTS.validate_python([vars(point) for point in points])
-
-
 class BucketRead(Answer):
     """Neighbouring points drawn together; a spike stays visible in its extremes."""
 
@@ -93,14 +86,6 @@ class BucketRead(Answer):
     mean: float | None = Field(description="Mean of the finite values; null where no value is finite.")
     last: Number = Field(description="Value of its last point, finite or not.")
     non_finite: int = Field(description="Points whose value is NaN or infinite.")
-
-
-_BUCKETS = TypeAdapter(list[BucketRead])
-
-
-def read_buckets(buckets: Sequence[Downsampled]) -> list[BucketRead]:
-    """Return buckets of the store as they are answered; one by one would take twice as long."""
-    return _BUCKETS.validate_python([vars(bucket) for bucket in buckets])
 
 
 class MetricSeriesRead(Answer):
@@ -118,6 +103,32 @@ class SeriesList(Answer):
     """Several metrics, each downsampled."""
 
     items: list[MetricSeriesRead] = Field(description="In the order asked for; else by name.")
+
+
+def series_json(
+    name: str,
+    *,
+    points: Sequence[MetricPoint] = (),
+    buckets: Sequence[Downsampled] = (),
+    next_after_seq: int,
+    complete: bool,
+    thinned: bool,
+) -> bytes:
+    """Return a `MetricSeriesRead` in JSON. Values as models of their own would take five times as long."""
+    content = {
+        "name": name,
+        "points": [vars(point) for point in points],
+        "buckets": [vars(bucket) for bucket in buckets],
+        "next_after_seq": next_after_seq,
+        "complete": complete,
+        "thinned": thinned,
+    }
+    return to_json(content, inf_nan_mode="strings")
+
+
+def series_list_json(items: Iterable[bytes]) -> bytes:
+    """Return a `SeriesList` in JSON, of what `series_json` has made."""
+    return b'{"items":[' + b",".join(items) + b"]}"
 
 
 HostPeak = Annotated[

@@ -13,6 +13,7 @@ import httpx
 import pyarrow.parquet
 import pytest
 
+from symadj.api.schemas.telemetry import MetricSeriesRead, SeriesList
 from symadj.service.store import Database
 from symadj.service.store.export import metric_rows
 from tests.api.conftest import NOW, Run
@@ -62,6 +63,16 @@ def test_several_metrics_come_in_one_answer_as_each_would_alone(trained: Run) ->
     assert trained.get("/series", headers={"If-None-Match": answer.headers["etag"]}).status_code == 200
     absent = assert_problem(trained.get("/series", params={"name": ["loss", "los"]}), 404)
     assert "'los'" in absent["detail"]
+
+
+@pytest.mark.parametrize("path", ["", "/loss"])
+@pytest.mark.parametrize("query", ["points=7", "after_seq=0"])
+def test_values_are_written_as_their_schema_says(trained: Run, path: str, query: str) -> None:
+    trained.send(step(STEPS + 1, loss="Infinity"), step(STEPS + 2, loss="-Infinity"))
+    schema: type[MetricSeriesRead] | type[SeriesList] = MetricSeriesRead if path else SeriesList
+    answer = trained.get(f"/metrics{path}?{query}" if path else f"/series?name=loss&name=nfe&{query}")
+    assert answer.text == schema.model_validate_json(answer.content).model_dump_json()
+    assert '"NaN"' in answer.text or "points=7" in query
 
 
 def test_all_values_are_a_table_with_a_line_a_step(trained: Run) -> None:
