@@ -31,7 +31,7 @@ def as_microseconds(time: datetime) -> int:
 
 def as_datetime(microseconds: int) -> datetime:
     """Return the aware time of microseconds since 1970."""
-    return _EPOCH + timedelta(microseconds=microseconds)
+    return _EPOCH + timedelta(0, 0, microseconds)  # by name it takes half as long again
 
 
 @dataclass(frozen=True)
