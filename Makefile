@@ -19,7 +19,7 @@ TARGET ?= docs
 SECONDS ?= 60
 
 .PHONY: help install demo serve test test-with-ray test-without-ray test-slow test-peers test-mlflow test-trackio test-cluster test-deaths test-gpu \
-	gpu-wheels soak fuzz attack check bench-core bench-gpu bench-density bench-toys bench-pairing bench-plan bench-auto bench-load bench-followers \
+	gpu-wheels soak fuzz attack check bench-core bench-gpu bench-density bench-toys bench-pairing bench-plan bench-auto bench-samplers bench-load bench-followers \
 	bench-api bench-requests bench-page bench-start screenshots paper format lock sbom swagger-ui uplot clean
 
 help: ## list the targets

@@ -114,7 +114,7 @@ def read_by(read: Callable[[bytes], T], content: bytes) -> T:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         found = f"{place}: {first['msg']}" if place else first["msg"]
-        raise _not_ours(200, f"it begins with {content[:200]!r} ({found})") from error
+        raise _not_ours(200, f"it begins with {content[:200].decode(errors='replace')!r} ({found})") from error
 
 
 def _not_ours(status: int, found: str) -> ApiProblemError:

@@ -100,11 +100,10 @@ def _point(spec: SweepSpec, sampler: QmcSampler, number: int) -> dict[str, Any]:
     with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
         sequence = optuna.samplers.QMCSampler(qmc_type=sampler.sequence, scramble=True, seed=sampler.seed)
     storage = optuna.storages.InMemoryStorage()
-    study, distributions = (
-        optuna.create_study(study_name=_NAME, storage=storage, sampler=sequence),
-        _distributions(spec),
-    )
-    asked = [study.ask(distributions) for _ in range(2)][-1]
+    study = optuna.create_study(study_name=_NAME, storage=storage, sampler=sequence)
+    distributions = _distributions(spec)
+    study.ask(distributions)
+    asked = study.ask(distributions)
     if number > 0:
         study_id = storage.get_study_id_from_name(_NAME)
         (last,) = storage.get_study_system_attrs(study_id)
