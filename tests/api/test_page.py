@@ -146,6 +146,9 @@ def test_jobs_are_compared_by_what_differs_in_their_specs(page: Page, new_run: C
     page.open(f"#/compare?job={first.job_id}&job={second.job_id}")
     page.see("stop.max_steps", "123", "321", "newest 2.5")
     assert "solver.rtol" not in page.find("main").text
+    page.browser.set_window_size(390, 800)
+    assert page.browser.execute_script("return document.documentElement.scrollWidth <= innerWidth"), "on a phone"
+    page.browser.set_window_size(1200, 900)
 
 
 def test_a_zoom_reads_its_steps_anew_and_escape_shows_all_again(page: Page, new_run: Callable[..., Run]) -> None:
