@@ -125,6 +125,7 @@ bench-core: $(VENV)-bench/.installed ## time and memory of a training step besid
 	$(VENV)-bench/bin/python -m benchmarks.core
 	$(VENV)-bench/bin/python -m benchmarks.overhead
 	$(VENV)-bench/bin/python -m benchmarks.trace
+	$(VENV)-bench/bin/python -m benchmarks.products
 	$(VENV)-bench/bin/python -m benchmarks.keep
 	$(VENV)-bench/bin/python -m benchmarks.memory --plot docs/memory.png
 

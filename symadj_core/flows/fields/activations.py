@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from symadj_core.flows.fields.products import linear, linear_tanh
 from symadj_core.registry import Registry
 
 
@@ -22,6 +23,10 @@ class Activation(ABC):
     @abstractmethod
     def evaluate(self, z: Tensor) -> tuple[Tensor, Any]:
         """s(z), which may overwrite z, and what the derivatives need."""
+
+    def after_linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Any]:
+        """As `evaluate`, of x W^T + b."""
+        return self.evaluate(linear(x, weight, bias))
 
     @abstractmethod
     def with_graph(self, z: Tensor) -> tuple[Tensor, Any]:
@@ -46,6 +51,10 @@ class Tanh(Activation):
 
     def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
         a = z.tanh_()
+        return a, a
+
+    def after_linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        a = linear_tanh(x, weight, bias)
         return a, a
 
     def with_graph(self, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from symadj_core.flows.fields.activations import Activation
 from symadj_core.flows.fields.layers import TimedLinear
+from symadj_core.flows.fields.products import linear, outer_sum
 
 Coefficients = Sequence[tuple[Tensor, ...]]
 Take = Callable[[int, tuple[Tensor, ...]], None]
@@ -248,13 +249,22 @@ def _along(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """f [B, D], and the sums over the probes for div f [B] and |J|^2 [B]; `differentiable` by autograd if asked."""
     a, kinds = x, perceptron.kinds
-    evaluate = perceptron.activation.with_graph if differentiable else perceptron.activation.evaluate
+    activation = perceptron.activation
     for kind, own in zip(kinds[:-1], coefficients[:-1], strict=True):
         weight, bias = kind.affine(t, *own)
-        a, kept = evaluate(F.linear(a, weight, bias))
-        tangent = perceptron.activation.scale(F.linear(tangent, weight), kept)
+        a, kept = evaluate(activation, a, weight, bias, differentiable)
+        tangent = activation.scale(linear(tangent, weight), kept)
     weight, bias = kinds[-1].affine(t, *coefficients[-1])
-    return F.linear(a, weight, bias), *_sums(perceptron, noise, F.linear(tangent, weight))
+    return linear(a, weight, bias), *_sums(perceptron, noise, linear(tangent, weight))
+
+
+def evaluate(
+    activation: Activation, a: Tensor, weight: Tensor, bias: Tensor, differentiable: bool
+) -> tuple[Tensor, Any]:
+    """s(a W^T + b) and what s' needs; by autograd if asked."""
+    if differentiable:
+        return activation.with_graph(F.linear(a, weight, bias))
+    return activation.after_linear(a, weight, bias)
 
 
 def _sums(perceptron: Perceptron, noise: Tensor, moved: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -286,11 +296,11 @@ def pull_along(
     for kind, own in zip(kinds[:-1], coefficients[:-1], strict=True):
         weight, bias = kind.affine(t, *own)
         weights.append(weight)
-        a, kept = activation.evaluate(F.linear(values[-1], weight, bias))
+        a, kept = activation.after_linear(values[-1], weight, bias)
         values.append(a)
         kepts.append(kept)
         if along:
-            speeds.append(F.linear(tangents[-1], weight))
+            speeds.append(linear(tangents[-1], weight))
             tangents.append(activation.scale(speeds[-1], kept))
     weight, bias = kinds[-1].affine(t, *coefficients[-1])
     weights.append(weight)
@@ -301,19 +311,21 @@ def pull_along(
     for n in reversed(range(len(kinds))):
         # Lists are emptied on the way, so that finished tensors are freed.
         weight = weights.pop()
-        gradient = back.T @ values.pop()
+        pairs = [(back, values.pop())]
         if along_back is not None:
-            gradient.addmm_(along_back.flatten(0, 1).T, tangents.pop().expand(*along_back.shape[:2], -1).flatten(0, 1))
+            pairs.append((along_back.flatten(0, 1), tangents.pop().expand(*along_back.shape[:2], -1).flatten(0, 1)))
+        gradient = outer_sum(*pairs)
+        del pairs
         take(n, kinds[n].pull(t, gradient, back.sum(0), *coefficients[n]))
         del gradient
-        back = back @ weight
+        back = linear(back, weight.T)
         if not kepts:
             break
         kept = kepts.pop()
         if along_back is None:
             back = activation.scale(back, kept)
             continue
-        along_back = along_back @ weight
+        along_back = linear(along_back, weight.T)
         speed = speeds.pop()
         product = speed.mul_(along_back) if speed.shape == along_back.shape else speed * along_back
         along_back = activation.scale(along_back, kept)
@@ -326,7 +338,7 @@ def pull_energy(cotangents: LayerCotangents, last: Tensor, weight: Tensor, bias:
     back = last.new_zeros(len(last), len(bias)) if cotangents.state is None else cotangents.state
     if cotangents.energy is None:
         return back
-    return torch.addcmul(back, F.linear(last, weight, bias), cotangents.energy[:, None])
+    return torch.addcmul(back, linear(last, weight, bias), cotangents.energy[:, None])
 
 
 def _pull_sums(
@@ -336,7 +348,7 @@ def _pull_sums(
     share, trace, norm = perceptron.share, cotangents.trace, cotangents.norm
     back = None if trace is None else noise * (trace * share)[:, None]
     if norm is not None:
-        stretched = F.linear(tangent, weight) * (norm * (2.0 * share))[:, None]
+        stretched = linear(tangent, weight) * (norm * (2.0 * share))[:, None]
         back = stretched if back is None else back + stretched
     assert back is not None
     return back

@@ -16,9 +16,9 @@ import copy
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from symadj_core.flows.fields.activations import Activation
 from symadj_core.flows.fields.closed_form import (
     AlongProbes,
     Coefficients,
@@ -27,9 +27,11 @@ from symadj_core.flows.fields.closed_form import (
     Perceptron,
     PerceptronRates,
     Take,
+    evaluate,
     pull_along,
     pull_energy,
 )
+from symadj_core.flows.fields.products import linear, outer_sum
 
 
 class ExactTrace(PerceptronRates):
@@ -72,22 +74,21 @@ def _rates(
 ) -> tuple[Tensor, Tensor]:
     """f [B, D] and div f [B]."""
     activation = perceptron.activation
-    evaluate = activation.with_graph if differentiable else activation.evaluate
-    affine = [kind.affine(t, *own) for kind, own in zip(perceptron.kinds, coefficients, strict=True)]
+    maps = [kind.affine(t, *own) for kind, own in zip(perceptron.kinds, coefficients, strict=True)]
     a, slopes = x, []
-    for weight, bias in affine[:-1]:
-        a, kept = evaluate(F.linear(a, weight, bias))
+    for weight, bias in maps[:-1]:
+        a, kept = evaluate(activation, a, weight, bias, differentiable)
         slopes.append(activation.slope(kept))
-    first, last = affine[0][0][:, : perceptron.dim], affine[-1][0]
-    f = F.linear(a, *affine[-1])
-    if len(affine) == 2:
+    first, last = maps[0][0][:, : perceptron.dim], maps[-1][0]
+    f = linear(a, *maps[-1])
+    if len(maps) == 2:
         return f, slopes[0] @ (first * last.T).sum(1)
-    coupling = affine[1][0] * (first @ last).T
-    return f, torch.linalg.vecdot(F.linear(slopes[0], coupling), slopes[1])
+    coupling = maps[1][0] * (first @ last).T
+    return f, torch.linalg.vecdot(linear(slopes[0], coupling), slopes[1])
 
 
-def _evaluate(activation: Any, a: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Any, Tensor]:
-    a, kept = activation.evaluate(F.linear(a, weight, bias))
+def _evaluate(activation: Activation, a: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Any, Tensor]:
+    a, kept = activation.after_linear(a, weight, bias)
     return a, kept, activation.slope(kept)
 
 
@@ -101,13 +102,14 @@ def _pull_one(
     a1, kept, d1 = _evaluate(perceptron.activation, x, w1, b1)
     back = pull_energy(cotangents, a1, w2, b2)
     of_m = trace @ d1
-    take(1, perceptron.kinds[1].pull(t, torch.addcmul(back.T @ a1, first.T, of_m), back.sum(0), *coefficients[1]))
+    gradient = torch.addcmul(outer_sum((back, a1)), first.T, of_m)
+    take(1, perceptron.kinds[1].pull(t, gradient, back.sum(0), *coefficients[1]))
     m = (first * w2.T).sum(1)
-    back = perceptron.activation.bend(back @ w2, torch.outer(trace, m), kept)
-    gradient = back.T @ x
+    back = perceptron.activation.bend(linear(back, w2.T), torch.outer(trace, m), kept)
+    gradient = outer_sum((back, x))
     gradient[:, : perceptron.dim].addcmul_(w2.T, of_m[:, None])
     take(0, perceptron.kinds[0].pull(t, gradient, back.sum(0), *coefficients[0]))
-    return back @ w1
+    return linear(back, w1.T)
 
 
 def _pull_two(
@@ -122,19 +124,19 @@ def _pull_two(
     a2, kept2, d2 = _evaluate(activation, a1, w2, b2)
     transposed = (first @ w3).T
     coupling = w2 * transposed
-    onto = F.linear(d1, coupling).mul_(trace[:, None])
+    onto = linear(d1, coupling).mul_(trace[:, None])
     d2 = d2 * trace[:, None]
-    of_coupling = d2.T @ d1
-    across = d2 @ coupling
+    of_coupling = outer_sum((d2, d1))
+    across = linear(d2, coupling.T)
     del d1, d2
     back = pull_energy(cotangents, a2, w3, b3)
     of_product = (of_coupling * w2).T
-    take(2, kinds[2].pull(t, (back.T @ a2).addmm_(first.T, of_product), back.sum(0), *coefficients[2]))
-    back = activation.bend(back @ w3, onto, kept2)
-    gradient = (back.T @ a1).addcmul_(of_coupling, transposed)
+    take(2, kinds[2].pull(t, outer_sum((back, a2)).addmm_(first.T, of_product), back.sum(0), *coefficients[2]))
+    back = activation.bend(linear(back, w3.T), onto, kept2)
+    gradient = outer_sum((back, a1)).addcmul_(of_coupling, transposed)
     take(1, kinds[1].pull(t, gradient, back.sum(0), *coefficients[1]))
-    back = activation.bend(back @ w2, across, kept1)
-    gradient = back.T @ x
+    back = activation.bend(linear(back, w2.T), across, kept1)
+    gradient = outer_sum((back, x))
     gradient[:, : perceptron.dim].addmm_(of_product, w3.T)
     take(0, kinds[0].pull(t, gradient, back.sum(0), *coefficients[0]))
-    return back @ w1
+    return linear(back, w1.T)

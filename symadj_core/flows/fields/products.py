@@ -1,0 +1,85 @@
+"""Products of matrices for closed forms, by the library that is fastest for their shapes on a CPU.
+
+torch hands products of float32 matrices on a CPU, and the tanh of their results, to MKL. Where no gradient is wanted,
+oneDNN, which torch holds too and torch.compile calls likewise, is faster at both; `python -m benchmarks.products`
+measures it. The results differ by rounding: tanh is within 0.6 units in the last place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._C._functorch import maybe_current_level
+from torch.autograd import forward_ad
+from torch.utils.flop_counter import flop_registry
+
+# Sizes from which on oneDNN makes up for its call, which is 10 us longer: multiplications, and numbers with a tanh.
+_LARGE = 2**23
+_LARGE_WITH_TANH = 2**13
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b [..., outputs] for x [..., inputs], W [outputs, inputs], b [outputs]."""
+    if _LINEAR is None or torch.compiler.is_compiling() or x.numel() * len(weight) < _LARGE or not _fit(x, weight):
+        return F.linear(x, weight, bias)
+    return _LINEAR(x, weight, bias, "none", [], "")
+
+
+def linear_tanh(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """tanh(x W^T + b), likewise; nothing of it is kept for a gradient."""
+    if _LINEAR is None or torch.compiler.is_compiling():
+        return F.linear(x, weight, bias).tanh_()
+    if x.numel() * len(weight) < _LARGE_WITH_TANH * x.shape[-1] or not _fit(x, weight):
+        return F.linear(x, weight, bias).tanh_()
+    return _LINEAR(x, weight, bias, "tanh", [], "")
+
+
+def outer_sum(*pairs: tuple[Tensor, Tensor]) -> Tensor:
+    """The sum of B^T A [outputs, inputs] over pairs of B [rows, outputs] and A [rows, inputs]."""
+    back, x = pairs[0]
+    # MKL takes up to four times as long for a result of few columns as for its transpose.
+    turned = x.shape[1] < back.shape[1] and x.device.type == "cpu"
+    total = None
+    for back, x in pairs:
+        left, right = (x, back) if turned else (back, x)
+        total = left.T @ right if total is None else total.addmm_(left.T, right)
+    assert total is not None
+    return total.T.contiguous() if turned else total
+
+
+def _fit(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN can multiply them: float32 on a CPU, and neither a gradient nor a transform looks on.
+
+    It does not look at their shapes itself: F.linear says what is wrong with them.
+    """
+    return (
+        not torch.is_grad_enabled()
+        and type(x) is Tensor
+        and x.dtype is weight.dtype is torch.float32
+        and x.device.type == weight.device.type == "cpu"
+        and weight.shape[1] == x.shape[-1]
+        and bool(torch.backends.mkldnn.enabled)
+        and maybe_current_level() is None
+        and forward_ad._current_level < 0
+    )
+
+
+def _linear() -> Callable[..., Tensor] | None:
+    """oneDNN's product of matrices; None in a build of torch without it."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return None
+    found: Callable[..., Tensor] | None = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if found is not None:
+        flop_registry.setdefault(found, _flops)
+    return found
+
+
+def _flops(x: Tensor, weight: Tensor, *_: object, out_val: object = None, **__: object) -> int:
+    """Its floating-point operations, which torch's counter does not know."""
+    return 2 * x.numel() * len(weight)
+
+
+_LINEAR = _linear()

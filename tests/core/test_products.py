@@ -1,0 +1,123 @@
+"""Products of matrices for closed forms: right at every size, whichever library takes them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils.flop_counter import FlopCounterMode
+
+from symadj_core import IController
+from symadj_core.flows import DIVERGENCES, Block, Flow, MLPField
+from symadj_core.flows.fields import products
+from symadj_core.flows.fields.activations import ACTIVATIONS
+from symadj_core.flows.fields.layers import LAYERS
+
+# Small ones go to torch's own, large ones to oneDNN; few inputs and few outputs are computed by their transposes.
+SIZES = [(3, 4, 5), (1000, 100, 90), (1000, 6, 60), (1000, 60, 6), (0, 4, 5)]
+
+
+def layer(batch: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x [batch, inputs], W [outputs, inputs] and b [outputs]."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, inputs, generator=generator)
+    return x, torch.randn(outputs, inputs, generator=generator), torch.randn(outputs, generator=generator)
+
+
+def assert_near(found: Tensor, exact: Tensor, terms: Tensor | float) -> None:
+    """Within the rounding of sums of float32 numbers whose absolute values sum to `terms`."""
+    assert found.dtype is torch.float32
+    assert found.shape == exact.shape
+    assert ((found.double() - exact).abs() <= 4e-7 * terms + 1e-30).all()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@torch.no_grad()
+def test_products_are_those_of_float64_up_to_rounding(size: tuple[int, int, int]) -> None:
+    x, weight, bias = layer(*size)
+    back = torch.randn(size[0], size[2])
+    exact = F.linear(x.double(), weight.double(), bias.double())
+    terms = F.linear(x.abs(), weight.abs(), bias.abs())
+    assert_near(products.linear(x, weight, bias), exact, terms)
+    assert_near(products.linear(x[None], weight), F.linear(x.double(), weight.double())[None], terms)
+    assert_near(products.linear(back, weight.T), back.double() @ weight.double(), back.abs() @ weight.abs())
+    assert_near(products.linear_tanh(x, weight, bias), exact.tanh(), terms + 1.0)
+    summed = products.outer_sum((back, x), (2.0 * back, x))
+    assert summed.is_contiguous()
+    assert_near(summed, 3.0 * (back.double().T @ x.double()), 9.0 * (back.abs().T @ x.abs()))
+
+
+@torch.no_grad()
+def test_a_tanh_is_as_exact_for_tiny_numbers_as_for_large_ones_and_keeps_nan() -> None:
+    z = torch.logspace(-30, 2, 500)
+    z = torch.cat([z, -z, torch.tensor([torch.inf, -torch.inf])])
+    one, zero = torch.ones(64, 1), torch.zeros(64)
+    exact = z.double().tanh()[:, None]
+    assert ((products.linear_tanh(z[:, None], one, zero).double() - exact).abs() <= 1.2e-7 * exact.abs()).all()
+    assert products.linear_tanh(torch.full((1000, 1), torch.nan), one, zero).isnan().all()
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="a torch without oneDNN")
+def test_onednn_takes_large_products_only_where_no_gradient_is_wanted_and_it_is_on() -> None:
+    x, weight, bias = layer(1000, 100, 90)
+
+    def operations() -> dict[object, int]:
+        with FlopCounterMode(display=False) as counter:
+            products.linear(x, weight, bias)
+        return dict(counter.get_flop_counts()["Global"])
+
+    work = 2 * 1000 * 100 * 90
+    with torch.no_grad():
+        assert operations() == {torch.ops.mkldnn._linear_pointwise: work}
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert operations() == {torch.ops.aten.addmm: work}
+    assert operations() == {torch.ops.aten.addmm: work}
+
+
+def test_autograd_and_its_transforms_see_ordinary_products() -> None:
+    x, weight, bias = layer(1000, 100, 90)
+    weight.requires_grad_()
+    (gradient,) = torch.autograd.grad(products.linear(x, weight, bias).sum(), weight)
+    torch.testing.assert_close(gradient, x.sum(0).expand_as(gradient), rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        each = torch.func.vmap(lambda row: products.linear(row, weight, bias))(x[:, None])
+        torch.testing.assert_close(each[:, 0], F.linear(x, weight, bias))
+        with forward_ad.dual_level():
+            moved = products.linear_tanh(forward_ad.make_dual(x, x), weight, bias)
+            value, tangent = forward_ad.unpack_dual(moved)
+        assert tangent is not None
+        torch.testing.assert_close(tangent, (1.0 - value.square()) * F.linear(x, weight))
+
+
+@torch.no_grad()
+def test_a_product_of_matrices_that_do_not_fit_is_refused_as_torch_does() -> None:
+    x, weight, bias = layer(1000, 100, 90)
+    for function in (products.linear, products.linear_tanh):
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            function(x, weight[:, :-1], bias)
+        with pytest.raises(RuntimeError, match="same dtype"):
+            function(x, weight.double(), bias.double())
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("time", LAYERS)
+def test_the_gradient_of_a_wide_perceptron_in_float32_is_that_of_float64(
+    time: str, activation: str, divergence: str
+) -> None:
+    torch.manual_seed(0)
+    field = MLPField(5, (90, 80), time=time, activation=activation)
+    x = torch.randn(1200, 5)
+    options = {"divergence": divergence, "controller": IController(rtol=1e-3, atol=1e-4)}
+
+    def gradient(x: Tensor, method: str) -> Tensor:
+        flow = Flow([Block(field.to(x.dtype), gradient=method, **options)], 5)
+        flow.zero_grad()
+        (-flow(x, seed=0).mean()).backward()
+        return torch.cat([p.grad.double().flatten() for p in flow.parameters() if p.grad is not None])
+
+    found = gradient(x, "symplectic")
+    exact = gradient(x.double(), "backprop")
+    assert (found - exact).norm() <= 2e-4 * exact.norm()
