@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--before-steps", type=int, default=100_000, help="steps of the earlier build, at most")
     parser.add_argument("--series", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=40)
     options = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="symadj-bench-")))
