@@ -23,7 +23,7 @@ _LARGE_WITH_TANH = 2**13
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b [..., outputs] for x [..., inputs], W [outputs, inputs], b [outputs]."""
-    if _LINEAR is None or torch.compiler.is_compiling() or x.numel() * len(weight) < _LARGE or not _fit(x, weight):
+    if _LINEAR is None or torch.compiler.is_compiling() or x.numel() * weight.shape[0] < _LARGE or not _fit(x, weight):
         return F.linear(x, weight, bias)
     return _LINEAR(x, weight, bias, "none", [], "")
 
@@ -32,7 +32,7 @@ def linear_tanh(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """tanh(x W^T + b), likewise; nothing of it is kept for a gradient."""
     if _LINEAR is None or torch.compiler.is_compiling():
         return F.linear(x, weight, bias).tanh_()
-    if x.numel() * len(weight) < _LARGE_WITH_TANH * x.shape[-1] or not _fit(x, weight):
+    if x.numel() * weight.shape[0] < _LARGE_WITH_TANH * x.shape[-1] or not _fit(x, weight):
         return F.linear(x, weight, bias).tanh_()
     return _LINEAR(x, weight, bias, "tanh", [], "")
 
@@ -79,7 +79,7 @@ def _linear() -> Callable[..., Tensor] | None:
 
 def _flops(x: Tensor, weight: Tensor, *_: object, out_val: object = None, **__: object) -> int:
     """Its floating-point operations, which torch's counter does not know."""
-    return 2 * x.numel() * len(weight)
+    return 2 * x.numel() * weight.shape[0]
 
 
 _LINEAR = _linear()
