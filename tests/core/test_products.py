@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from symadj_core import IController
@@ -17,6 +22,23 @@ from symadj_core.flows.fields.layers import LAYERS
 
 # Small ones go to torch's own, large ones to oneDNN; few inputs and few outputs are computed by their transposes.
 SIZES = [(3, 4, 5), (1000, 100, 90), (1000, 6, 60), (1000, 60, 6), (0, 4, 5)]
+
+
+class Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes which operations there are."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations: set[object] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations.add(func.overloadpacket)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(autouse=True)
+def _no_shapes_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_SHAPES", set())
 
 
 def layer(batch: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,6 +96,48 @@ def test_onednn_takes_large_products_only_where_no_gradient_is_wanted_and_it_is_
         with torch.backends.mkldnn.flags(enabled=False):
             assert operations() == {torch.ops.aten.addmm: work}
     assert operations() == {torch.ops.aten.addmm: work}
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="a torch without oneDNN")
+@pytest.mark.parametrize("divergence", [name for name in DIVERGENCES if name != "hutchpp"])  # which autograd takes
+def test_a_training_step_goes_to_onednn_and_rows_that_are_scored_do_not(divergence: str) -> None:
+    torch.manual_seed(0)
+    flow = Flow([Block(MLPField(5, (90, 80)), divergence=divergence, gradient="symplectic")], 5)
+    x = torch.randn(1200, 5)
+
+    def operations(*, trained: bool) -> set[object]:
+        with Seen() as seen, torch.set_grad_enabled(trained):
+            likelihood = flow(x, seed=0).mean()
+            if trained:
+                likelihood.backward()
+        return seen.operations
+
+    assert torch.ops.mkldnn._linear_pointwise in operations(trained=True)
+    assert torch.ops.mkldnn._linear_pointwise not in operations(trained=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the figure is Linux's")
+def test_batches_of_ever_new_sizes_do_not_fill_the_memory() -> None:
+    program = """
+import torch
+from symadj_core.flows.fields.products import linear_tanh
+torch.set_num_threads(1)
+weight, bias = torch.randn(430, 430), torch.randn(430)
+
+def mebibytes():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) / 1024
+
+with torch.no_grad():
+    linear_tanh(torch.randn(1000, 430), weight, bias)
+    before = mebibytes()
+    for rows in range(400, 600):
+        linear_tanh(torch.randn(rows, 430), weight, bias)
+    print(mebibytes() - before)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    # 130 MiB if each of them kept its kernel.
+    assert float(run.stdout) < 40
 
 
 def test_autograd_and_its_transforms_see_ordinary_products() -> None:

@@ -54,6 +54,7 @@ class Perceptron:
         dim: D; inputs of the first layer beyond these are context.
         columns: what is integrated after the divergence.
         share: weight of one probe in the sum over probes.
+        trained: a gradient is wanted of the solve, so the same shapes will come again and again.
     """
 
     kinds: tuple[type[TimedLinear], ...]
@@ -61,6 +62,19 @@ class Perceptron:
     dim: int
     columns: tuple[Column, ...] = ()
     share: float = 1.0
+    trained: bool = False
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x W^T + b."""
+        return (linear if self.trained else F.linear)(x, weight, bias)
+
+    def hidden(self, x: Tensor, weight: Tensor, bias: Tensor, *, differentiable: bool = False) -> tuple[Tensor, Any]:
+        """s(x W^T + b) and what s' needs; by autograd if asked."""
+        if differentiable:
+            return self.activation.with_graph(F.linear(x, weight, bias))
+        if self.trained:
+            return self.activation.after_linear(x, weight, bias)
+        return self.activation.evaluate(F.linear(x, weight, bias))
 
 
 class LayerCotangents(NamedTuple):
@@ -94,7 +108,8 @@ class PerceptronRates(ABC):
         share: float = 1.0,
     ) -> None:
         self._layers = list(layers)
-        self._perceptron = Perceptron(tuple(type(layer) for layer in layers), activation, dim, share=share)
+        kinds, trained = tuple(type(layer) for layer in layers), torch.is_grad_enabled()
+        self._perceptron = Perceptron(kinds, activation, dim, share=share, trained=trained)
         self._context, self._compiled = context, compiled
 
     def also(self, columns: Sequence[Column]) -> Self:
@@ -249,22 +264,12 @@ def _along(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """f [B, D], and the sums over the probes for div f [B] and |J|^2 [B]; `differentiable` by autograd if asked."""
     a, kinds = x, perceptron.kinds
-    activation = perceptron.activation
     for kind, own in zip(kinds[:-1], coefficients[:-1], strict=True):
         weight, bias = kind.affine(t, *own)
-        a, kept = evaluate(activation, a, weight, bias, differentiable)
-        tangent = activation.scale(linear(tangent, weight), kept)
+        a, kept = perceptron.hidden(a, weight, bias, differentiable=differentiable)
+        tangent = perceptron.activation.scale(perceptron.linear(tangent, weight), kept)
     weight, bias = kinds[-1].affine(t, *coefficients[-1])
-    return linear(a, weight, bias), *_sums(perceptron, noise, linear(tangent, weight))
-
-
-def evaluate(
-    activation: Activation, a: Tensor, weight: Tensor, bias: Tensor, differentiable: bool
-) -> tuple[Tensor, Any]:
-    """s(a W^T + b) and what s' needs; by autograd if asked."""
-    if differentiable:
-        return activation.with_graph(F.linear(a, weight, bias))
-    return activation.after_linear(a, weight, bias)
+    return perceptron.linear(a, weight, bias), *_sums(perceptron, noise, perceptron.linear(tangent, weight))
 
 
 def _sums(perceptron: Perceptron, noise: Tensor, moved: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -27,7 +27,6 @@ from symadj_core.flows.fields.closed_form import (
     Perceptron,
     PerceptronRates,
     Take,
-    evaluate,
     pull_along,
     pull_energy,
 )
@@ -77,14 +76,14 @@ def _rates(
     maps = [kind.affine(t, *own) for kind, own in zip(perceptron.kinds, coefficients, strict=True)]
     a, slopes = x, []
     for weight, bias in maps[:-1]:
-        a, kept = evaluate(activation, a, weight, bias, differentiable)
+        a, kept = perceptron.hidden(a, weight, bias, differentiable=differentiable)
         slopes.append(activation.slope(kept))
     first, last = maps[0][0][:, : perceptron.dim], maps[-1][0]
-    f = linear(a, *maps[-1])
+    f = perceptron.linear(a, *maps[-1])
     if len(maps) == 2:
         return f, slopes[0] @ (first * last.T).sum(1)
     coupling = maps[1][0] * (first @ last).T
-    return f, torch.linalg.vecdot(linear(slopes[0], coupling), slopes[1])
+    return f, torch.linalg.vecdot(perceptron.linear(slopes[0], coupling), slopes[1])
 
 
 def _evaluate(activation: Activation, a: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Any, Tensor]:

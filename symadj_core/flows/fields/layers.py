@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from symadj_core.flows.fields.products import linear
 from symadj_core.registry import Classes
 
 
@@ -51,7 +50,7 @@ class TimedLinear(nn.Module, ABC):
         if t.dim() > 0:
             return self.modulate(t, self.linear(x), *self.coefficients())
         weight, bias = self.affine(t, *self.coefficients())
-        return linear(x, weight, bias)
+        return F.linear(x, weight, bias)
 
 
 class ConcatLinear(TimedLinear):

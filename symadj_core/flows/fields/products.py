@@ -1,8 +1,11 @@
-"""Products of matrices for closed forms, by the library that is fastest for their shapes on a CPU.
+"""Products of matrices for closed forms in training, by the library that is fastest for their shapes on a CPU.
 
 torch hands products of float32 matrices on a CPU, and the tanh of their results, to MKL. Where no gradient is wanted,
 oneDNN, which torch holds too and torch.compile calls likewise, is faster at both; `python -m benchmarks.products`
 measures it. The results differ by rounding: tanh is within 0.6 units in the last place.
+
+For every new shape oneDNN compiles a kernel, for 10 ms, and keeps up to 0.7 MiB (`findings/onednn-memory-by-shape.sh`).
+So only what is repeated goes there, the uses of a field in a training step, and no more than the first shapes.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from torch.utils.flop_counter import flop_registry
 # Sizes from which on oneDNN makes up for its call, which is 10 us longer: multiplications, and numbers with a tanh.
 _LARGE = 2**23
 _LARGE_WITH_TANH = 2**13
+# Shapes that it is given at most in a process, which keep some 30 MiB: of eight batch sizes, for two wide layers.
+_MOST_SHAPES = 24
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -64,7 +69,14 @@ def _fit(x: Tensor, weight: Tensor) -> bool:
         and bool(torch.backends.mkldnn.enabled)
         and maybe_current_level() is None
         and forward_ad._current_level < 0
+        and _is_among_the_first((x.numel() // max(x.shape[-1], 1), *weight.shape))
     )
+
+
+def _is_among_the_first(shape: tuple[int, ...]) -> bool:
+    if shape not in _SHAPES and len(_SHAPES) < _MOST_SHAPES:
+        _SHAPES.add(shape)
+    return shape in _SHAPES
 
 
 def _linear() -> Callable[..., Tensor] | None:
@@ -83,3 +95,4 @@ def _flops(x: Tensor, weight: Tensor, *_: object, out_val: object = None, **__: 
 
 
 _LINEAR = _linear()
+_SHAPES: set[tuple[int, ...]] = set()
