@@ -20,7 +20,7 @@ from symadj_core.flows.fields import products
 from symadj_core.flows.fields.activations import ACTIVATIONS
 from symadj_core.flows.fields.layers import LAYERS
 
-# Small ones go to torch's own, large ones to oneDNN; few inputs and few outputs are computed by their transposes.
+# Small ones go to torch's own, large ones to oneDNN; the gradient for few inputs is computed by its transpose.
 SIZES = [(3, 4, 5), (1000, 100, 90), (1000, 6, 60), (1000, 60, 6), (0, 4, 5)]
 
 
