@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from symadj_core import IController
 from symadj_core.flows import DIVERGENCES, Block, Flow, MLPField
-from symadj_core.flows.fields import products
+from symadj_core.flows.fields import closed_form, products
 from symadj_core.flows.fields.activations import ACTIVATIONS
 from symadj_core.flows.fields.layers import LAYERS
 
@@ -114,6 +114,19 @@ def test_a_training_step_goes_to_onednn_and_rows_that_are_scored_do_not(divergen
 
     assert torch.ops.mkldnn._linear_pointwise in operations(trained=True)
     assert torch.ops.mkldnn._linear_pointwise not in operations(trained=False)
+
+
+def test_what_is_compiled_does_not_go_to_onednn_even_where_it_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does while a mode watches its operations, and a compiler that then meets oneDNN's stops."""
+    monkeypatch.setattr(closed_form, "_compiled", lambda function: function)
+    field = MLPField(5, (90, 80))
+    field.compile(backend="eager")
+    for divergence in ("exact", "hutchinson"):
+        flow = Flow([Block(field, divergence=divergence, gradient="symplectic")], 5)
+        with Seen() as seen:
+            flow(torch.randn(1200, 5), seed=0).mean().backward()
+        assert torch.ops.aten.tanh_backward in seen.operations
+        assert torch.ops.mkldnn._linear_pointwise not in seen.operations
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the figure is Linux's")

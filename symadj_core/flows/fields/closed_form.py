@@ -54,7 +54,7 @@ class Perceptron:
         dim: D; inputs of the first layer beyond these are context.
         columns: what is integrated after the divergence.
         share: weight of one probe in the sum over probes.
-        trained: a gradient is wanted of the solve, so the same shapes will come again and again.
+        repeated: the same shapes will come again and again, since a gradient is wanted of the solve; not compiled.
     """
 
     kinds: tuple[type[TimedLinear], ...]
@@ -62,17 +62,17 @@ class Perceptron:
     dim: int
     columns: tuple[Column, ...] = ()
     share: float = 1.0
-    trained: bool = False
+    repeated: bool = False
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """x W^T + b."""
-        return (linear if self.trained else F.linear)(x, weight, bias)
+        return (linear if self.repeated else F.linear)(x, weight, bias)
 
     def hidden(self, x: Tensor, weight: Tensor, bias: Tensor, *, differentiable: bool = False) -> tuple[Tensor, Any]:
         """s(x W^T + b) and what s' needs; by autograd if asked."""
         if differentiable:
             return self.activation.with_graph(F.linear(x, weight, bias))
-        if self.trained:
+        if self.repeated:
             return self.activation.after_linear(x, weight, bias)
         return self.activation.evaluate(F.linear(x, weight, bias))
 
@@ -108,8 +108,8 @@ class PerceptronRates(ABC):
         share: float = 1.0,
     ) -> None:
         self._layers = list(layers)
-        kinds, trained = tuple(type(layer) for layer in layers), torch.is_grad_enabled()
-        self._perceptron = Perceptron(kinds, activation, dim, share=share, trained=trained)
+        kinds, repeated = tuple(type(layer) for layer in layers), torch.is_grad_enabled() and not compiled
+        self._perceptron = Perceptron(kinds, activation, dim, share=share, repeated=repeated)
         self._context, self._compiled = context, compiled
 
     def also(self, columns: Sequence[Column]) -> Self:
@@ -301,11 +301,11 @@ def pull_along(
     for kind, own in zip(kinds[:-1], coefficients[:-1], strict=True):
         weight, bias = kind.affine(t, *own)
         weights.append(weight)
-        a, kept = activation.after_linear(values[-1], weight, bias)
+        a, kept = perceptron.hidden(values[-1], weight, bias)
         values.append(a)
         kepts.append(kept)
         if along:
-            speeds.append(linear(tangents[-1], weight))
+            speeds.append(perceptron.linear(tangents[-1], weight))
             tangents.append(activation.scale(speeds[-1], kept))
     weight, bias = kinds[-1].affine(t, *coefficients[-1])
     weights.append(weight)
@@ -323,14 +323,14 @@ def pull_along(
         del pairs
         take(n, kinds[n].pull(t, gradient, back.sum(0), *coefficients[n]))
         del gradient
-        back = linear(back, weight.T)
+        back = perceptron.linear(back, weight.T)
         if not kepts:
             break
         kept = kepts.pop()
         if along_back is None:
             back = activation.scale(back, kept)
             continue
-        along_back = linear(along_back, weight.T)
+        along_back = perceptron.linear(along_back, weight.T)
         speed = speeds.pop()
         product = speed.mul_(along_back) if speed.shape == along_back.shape else speed * along_back
         along_back = activation.scale(along_back, kept)
@@ -343,7 +343,7 @@ def pull_energy(cotangents: LayerCotangents, last: Tensor, weight: Tensor, bias:
     back = last.new_zeros(len(last), len(bias)) if cotangents.state is None else cotangents.state
     if cotangents.energy is None:
         return back
-    return torch.addcmul(back, linear(last, weight, bias), cotangents.energy[:, None])
+    return torch.addcmul(back, F.linear(last, weight, bias), cotangents.energy[:, None])
 
 
 def _pull_sums(
@@ -353,7 +353,7 @@ def _pull_sums(
     share, trace, norm = perceptron.share, cotangents.trace, cotangents.norm
     back = None if trace is None else noise * (trace * share)[:, None]
     if norm is not None:
-        stretched = linear(tangent, weight) * (norm * (2.0 * share))[:, None]
+        stretched = perceptron.linear(tangent, weight) * (norm * (2.0 * share))[:, None]
         back = stretched if back is None else back + stretched
     assert back is not None
     return back

@@ -18,7 +18,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from symadj_core.flows.fields.activations import Activation
 from symadj_core.flows.fields.closed_form import (
     AlongProbes,
     Coefficients,
@@ -30,7 +29,7 @@ from symadj_core.flows.fields.closed_form import (
     pull_along,
     pull_energy,
 )
-from symadj_core.flows.fields.products import linear, outer_sum
+from symadj_core.flows.fields.products import outer_sum
 
 
 class ExactTrace(PerceptronRates):
@@ -86,9 +85,9 @@ def _rates(
     return f, torch.linalg.vecdot(perceptron.linear(slopes[0], coupling), slopes[1])
 
 
-def _evaluate(activation: Activation, a: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Any, Tensor]:
-    a, kept = activation.after_linear(a, weight, bias)
-    return a, kept, activation.slope(kept)
+def _evaluate(perceptron: Perceptron, a: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Any, Tensor]:
+    a, kept = perceptron.hidden(a, weight, bias)
+    return a, kept, perceptron.activation.slope(kept)
 
 
 def _pull_one(
@@ -98,17 +97,17 @@ def _pull_one(
     (w1, b1), (w2, b2) = (k.affine(t, *own) for k, own in zip(perceptron.kinds, coefficients, strict=True))
     first, trace = w1[:, : perceptron.dim], cotangents.trace
     assert trace is not None
-    a1, kept, d1 = _evaluate(perceptron.activation, x, w1, b1)
+    a1, kept, d1 = _evaluate(perceptron, x, w1, b1)
     back = pull_energy(cotangents, a1, w2, b2)
     of_m = trace @ d1
     gradient = torch.addcmul(outer_sum((back, a1)), first.T, of_m)
     take(1, perceptron.kinds[1].pull(t, gradient, back.sum(0), *coefficients[1]))
     m = (first * w2.T).sum(1)
-    back = perceptron.activation.bend(linear(back, w2.T), torch.outer(trace, m), kept)
+    back = perceptron.activation.bend(perceptron.linear(back, w2.T), torch.outer(trace, m), kept)
     gradient = outer_sum((back, x))
     gradient[:, : perceptron.dim].addcmul_(w2.T, of_m[:, None])
     take(0, perceptron.kinds[0].pull(t, gradient, back.sum(0), *coefficients[0]))
-    return linear(back, w1.T)
+    return perceptron.linear(back, w1.T)
 
 
 def _pull_two(
@@ -119,23 +118,23 @@ def _pull_two(
     assert trace is not None
     (w1, b1), (w2, b2), (w3, b3) = (k.affine(t, *own) for k, own in zip(kinds, coefficients, strict=True))
     first = w1[:, : perceptron.dim]
-    a1, kept1, d1 = _evaluate(activation, x, w1, b1)
-    a2, kept2, d2 = _evaluate(activation, a1, w2, b2)
+    a1, kept1, d1 = _evaluate(perceptron, x, w1, b1)
+    a2, kept2, d2 = _evaluate(perceptron, a1, w2, b2)
     transposed = (first @ w3).T
     coupling = w2 * transposed
-    onto = linear(d1, coupling).mul_(trace[:, None])
+    onto = perceptron.linear(d1, coupling).mul_(trace[:, None])
     d2 = d2 * trace[:, None]
     of_coupling = outer_sum((d2, d1))
-    across = linear(d2, coupling.T)
+    across = perceptron.linear(d2, coupling.T)
     del d1, d2
     back = pull_energy(cotangents, a2, w3, b3)
     of_product = (of_coupling * w2).T
     take(2, kinds[2].pull(t, outer_sum((back, a2)).addmm_(first.T, of_product), back.sum(0), *coefficients[2]))
-    back = activation.bend(linear(back, w3.T), onto, kept2)
+    back = activation.bend(perceptron.linear(back, w3.T), onto, kept2)
     gradient = outer_sum((back, a1)).addcmul_(of_coupling, transposed)
     take(1, kinds[1].pull(t, gradient, back.sum(0), *coefficients[1]))
-    back = activation.bend(linear(back, w2.T), across, kept1)
+    back = activation.bend(perceptron.linear(back, w2.T), across, kept1)
     gradient = outer_sum((back, x))
     gradient[:, : perceptron.dim].addmm_(of_product, w3.T)
     take(0, kinds[0].pull(t, gradient, back.sum(0), *coefficients[0]))
-    return linear(back, w1.T)
+    return perceptron.linear(back, w1.T)

@@ -5,7 +5,8 @@ oneDNN, which torch holds too and torch.compile calls likewise, is faster at bot
 measures it. The results differ by rounding: tanh is within 0.6 units in the last place.
 
 For every new shape oneDNN compiles a kernel, for 10 ms, and keeps up to 0.7 MiB (`findings/onednn-memory-by-shape.sh`).
-So only uses of a field in a training step, which repeat their shapes, go there, and of those the first shapes alone.
+So only uses of a field in a training step, which repeat their shapes, go there, and of those the first shapes alone;
+and nothing that is compiled, since inductor refuses a frame with that operation.
 """
 
 from __future__ import annotations
