@@ -24,11 +24,11 @@ from symadj_core.flows.fields.layers import LAYERS
 SIZES = [(3, 4, 5), (1000, 100, 90), (1000, 6, 60), (1000, 60, 6), (0, 4, 5)]
 
 
-class Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Seen(TorchDispatchMode):
     """Notes which operations there are."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.operations: set[object] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -29,18 +29,18 @@ _MOST_SHAPES = 24
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b [..., outputs] for x [..., inputs], W [outputs, inputs], b [outputs]."""
-    if _LINEAR is None or torch.compiler.is_compiling() or x.numel() * weight.shape[0] < _LARGE or not _fit(x, weight):
+    if _ONEDNN is None or torch.compiler.is_compiling() or x.numel() * weight.shape[0] < _LARGE or not _fit(x, weight):
         return F.linear(x, weight, bias)
-    return _LINEAR(x, weight, bias, "none", [], "")
+    return _ONEDNN(x, weight, bias, "none", [], "")
 
 
 def linear_tanh(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """tanh(x W^T + b), likewise; nothing of it is kept for a gradient."""
-    if _LINEAR is None or torch.compiler.is_compiling():
+    if _ONEDNN is None or torch.compiler.is_compiling():
         return F.linear(x, weight, bias).tanh_()
     if x.numel() * weight.shape[0] < _LARGE_WITH_TANH * x.shape[-1] or not _fit(x, weight):
         return F.linear(x, weight, bias).tanh_()
-    return _LINEAR(x, weight, bias, "tanh", [], "")
+    return _ONEDNN(x, weight, bias, "tanh", [], "")
 
 
 def outer_sum(*pairs: tuple[Tensor, Tensor]) -> Tensor:
@@ -80,7 +80,7 @@ def _is_among_the_first(shape: tuple[int, ...]) -> bool:
     return shape in _SHAPES
 
 
-def _linear() -> Callable[..., Tensor] | None:
+def _onednn() -> Callable[..., Tensor] | None:
     """oneDNN's product of matrices; None in a build of torch without it."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return None
@@ -95,5 +95,5 @@ def _flops(x: Tensor, weight: Tensor, *_: object, out_val: object = None, **__: 
     return 2 * x.numel() * weight.shape[0]
 
 
-_LINEAR = _linear()
+_ONEDNN = _onednn()
 _SHAPES: set[tuple[int, ...]] = set()
