@@ -34,6 +34,7 @@ CONTENDERS = [
     ("symadj", "backprop"),
     ("symadj", "adjoint"),
     ("symadj", "odeint_symplectic_adjoint, in one tensor"),
+    ("symadj", "odeint_symplectic_adjoint, in one tensor, field.compile()"),
     ("torchdiffeq", "odeint, in one tensor"),
     ("torchdiffeq", "odeint_adjoint, in one tensor"),
     ("torchdiffeq", "odeint"),

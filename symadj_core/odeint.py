@@ -41,7 +41,7 @@ class _JoinedField(nn.Module):
 
     def __init__(self, owner: nn.Module, field: Callable[..., Any], form: StateForm) -> None:
         super().__init__()
-        self.owner = owner
+        self.joined_owner = owner
         self.call = field
         self.form = form
 

@@ -35,7 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def make(problem: Problem, variant: str) -> Callable[[], Result]:
     """Return a training step of a flow: the loss is ``-flow(x).mean()``. Or one over a field as users write it."""
     if "in one tensor" in variant:
-        return step_in_one_tensor(problem, odeint_symplectic_adjoint)
+        return step_in_one_tensor(problem, odeint_symplectic_adjoint, compiled="compile" in variant)
     control = "augmented" if "log-det" in variant else "state"
     controller: Controller = controllers.by_name("i", rtol=RTOL, atol=ATOL, control=control)
     solver = "dopri5"

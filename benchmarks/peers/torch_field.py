@@ -86,10 +86,15 @@ class InOneTensor(nn.Module):
             return torch.cat([dy, (row * self.probe).sum(-1, keepdim=True)], dim=1)
 
 
-def step_in_one_tensor(problem: Problem, solve: Callable[..., Tensor]) -> Callable[[], Result]:
+def step_in_one_tensor(
+    problem: Problem, solve: Callable[..., Tensor], *, compiled: bool = False
+) -> Callable[[], Result]:
     """Return a training step over the state in one tensor, for any function with the arguments of torchdiffeq's."""
     probes = on_device(problem.probes)
     blocks: Any = nn.ModuleList(InOneTensor(f, probe) for f, probe in zip(fields(problem), probes, strict=True))
+    if compiled:
+        for block in blocks:
+            block.compile()
     data = on_device(problem.data)
     times = torch.tensor([0.0, 1.0])
 

@@ -110,7 +110,13 @@ class InputGradients:
 
 
 class ReplayMethod(GradientMethod):
-    """A method that solves forward without a graph and makes the gradient in its own sweep."""
+    """A method that solves forward without a graph and makes the gradient in its own sweep.
+
+    Attributes:
+        compiles: whether the sweep pulls back through single uses of the field, which may be compiled as such.
+    """
+
+    compiles: ClassVar[bool] = False
 
     @abstractmethod
     def recorder(self) -> Recorder:
@@ -126,6 +132,8 @@ class ReplayMethod(GradientMethod):
 
     def integrate(self, problem: Problem, outputs: Outputs) -> tuple[Tensor, Tensor | None]:
         inputs = (problem.t, problem.y0, problem.q0, *problem.parameters)
+        if self.compiles:
+            problem.system.compile()
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
             if maybe_current_level() is not None:
                 raise RuntimeError(

@@ -63,7 +63,7 @@ class Pullback:
         self._aliases = {id(p): leaf for p, leaf in zip(parameters, self._leaves, strict=True) if leaf is not p}
         self._step: list[Tensor | None] = [None] * len(parameters)
         self._total: list[Tensor | None] = [None] * len(parameters)
-        self._checked = False
+        self._checked = self._looked = False
         # Places of the parameters on which the field depends, even if all that was pulled to them was zero.
         self._used: set[int] = set()
         self._places = ExitStack()
@@ -105,6 +105,10 @@ class Pullback:
             system.evaluations += 1
             with torch.no_grad():
                 return StagePullback(system.direct.pull(system.time(t, y), y, state, quadrature), None, None)
+        if self._looked and state is not None and not (time_wanted or rate_wanted) and random is None:
+            pulled = self._compiled(system, system.time(t, y), y, state)
+            if pulled is not None:
+                return pulled
         with torch.enable_grad():
             leaf = y.detach().requires_grad_()
             inputs = [leaf]
@@ -118,6 +122,20 @@ class Pullback:
             return StagePullback(grads[0], None, None)
         rate = None if slope.quadrature is None else slope.quadrature.detach()
         return StagePullback(grads[0], grads[1], Slope(slope.state.detach(), rate))
+
+    def _compiled(self, system: System, t: Tensor, y: Tensor, state: Tensor) -> StagePullback | None:
+        """As `through_stage`, by what torch.compile has made of the field; None where it made nothing."""
+        found = None if system.compiled is None else system.compiled.pull(t, y, state, self._leaves)
+        if found is None:
+            return None
+        system.evaluations += 1
+        for n, (leaf, grad) in enumerate(zip(self._leaves, found[1:], strict=True)):
+            if not self._in_place:
+                self._step[n] = _sum(self._step[n], grad)
+            elif grad is not None:
+                # One tensor may be handed out for several, or be the cotangent itself.
+                leaf.grad = grad.clone() if leaf.grad is None else leaf.grad.add_(grad)
+        return StagePullback(found[0], None, None)
 
     def through(
         self,
@@ -183,7 +201,7 @@ class Pullback:
         """
         if self._checked:
             return
-        self._checked = True
+        self._checked = self._looked = True
         known = {id(x) for x in (*inputs, *self._leaves)}
         found = {id(leaf): leaf for leaf in leaves_of(outputs)}
         self._used.update(n for n, leaf in enumerate(self._leaves) if id(leaf) in found)

@@ -46,6 +46,7 @@ class Symplectic(ReplayMethod):
 
     keep: str | Keep = "stages"
     name: ClassVar[str] = "symplectic"
+    compiles: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.recorder()

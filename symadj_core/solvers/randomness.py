@@ -59,13 +59,14 @@ class RandomState:
     def replayed(self) -> Iterator[None]:
         """Draw what was drawn from this state; afterwards the generators are as they were."""
         present = RandomState.now(self.device)
-        self._set()
+        self.restore()
         try:
             yield
         finally:
-            present._set()
+            present.restore()
 
-    def _set(self) -> None:
+    def restore(self) -> None:
+        """Set the generators to this state."""
         torch.set_rng_state(self.cpu)
         if self.accelerator is not None:
             torch.get_device_module(self.device).set_rng_state(self.accelerator, self.device)

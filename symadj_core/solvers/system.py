@@ -16,6 +16,7 @@ from torch import Tensor
 from torch._C._functorch import is_batchedtensor, maybe_current_level
 from torch.autograd.forward_ad import unpack_dual
 
+from symadj_core.solvers.compiled import CompiledField
 from symadj_core.solvers.moving import Moving, Time, value_of
 from symadj_core.solvers.precision import Precision, real_dtype, time_spacing
 from symadj_core.solvers.randomness import Draws, RandomState, capturing
@@ -66,6 +67,10 @@ class System:
         field: f.
         rates: (f, g), or None without quadratures.
         precision: in which both are used.
+
+    Attributes:
+        direct: rates that know their own vector-Jacobian product.
+        compiled: the field and its vector-Jacobian product, where `compile` found them.
     """
 
     def __init__(self, field: Field, rates: Rates | None, precision: Precision) -> None:
@@ -76,11 +81,17 @@ class System:
         self._casts = precision.fine_time or precision.state != precision.kept
         # What knows its own derivative was made for these alone.
         self.direct = rates if isinstance(rates, DirectPullback) and not self._casts else None
+        self.compiled: CompiledField | None = None
         self.evaluations = 0
         self._watched_from: RandomState | None = None
         self._draws: bool | None = None
         self._first_in_capture = False
         self._takes_fine_time = False
+
+    def compile(self) -> None:
+        """Use the field compiled wherever no graph of it is wanted, if its owner asked for that and it can be."""
+        if self.rates is None and not self._casts and maybe_current_level() is None:
+            self.compiled = CompiledField.of(self.field)
 
     def watch_randomness(self, device: torch.device) -> None:
         """Record the state of the generators before every use, if the first use draws from them.
@@ -132,6 +143,11 @@ class System:
         slope = self._evaluate(t, y, with_quadrature)
         if self._draws is None:
             self._draws = not before.same(RandomState.now(start.device))
+            if self._draws and self.compiled is not None:
+                # What is compiled draws other numbers, and backward could not draw them again.
+                self.compiled.rest()
+                before.restore()
+                slope = self._evaluate(t, y, with_quadrature)
         return slope._replace(random=before) if self._draws else slope
 
     def time(self, t: Time, y: Tensor) -> Tensor:
@@ -148,6 +164,9 @@ class System:
             state, rate = self._used(self.rates, moment, y)
             # As below: sums are made in the state's precision, even if the field computes in another.
             return Slope(_without_graph(as_slope(state, y)), _without_graph(rate.to(real_dtype(y))))
+        if self.compiled is not None:
+            slope = None if torch.is_grad_enabled() else self.compiled.slope(moment, y)
+            return Slope(_without_graph(as_slope(self.compiled.plain(moment, y) if slope is None else slope, y)), None)
         return Slope(_without_graph(as_slope(self._used(self.field, moment, y), y)), None)
 
     def _used(self, function: Callable[[Tensor, Tensor], _Result], t: Tensor, y: Tensor) -> _Result:
