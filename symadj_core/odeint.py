@@ -275,7 +275,9 @@ def odeint_symplectic_adjoint(
     Args:
         adjoint_params: tensors whose gradients are wanted; found if not given.
         keep: what of the forward solve is kept, as for `symadj_core.gradients.Symplectic`.
-        func, y0, t, rtol, atol, method, options, event_fn: as for `odeint`.
+        func: as for `odeint`. Of a module on which `compile()` was called, torch compiles single uses and their
+            vector-Jacobian products, whatever derivatives it takes within.
+        y0, t, rtol, atol, method, options, event_fn: as for `odeint`.
     """
     gradient = Symplectic(keep=keep)
     return _integrate(func, y0, t, gradient, rtol, atol, method, options, event_fn, adjoint_params)
