@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor, maybe_current_level
+from torch.autograd import forward_ad
 from torch.autograd.forward_ad import unpack_dual
 
 from symadj_core.solvers.compiled import CompiledField
@@ -90,8 +91,11 @@ class System:
 
     def compile(self) -> None:
         """Use the field compiled wherever no graph of it is wanted, if its owner asked for that and it can be."""
-        if self.rates is None and not self._casts and maybe_current_level() is None:
+        if self.rates is None and not self._casts:
             self.compiled = CompiledField.of(self.field)
+        # What is compiled has no derivatives of forward mode, of torch.func or of dual numbers.
+        if self.compiled is not None and (maybe_current_level() is not None or forward_ad._current_level >= 0):
+            self.compiled.rest()
 
     def watch_randomness(self, device: torch.device) -> None:
         """Record the state of the generators before every use, if the first use draws from them.

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from symadj_core import odeint_symplectic_adjoint, solve
 from symadj_core.solvers import compiled
@@ -184,6 +185,18 @@ def test_a_gradient_of_the_field_that_is_its_own_cotangent_is_summed_right() -> 
     expected = results(field, Y)
     field.compile()
     assert agree(results(field, Y), expected)
+
+
+def test_forward_mode_through_a_compiled_field_is_that_of_the_plain_one() -> None:
+    field, tangents = Net(), []
+    for _ in range(2):
+        with torch.no_grad(), forward_ad.dual_level():
+            y0 = forward_ad.make_dual(Y, torch.ones_like(Y))
+            ys = solve(field, y0, torch.tensor([0.0, 1.0]), solver="rk4", controller="fixed").ys
+            tangents.append(forward_ad.unpack_dual(ys).tangent)
+        field.compile()
+    assert tangents[0].abs().min() > 0
+    assert torch.equal(*tangents)
 
 
 def test_a_field_without_compile_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
