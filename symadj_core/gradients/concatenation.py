@@ -8,11 +8,42 @@ cotangent gives zero, whatever it is pulled through.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from symadj_core.autograd_engine import Output
+
+
+class Parts(NamedTuple):
+    """Of what an output is the concatenation: the dimension, and how long each part is."""
+
+    dim: int
+    lengths: list[int]
+
+    @classmethod
+    def of(cls, output: Tensor) -> Parts | None:
+        """None if it is none, or not one of tensors that all have a graph."""
+        edges = _edges(output)
+        inputs = [edge.node._input_metadata[edge.output_nr] for edge in edges]
+        # Those of another dtype would have to be cast.
+        if not inputs or any(len(x.shape) != output.dim() or x.dtype != output.dtype for x in inputs):
+            return None
+        dim: int = output.grad_fn._saved_dim  # type: ignore[union-attr]
+        # Counted from the end, it is saved as an unsigned number.
+        dim = dim if dim < output.dim() else dim - 2**64 + output.dim()
+        lengths = [x.shape[dim] for x in inputs]
+        # Parts that are constants have no edge.
+        return cls(dim, lengths) if sum(lengths) == output.shape[dim] else None
+
+    def first_alone(self, cotangent: Tensor) -> Tensor | None:
+        """The cotangent of the first part, if those of all others are zero."""
+        if cotangent.device.type != "cpu":
+            return None
+        first, rest = torch.tensor_split(cotangent, [self.lengths[0]], self.dim)
+        return None if bool(rest.any()) else first
 
 
 def parts_that_count(output: Tensor, cotangent: Tensor) -> list[tuple[Output, Tensor]]:
@@ -21,19 +52,18 @@ def parts_that_count(output: Tensor, cotangent: Tensor) -> list[tuple[Output, Te
     A device that is not the host would have to be waited for, and a hook of the output sees all of its cotangent: the
     output then stays as it is.
     """
-    node = output.grad_fn
     whole: list[tuple[Output, Tensor]] = [(output, cotangent)]
-    if node is None or node.name() != "CatBackward0" or cotangent.device.type != "cpu" or output._backward_hooks:
+    parts = None if cotangent.device.type != "cpu" or output._backward_hooks else Parts.of(output)
+    if parts is None or cotangent.dtype != output.dtype:
         return whole
-    edges = [GradientEdge(following, number) for following, number in node.next_functions if following is not None]
-    inputs = [edge.node._input_metadata[edge.output_nr] for edge in edges]
-    dim: int = node._saved_dim  # type: ignore[attr-defined]
-    # Counted from the end, it is saved as an unsigned number.
-    dim = dim if dim < output.dim() else dim - 2**64
-    # Parts that are constants have no edge, and those of another dtype would have to be cast.
-    lengths = [x.shape[dim] for x in inputs if len(x.shape) == output.dim() and x.dtype == cotangent.dtype]
-    if len(lengths) != len(node.next_functions) or sum(lengths) != output.shape[dim]:
-        return whole
-    parts = zip(edges, torch.split(cotangent, lengths, dim), strict=True)
-    counting: list[tuple[Output, Tensor]] = [(edge, part) for edge, part in parts if bool(part.any())]
-    return whole if len(counting) == len(edges) else counting
+    pairs = zip(_edges(output), torch.split(cotangent, parts.lengths, parts.dim), strict=True)
+    counting: list[tuple[Output, Tensor]] = [(edge, part) for edge, part in pairs if bool(part.any())]
+    return whole if len(counting) == len(parts.lengths) else counting
+
+
+def _edges(output: Tensor) -> list[GradientEdge]:
+    """Where the graph goes on from a concatenation: one edge for each part that is not a constant."""
+    node = output.grad_fn
+    if node is None or node.name() != "CatBackward0":
+        return []
+    return [GradientEdge(following, number) for following, number in node.next_functions if following is not None]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from symadj_core.autograd_engine import accumulate, pulled_back
-from symadj_core.gradients.concatenation import parts_that_count
+from symadj_core.gradients.concatenation import Parts, parts_that_count
 from symadj_core.gradients.discovery import leaves_of
 from symadj_core.gradients.substitution import substituted
 from symadj_core.solvers.moving import Time
@@ -64,6 +64,8 @@ class Pullback:
         self._step: list[Tensor | None] = [None] * len(parameters)
         self._total: list[Tensor | None] = [None] * len(parameters)
         self._checked = self._looked = False
+        # Of what the slope is the concatenation.
+        self._parts: Parts | None = None
         # Places of the parameters on which the field depends, even if all that was pulled to them was zero.
         self._used: set[int] = set()
         self._places = ExitStack()
@@ -125,7 +127,13 @@ class Pullback:
 
     def _compiled(self, system: System, t: Tensor, y: Tensor, state: Tensor) -> StagePullback | None:
         """As `through_stage`, by what torch.compile has made of the field; None where it made nothing."""
-        found = None if system.compiled is None else system.compiled.pull(t, y, state, self._leaves)
+        if system.compiled is None:
+            return None
+        first = None if self._parts is None else self._parts.first_alone(state)
+        if first is None or self._parts is None:
+            found = system.compiled.pull(t, y, state, self._leaves)
+        else:
+            found = system.compiled.pull(t, y, first, self._leaves, self._parts.dim)
         if found is None:
             return None
         system.evaluations += 1
@@ -202,6 +210,7 @@ class Pullback:
         if self._checked:
             return
         self._checked = self._looked = True
+        self._parts = Parts.of(outputs[0])
         known = {id(x) for x in (*inputs, *self._leaves)}
         found = {id(leaf): leaf for leaf in leaves_of(outputs)}
         self._used.update(n for n, leaf in enumerate(self._leaves) if id(leaf) in found)

@@ -7,14 +7,15 @@ vector-Jacobian product, which torch traces with the calls of `torch.autograd.gr
 
 from __future__ import annotations
 
-import functools
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+
+from symadj_core.compilation import compiled, is_to_be_compiled, uncompiled
 
 _SETTINGS = {
     "trace_autograd_ops": True,
@@ -47,12 +48,12 @@ class CompiledField:
         if not isinstance(original, nn.Module):
             return None
         owner = getattr(original, "joined_owner", original)
-        asked = original is not field or owner._compiled_call_impl is not None or hasattr(owner, "_orig_mod")
+        asked = original is not field or is_to_be_compiled(owner)
         return cls(original, owner) if asked else None
 
     def plain(self, t: Tensor, y: Tensor) -> Tensor:
         """f(t, y) as if nothing was compiled; with a graph in grad mode."""
-        with torch.compiler.set_stance("force_eager"):
+        with uncompiled():
             slope: Tensor = self._module(t, y)
             return slope
 
@@ -63,12 +64,18 @@ class CompiledField:
     def slope(self, t: Tensor, y: Tensor) -> Tensor | None:
         """f(t, y) without a graph; None if torch.compile does not take it, which is said once."""
         # Of what inference mode has made, no derivative may be taken within the field.
-        slope: Tensor | None = None if y.is_inference() else self._run(_slope, t, y)
+        slope: Tensor | None = None if y.is_inference() else self._run(compiled(_slope), t, y)
         return slope
 
-    def pull(self, t: Tensor, y: Tensor, cotangent: Tensor, leaves: Sequence[Tensor]) -> list[Tensor | None] | None:
-        """The cotangent of f pulled back to y and to leaves that f uses; likewise."""
-        grads: list[Tensor | None] | None = self._run(_pull, t, y, cotangent, tuple(leaves))
+    def pull(
+        self, t: Tensor, y: Tensor, cotangent: Tensor, leaves: Sequence[Tensor], dim: int | None = None
+    ) -> list[Tensor | None] | None:
+        """The cotangent of f pulled back to y and to leaves that f uses; likewise.
+
+        With `dim` it is that of the first part of f, which is a concatenation along that dimension.
+        """
+        pull = compiled(_pull, rewrite=_take_first_parts)
+        grads: list[Tensor | None] | None = self._run(pull, t, y, cotangent, tuple(leaves), dim)
         return grads
 
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -76,7 +83,7 @@ class CompiledField:
             return None
         try:
             with torch._dynamo.config.patch(_SETTINGS):
-                return compiled(function)(self._module, *arguments)
+                return function(self._module, *arguments)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -92,12 +99,6 @@ class CompiledField:
             return None
 
 
-@functools.cache
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function by way of torch.compile, as one graph: of the first shapes alone, and of any once others come."""
-    return torch.compile(function, fullgraph=True)
-
-
 def _slope(module: nn.Module, t: Tensor, y: Tensor) -> Tensor:
     # A field that takes its divergence makes its state require grad, which it can't of a view that is traced.
     with torch.enable_grad():
@@ -106,8 +107,29 @@ def _slope(module: nn.Module, t: Tensor, y: Tensor) -> Tensor:
 
 
 def _pull(
-    module: nn.Module, t: Tensor, y: Tensor, cotangent: Tensor, leaves: Sequence[Tensor]
+    module: nn.Module, t: Tensor, y: Tensor, cotangent: Tensor, leaves: Sequence[Tensor], dim: int | None
 ) -> Sequence[Tensor | None]:
     with torch.enable_grad():
         leaf = y.detach().requires_grad_()
-        return torch.autograd.grad(module(t, leaf), [leaf, *leaves], cotangent, allow_unused=True)
+        slope = module(t, leaf)
+        if dim is not None:
+            slope = slope.narrow(dim, 0, cotangent.shape[dim])
+        return torch.autograd.grad(slope, [leaf, *leaves], cotangent, allow_unused=True)
+
+
+def _take_first_parts(graph: fx.Graph) -> None:
+    """In place of what is narrowed to the first part of a concatenation, that part.
+
+    Autograd would pull zeros back to the other parts, and through all that they are made of.
+    """
+    for node in graph.find_nodes(op="call_method", target="narrow"):
+        joined, dim, start, _ = cast(Any, node.args)
+        if not (isinstance(joined, fx.Node) and joined.target is torch.cat and start == 0):
+            continue
+        parts: Any = joined.args[0]
+        found, wanted = parts[0].meta["example_value"].shape, node.meta["example_value"].shape
+        # Where numbers are symbols, torch guards what this finds.
+        along = int(dim.meta["example_value"] if isinstance(dim, fx.Node) else dim)
+        if len(found) == len(wanted) and bool(found[along] == wanted[along]):
+            node.replace_all_uses_with(parts[0])
+            graph.erase_node(node)

@@ -12,18 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from symadj_core import FixedStep
+from symadj_core import FixedStep, compilation
 from symadj_core.flows import Block, ConvField, Flow, MLPField, PotentialField, ResidualField
 from symadj_core.flows.fields import closed_form
 from tests.core.systems import normal
 
-BACKEND = "aot_eager"
-
 
 @pytest.fixture(autouse=True)
 def _one_graph(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    compiled = functools.cache(lambda f: torch.compile(f, backend=BACKEND, dynamic=False, fullgraph=True))
-    monkeypatch.setattr(closed_form, "_compiled", compiled)
+    monkeypatch.setattr(compilation, "_BACKEND", "aot_eager")
+    monkeypatch.setattr(closed_form, "compiled", functools.cache(compilation.compiled.__wrapped__))
     yield
     torch.compiler.reset()
 
@@ -60,7 +58,7 @@ def test_a_compiled_field_has_the_likelihood_and_the_gradient_of_the_plain_one(
     field = make()
     context = torch.randn(5, 2) if field.context_dim else None
     plain = value_and_gradients(field, divergence, context, regularisers)
-    field.compile(backend=BACKEND, dynamic=False)
+    field.compile(backend="aot_eager", dynamic=False)
     compiled = value_and_gradients(field, divergence, context, regularisers)
     assert len(plain[1]) >= len(list(field.parameters())) - 1
     torch.testing.assert_close(compiled, plain)
@@ -70,5 +68,5 @@ def test_a_field_given_to_torch_compile_keeps_its_divergence() -> None:
     torch.manual_seed(0)
     field = ResidualField(4, 8, 1)
     plain = value_and_gradients(field, "hutchinson", None, ())
-    wrapped = torch.compile(field, backend=BACKEND, dynamic=False)
+    wrapped = torch.compile(field, backend="aot_eager", dynamic=False)
     torch.testing.assert_close(value_and_gradients(wrapped, "hutchinson", None, ()), plain)

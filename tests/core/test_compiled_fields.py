@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.profiler import ProfilerActivity, profile
 
-from symadj_core import odeint_symplectic_adjoint, solve
+from symadj_core import compilation, odeint_symplectic_adjoint, solve
 from symadj_core.solvers import compiled
 
 Used = list[str]
@@ -24,8 +25,8 @@ def used(monkeypatch: pytest.MonkeyPatch) -> Iterator[Used]:
     """What of a field is compiled, use by use: traced by torch as ever, and not made into a program, for brevity."""
     found: Used = []
 
-    def traced(function: Callable[..., Any]) -> Callable[..., Any]:
-        work = torch.compile(function, fullgraph=True, backend="aot_eager")
+    def traced(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        work = compilation.compiled.__wrapped__(function, **options)
 
         def noted(*arguments: Any) -> Any:
             result = work(*arguments)
@@ -34,6 +35,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> Iterator[Used]:
 
         return noted
 
+    monkeypatch.setattr(compilation, "_BACKEND", "aot_eager")
     monkeypatch.setattr(compiled, "compiled", functools.cache(traced))
     with warnings.catch_warnings():
         # torch's own, on what its compiler imports.
@@ -126,15 +128,38 @@ def test_a_compiled_field_gives_the_same_gradients_with_as_many_uses(kind: type[
         assert agree(results(field, state, keep), expected)
 
 
+def products_in(work: Callable[[], object]) -> int:
+    """How many products of matrices torch computes."""
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        work()
+    return sum(event.count for event in found.key_averages() if event.key in {"aten::mm", "aten::addmm"})
+
+
+@pytest.mark.parametrize("kind", [InOneTensor, InATuple])
+def test_no_zeros_are_pulled_through_a_divergence(kind: type[Net], monkeypatch: pytest.MonkeyPatch) -> None:
+    """dopri5's second stage weighs the slope alone."""
+    field, state = kind(), STATES[kind]
+    expected = results(field, state)
+    plain = products_in(lambda: results(field, state))
+    field.compile()
+    assert agree(results(field, state), expected)
+    found = products_in(lambda: results(field, state))
+    monkeypatch.setattr(compiled, "_take_first_parts", lambda graph: None)
+    results(field, state)
+    assert found < products_in(lambda: results(field, state))
+    assert found <= plain
+
+
 def test_a_module_that_torch_compile_has_wrapped_is_taken_likewise(used: Used) -> None:
     state = STATES[InOneTensor]
     assert agree(results(torch.compile(InOneTensor()), state), results(InOneTensor(), state))
     assert {"_slope", "_pull"} == set(used)
 
 
+@pytest.mark.filterwarnings("error:torch.compile does not take this")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler, which inductor needs")
 def test_inductors_programs_differ_by_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "compiled", lambda function: torch.compile(function, fullgraph=True))
+    monkeypatch.setattr(compilation, "_BACKEND", "inductor")
     field, state = InOneTensor(), STATES[InOneTensor]
     expected = results(field, state)
     field.compile()

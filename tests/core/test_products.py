@@ -118,7 +118,7 @@ def test_a_training_step_goes_to_onednn_and_rows_that_are_scored_do_not(divergen
 
 def test_what_is_compiled_does_not_go_to_onednn_even_where_it_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it does while a mode watches its operations, and a compiler that then meets oneDNN's stops."""
-    monkeypatch.setattr(closed_form, "_compiled", lambda function: function)
+    monkeypatch.setattr(closed_form, "compiled", lambda function, **_: function)
     field = MLPField(5, (90, 80))
     field.compile(backend="eager")
     for divergence in ("exact", "hutchinson"):

@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from symadj_core.compilation import compiled
 from symadj_core.flows.fields.activations import Activation
 from symadj_core.flows.fields.layers import TimedLinear
 from symadj_core.flows.fields.products import linear, outer_sum
@@ -167,7 +168,7 @@ class PerceptronRates(ABC):
         return [layer.coefficients() for layer in self._layers]
 
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return (_compiled(function) if self._compiled else function)(*arguments)
+        return (compiled(function, dynamic=False) if self._compiled else function)(*arguments)
 
     def _run_pull(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """Run a pullback, whose last argument takes the gradients of the layers."""
@@ -180,7 +181,8 @@ class PerceptronRates(ABC):
         if not self._compiled:
             # Each layer's gradients are added as they come, so that they never stand beside those of all layers.
             return function(self._perceptron, *arguments, coefficients, take)
-        back, gradients = _compiled(_gathered(function))(self._perceptron, *arguments, coefficients)
+        pull = compiled(_gathered(function), dynamic=False)
+        back, gradients = pull(self._perceptron, *arguments, coefficients)
         for n, of_layer in enumerate(gradients):
             take(n, of_layer)
         result: Tensor = back
@@ -233,12 +235,6 @@ class AlongProbes(PerceptronRates):
 
     def _pull(self, t: Tensor, x: Tensor, cotangents: LayerCotangents) -> Tensor:
         return self._run_pull(pull_along, self._noise, self._tangent, t, x, cotangents)
-
-
-@functools.cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function by way of torch.compile; one graph serves all blocks of the same shapes."""
-    return torch.compile(function, dynamic=False)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from symadj_core.compilation import is_to_be_compiled
 from symadj_core.flows.fields.activations import ACTIVATIONS, ActivationName
 from symadj_core.flows.fields.base import VectorField
 from symadj_core.flows.fields.closed_form import AlongProbes
@@ -117,7 +118,7 @@ class MLPField(VectorField):
         layers = self._plain_layers(noise.device)
         if layers is None:
             return differentiable
-        activation, compiled = ACTIVATIONS[self.activation], self._compiled_call_impl is not None
+        activation, compiled = ACTIVATIONS[self.activation], is_to_be_compiled(self)
         return AlongProbes(layers, activation, noise, share=share, context=context, compiled=compiled)
 
     def traced(self, like: Tensor, differentiable: Rates, *, context: Callable[[], Tensor] | None = None) -> Rates:
@@ -128,7 +129,7 @@ class MLPField(VectorField):
         if len(layers) not in (2, 3):
             basis = torch.eye(self.dim, dtype=like.dtype, device=like.device)[:, None, :]
             return self.along(basis, differentiable, share=1.0, context=context)
-        activation, compiled = ACTIVATIONS[self.activation], self._compiled_call_impl is not None
+        activation, compiled = ACTIVATIONS[self.activation], is_to_be_compiled(self)
         return ExactTrace(layers, activation, self.dim, context=context, compiled=compiled)
 
     def _is_own(self) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from symadj_core.autograd_engine import pulled_back
+from symadj_core.compilation import is_to_be_compiled, uncompiled
 from symadj_core.flows.fields.base import KnowsDerivative, KnowsTrace
 from symadj_core.flows.fields.closed_form import AlongProbes, Column, PerceptronRates
 from symadj_core.flows.fields.closed_trace import ExactTrace
@@ -62,11 +63,11 @@ class Divergence(ABC):
 def _uncompiled(field: Field) -> Field:
     """The field without torch.compile, whose graphs can't be differentiated twice nor batched."""
     modules = field.modules() if isinstance(field, nn.Module) else ()
-    if all(m._compiled_call_impl is None and "_orig_mod" not in m._modules for m in modules):
+    if not any(is_to_be_compiled(module) for module in modules):
         return field
 
     def eager(t: Tensor, y: Tensor) -> Tensor:
-        with torch.compiler.set_stance("force_eager"):
+        with uncompiled():
             return field(t, y)
 
     return eager
