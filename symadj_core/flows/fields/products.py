@@ -2,7 +2,8 @@
 
 torch hands products of float32 matrices on a CPU, and the tanh of their results, to MKL. Where no gradient is wanted,
 oneDNN, which torch holds too and torch.compile calls likewise, is faster at both; `python -m benchmarks.products`
-measures it. The results differ by rounding: tanh is within 0.6 units in the last place.
+measures it. The results differ by rounding: tanh is within 0.6 units in the last place, and sums of 256 terms or more
+have up to twice the rounding error (`findings/onednn-rounding.sh`).
 
 For every new shape oneDNN compiles a kernel, for 10 ms, and keeps up to 0.7 MiB (`findings/onednn-memory-by-shape.sh`).
 So only uses of a field in a training step, which repeat their shapes, go there, and of those the first shapes alone;
