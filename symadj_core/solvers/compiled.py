@@ -24,6 +24,7 @@ _SETTINGS = {
     # All fields of a process share the two functions below.
     "recompile_limit": 64,
 }
+_CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 # Fields that torch.compile did not take: it is not asked again at every solve.
 _REFUSED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -118,18 +119,24 @@ def _pull(
 
 
 def _take_first_parts(graph: fx.Graph) -> None:
-    """In place of what is narrowed to the first part of a concatenation, that part.
+    """Where autograd starts from the first part of a concatenation, let it start from what that part is a copy of.
 
-    Autograd would pull zeros back to the other parts, and through all that they are made of.
+    It would pull zeros back to the other parts, and through all that they are made of.
     """
     for node in graph.find_nodes(op="call_method", target="narrow"):
-        joined, dim, start, _ = cast(Any, node.args)
-        if not (isinstance(joined, fx.Node) and joined.target is torch.cat and start == 0):
+        if len(node.args) != 4 or any(user.target is not torch.autograd.grad for user in node.users):
             continue
-        parts: Any = joined.args[0]
-        found, wanted = parts[0].meta["example_value"].shape, node.meta["example_value"].shape
+        joined, dim, start, _ = cast(Any, node.args)
+        # What else uses it may change it in place.
+        if not isinstance(joined, fx.Node) or joined.target not in _CONCATENATIONS or len(joined.users) > 1:
+            continue
+        part = joined.args[0][0] if joined.args and start == 0 else None  # type: ignore[index]
+        if not isinstance(part, fx.Node):
+            continue
+        found, wanted = (x.meta["example_value"] for x in (part, node))
         # Where numbers are symbols, torch guards what this finds.
         along = int(dim.meta["example_value"] if isinstance(dim, fx.Node) else dim)
-        if len(found) == len(wanted) and bool(found[along] == wanted[along]):
-            node.replace_all_uses_with(parts[0])
+        alike = found.dtype == wanted.dtype and found.dim() == wanted.dim()
+        if alike and bool(found.shape[along] == wanted.shape[along]):
+            node.replace_all_uses_with(part)
             graph.erase_node(node)

@@ -86,11 +86,24 @@ class Branching(Net):
         return self.rate(t, state) * (2.0 if float(t) > 0.5 else 1.0)
 
 
+class Changed(Net):
+    """Joins and narrows for itself, and changes in place what it has made that way."""
+
+    def forward(self, t: Tensor, state: Tensor) -> Tensor:
+        dy, divergence = self.with_divergence(t, state[:, :3])
+        pieces = torch.cat((dy, dy.square()), 1)
+        pieces.narrow(1, 0, 3).mul_(0.5)
+        joined = torch.cat((dy, pieces[:, :3].sum(1, keepdim=True) + divergence), 1)
+        joined.narrow(1, 0, 3).mul_(0.9)
+        return torch.cat((joined[:, :3], joined.narrow(dim=1, start=3, length=1)), dim=-1)
+
+
 Y = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
 STATES: dict[type[Net], Any] = {
     Net: Y,
     InOneTensor: torch.cat([Y, torch.zeros(20, 1)], 1),
     InATuple: (Y, torch.zeros(20, 1)),
+    Changed: torch.cat([Y, torch.zeros(20, 1)], 1),
 }
 
 
