@@ -29,14 +29,17 @@ def compiled(
     function: Callable[..., Any],
     *,
     dynamic: bool | None = None,
+    whole: bool = True,
     rewrite: Callable[[fx.Graph], None] | None = None,
 ) -> Callable[..., Any]:
-    """The function by way of torch.compile, as one graph.
+    """The function by way of torch.compile.
 
     Args:
         function: what is compiled, once for all that call it.
         dynamic: True for one graph of any shapes, False for one of each; None for one of the first shapes, and one of
             any once others come.
+        whole: raise torch's errors where it does not take all of the function as one graph, or has compiled it for as
+            many shapes as it does; otherwise what is left runs as it is, and torch warns.
         rewrite: changes the graph that torch has traced, before autograd's operations in it are.
     """
 
@@ -47,4 +50,4 @@ def compiled(
         program: Callable[..., Any] = torch._dynamo.lookup_backend(_BACKEND)(graph, list(inputs))
         return program
 
-    return torch.compile(function, fullgraph=True, dynamic=dynamic, backend=_BACKEND if rewrite is None else backend)
+    return torch.compile(function, fullgraph=whole, dynamic=dynamic, backend=_BACKEND if rewrite is None else backend)

@@ -38,12 +38,16 @@ class Parts(NamedTuple):
         # Parts that are constants have no edge.
         return cls(dim, lengths) if sum(lengths) == output.shape[dim] else None
 
-    def first_alone(self, cotangent: Tensor) -> Tensor | None:
-        """The cotangent of the first part, if those of all others are zero."""
-        if cotangent.device.type != "cpu":
-            return None
-        first, rest = torch.tensor_split(cotangent, [self.lengths[0]], self.dim)
-        return None if bool(rest.any()) else first
+    def first_alone(self, cotangent: Tensor) -> tuple[Tensor, int | None]:
+        """The cotangent of the first part and its dimension, if those of all others are zero; else all of it, and None.
+
+        As below, a device that is not the host is not waited for.
+        """
+        if cotangent.device.type == "cpu":
+            first, rest = torch.tensor_split(cotangent, [self.lengths[0]], self.dim)
+            if not bool(rest.any()):
+                return first, self.dim
+        return cotangent, None
 
 
 def parts_that_count(output: Tensor, cotangent: Tensor) -> list[tuple[Output, Tensor]]:

@@ -129,11 +129,8 @@ class Pullback:
         """As `through_stage`, by what torch.compile has made of the field; None where it made nothing."""
         if system.compiled is None:
             return None
-        first = None if self._parts is None else self._parts.first_alone(state)
-        if first is None or self._parts is None:
-            found = system.compiled.pull(t, y, state, self._leaves)
-        else:
-            found = system.compiled.pull(t, y, first, self._leaves, self._parts.dim)
+        cotangent, dim = (state, None) if self._parts is None else self._parts.first_alone(state)
+        found = system.compiled.pull(t, y, cotangent, self._leaves, dim)
         if found is None:
             return None
         system.evaluations += 1

@@ -69,11 +69,16 @@ class CompiledField:
         return slope
 
     def pull(
-        self, t: Tensor, y: Tensor, cotangent: Tensor, leaves: Sequence[Tensor], dim: int | None = None
+        self, t: Tensor, y: Tensor, cotangent: Tensor, leaves: Sequence[Tensor], dim: int | None
     ) -> list[Tensor | None] | None:
         """The cotangent of f pulled back to y and to leaves that f uses; likewise.
 
-        With `dim` it is that of the first part of f, which is a concatenation along that dimension.
+        Args:
+            t: 0-dim.
+            y: the state, of any shape.
+            cotangent: of f, of y's shape; with `dim` of its first part, if f is a concatenation along that dimension.
+            leaves: that get a gradient, None where f does not use them.
+            dim: as said; None for all of f.
         """
         pull = compiled(_pull, rewrite=_take_first_parts)
         grads: list[Tensor | None] | None = self._run(pull, t, y, cotangent, tuple(leaves), dim)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -18,10 +19,15 @@ from symadj_core.flows.fields import closed_form
 from tests.core.systems import normal
 
 
+def _whole(function: Callable[..., object], **options: Any) -> Callable[..., object]:
+    work: Callable[..., object] = compilation.compiled.__wrapped__(function, **options | {"whole": True})
+    return work
+
+
 @pytest.fixture(autouse=True)
 def _one_graph(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(compilation, "_BACKEND", "aot_eager")
-    monkeypatch.setattr(closed_form, "compiled", functools.cache(compilation.compiled.__wrapped__))
+    monkeypatch.setattr(closed_form, "compiled", functools.cache(_whole))
     yield
     torch.compiler.reset()
 
@@ -62,6 +68,21 @@ def test_a_compiled_field_has_the_likelihood_and_the_gradient_of_the_plain_one(
     compiled = value_and_gradients(field, divergence, context, regularisers)
     assert len(plain[1]) >= len(list(field.parameters())) - 1
     torch.testing.assert_close(compiled, plain)
+
+
+@pytest.mark.filterwarnings("ignore:torch._dynamo hit config.recompile_limit")
+def test_batches_of_more_sizes_than_torch_compiles_for_are_taken_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closed_form, "compiled", functools.cache(compilation.compiled.__wrapped__))
+    field = MLPField(4, (8, 8))
+    flow = Flow([Block(field, divergence="hutchinson", solver="midpoint", controller=FixedStep(0.5))], 4)
+    batches = [normal(rows, 4, seed=1, dtype=torch.float32) for rows in (3, 4, 5, 6)]
+    expected = [flow(x, seed=0).detach() for x in batches]
+    field.compile(backend="aot_eager")
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for x, plain in zip(batches, expected, strict=True):
+            found = flow(x, seed=0)
+            found.sum().backward()
+            assert torch.allclose(found, plain, rtol=1e-5, atol=1e-6)
 
 
 def test_a_field_given_to_torch_compile_keeps_its_divergence() -> None:

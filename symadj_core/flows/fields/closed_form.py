@@ -168,7 +168,7 @@ class PerceptronRates(ABC):
         return [layer.coefficients() for layer in self._layers]
 
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return (compiled(function, dynamic=False) if self._compiled else function)(*arguments)
+        return (_compiled(function) if self._compiled else function)(*arguments)
 
     def _run_pull(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """Run a pullback, whose last argument takes the gradients of the layers."""
@@ -181,8 +181,7 @@ class PerceptronRates(ABC):
         if not self._compiled:
             # Each layer's gradients are added as they come, so that they never stand beside those of all layers.
             return function(self._perceptron, *arguments, coefficients, take)
-        pull = compiled(_gathered(function), dynamic=False)
-        back, gradients = pull(self._perceptron, *arguments, coefficients)
+        back, gradients = _compiled(_gathered(function))(self._perceptron, *arguments, coefficients)
         for n, of_layer in enumerate(gradients):
             take(n, of_layer)
         result: Tensor = back
@@ -235,6 +234,11 @@ class AlongProbes(PerceptronRates):
 
     def _pull(self, t: Tensor, x: Tensor, cotangents: LayerCotangents) -> Tensor:
         return self._run_pull(pull_along, self._noise, self._tangent, t, x, cotangents)
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """One graph serves all blocks of the same shapes; past the shapes that torch compiles for, it runs as it is."""
+    return compiled(function, dynamic=False, whole=False)
 
 
 @functools.cache
