@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +14,14 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from symadj.service.contract.order import DATA_TIMEOUT_S, FLUSH_TIMEOUT_S, STORAGE_PATIENCE_S
-from symadj.service.contract.storage import Storage, StorageUnusableError, is_url, open_storage, split_places
+from symadj.service.contract.storage import (
+    Storage,
+    StorageUnreachableError,
+    StorageUnusableError,
+    is_url,
+    open_storage,
+    split_places,
+)
 from symadj.service.hosts import AllowedHosts
 
 __all__ = ["Settings", "SettingsError", "read_settings"]
@@ -20,6 +29,8 @@ __all__ = ["Settings", "SettingsError", "read_settings"]
 
 # Where Debian's packages of data sets (dataset-fashion-mnist) put them.
 SYSTEM_DATASETS = "/usr/share/datasets"
+# For which a start waits for a bucket to answer.
+BUCKET_SECONDS = 30.0
 
 
 class _NamedFiles(PydanticBaseSettingsSource):
@@ -314,8 +325,11 @@ class Settings(BaseSettings):
         """Return the names in ``pass_environment``."""
         return frozenset(name.strip() for name in (self.pass_environment or "").split(",") if name.strip())
 
-    def check_buckets(self) -> None:
+    def check_buckets(self, seconds: float = BUCKET_SECONDS) -> None:
         """Find out whether the buckets that are named can be used. Folders are not looked at.
+
+        Args:
+            seconds: for which each is waited for: the protocols' libraries wait, and ask again, for minutes.
 
         Raises:
             SettingsError: a protocol is not known or its library missing, there is no such bucket, or no permission.
@@ -325,7 +339,7 @@ class Settings(BaseSettings):
         for variable, urls in places.items():
             for url in filter(is_url, urls):
                 try:
-                    open_storage(url).check(write=variable == "SYMADJ_STORAGE")
+                    _check_bucket(url, write=variable == "SYMADJ_STORAGE", seconds=seconds)
                 except StorageUnusableError as error:
                     raise SettingsError(f"{variable}: {error}") from error
 
@@ -342,6 +356,24 @@ class Settings(BaseSettings):
                 "them all keys are void"
             )
         return self.key_secret.get_secret_value().encode()
+
+
+def _check_bucket(url: str, *, write: bool, seconds: float) -> None:
+    found: Future[None] = Future()
+
+    def check() -> None:
+        try:
+            found.set_result(open_storage(url).check(write=write))
+        except BaseException as error:
+            found.set_exception(error)
+
+    # No process waits at its end for such a thread; for those of a pool it does.
+    thread = threading.Thread(target=check, name="bucket", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not found.done():
+        raise StorageUnreachableError(f"{url}: no answer within {seconds:g} s from its endpoint")
+    found.result()
 
 
 def read_settings() -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -59,6 +60,12 @@ class BucketServer:
             yield
         finally:
             self._start()
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Let somebody take every question at the endpoint, and answer none, within the block."""
+        with self.away(), socket.create_server((self._host, self._port)):
+            yield
 
     def stop(self) -> None:
         """Stop it for good."""

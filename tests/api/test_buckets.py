@@ -16,7 +16,8 @@ import pytest
 from symadj.api.children import ServeError
 from symadj.api.serve import serve
 from symadj.service.contract import layout
-from symadj.service.contract.storage import Storage, open_storage
+from symadj.service.contract.storage import Storage, StorageUnreachableError, open_storage
+from symadj.service.settings import read_settings
 from tests.api.conftest import NOW, Run
 from tests.api.test_download import assert_parts_are_served
 from tests.buckets import BucketServer
@@ -174,6 +175,14 @@ def test_a_bucket_that_does_not_answer_ends_symadj_serve_and_not_the_api(
             serve("127.0.0.1", 0, tmp_path, cpus=None, announce=lambda *_: None)
         with running_api(tmp_path) as server:
             assert httpx.get(f"{server.url}/healthz").status_code == 200
+
+
+def test_a_start_does_not_wait_for_minutes_for_a_bucket_that_takes_questions_and_answers_none(
+    monkeypatch: pytest.MonkeyPatch, bucket: str, bucket_server: BucketServer
+) -> None:
+    monkeypatch.setenv("SYMADJ_STORAGE", bucket)
+    with bucket_server.silent(), pytest.raises(StorageUnreachableError, match=f"{bucket}: no answer within 0.5 s"):
+        read_settings().check_buckets(seconds=0.5)
 
 
 def test_rows_that_are_sent_and_the_flow_that_scores_them_are_kept_in_the_bucket(

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 
 from symadj.api.client import Client
 from symadj.api.schemas.jobs import Failure
+from tests.buckets import BucketServer
 from tests.e2e.conftest import Service, running_service
 
 pytestmark = pytest.mark.ray
@@ -37,14 +37,15 @@ def failure_of_the_first_attempt(service: Service, spec: dict[str, Any]) -> Fail
     return job.failure
 
 
-def test_data_that_take_too_long_to_read_end_the_job_as_a_fault_of_the_data(tmp_path: Path) -> None:
-    (tmp_path / "datasets").mkdir()
-    np.save(tmp_path / "datasets/cells.npy", np.random.default_rng(0).normal(size=(1000, 2)))
-    with running_service(tmp_path, SYMADJ_DATA_TIMEOUT_S="0.0001", SYMADJ_WARM_RUNS="0") as service:
+def test_data_that_take_too_long_to_read_end_the_job_as_a_fault_of_the_data(
+    tmp_path: Path, bucket_server: BucketServer
+) -> None:
+    settings = {"SYMADJ_DATA_TIMEOUT_S": "1", "SYMADJ_DATA_ROOTS": bucket_server.new_bucket(), "SYMADJ_WARM_RUNS": "0"}
+    with running_service(tmp_path, **settings) as service, bucket_server.silent():
         assert not [c for c in psutil.Process(service.process.pid).children() if "warm" in " ".join(c.cmdline())]
         failure = failure_of_the_first_attempt(service, FILE)
     assert failure.code == "data_error"
-    assert "cells.npy was not read within 0.0001 s" in failure.message
+    assert "cells.npy was not read within 1 s" in failure.message
     assert failure.data["file"] == "cells.npy"
 
 
