@@ -15,7 +15,7 @@ from symadj import __version__
 from symadj.api.children import ServeError
 from symadj.api.cli import comparing, flow, inspecting, keys, render, running, showing, sweeps, uploads, webhooks
 from symadj.api.cli.inspecting import InspectError
-from symadj.api.cli.shared import console, errors
+from symadj.api.cli.shared import AnyKeyFile, AnyUrl, console, errors
 from symadj.api.cli.tables import TableError
 from symadj.api.client import ApiProblemError, ApiUnreachableError, BadRequestError, DownloadError
 from symadj.api.serve import serve
@@ -68,6 +68,8 @@ def _options(
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    _url: AnyUrl = None,
+    _key_file: AnyKeyFile = None,
 ) -> None: ...
 
 

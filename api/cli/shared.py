@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel
@@ -20,6 +20,8 @@ from symadj.api.client import ApiProblemError, ApiUnreachableError, BadRequestEr
 from symadj.service.contract.states import JobState
 
 __all__ = [
+    "AnyKeyFile",
+    "AnyUrl",
     "AsJson",
     "JobId",
     "client_command",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 Command = Callable[..., None]
+_T = TypeVar("_T")
 
 _URL = "http://127.0.0.1:8000"
 # For the jobs that a shell offers, and how many.
@@ -51,6 +54,11 @@ _KeyFile = Annotated[
         envvar="SYMADJ_API_KEY_FILE",
         help="A file with the API key, if the server asks for one; default: SYMADJ_API_KEY.",
     ),
+]
+# Before the name of a command, where many programs take them.
+AnyUrl = Annotated[str | None, typer.Option("--url", help="The server, of whichever command follows.")]
+AnyKeyFile = Annotated[
+    Path | None, typer.Option("--api-key-file", help="A file with the API key, for whichever command follows.")
 ]
 
 
@@ -105,11 +113,25 @@ def progress_bars(*columns: ProgressColumn) -> Progress:
     return Progress(*shown, console=errors, transient=True, disable=not errors.is_terminal)
 
 
-def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+def _option(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-_OPTIONS_OF_A_CLIENT = (_option("url", _Url, _URL), _option("key_file", _KeyFile, None))
+_OPTIONS_OF_A_CLIENT = (
+    _option("ctx", typer.Context),
+    _option("url", _Url, _URL),
+    _option("key_file", _KeyFile, None),
+)
+
+
+def _before(context: typer.Context, name: str, value: _T) -> _T:
+    """Return what the user has given before the name of the command; ``value`` where that is the command's own, or
+    nothing is before it.
+    """
+    before: _T | None = context.find_root().params.get(f"_{name}")
+    source = context.get_parameter_source(name)
+    own = source is not None and source.name == "COMMANDLINE"
+    return value if own or before is None else before
 
 
 def client_command(app: typer.Typer, name: str | None = None) -> Callable[[Command], Command]:
@@ -124,8 +146,8 @@ def client_command(app: typer.Typer, name: str | None = None) -> Callable[[Comma
         _client, *own = signature.parameters.values()
 
         @functools.wraps(function)
-        def command(*, url: str, key_file: Path | None, **arguments: Any) -> None:
-            with _connect(url, key_file) as client:
+        def command(*, ctx: typer.Context, url: str, key_file: Path | None, **arguments: Any) -> None:
+            with _connect(_before(ctx, "url", url), _before(ctx, "key_file", key_file)) as client:
                 function(client, **arguments)
 
         # Typer reads a command's arguments and options from its signature and its annotations.

@@ -12,7 +12,7 @@ import pytest
 from symadj import __version__
 from symadj.service.contract.states import ReasonCode
 from tests.api.conftest import NOW, Run, checkpoint
-from tests.command import SYMADJ, symadj
+from tests.command import SYMADJ, run_symadj, symadj
 from tests.conftest import ApiServer
 
 TOY = "data: {kind: toy, name: moons}\n"
@@ -102,6 +102,15 @@ def test_what_cannot_be_done_is_told_in_a_sentence(
     assert result.returncode in {1, 2}
     assert told in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_server_and_the_key_may_be_named_before_the_command(api_server: ApiServer, tmp_path: Path) -> None:
+    elsewhere = {"SYMADJ_URL": "http://127.0.0.1:9"}
+    assert run_symadj("--url", api_server.url, "list", environment=elsewhere).returncode == 0
+    assert run_symadj("--url", "http://127.0.0.1:9", "list", "--url", api_server.url).returncode == 0
+    empty = tmp_path / "key"
+    empty.touch()
+    assert "key is empty" in run_symadj("--api-key-file", str(empty), "--url", api_server.url, "list").stderr
 
 
 def test_a_job_is_labelled_cloned_and_tried_again(api_server: ApiServer) -> None:
