@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from symadj.service.store.columns import Records, pack, unpack, unpack_rows
-from symadj.service.store.database import BINARY
+from symadj.service.store.database import BINARY, rows_as_they_come
 from symadj.service.store.step_range import EVERY_STEP, StepRange
 from symadj.service.store.tables import DeletedJob, TelemetryBlock
 
 __all__ = [
+    "Column",
     "after",
     "by_step",
     "delete_some",
@@ -37,8 +38,9 @@ Column = Literal["seqs", "steps", "times", "attempts", "values"]
 
 # Of a block. The newest one of a series is written anew with every batch: 12 kB at most, of a metric.
 MOST_RECORDS = 1024
-# Blocks that are read, and deleted, at once.
+# Blocks that are read, asked for by name, and deleted at once.
 _PAGE = 64
+_SOME = 1000
 _DELETED = 500
 _PLAIN = {"synchronize_session": False}
 _COLUMNS = (
@@ -153,26 +155,32 @@ def whole(
         wanted.append("seqs")
     if steps != EVERY_STEP and "steps" not in wanted:
         wanted.append("steps")
-    query = (
-        sa.select(*(getattr(TelemetryBlock, name) for name in wanted))
-        .where(*_of(job_id, series), TelemetryBlock.last_seq > after_seq)
-        .order_by(TelemetryBlock.first_seq)
-        .execution_options(**_BYTES)
-    )
+    these = [*_of(job_id, series), TelemetryBlock.last_seq > after_seq]
     if steps.first is not None:
-        query = query.where(TelemetryBlock.last_step >= steps.first)
+        these.append(TelemetryBlock.last_step >= steps.first)
     if steps.last is not None:
-        query = query.where(TelemetryBlock.first_step <= steps.last)
-    # The driver's own rows: SQLAlchemy's take longer to make than all else here.
-    rows = cast(Iterable[tuple[bytes, ...]], session.connection().execute(query).cursor)
-    parts = list(zip(*rows, strict=True)) or [() for _ in wanted]
-    found = {name: _joined(name, part) for name, part in zip(wanted, parts, strict=True)}
-    mask = np.ones(found[wanted[0]].shape[-1], bool)
-    if after_seq:
-        mask &= found["seqs"] > after_seq
+        these.append(TelemetryBlock.first_step <= steps.last)
+    count = sa.select(sa.func.sum(TelemetryBlock.records)).where(*these).scalar_subquery()
+    query = sa.select(count, *(getattr(TelemetryBlock, name) for name in wanted)).where(*these)
+    found: dict[Column, NDArray[Any]] = {}
+    size = 0
+    # Each block goes to its place at once: together they would take as much memory again.
+    for records, *cells in rows_as_they_come(session, query.order_by(TelemetryBlock.first_seq)):
+        start = size
+        for name, cell in zip(wanted, cells, strict=True):
+            part = _column(name, cell)
+            if name not in found:
+                found[name] = np.empty((*part.shape[:-1], int(records)), part.dtype)
+            size = start + part.shape[-1]
+            np.concatenate([part], -1, out=found[name][..., start:size])
+    found = found or {name: _joined(name, ()) for name in wanted}
+    masks = [found["seqs"] > after_seq] if after_seq else []
     if steps != EVERY_STEP:
-        mask &= steps.mask(found["steps"])
-    return [found[name] if mask.all() else found[name][..., mask] for name in columns]
+        masks.append(steps.mask(found["steps"]))
+    if all(mask.all() for mask in masks):
+        return [found[name] for name in columns]
+    mask = np.logical_and.reduce(masks)
+    return [found[name][..., mask] for name in columns]
 
 
 def by_step(
@@ -220,12 +228,11 @@ def some(
     session: Session, job_id: str, series: str, first_seqs: Sequence[int], *columns: Column
 ) -> Iterator[list[NDArray[Any]]]:
     """Yield columns of blocks of a series, each as an array (n,) or (k, n); of those whose first numbers these are."""
-    cells = sa.select(*(getattr(TelemetryBlock, name) for name in columns)).execution_options(**_BYTES)
-    query = cells.where(*_of(job_id, series))
-    for start in range(0, len(first_seqs), _PAGE):
-        these = query.where(TelemetryBlock.first_seq.in_(first_seqs[start : start + _PAGE]))
-        for row in session.execute(these.order_by(TelemetryBlock.first_seq)):
-            yield [_joined(name, (cell,)) for name, cell in zip(columns, row, strict=True)]
+    query = sa.select(*(getattr(TelemetryBlock, name) for name in columns)).where(*_of(job_id, series))
+    for start in range(0, len(first_seqs), _SOME):
+        these = query.where(TelemetryBlock.first_seq.in_(first_seqs[start : start + _SOME]))
+        for row in rows_as_they_come(session, these.order_by(TelemetryBlock.first_seq)):
+            yield [_column(name, cell) for name, cell in zip(columns, row, strict=True)]
 
 
 def series_of(session: Session, job_id: str, prefix: str) -> list[str]:
@@ -294,6 +301,10 @@ def _cells(records: Records) -> dict[str, Any]:
 
 
 def _joined(name: Column, cells: Sequence[bytes]) -> NDArray[Any]:
-    if name == "values":
-        return np.concatenate([unpack_rows(cell) for cell in cells], -1) if cells else np.empty((1, 0))
-    return np.concatenate([unpack(cell) for cell in cells]) if cells else np.empty(0, np.int64)
+    if cells:
+        return np.concatenate([_column(name, cell) for cell in cells], -1)
+    return np.empty((1, 0)) if name == "values" else np.empty(0, np.int64)
+
+
+def _column(name: Column, cell: bytes) -> NDArray[Any]:
+    return unpack_rows(cell) if name == "values" else unpack(cell)

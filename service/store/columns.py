@@ -101,8 +101,10 @@ def unpack(data: bytes) -> NDArray[Any]:
         return np.frombuffer(data, "<f8", length, rest)
     if form == b"s":
         start, stride = _LINE.unpack_from(data, rest)
+        if not stride:
+            return np.full(length, start)
         stop = start + length * stride
-        if stride and -(2**63) <= stop < 2**63:
+        if -(2**63) <= stop < 2**63:
             return np.arange(start, stop, stride)  # one array, not three
         return np.arange(length) * np.int64(stride) + np.int64(start)
     if form == b"i":

@@ -6,10 +6,10 @@ import json
 import select
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pydantic_core
 import sqlalchemy as sa
@@ -20,7 +20,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from symadj.service.store.shape import Shape, shape_of
 
-__all__ = ["BINARY", "Database"]
+__all__ = ["BINARY", "Database", "rows_as_they_come"]
 
 _MIGRATION_LOCK = 0x73796D61646A  # any number of our own, for PostgreSQL's advisory lock
 _CONNECTION_SECONDS = 5.0
@@ -57,6 +57,33 @@ def _let_bytes_be_bytes(_connection: Connection, cursor: Any, *rest: Any) -> Non
     *_, context, _many = rest
     if context.execution_options.get(BINARY):
         cursor.format = 1
+
+
+# PostgreSQL's driver gets so many at once, where its library can: each costs a call, and memory until it is read.
+_ROWS_AT_ONCE = 8
+
+
+def rows_as_they_come(session: Session, query: sa.Select[Any]) -> Generator[tuple[Any, ...], None, None]:
+    """Yield the rows of a query for many bytes, as the driver makes them: SQLAlchemy's take longer than all else.
+
+    PostgreSQL's are read while it sends the next ones. By itself its driver keeps all of them until the last is there.
+
+    Raises:
+        sqlalchemy.exc.OperationalError: the database does not answer any more.
+    """
+    connection = session.connection()
+    if connection.dialect.name == "sqlite":
+        yield from cast(Iterator[tuple[Any, ...]], connection.execute(query).cursor)
+        return
+    psycopg: Any = connection.dialect.loaded_dbapi
+    size = _ROWS_AT_ONCE if psycopg.capabilities.has_stream_chunked() else 1
+    statement = query.compile(connection, compile_kwargs={"render_postcompile": True})
+    driver: Any = connection.connection.driver_connection
+    try:
+        with driver.cursor() as cursor:
+            yield from cursor.stream(str(statement), statement.params, binary=True, size=size)
+    except psycopg.OperationalError as error:
+        raise sa.exc.OperationalError(str(statement), None, error) from error
 
 
 # Of a connection's record in the pool: when it was given back, by the monotonic clock.

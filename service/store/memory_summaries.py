@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import accumulate, chain, islice
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ __all__ = ["MemorySummaries"]
 
 # Of all jobs together, at some 300 bytes each.
 KEPT_BLOCKS = 30_000
+# Blocks whose figures are computed at once: as many as fit into a core's cache.
+_TOGETHER = 16
 _ABSENT = np.iinfo(np.int64).min
 _WHERE = ("host", "device")
 
@@ -88,11 +90,19 @@ class _Series:
         for place, before in zip(same.tolist(), places[same].tolist(), strict=True):
             begun[place] = self.begun[before]
         new = np.delete(np.arange(len(index)), same)
-        read = blocks.some(session, job_id, name, index[new, 0].tolist(), "steps", "attempts", "values")
-        for place, (numbers, attempts, values) in zip(new.tolist(), read, strict=True):
-            every = np.ones(len(numbers), bool)
-            figures[place] = _figures(values, every, every)
-            begun[place] = tuple((made, int(numbers[attempts == made].min())) for made in np.unique(attempts).tolist())
+        several = []
+        read = zip(new.tolist(), _read(session, job_id, name, index[new, 0], "attempts", "values"), strict=True)
+        while some := list(islice(read, _TOGETHER)):
+            parts = [values for _, (_, values) in some]
+            starts = list(accumulate((part.shape[1] for part in parts[:-1]), initial=0))
+            figures[[place for place, _ in some]] = _figures(np.concatenate(parts, -1), starts)
+            for place, (attempts, _) in some:
+                begun[place] = ((int(attempts[0]), int(index[place, 2])),)
+                if (attempts != attempts[0]).any():
+                    several.append(place)
+        read = zip(several, _read(session, job_id, name, index[several, 0], "attempts", "steps"), strict=True)
+        for place, (attempts, steps) in read:
+            begun[place] = tuple((one, int(steps[attempts == one].min())) for one in np.unique(attempts).tolist())
         return _Series(index, figures, begun)
 
 
@@ -146,21 +156,22 @@ def _line(
     whole = within & ~has_first
     count, ends = int(records[whole].sum()), [*low[whole].tolist(), *high[whole].tolist()]
     warm = every = series.figures[whole].max(0, initial=_ABSENT)
-    parts = first_seqs[overlaps & ~whole].tolist()
-    for numbers, values in blocks.some(session, job_id, memory.series_name(*place), parts, "steps", "values"):
+    parts = first_seqs[overlaps & ~whole]
+    for numbers, values in _read(session, job_id, memory.series_name(*place), parts, "steps", "values"):
         asked = steps.mask(numbers)
         if not asked.any():
             continue
-        count += int(asked.sum())
-        ends += int(numbers[asked].min()), int(numbers[asked].max())
-        warm = np.maximum(warm, _figures(values, asked, asked & ~np.isin(numbers, firsts)))
-        every = np.maximum(every, _figures(values, asked, asked))
+        numbers, values = numbers[asked], values[:, asked]
+        count += len(numbers)
+        ends += int(numbers.min()), int(numbers.max())
+        every = np.maximum(every, _figures(values).max(0))
+        warm = np.maximum(warm, _figures(values[:, ~np.isin(numbers, firsts)]).max(0, initial=_ABSENT))
     if not count:
         return None
     rank, phase = place
     line = {"rank": rank, "phase": phase, "steps": count, "first_step": min(ends), "last_step": max(ends)}
-    for where, (peak, idle, above), (_, _, with_first) in zip(
-        _WHERE, warm.reshape(2, 3).tolist(), every.reshape(2, 3).tolist(), strict=True
+    for where, (peak, idle, with_first), (_, _, above) in zip(
+        _WHERE, every.reshape(2, 3).tolist(), warm.reshape(2, 3).tolist(), strict=True
     ):
         line |= {
             f"{where}_peak_bytes": _known(peak),
@@ -170,23 +181,28 @@ def _line(
     return line
 
 
-def _figures(values: NDArray[np.int64], asked: NDArray[np.bool_], warm: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the highest of host and device (6,): the peak, minus the idle bytes, and the peak above these.
+def _figures(values: NDArray[np.int64], starts: Sequence[int] = (0,)) -> NDArray[np.int64]:
+    """Return the highest of host and device of each block (b, 6): the peak, minus the idle bytes, and the peak above
+    these.
 
     Args:
         values: of records (4, n): idle and peak of the host, then of the device.
-        asked: which records count (n,).
-        warm: which of them count for what was needed (n,).
+        starts: where each block begins among them (b,); without records there is none.
     """
+    if not values.shape[1]:
+        return np.empty((0, 6), np.int64)
     found = []
     for idle, peak in values.reshape(2, 2, -1):
-        has_idle, has_peak = asked & (idle != memory.NONE), asked & (peak != memory.NONE)
-        found += [
-            peak[has_peak].max(initial=_ABSENT),
-            (-idle[has_idle]).max(initial=_ABSENT),
-            (peak - idle)[has_idle & has_peak & warm].max(initial=_ABSENT),
-        ]
-    return np.array(found, np.int64)
+        has_idle, has_peak = idle != memory.NONE, peak != memory.NONE
+        for figure, known in ((peak, has_peak), (-idle, has_idle), (peak - idle, has_idle & has_peak)):
+            found.append(np.maximum.reduceat(np.where(known, figure, _ABSENT), starts))
+    return np.stack(found, -1)
+
+
+def _read(
+    session: Session, job_id: str, name: str, first_seqs: NDArray[np.int64], *columns: blocks.Column
+) -> Iterator[list[NDArray[Any]]]:
+    return blocks.some(session, job_id, name, first_seqs.tolist(), *columns)
 
 
 def _known(figure: int) -> int | None:
