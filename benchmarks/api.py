@@ -270,7 +270,7 @@ def page(build: Ours) -> Callable[[], None]:
 
 
 def fill(build: Ours, names: list[str], steps: int) -> None:
-    """Send all series and the memory of every hundredth step."""
+    """Send all series, and the memory of every step."""
     values = np.random.default_rng(0).normal(size=(len(names), steps))
     for start in range(0, steps, BATCH):
         build.send(

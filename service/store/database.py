@@ -6,7 +6,7 @@ import json
 import select
 import sqlite3
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -63,10 +63,11 @@ def _let_bytes_be_bytes(_connection: Connection, cursor: Any, *rest: Any) -> Non
 _ROWS_AT_ONCE = 8
 
 
-def rows_as_they_come(session: Session, query: sa.Select[Any]) -> Generator[tuple[Any, ...], None, None]:
+def rows_as_they_come(session: Session, query: sa.Select[Any]) -> Iterator[tuple[Any, ...]]:
     """Yield the rows of a query for many bytes, as the driver makes them: SQLAlchemy's take longer than all else.
 
     PostgreSQL's are read while it sends the next ones. By itself its driver keeps all of them until the last is there.
+    Until all are read, the session can't ask for anything else; whoever leaves them must leave the session.
 
     Raises:
         sqlalchemy.exc.OperationalError: the database does not answer any more.

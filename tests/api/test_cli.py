@@ -110,7 +110,8 @@ def test_the_server_and_the_key_may_be_named_before_the_command(api_server: ApiS
     assert run_symadj("--url", "http://127.0.0.1:9", "list", "--url", api_server.url).returncode == 0
     empty = tmp_path / "key"
     empty.touch()
-    assert "key is empty" in run_symadj("--api-key-file", str(empty), "--url", api_server.url, "list").stderr
+    refused = run_symadj("--api-key-file", str(empty), "--url", api_server.url, "list")
+    assert (refused.returncode, "--api-key-file" in refused.stderr) == (2, True)
 
 
 def test_a_job_is_labelled_cloned_and_tried_again(api_server: ApiServer) -> None:
