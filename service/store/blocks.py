@@ -225,13 +225,17 @@ def index(session: Session, job_id: str, series: str) -> NDArray[np.int64]:
 
 
 def some(
-    session: Session, job_id: str, series: str, first_seqs: Sequence[int], *columns: Column
+    session: Session, job_id: str, series: str, first_seqs: Sequence[int] | None, *columns: Column
 ) -> Iterator[list[NDArray[Any]]]:
-    """Yield columns of blocks of a series, each as an array (n,) or (k, n); of those whose first numbers these are."""
+    """Yield columns of blocks of a series, each as an array (n,) or (k, n); of those whose first numbers these are,
+    None of all."""
     query = sa.select(*(getattr(TelemetryBlock, name) for name in columns)).where(*_of(job_id, series))
-    for start in range(0, len(first_seqs), _SOME):
-        these = query.where(TelemetryBlock.first_seq.in_(first_seqs[start : start + _SOME]))
-        for row in rows_as_they_come(session, these.order_by(TelemetryBlock.first_seq)):
+    pages = [query]
+    if first_seqs is not None:
+        parts = (first_seqs[start : start + _SOME] for start in range(0, len(first_seqs), _SOME))
+        pages = [query.where(TelemetryBlock.first_seq.in_(part)) for part in parts]
+    for page in pages:
+        for row in rows_as_they_come(session, page.order_by(TelemetryBlock.first_seq)):
             yield [_column(name, cell) for name, cell in zip(columns, row, strict=True)]
 
 

@@ -91,7 +91,8 @@ class _Series:
             begun[place] = self.begun[before]
         new = np.delete(np.arange(len(index)), same)
         several = []
-        read = zip(new.tolist(), _read(session, job_id, name, index[new, 0], "attempts", "values"), strict=True)
+        of = None if len(new) == len(index) else index[new, 0]
+        read = zip(new.tolist(), _read(session, job_id, name, of, "attempts", "values"), strict=True)
         while some := list(islice(read, _TOGETHER)):
             parts = [values for _, (_, values) in some]
             starts = list(accumulate((part.shape[1] for part in parts[:-1]), initial=0))
@@ -191,18 +192,20 @@ def _figures(values: NDArray[np.int64], starts: Sequence[int] = (0,)) -> NDArray
     """
     if not values.shape[1]:
         return np.empty((0, 6), np.int64)
-    found = []
-    for idle, peak in values.reshape(2, 2, -1):
+    found = np.full((6, len(starts)), _ABSENT)
+    for rows, (idle, peak) in zip(found.reshape(2, 3, -1), values.reshape(2, 2, -1), strict=True):
         has_idle, has_peak = idle != memory.NONE, peak != memory.NONE
-        for figure, known in ((peak, has_peak), (-idle, has_idle), (peak - idle, has_idle & has_peak)):
-            found.append(np.maximum.reduceat(np.where(known, figure, _ABSENT), starts))
-    return np.stack(found, -1)
+        figures = ((peak, has_peak), (-idle, has_idle), (peak - idle, has_idle & has_peak))
+        for row, (figure, known) in zip(rows, figures, strict=True):
+            if known.any():  # a machine without a GPU has none of its own
+                row[:] = np.maximum.reduceat(np.where(known, figure, _ABSENT), starts)
+    return found.T
 
 
 def _read(
-    session: Session, job_id: str, name: str, first_seqs: NDArray[np.int64], *columns: blocks.Column
+    session: Session, job_id: str, name: str, first_seqs: NDArray[np.int64] | None, *columns: blocks.Column
 ) -> Iterator[list[NDArray[Any]]]:
-    return blocks.some(session, job_id, name, first_seqs.tolist(), *columns)
+    return blocks.some(session, job_id, name, None if first_seqs is None else first_seqs.tolist(), *columns)
 
 
 def _known(figure: int) -> int | None:

@@ -289,9 +289,11 @@ def test_a_summary_of_memory_reads_no_block_again_that_has_not_changed(
     read: list[int] = []
     some = blocks.some
 
-    def noting(session: Any, job_id: str, series: str, first_seqs: Any, *columns: Any) -> Any:
-        read.append(len(first_seqs))
-        return some(session, job_id, series, first_seqs, *columns)
+    def noting(*arguments: Any) -> Any:
+        read.append(0)
+        for columns in some(*arguments):
+            read[-1] += 1
+            yield columns
 
     monkeypatch.setattr(blocks, "MOST_RECORDS", 5)
     monkeypatch.setattr(blocks, "some", noting)
