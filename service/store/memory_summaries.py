@@ -21,8 +21,8 @@ __all__ = ["MemorySummaries"]
 
 # Of all jobs together, at some 300 bytes each.
 KEPT_BLOCKS = 30_000
-# Blocks whose figures are computed at once: as many as fit into a core's cache.
-_TOGETHER = 16
+# Blocks whose figures are computed at once: an array of more numbers would be mapped anew each time.
+_TOGETHER = 8
 _ABSENT = np.iinfo(np.int64).min
 _WHERE = ("host", "device")
 
