@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Annotated
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.responses import StreamingResponse
 
+from symadj.api import sending
 from symadj.api.dependencies import JobId, SettingsOf, Store
 from symadj.api.problems import describe
 from symadj.api.schemas.telemetry import ArtifactList, ArtifactRead
 from symadj.service.contract import layout
-from symadj.service.contract.storage import Storage
 from symadj.service.errors import NotFoundError, RangeNotSatisfiableError
 from symadj.service.store import artifacts, jobs
+from symadj.service.store.tables import Artifact
 
 router = APIRouter(prefix="/jobs/{job_id}/artifacts", tags=["artifacts"])
-
-# How much of a file is passed on at once.
-PIECE_BYTES = 2**20
 
 
 @router.get("", responses=describe(404))
@@ -56,7 +54,7 @@ def list_artifacts(store: Store, settings: SettingsOf, request: Request, job_id:
         **describe(404, 416),
     },
 )
-def download_artifact(
+async def download_artifact(
     store: Store,
     settings: SettingsOf,
     job_id: JobId,
@@ -69,13 +67,17 @@ def download_artifact(
     ] = None,
 ) -> Response:
     """Download a file, or a part of it (Range). Its ETag is its SHA-256."""
-    with store.read_session() as session:
-        jobs.get(session, job_id)
-        artifact = artifacts.get(session, job_id, name)
-    storage = settings.resolved_storage()
+
+    def find() -> Artifact:
+        with store.read_session() as session:
+            jobs.get(session, job_id)
+            return artifacts.get(session, job_id, name)
+
+    artifact = await run_sync(find)
+    storage = await sending.ask(settings.resolved_storage)  # the first time it loads the library of a bucket
     path = f"{layout.artifact_folder(job_id, artifact.attempt)}/{artifact.name}"
     try:
-        size = storage.size(path)
+        size = await sending.ask(lambda: storage.size(path))
     except FileNotFoundError as error:
         raise NotFoundError(f"{name!r} was stored at {storage.name(path)}, but that file is gone") from error
     etag = f'"{artifact.sha256}"'
@@ -90,7 +92,7 @@ def download_artifact(
     }
     if part is not None:
         headers["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
-    pieces = _pieces(storage, path, first, end)
+    pieces = sending.pieces(storage, path, first, end)
     return StreamingResponse(pieces, 200 if part is None else 206, headers, media_type=artifact.media_type)
 
 
@@ -115,11 +117,3 @@ def _part(asked: str | None, size: int) -> tuple[int, int] | None:
     if first >= end:
         raise RangeNotSatisfiableError(f"Range is {asked!r}, and the file has {size} bytes")
     return first, end
-
-
-def _pieces(storage: Storage, path: str, first: int, end: int) -> Iterator[bytes]:
-    with storage.open(path) as stream:
-        stream.seek(first)
-        while first < end and (piece := stream.read(min(PIECE_BYTES, end - first))):
-            first += len(piece)
-            yield piece

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import anyio
 import httpx
 import psutil
 import pytest
@@ -135,6 +136,37 @@ def test_without_credentials_the_api_ends_with_a_sentence(tmp_path: Path, bucket
     assert "SYMADJ_STORAGE" in words
     assert "credentials" in words
     assert "AWS_ACCESS_KEY_ID" in words
+
+
+def test_downloads_that_a_silent_bucket_keeps_waiting_hold_up_nothing_else(
+    new_run: Callable[..., Run], bucket: str, bucket_server: BucketServer
+) -> None:
+    run = new_run()
+    store(open_storage(bucket), run, b"weights")
+    file, waiting = f"/api/v1/jobs/{run.job_id}/artifacts/weights.safetensors", 60
+
+    async def ask_beside_them() -> int:
+        asked = anyio.Semaphore(0)
+
+        async def note(event: str, _info: object) -> None:
+            if event == "http11.send_request_body.complete":
+                asked.release()
+
+        async with (
+            httpx.AsyncClient(base_url=run.server.url, timeout=60, limits=httpx.Limits()) as api,
+            anyio.create_task_group() as group,
+        ):
+            for _ in range(waiting):
+                group.start_soon(lambda: api.get(file, extensions={"trace": note}))
+            for _ in range(waiting):
+                await asked.acquire()
+            answer = await api.get(f"/api/v1/jobs/{run.job_id}")
+            group.cancel_scope.cancel()
+        return answer.status_code
+
+    with bucket_server.silent():
+        assert anyio.run(ask_beside_them) == 200
+    assert run.get("/artifacts/weights.safetensors").content == b"weights"
 
 
 @pytest.mark.parametrize(
