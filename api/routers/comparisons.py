@@ -18,7 +18,7 @@ from symadj.api.schemas.comparisons import ComparedGradient, ComparisonRead
 from symadj.service.contract.records import StepPhase
 from symadj.service.contract.result import JobResult
 from symadj.service.contract.spec.comparison import ComparisonRequest
-from symadj.service.lifecycle import comparisons
+from symadj.service.lifecycle import comparisons, parents
 from symadj.service.store import Database, metrics
 from symadj.service.store.memory_summaries import MemorySummaries
 from symadj.service.store.tables import Job
@@ -63,13 +63,16 @@ def compare_gradients(
     """Put a job for each gradient into the queue: one spec, the same seeds and steps. They share the label
     `comparison`, by which they can be listed; each is cancelled and deleted by itself."""
 
+    storage = settings.resolved_storage()
+    parents.reach(body.spec, storage)
+
     def submit() -> tuple[str, bool]:
         with store.session() as session:
             return comparisons.submit(
                 session,
                 body,
                 owner=owner,
-                storage=settings.resolved_storage(),
+                storage=storage,
                 idempotency_key=idempotency_key,
                 max_queued=settings.max_queued_per_owner,
                 max_bytes=settings.owner_disk_bytes,

@@ -122,13 +122,16 @@ class _Submission:
     def make(self, spec: JobSpec, findings: list[Finding], request: Request) -> Response:
         """Put a job into the queue, or find the one of the key; return the answer."""
 
+        storage = self.settings.resolved_storage()
+        parents.reach(spec, storage)
+
         def submit() -> tuple[figures.JobFigures, bool]:
             with self.store.session() as session:
                 job, created = self._submit(session, spec, self.idempotency_key)
                 most_active = self.settings.max_active_per_owner
                 if not created:
                     return figures.of_job(session, job.id, most_active=most_active), False
-                parents.adopt_checkpoint(job, self.settings.resolved_storage())
+                parents.adopt_checkpoint(job, storage)
                 return figures.of_new_job(session, job, most_active=most_active), True
 
         found, created = submitted_once(submit)
@@ -356,6 +359,7 @@ def checkpoint_job(store: Store, settings: SettingsOf, owner: Owner, job_id: Job
 def delete_job(store: Store, settings: SettingsOf, _owner: Owner, job_id: JobId) -> None:
     """Delete an ended job with its events, metrics, telemetry, checkpoints, files and Idempotency-Key."""
     storage = settings.resolved_storage()
+    storage.reach()  # before the store is locked
     with store.session() as session:
         set_aside = requests.delete(session, jobs.lock(session, job_id), storage=storage)
     requests.delete_telemetry(store)

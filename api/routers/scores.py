@@ -116,6 +116,7 @@ def _submit(
     new_id: str,
     idempotency_key: str | None,
 ) -> tuple[JobRead, bool]:
+    storage.reach()  # before the store is locked
     with store.session() as session:
         job, created = requests.submit(
             session,

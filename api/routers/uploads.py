@@ -134,6 +134,7 @@ def read_upload(store: Store, upload_id: UploadId) -> UploadRead:
 def delete_upload(store: Store, settings: SettingsOf, _owner: Owner, upload_id: UploadId) -> None:
     """Delete an upload that no job or sweep names any more which has not ended."""
     storage = settings.resolved_storage()
+    storage.reach()  # before the store is locked
     with store.session() as session:
         set_aside = lifecycle.delete(session, uploads.lock(session, upload_id), storage=storage)
     if set_aside:

@@ -12,9 +12,11 @@ from sqlalchemy.orm import Session
 from symadj.service.contract.spec.search import NoPruner
 from symadj.service.contract.spec.sweep import SweepSpec
 from symadj.service.contract.states import TERMINAL, JobState, StopReason
+from symadj.service.contract.storage import StorageUnreachableError
 from symadj.service.dispatcher.settling import ACTOR
 from symadj.service.dispatcher.suggesting import Suggester, SuggestionError
 from symadj.service.errors import NoRoomError, TooManyRequestsError
+from symadj.service.lifecycle import parents
 from symadj.service.lifecycle import sweeps as lifecycle
 from symadj.service.settings import Settings
 from symadj.service.store import Database, metrics, sweeps
@@ -146,7 +148,9 @@ class SweepRunner:
         if suggestion is None:
             return False
         settings = self._settings
+        storage = settings.resolved_storage()
         try:
+            parents.reach(spec.base, storage)
             with self._database.session() as session:
                 current = sweeps.find_locked(session, sweep_id)
                 if current is None or current.revision != sweep.revision:
@@ -158,11 +162,11 @@ class SweepRunner:
                     suggestion.values,
                     suggestion.attrs,
                     number=len(trials),
-                    storage=settings.resolved_storage(),
+                    storage=storage,
                     max_queued=settings.max_queued_per_owner,
                     max_bytes=settings.owner_disk_bytes,
                 )
-        except (NoRoomError, TooManyRequestsError) as error:
+        except (NoRoomError, TooManyRequestsError, StorageUnreachableError) as error:
             self._wait(sweep_id, f"The next trial waits: {error}")
             return False
         log.info("%s: trial %d is %s", sweep_id, trial.number, trial.job_id or "no job: its values do not fit")

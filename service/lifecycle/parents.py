@@ -66,6 +66,16 @@ def checkpoint_of(session: Session, spec: JobSpec, *, owner: str) -> Checkpoint 
     return checkpoint
 
 
+def reach(spec: JobSpec, storage: Storage) -> None:
+    """Wait until the storage answers, if the parent's checkpoint is to be taken from it: before the store is locked.
+
+    Raises:
+        StorageUnreachableError: it does not answer.
+    """
+    if spec.parent is not None:
+        storage.reach()
+
+
 def adopt_checkpoint(job: Job, storage: Storage) -> None:
     """Give the parent's checkpoint to a job that was submitted just now, as of its attempt 0.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import subprocess
@@ -13,6 +14,7 @@ import anyio
 import httpx
 import psutil
 import pytest
+from anyio import to_thread
 
 from symadj.api.children import ServeError
 from symadj.api.serve import serve
@@ -138,14 +140,18 @@ def test_without_credentials_the_api_ends_with_a_sentence(tmp_path: Path, bucket
     assert "AWS_ACCESS_KEY_ID" in words
 
 
-def test_downloads_that_a_silent_bucket_keeps_waiting_hold_up_nothing_else(
-    new_run: Callable[..., Run], bucket: str, bucket_server: BucketServer
+@pytest.mark.parametrize(
+    ("method", "path", "waiting"), [("GET", "/artifacts/weights.safetensors", 60), ("DELETE", "", 1)]
+)
+def test_what_waits_for_a_silent_bucket_holds_up_no_other_request_and_no_record(
+    new_run: Callable[..., Run], bucket: str, bucket_server: BucketServer, method: str, path: str, waiting: int
 ) -> None:
-    run = new_run()
+    run, other = new_run(), new_run()
     store(open_storage(bucket), run, b"weights")
-    file, waiting = f"/api/v1/jobs/{run.job_id}/artifacts/weights.safetensors", 60
+    run.end("succeeded", result={})
+    step = {"kind": "step", "step": 1, "time": NOW, "metrics": {"loss": 1.0}}
 
-    async def ask_beside_them() -> int:
+    async def ask_beside_them() -> list[int]:
         asked = anyio.Semaphore(0)
 
         async def note(event: str, _info: object) -> None:
@@ -153,20 +159,21 @@ def test_downloads_that_a_silent_bucket_keeps_waiting_hold_up_nothing_else(
                 asked.release()
 
         async with (
-            httpx.AsyncClient(base_url=run.server.url, timeout=60, limits=httpx.Limits()) as api,
+            httpx.AsyncClient(base_url=run.server.url, timeout=25, limits=httpx.Limits()) as api,
             anyio.create_task_group() as group,
         ):
             for _ in range(waiting):
-                group.start_soon(lambda: api.get(file, extensions={"trace": note}))
+                asking = functools.partial(api.request, method, f"/api/v1/jobs/{run.job_id}{path}")
+                group.start_soon(functools.partial(asking, extensions={"trace": note}))
             for _ in range(waiting):
                 await asked.acquire()
-            answer = await api.get(f"/api/v1/jobs/{run.job_id}")
+            shown = await api.get(f"/api/v1/jobs/{run.job_id}")
+            stored = await to_thread.run_sync(lambda: other.send(step))
             group.cancel_scope.cancel()
-        return answer.status_code
+        return [shown.status_code, stored.status_code]
 
     with bucket_server.silent():
-        assert anyio.run(ask_beside_them) == 200
-    assert run.get("/artifacts/weights.safetensors").content == b"weights"
+        assert anyio.run(ask_beside_them) == [200, 200]
 
 
 @pytest.mark.parametrize(

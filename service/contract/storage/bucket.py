@@ -74,6 +74,10 @@ class Bucket(Storage):
             hint = " (see AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)" if _is_s3(self.location) else ""
             raise StorageUnusableError(f"{error}{hint}") from error
 
+    def reach(self) -> None:
+        with suppress(FileNotFoundError):
+            self.size(f".reached-{uuid4().hex}")
+
     def read(self, path: str) -> bytes:
         with self._asking(path):
             return cast(bytes, self.files.cat_file(self.path(path)))

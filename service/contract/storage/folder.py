@@ -47,6 +47,9 @@ class Folder(Storage):
     def check(self, *, write: bool = True) -> None:
         """Do nothing: a folder is made when it is needed, and may be mounted later."""
 
+    def reach(self) -> None:
+        """A folder is there or not, at once."""
+
     def read(self, path: str) -> bytes:
         return self.path(path).read_bytes()
 

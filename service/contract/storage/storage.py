@@ -79,6 +79,14 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    def reach(self) -> None:
+        """Wait until it answers, before anything is held that others wait for.
+
+        Raises:
+            StorageUnreachableError: it does not answer.
+        """
+
+    @abstractmethod
     def read(self, path: str) -> bytes:
         """Return what a small file holds."""
 
