@@ -10,13 +10,12 @@ from anyio.to_thread import run_sync
 
 from symadj.service.contract.storage import Storage
 
-__all__ = ["MOST_AT_ONCE", "ask", "pieces"]
+__all__ = ["ask", "pieces"]
 
 Result = TypeVar("Result")
 
 # Questions to the storage at once: the others wait for their turn, between two pieces of a file, too.
-MOST_AT_ONCE = 16
-_threads = CapacityLimiter(MOST_AT_ONCE)
+_threads = CapacityLimiter(16)
 # How much of a file is passed on at once.
 _PIECE_BYTES = 2**20
 
