@@ -38,7 +38,7 @@ Column = Literal["seqs", "steps", "times", "attempts", "values"]
 
 # Of a block. The newest one of a series is written anew with every batch: 12 kB at most, of a metric.
 MOST_RECORDS = 1024
-# Blocks that are read, asked for by name, and deleted at once.
+# Blocks that are read, asked for by their first numbers, and deleted at once.
 _PAGE = 64
 _SOME = 1000
 _DELETED = 500
@@ -225,15 +225,15 @@ def index(session: Session, job_id: str, series: str) -> NDArray[np.int64]:
 
 
 def some(
-    session: Session, job_id: str, series: str, first_seqs: Sequence[int] | None, *columns: Column
+    session: Session, job_id: str, series: str, first_seqs: NDArray[np.int64] | None, *columns: Column
 ) -> Iterator[list[NDArray[Any]]]:
-    """Yield columns of blocks of a series, each as an array (n,) or (k, n); of those whose first numbers these are,
-    None of all."""
+    """Yield columns of blocks of a series, each as an array (n,) or (k, n): of those with these first numbers (b,), in
+    their order, or of all."""
     query = sa.select(*(getattr(TelemetryBlock, name) for name in columns)).where(*_of(job_id, series))
     pages = [query]
     if first_seqs is not None:
         parts = (first_seqs[start : start + _SOME] for start in range(0, len(first_seqs), _SOME))
-        pages = [query.where(TelemetryBlock.first_seq.in_(part)) for part in parts]
+        pages = [query.where(TelemetryBlock.first_seq.in_(part.tolist())) for part in parts]
     for page in pages:
         for row in rows_as_they_come(session, page.order_by(TelemetryBlock.first_seq)):
             yield [_column(name, cell) for name, cell in zip(columns, row, strict=True)]

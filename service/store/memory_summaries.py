@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, islice
 from typing import Any
@@ -90,9 +90,9 @@ class _Series:
         for place, before in zip(same.tolist(), places[same].tolist(), strict=True):
             begun[place] = self.begun[before]
         new = np.delete(np.arange(len(index)), same)
-        several = []
+        several: dict[int, NDArray[np.int64]] = {}
         of = None if len(new) == len(index) else index[new, 0]
-        read = zip(new.tolist(), _read(session, job_id, name, of, "attempts", "values"), strict=True)
+        read = zip(new.tolist(), blocks.some(session, job_id, name, of, "attempts", "values"), strict=True)
         while some := list(islice(read, _TOGETHER)):
             parts = [values for _, (_, values) in some]
             starts = list(accumulate((part.shape[1] for part in parts[:-1]), initial=0))
@@ -100,9 +100,9 @@ class _Series:
             for place, (attempts, _) in some:
                 begun[place] = ((int(attempts[0]), int(index[place, 2])),)
                 if (attempts != attempts[0]).any():
-                    several.append(place)
-        read = zip(several, _read(session, job_id, name, index[several, 0], "attempts", "steps"), strict=True)
-        for place, (attempts, steps) in read:
+                    several[place] = attempts
+        those = blocks.some(session, job_id, name, index[list(several), 0], "steps")
+        for (place, attempts), (steps,) in zip(several.items(), those, strict=True):
             begun[place] = tuple((one, int(steps[attempts == one].min())) for one in np.unique(attempts).tolist())
         return _Series(index, figures, begun)
 
@@ -158,7 +158,7 @@ def _line(
     count, ends = int(records[whole].sum()), [*low[whole].tolist(), *high[whole].tolist()]
     warm = every = series.figures[whole].max(0, initial=_ABSENT)
     parts = first_seqs[overlaps & ~whole]
-    for numbers, values in _read(session, job_id, memory.series_name(*place), parts, "steps", "values"):
+    for numbers, values in blocks.some(session, job_id, memory.series_name(*place), parts, "steps", "values"):
         asked = steps.mask(numbers)
         if not asked.any():
             continue
@@ -200,12 +200,6 @@ def _figures(values: NDArray[np.int64], starts: Sequence[int] = (0,)) -> NDArray
             if known.any():  # a machine without a GPU has none of its own
                 row[:] = np.maximum.reduceat(np.where(known, figure, _ABSENT), starts)
     return found.T
-
-
-def _read(
-    session: Session, job_id: str, name: str, first_seqs: NDArray[np.int64] | None, *columns: blocks.Column
-) -> Iterator[list[NDArray[Any]]]:
-    return blocks.some(session, job_id, name, None if first_seqs is None else first_seqs.tolist(), *columns)
 
 
 def _known(figure: int) -> int | None:
