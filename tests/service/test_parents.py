@@ -7,11 +7,16 @@ from typing import Any
 import pytest
 
 from symadj.service.contract import layout
+from symadj.service.contract.spec.sweep import SweepSpec
 from symadj.service.contract.storage import Bucket, Storage
+from symadj.service.dispatcher.sweeps import PAUSE_SECONDS, SweepRunner
 from symadj.service.errors import InvalidSpecError
-from symadj.service.lifecycle import parents
+from symadj.service.lifecycle import parents, sweeps
+from symadj.service.settings import Settings
 from symadj.service.store import Database, jobs
+from symadj.service.store import sweeps as stored
 from tests.buckets import BucketServer
+from tests.service.conftest import Clock
 from tests.service.lives import checkpoint, claim, lose, read, send, submit
 
 
@@ -138,3 +143,26 @@ def test_a_checkpoint_that_is_replaced_while_it_is_copied_is_not_taken_by_halves
     with pytest.raises(InvalidSpecError, match="are gone"):
         adopt(database, storage, child)
     assert child not in storage.children("")
+
+
+def test_a_sweeps_trial_with_a_parent_waits_while_the_bucket_is_away(
+    database: Database, parent: str, settings: Settings, clock: Clock, bucket_server: BucketServer
+) -> None:
+    place = bucket_server.new_bucket()
+    write_checkpoint(Bucket(place), parent, "step-000000010-attempt-1")
+    base = {"data": {"kind": "toy", "name": "moons"}, "stop": {}, "parent": {"job": parent, "step": 10}}
+    rates = {"optimizer.learning_rate": {"choices": [0.1]}}
+    spec = SweepSpec.model_validate({"base": base, "parameters": rates, "sampler": {"kind": "grid"}})
+    with database.session() as session:
+        sweep_id, _ = sweeps.submit(session, spec, owner="ada")
+    runner = SweepRunner(database, settings.model_copy(update={"storage": place}), clock)
+    with bucket_server.away():
+        runner.carry_on()
+    with database.read_session() as session:
+        assert "The next trial waits: s3://" in (stored.get(session, sweep_id).message or "")
+        assert stored.trials(session, sweep_id) == []
+    clock.now += PAUSE_SECONDS
+    runner.carry_on()
+    with database.read_session() as session:
+        (trial,) = stored.trials(session, sweep_id)
+    assert Bucket(place).children(layout.checkpoint_folder(trial.job_id or "")) == ["step-000000010-attempt-0"]
