@@ -31,7 +31,8 @@ class ServeError(Exception):
 class Child:
     """One process of the service.
 
-    It is ready when it answers 200 at all ``ready_urls`` (asked with ``headers``), for which it has ``start_seconds``.
+    It is ready when it answers 200 at all ``ready_urls`` (asked with ``headers``), for which it has ``start_seconds``;
+    if it ends in them, it is started again ``start_retries`` times.
     When it is asked to end, it has ``stop_seconds``. ``last_words`` is the signal that the kernel sends it should the
     supervisor be killed (Linux). Where it has a ``family``, the name of another child, what it starts belongs to that
     one, and outlives it.
@@ -43,6 +44,7 @@ class Child:
     data: Path
     ready_urls: tuple[str, ...] = ()
     start_seconds: float = 0.0
+    start_retries: int = 0
     headers: dict[str, str] | None = None
     last_words: signal.Signals = signal.SIGKILL
     stop_seconds: float = STOP_SECONDS
@@ -90,7 +92,10 @@ class Child:
             while waiting and not given_up():
                 assert self.process is not None
                 if self.process.poll() is not None:
-                    raise ServeError(f"{self.name} ended with status {self.process.returncode}:\n{self.tail()}")
+                    if not self.start_retries:
+                        raise ServeError(f"{self.name} ended with status {self.process.returncode}:\n{self.tail()}")
+                    self.start_retries -= 1
+                    self._start_again()
                 with contextlib.suppress(httpx.TransportError):
                     if client.get(waiting[0]).status_code == 200:
                         del waiting[0]
@@ -118,12 +123,15 @@ class Child:
             )
             self.restart_at = now + pause
         elif now >= self.restart_at:
-            if self.family is None:
-                # What is left of its processes holds the ports and the memory that the next one needs.
-                end_processes_of(self.mark)
             self.restart_at = 0.0
             self.restarts += 1
-            self.start()
+            self._start_again()
+
+    def _start_again(self) -> None:
+        if self.family is None:
+            # What is left of its processes holds the ports and the memory that the next one needs.
+            end_processes_of(self.mark)
+        self.start()
 
     def stop(self, given_up: Callable[[], bool] = lambda: False) -> None:
         """Ask it to stop, then kill it, with all that it started: after ``stop_seconds``, or when ``given_up()``."""

@@ -221,6 +221,8 @@ def _local_ray(
         urls,
         RAY_START_SECONDS,
         headers={"Authorization": f"Bearer {token}"},
+        # On a busy machine it may give up by itself, after 30 s that it has of its own, and comes up the next time.
+        start_retries=1,
         last_words=signal.SIGTERM,  # by which it ends its own processes in order, its workers among them
     )
     return head, {"SYMADJ_RAY_ADDRESS": f"http://127.0.0.1:{dashboard}", "SYMADJ_RAY_TOKEN": token}

@@ -19,6 +19,7 @@ from symadj.api.cli.results import likelihoods, print_parts
 from symadj.api.serve import serve
 from symadj.service.contract.result import JobResult
 from tests.api.test_result import CALIBRATION, CURVE
+from tests.conftest import free_port
 
 
 def test_an_interpreter_in_a_path_with_spaces_is_refused_in_a_sentence(
@@ -49,6 +50,32 @@ child.start()
 print(child.process.pid, flush=True)
 child.process.wait()
 """
+
+
+# The first one ends with status 3; another answers at the port.
+SECOND_TIME_LUCKY = """
+import http.server, os, sys
+from pathlib import Path
+tried = Path(sys.argv[1])
+if not tried.exists():
+    sys.exit(tried.touch() or 3)
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_child_that_ends_while_it_starts_is_started_again_as_often_as_it_may(tmp_path: Path, retries: int) -> None:
+    (tmp_path / "logs").mkdir()
+    port = free_port()
+    command = [sys.executable, "-c", SECOND_TIME_LUCKY, str(tmp_path / "tried"), str(port)]
+    urls = (f"http://127.0.0.1:{port}",)
+    child = Child("lucky", command, dict(os.environ), tmp_path, urls, start_seconds=60, start_retries=retries)
+    child.start()
+    try:
+        with contextlib.nullcontext() if retries else pytest.raises(ServeError, match="lucky ended with status 3"):
+            child.wait_until_ready(lambda: False)
+    finally:
+        child.stop()
 
 
 def grandchild(data: Path) -> psutil.Process:
